@@ -1,0 +1,1 @@
+"""When things happen: collection, evaluation, metrics, videos and checkpoints."""

@@ -1,0 +1,1 @@
+"""Environments behind one interface: groups of E environments that step together."""

@@ -1,0 +1,1 @@
+"""Experience on disk and the batches sampled from it."""
