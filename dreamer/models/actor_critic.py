@@ -1,0 +1,270 @@
+"""Actor and critic, trained on imagined trajectories only.
+
+The agent calls their two losses; the policy asks the actor to act. They see features, never the
+world model that made them.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dreamer.distributions import Distribution, SampleGradient, gumbel_like
+from dreamer.losses import actor_loss, critic_loss, lambda_return, trajectory_weight
+from dreamer.models.mlp import Head, HeadConfig, Norm
+from dreamer.schedule import parse_schedule
+from dreamer.types import ActionSpace, Trajectory
+
+ActorDistribution = Literal["auto", "onehot", "trunc_normal", "tanh_normal", "normal"]
+ActorGradient = Literal["auto", "reinforce", "dynamics", "both"]
+
+
+@dataclass(frozen=True)
+class ActorConfig:
+    """The actor's network and what it is trained for."""
+
+    layers: int
+    units: int
+    activation: str
+    norm: Norm
+    distribution: ActorDistribution  # auto: onehot if discrete, else trunc_normal
+    min_std: float  # of the bounded normals
+    init_std: float  # of the bounded normals
+    sample_gradient: SampleGradient  # of trunc_normal; see distributions.TruncatedNormal
+    gradient: ActorGradient  # auto: reinforce if discrete, else dynamics
+    gradient_mix: str | float  # schedule; share of the dynamics' gradient where it is `both`
+    entropy_scale: str | float  # schedule; weight of the entropy bonus
+
+
+@dataclass(frozen=True)
+class RewardNormConfig:
+    """Division of imagined rewards by their running magnitude; momentum 1 switches it off."""
+
+    momentum: float
+    scale: float
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class ActorCriticConfig:
+    """Everything about acting and valuing that is a choice."""
+
+    actor: ActorConfig
+    critic: HeadConfig
+    reward_norm: RewardNormConfig
+    lambda_: float  # of the lambda-return
+    slow_critic: bool  # targets from a slow copy of the critic, or from the critic itself
+    slow_critic_updates: int  # the slow copy moves every so many updates
+    slow_critic_fraction: float  # how far it moves
+
+    def __post_init__(self):
+        if not 0 <= self.lambda_ <= 1:
+            raise ValueError(f"Expect `lambda_` to be in [0, 1], actually: {self.lambda_}")
+        if self.slow_critic_updates < 1:
+            raise ValueError(
+                f"Expect `slow_critic_updates` to be at least 1, "
+                f"actually: {self.slow_critic_updates}"
+            )
+
+
+class ActorOutput(NamedTuple):
+    """What the actor's loss gives."""
+
+    loss: Tensor  # ()
+    target: Tensor  # (H, N), with its graph
+    metrics: dict[str, Tensor]  # detached, each ()
+
+
+class CriticOutput(NamedTuple):
+    """What the critic's loss gives."""
+
+    loss: Tensor  # ()
+    metrics: dict[str, Tensor]  # detached, each ()
+
+
+class StreamNorm(nn.Module):
+    """Divide a stream of numbers by its running mean magnitude, updated before use.
+
+    Source: `StreamNorm` of the authors' code.
+    """
+
+    magnitude: Tensor
+
+    def __init__(self, config: RewardNormConfig, shape: tuple[int, ...] = ()):
+        super().__init__()
+        self.config = config
+        self.register_buffer("magnitude", torch.ones(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., *shape) -> the same shape, normalised. Gradients flow into `x`."""
+        config = self.config
+        if config.momentum < 1:
+            magnitude = x.detach().abs().reshape(-1, *self.magnitude.shape).mean(0)
+            self.magnitude.lerp_(magnitude, 1 - config.momentum)
+        return x / (self.magnitude + config.epsilon) * config.scale
+
+
+class ActorCritic(nn.Module):
+    """Actor, critic and the critic's slow copy."""
+
+    def __init__(self, config: ActorCriticConfig, feature_size: int, action_space: ActionSpace):
+        super().__init__()
+        self.config = config
+        actor = config.actor
+        discrete = action_space.discrete
+        self.action_size = action_space.size
+        distribution = actor.distribution
+        if distribution == "auto":
+            distribution = "onehot" if discrete else "trunc_normal"
+        if discrete != (distribution == "onehot"):
+            kind = "discrete" if discrete else "continuous"
+            raise ValueError(f"Expect an actor for {kind} actions, actually: {distribution}")
+        gradient = actor.gradient
+        if gradient == "auto":
+            gradient = "reinforce" if discrete else "dynamics"
+        if gradient not in ("reinforce", "dynamics", "both"):
+            raise ValueError(
+                "Expect `actor_gradient` to be auto, reinforce, dynamics or both, "
+                f"actually: {gradient}"
+            )
+        self.gradient = gradient
+        self.through_dynamics = gradient != "reinforce"
+        self.gradient_mix = parse_schedule(actor.gradient_mix)
+        self.entropy_scale = parse_schedule(actor.entropy_scale)
+
+        self.actor = Head(
+            feature_size,
+            (action_space.size,),
+            HeadConfig(actor.layers, actor.units, actor.activation, actor.norm, distribution),
+            min_std=actor.min_std,
+            init_std=actor.init_std,
+            sample_gradient=actor.sample_gradient,
+        )
+        self.critic = Head(feature_size, (), config.critic)
+        # Its own random weights until the first update of the slow critic, as in the code.
+        self.target_critic = (
+            Head(feature_size, (), config.critic) if config.slow_critic else self.critic
+        )
+        self.reward_norm = StreamNorm(config.reward_norm)
+        if config.critic.distribution != "mse":
+            raise ValueError(
+                f"Expect the critic's `distribution` to be mse, "
+                f"actually: {config.critic.distribution}"
+            )
+
+    def policy(self, features: Tensor) -> Distribution:
+        """(..., F) -> a distribution with batch (...) and event (A,)."""
+        return self.actor(features)
+
+    def act(self, features: Tensor, noise: Tensor | None = None) -> Tensor:
+        """(N, F) and noise (N, A) or None -> a sampled action (N, A), with its gradient."""
+        return self.policy(features).sample(noise)
+
+    def draw_noise(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """Noise (*shape, A) that decides sampled actions, for `act`."""
+        empty = torch.empty((*shape, self.action_size), device=device)
+        match self.actor.out.name:
+            case "onehot":
+                return gumbel_like(empty)
+            case "trunc_normal":
+                return torch.rand_like(empty)
+            case _:
+                return torch.randn_like(empty)
+
+    # states     [z0]   [z1]    z2     z3      H = 3
+    # actions       [a1]   [a2]    a3          a_t was chosen in z_{t-1}
+    # rewards    [r0]   [r1]   [r2]    r3      r_t is the reward of arriving at z_t
+    # values     [v0]   [v1]   [v2]   [v3]
+    # targets     t0    [t1]   [t2]            the actor: t_{t+1} judges a_{t+1}, against v_t
+    # targets    [t0]   [t1]   [t2]            the critic
+    # weights    [ 1]   [w1]   [w2]    w3      probability that z_t is still alive
+
+    def actor_loss(self, trajectory: Trajectory, policy_steps: int) -> ActorOutput:
+        """Score the actor on an imagined trajectory.
+
+        Args:
+            trajectory: (H+1, N, ...); its graph is used only where gradients go through dynamics.
+            policy_steps: the clock of the schedules.
+
+        Returns:
+            The loss, and the targets that the critic regresses onto.
+        """
+        features = trajectory.features  # (H+1, N, F)
+        reward = self.reward_norm(trajectory.reward)
+        weight = trajectory_weight(trajectory.discount).detach()
+        with torch.set_grad_enabled(self.through_dynamics and torch.is_grad_enabled()):
+            value = self.target_critic(features).mean  # (H+1, N)
+            target = lambda_return(
+                reward[:-1],
+                value[:-1],
+                trajectory.discount[:-1],
+                bootstrap=value[-1],
+                lambda_=self.config.lambda_,
+            )
+
+        policy = self.policy(features[:-2].detach())  # of z_0 ... z_{H-2}
+        action = trajectory.prev_action[1:-1]
+        mix = {"reinforce": 0.0, "dynamics": 1.0}.get(
+            self.gradient, self.gradient_mix(policy_steps)
+        )
+        log_prob = None
+        if mix < 1:
+            # With `both` a continuous action keeps its own gradient, as in the authors' code.
+            action = action.detach() if self.gradient == "reinforce" else action
+            log_prob = policy.log_prob(action)
+        entropy = policy.entropy
+        entropy_scale = self.entropy_scale(policy_steps)
+        loss = actor_loss(
+            log_prob,
+            entropy,
+            target[1:],
+            value[:-2],
+            weight[:-2],
+            dynamics_mix=mix,
+            entropy_scale=entropy_scale,
+        )
+        with torch.no_grad():
+            metrics = {
+                "actor/loss": loss,
+                "actor/entropy": entropy.mean(),
+                "actor/entropy_scale": torch.tensor(entropy_scale),
+                "imagine/reward": trajectory.reward.mean(),
+                "imagine/reward_std": trajectory.reward.std(correction=0),
+                "imagine/normed_reward": reward.mean(),
+                "imagine/normed_reward_std": reward.std(correction=0),
+                "imagine/discount": trajectory.discount.mean(),
+                "imagine/return": target[0].mean(),
+                "critic/target": target.mean(),
+                "critic/target_critic_value": value.mean(),
+            }
+            advantage = target[1:] - value[:-2]
+            if log_prob is not None:
+                metrics["actor/reinforce"] = (log_prob * advantage).mean()
+            if mix > 0:
+                metrics["actor/dynamics"] = target[1:].mean()
+        return ActorOutput(loss, target, {k: x.detach() for k, x in metrics.items()})
+
+    def critic_loss(self, trajectory: Trajectory, target: Tensor) -> CriticOutput:
+        """Score the critic on an imagined trajectory (H+1, N, ...), targets (H, N) given.
+
+        Only the critic gets gradients.
+        """
+        value = self.critic(trajectory.features[:-1].detach())
+        weight = trajectory_weight(trajectory.discount)[:-1]
+        loss = critic_loss(value.mean, target, weight)
+        metrics = {"critic/loss": loss.detach(), "critic/value": value.mean.detach().mean()}
+        return CriticOutput(loss, metrics)
+
+    @torch.no_grad()
+    def update_target_critic(self, update: int) -> None:
+        """Move the slow critic after update number `update` (0, 1, ...), where it is due.
+
+        The first update copies the critic whole. Source: `update_slow_target` of the code.
+        """
+        config = self.config
+        if not config.slow_critic or update % config.slow_critic_updates:
+            return
+        mix = 1.0 if update == 0 else config.slow_critic_fraction
+        slow, online = list(self.target_critic.parameters()), list(self.critic.parameters())
+        torch._foreach_lerp_(slow, online, mix)

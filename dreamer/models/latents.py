@@ -1,0 +1,188 @@
+"""The two kinds of stochastic state, behind one interface without parameters.
+
+The RSSM holds one of them and never asks which: swapping it is the ablation. Statistics are
+(..., S, P), samples (..., S, K); Gaussian latents have K = 1 and P = 2.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dreamer.distributions import Normal, OneHot, gumbel_like
+
+
+class Latent(Protocol):
+    """What the RSSM and the losses ask of a stochastic state."""
+
+    @property
+    def variables(self) -> int:
+        """S."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        ...
+
+    @property
+    def statistics(self) -> int:
+        """P."""
+        ...
+
+    def to_stats(self, outputs: Tensor) -> Tensor:
+        """Order a layer's outputs (..., S * P) as statistics (..., S, P)."""
+        ...
+
+    def draw_noise(self, stats: Tensor) -> Tensor:
+        """Noise (..., S, K) for statistics of shape (..., S, P)."""
+        ...
+
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """(..., S, P), (..., S, K) -> (..., S, K); gradients flow into the statistics."""
+        ...
+
+    def mode(self, stats: Tensor) -> Tensor:
+        """(..., S, P) -> (..., S, K)."""
+        ...
+
+    def kl_divergence(self, left: Tensor, right: Tensor) -> Tensor:
+        """KL(left || right) of two statistics (..., S, P), summed over S: (...) in nats."""
+        ...
+
+    def entropy(self, stats: Tensor) -> Tensor:
+        """(..., S, P) -> (...) in nats, summed over S."""
+        ...
+
+    def log_prob(self, stats: Tensor, stoch: Tensor) -> Tensor:
+        """(..., S, P), (..., S, K) -> (...) in nats, summed over S."""
+        ...
+
+
+@dataclass(frozen=True)
+class CategoricalLatent:
+    """S one-hot variables of K classes, with straight-through gradients.
+
+    Source: section 2.1 and Algorithm 1.
+    """
+
+    variables: int
+    classes: int
+
+    def __post_init__(self):
+        if self.variables < 1 or self.classes < 2:
+            raise ValueError(
+                "Expect `variables` >= 1 and `classes` >= 2, "
+                f"actually: {self.variables}, {self.classes}"
+            )
+
+    @property
+    def statistics(self) -> int:
+        """P = K: the logits."""
+        return self.classes
+
+    def to_stats(self, outputs: Tensor) -> Tensor:
+        """(..., S * K) -> (..., S, K) float32."""
+        return outputs.float().unflatten(-1, (self.variables, self.classes))
+
+    def draw_noise(self, stats: Tensor) -> Tensor:
+        """Gumbel noise (..., S, K)."""
+        return gumbel_like(stats)
+
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """One-hot rows (..., S, K), decided by Gumbel noise of that shape."""
+        return OneHot(stats).sample(noise)
+
+    def mode(self, stats: Tensor) -> Tensor:
+        """The likeliest classes (..., S, K), without a gradient."""
+        return OneHot(stats).mode
+
+    def kl_divergence(self, left: Tensor, right: Tensor) -> Tensor:
+        """(..., S, K) twice -> (...) in nats."""
+        left_log, right_log = left.log_softmax(-1), right.log_softmax(-1)
+        return (left_log.exp() * (left_log - right_log)).sum((-2, -1))
+
+    def entropy(self, stats: Tensor) -> Tensor:
+        """(..., S, K) -> (...) in nats."""
+        return OneHot(stats).entropy.sum(-1)
+
+    def log_prob(self, stats: Tensor, stoch: Tensor) -> Tensor:
+        """(..., S, K) twice -> (...) in nats."""
+        return OneHot(stats).log_prob(stoch).sum(-1)
+
+
+@dataclass(frozen=True)
+class GaussianLatent:
+    """S independent normals with reparameterised gradients, as in DreamerV1.
+
+    Statistics hold the mean and the raw standard deviation.
+
+    Source: the ablation "No Discrete Latents" of Table 2.
+    """
+
+    variables: int
+    std_activation: Literal["softplus", "sigmoid", "sigmoid2"]
+    min_std: float
+
+    def __post_init__(self):
+        if self.std_activation not in ("softplus", "sigmoid", "sigmoid2"):
+            raise ValueError(
+                "Expect `std_activation` to be softplus, sigmoid or sigmoid2, "
+                f"actually: {self.std_activation}"
+            )
+
+    @property
+    def classes(self) -> int:
+        """K = 1: a number, no class."""
+        return 1
+
+    @property
+    def statistics(self) -> int:
+        """P = 2: the mean and the raw standard deviation."""
+        return 2
+
+    def to_stats(self, outputs: Tensor) -> Tensor:
+        """(..., 2 * S), all means first -> (..., S, 2) float32."""
+        return outputs.float().unflatten(-1, (2, self.variables)).transpose(-1, -2)
+
+    def mean_std(self, stats: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., S, 2) -> mean (..., S) and standard deviation (..., S)."""
+        mean, raw = stats.unbind(-1)
+        match self.std_activation:
+            case "softplus":
+                std = F.softplus(raw)
+            case "sigmoid":
+                std = raw.sigmoid()
+            case "sigmoid2":
+                std = 2 * torch.sigmoid(raw / 2)
+        return mean, std + self.min_std
+
+    def draw_noise(self, stats: Tensor) -> Tensor:
+        """Standard normal noise (..., S, 1)."""
+        return torch.randn_like(stats[..., :1])
+
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """(..., S, 2), (..., S, 1) -> (..., S, 1)."""
+        mean, std = self.mean_std(stats)
+        return mean.unsqueeze(-1) + std.unsqueeze(-1) * noise
+
+    def mode(self, stats: Tensor) -> Tensor:
+        """The means (..., S, 1)."""
+        return stats[..., :1]
+
+    def kl_divergence(self, left: Tensor, right: Tensor) -> Tensor:
+        """(..., S, 2) twice -> (...) in nats."""
+        (left_mean, left_std), (right_mean, right_std) = self.mean_std(left), self.mean_std(right)
+        ratio = (left_std / right_std).square()
+        shift = ((left_mean - right_mean) / right_std).square()
+        return (0.5 * (ratio + shift - 1 - ratio.log())).sum(-1)
+
+    def entropy(self, stats: Tensor) -> Tensor:
+        """(..., S, 2) -> (...) in nats."""
+        return Normal(*self.mean_std(stats), event_dims=1).entropy
+
+    def log_prob(self, stats: Tensor, stoch: Tensor) -> Tensor:
+        """(..., S, 2), (..., S, 1) -> (...) in nats."""
+        return Normal(*self.mean_std(stats), event_dims=1).log_prob(stoch.squeeze(-1))

@@ -1,0 +1,204 @@
+"""Dense layers: the trunk that every head shares, and the layer that ends in a distribution.
+
+Encoder, decoder, RSSM, world model and actor-critic build on it. It knows no latent state.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dreamer.distributions import (
+    Bernoulli,
+    Distribution,
+    Normal,
+    OneHot,
+    SampleGradient,
+    TanhNormal,
+    TruncatedNormal,
+)
+
+Norm = Literal["none", "layer"]
+DistributionName = Literal["mse", "normal", "binary", "onehot", "trunc_normal", "tanh_normal"]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "elu": F.elu,
+    "relu": F.relu,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "tanh": torch.tanh,
+}
+
+LAYER_NORM_EPSILON = 1e-3  # Keras' default; torch's is 1e-5
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """A stack of dense layers that ends in a distribution."""
+
+    layers: int
+    units: int
+    activation: str
+    norm: Norm
+    distribution: DistributionName
+
+    def __post_init__(self):
+        check_activation(self.activation)
+        if self.layers < 0 or self.units < 1:
+            raise ValueError(
+                f"Expect `layers` >= 0 and `units` >= 1, actually: {self.layers}, {self.units}"
+            )
+
+
+def check_activation(name: str) -> None:
+    """Raise a ValueError that lists the known activations if `name` is none of them."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"Expect `activation` to be one of {list(ACTIVATIONS)}, actually: {name}")
+
+
+def init_glorot(module: nn.Module) -> None:
+    """Glorot-uniform kernels and zero biases, as Keras; give it to `Module.apply`."""
+    if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def make_norm(norm: Norm, size: int) -> nn.Module:
+    """Layer norm over `size` features in float32, or nothing."""
+    if norm not in ("none", "layer"):
+        raise ValueError(f"Expect `norm` to be 'none' or 'layer', actually: {norm!r}")
+    return LayerNorm(size) if norm == "layer" else nn.Identity()
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm with Keras' epsilon, computed in float32 at any precision."""
+
+    def __init__(self, size: int):
+        super().__init__(size, eps=LAYER_NORM_EPSILON)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., size) -> (..., size) float32."""
+        return super().forward(input.float())
+
+
+class DenseLayer(nn.Module):
+    """`activation(norm(x W + b))`: (..., input_size) -> (..., units)."""
+
+    def __init__(self, input_size: int, units: int, *, activation: str, norm: Norm):
+        super().__init__()
+        self.linear = nn.Linear(input_size, units)
+        self.norm = make_norm(norm, units)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., input_size) -> (..., units)."""
+        return self.finish(self.linear(x))
+
+    def finish(self, x: Tensor) -> Tensor:
+        """What follows the matrix product; callers that split the product end with it."""
+        return self.activation(self.norm(x))
+
+
+class MLP(nn.Sequential):
+    """Dense layers of the given sizes: (..., input_size) -> (..., sizes[-1])."""
+
+    def __init__(self, input_size: int, sizes: Sequence[int], *, activation: str, norm: Norm):
+        widths = [input_size, *sizes]
+        super().__init__(
+            *(
+                DenseLayer(i, o, activation=activation, norm=norm)
+                for i, o in zip(widths[:-1], widths[1:], strict=True)
+            )
+        )
+        self.output_size = widths[-1]
+
+
+class DistributionLayer(nn.Module):
+    """A dense layer whose outputs are the statistics of a distribution over (..., *shape)."""
+
+    def __init__(
+        self,
+        input_size: int,
+        shape: Sequence[int],
+        name: DistributionName,
+        *,
+        min_std: float = 0.1,
+        init_std: float = 0.0,
+        sample_gradient: SampleGradient = "exact",
+    ):
+        """`min_std` and `init_std` belong to the two bounded normals, which learn their scale."""
+        super().__init__()
+        self.shape = tuple(shape)
+        self.name = name
+        self.min_std = min_std
+        self.init_std = init_std
+        self.sample_gradient: SampleGradient = sample_gradient
+        size = int(torch.Size(self.shape).numel())
+        self.out = nn.Linear(input_size, size)
+        self.std = nn.Linear(input_size, size) if "normal" in name else None
+
+    def forward(self, x: Tensor) -> Distribution:
+        """(..., input_size) -> a distribution with batch (...) and event `shape`."""
+        out = self.out(x).float().unflatten(-1, self.shape) if self.shape else self._scalar(x)
+        dims = len(self.shape)
+        match self.name:
+            case "mse":
+                return Normal(out, 1.0, dims)
+            case "binary":
+                return Bernoulli(out, dims)
+            case "onehot":
+                return OneHot(out)
+        assert self.std is not None
+        raw = self.std(x).float().view(out.shape)
+        match self.name:
+            case "normal":
+                return Normal(out, raw, dims)  # raw on purpose: so the authors' code has it
+            case "trunc_normal":
+                scale = 2 * torch.sigmoid((raw + self.init_std) / 2) + self.min_std
+                return TruncatedNormal(out.tanh(), scale, dims, self.sample_gradient)
+            case "tanh_normal":
+                scale = F.softplus(raw + self.init_std) + self.min_std
+                return TanhNormal(5 * torch.tanh(out / 5), scale, dims)
+        raise ValueError(f"Expect `distribution` to be a known name, actually: {self.name!r}")
+
+    def _scalar(self, x: Tensor) -> Tensor:
+        return self.out(x).float().squeeze(-1)
+
+
+class Head(nn.Module):
+    """Dense layers and the distribution they end in: (..., input_size) -> (..., *shape)."""
+
+    def __init__(
+        self,
+        input_size: int,
+        shape: Sequence[int],
+        config: HeadConfig,
+        *,
+        min_std: float = 0.1,
+        init_std: float = 0.0,
+        sample_gradient: SampleGradient = "exact",
+    ):
+        super().__init__()
+        self.trunk = MLP(
+            input_size,
+            [config.units] * config.layers,
+            activation=config.activation,
+            norm=config.norm,
+        )
+        self.out = DistributionLayer(
+            self.trunk.output_size,
+            shape,
+            config.distribution,
+            min_std=min_std,
+            init_std=init_std,
+            sample_gradient=sample_gradient,
+        )
+        self.apply(init_glorot)
+
+    def forward(self, x: Tensor) -> Distribution:
+        """(..., input_size) -> a distribution with batch (...) and event `shape`."""
+        return self.out(self.trunk(x))

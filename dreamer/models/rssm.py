@@ -1,0 +1,264 @@
+"""The recurrent state-space model: what the agent remembers, and what it expects next.
+
+The world model drives it, over replayed sequences and in imagination. It knows latent states,
+embeddings and actions, but no observation and no reward.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dreamer.models.latents import Latent
+from dreamer.models.mlp import DenseLayer, LayerNorm, Norm, check_activation, init_glorot
+from dreamer.types import RSSMState
+
+UPDATE_BIAS = -1.0  # the GRU starts out slow to replace its state
+
+ImaginationPolicy = Callable[[Tensor, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class RSSMConfig:
+    """Sizes and variants of the recurrent state-space model."""
+
+    deter: int  # D, units of the GRU
+    hidden: int  # units of the dense layers around it
+    activation: str
+    norm: Norm  # of the dense layers
+    layer_norm: bool  # of the GRU
+    ensemble: int  # priors; each step uses one of them, drawn at random for the whole batch
+
+    def __post_init__(self):
+        check_activation(self.activation)
+        for name in ("deter", "hidden", "ensemble"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"Expect `{name}` to be at least 1, actually: {getattr(self, name)}"
+                )
+
+
+class GRUCell(nn.Module):
+    """A gated recurrent unit with one layer norm over all its gates.
+
+    The reset gate multiplies the normalised candidate, not the old state; an update near 1
+    replaces the state.
+
+    Source: `GRUCell` of the authors' code. Differs from the paper: layer norm is on by default.
+    """
+
+    def __init__(self, input_size: int, size: int, *, layer_norm: bool):
+        super().__init__()
+        self.linear = nn.Linear(input_size + size, 3 * size)
+        self.norm = LayerNorm(3 * size) if layer_norm else nn.Identity()
+
+    def forward(self, x: Tensor, deter: Tensor) -> Tensor:
+        """Input (..., input_size) and state (..., D) -> new state (..., D) float32."""
+        gates = self.norm(self.linear(torch.cat([x, deter], -1))).float()  # (..., 3 * D)
+        reset, candidate, update = gates.chunk(3, -1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        update = torch.sigmoid(update + UPDATE_BIAS)
+        return update * candidate + (1 - update) * deter
+
+
+class Prior(nn.Module):
+    """Statistics of the stochastic state before the observation is seen."""
+
+    def __init__(self, deter: int, hidden: int, outputs: int, *, activation: str, norm: Norm):
+        super().__init__()
+        self.layer = DenseLayer(deter, hidden, activation=activation, norm=norm)
+        self.out = nn.Linear(hidden, outputs)
+
+    def forward(self, deter: Tensor) -> Tensor:
+        """(..., D) -> (..., S * P)."""
+        return self.out(self.layer(deter))
+
+
+class RSSM(nn.Module):
+    """Deterministic GRU state and stochastic latent, inferred or imagined.
+
+    Source: Eq. 1, section 2.1.
+    """
+
+    def __init__(self, embed_size: int, action_size: int, latent: Latent, config: RSSMConfig):
+        super().__init__()
+        self.latent = latent
+        self.deter_size = config.deter
+        self.stoch_size = latent.variables * latent.classes
+        self.feature_size = self.stoch_size + config.deter
+        stats_size = latent.variables * latent.statistics
+        dense = {"activation": config.activation, "norm": config.norm}
+        self.img_in = DenseLayer(self.stoch_size + action_size, config.hidden, **dense)
+        self.gru = GRUCell(config.hidden, config.deter, layer_norm=config.layer_norm)
+        self.priors = nn.ModuleList(
+            Prior(config.deter, config.hidden, stats_size, **dense) for _ in range(config.ensemble)
+        )
+        self.obs_out = DenseLayer(config.deter + embed_size, config.hidden, **dense)
+        self.obs_dist = nn.Linear(config.hidden, stats_size)
+        self.apply(init_glorot)
+
+    def initial(self, batch_size: int) -> RSSMState:
+        """The state before the first step: zeros, (B, ...)."""
+        zeros = self.obs_dist.weight.new_zeros
+        latent = self.latent
+        return RSSMState(
+            zeros(batch_size, self.deter_size),
+            zeros(batch_size, latent.variables, latent.classes),
+            zeros(batch_size, latent.variables, latent.statistics),
+        )
+
+    def prior_stats(self, deter: Tensor, member: Tensor | None = None) -> Tensor:
+        """What the model expects of the stochastic state, for one or many steps at once.
+
+        Args:
+            deter: (..., D).
+            member: index of the prior to ask, broadcastable to (...); None draws one at random
+                for each entry of the leading axis, or for all of a single step (B, D).
+
+        Returns:
+            (..., S, P) float32.
+        """
+        if len(self.priors) == 1:
+            return self.latent.to_stats(self.priors[0](deter))
+        if member is None:
+            steps = deter.shape[: deter.ndim - 2]
+            member = torch.randint(len(self.priors), steps, device=deter.device).unsqueeze(-1)
+        everyone = torch.stack([self.latent.to_stats(p(deter)) for p in self.priors], -1)
+        index = member.expand(deter.shape[:-1])[..., None, None, None]
+        return everyone.take_along_dim(index, -1).squeeze(-1)
+
+    def _advance(self, prev: RSSMState, prev_action: Tensor) -> Tensor:
+        """Next deterministic state: (N, ...), (N, A) -> (N, D)."""
+        x = self.img_in(torch.cat([prev.stoch.flatten(-2), prev_action], -1))
+        return self.gru(x, prev.deter)
+
+    def img_step(
+        self, prev: RSSMState, prev_action: Tensor, noise: Tensor | None = None
+    ) -> RSSMState:
+        """One step without an observation.
+
+        Args:
+            prev: (N, ...).
+            prev_action: (N, A), chosen in `prev`.
+            noise: (N, S, K) that decides the sample; None draws it.
+
+        Returns:
+            (N, ...) with the prior's statistics and a sample of it.
+        """
+        deter = self._advance(prev, prev_action)
+        stats = self.prior_stats(deter)
+        noise = self.latent.draw_noise(stats) if noise is None else noise
+        return RSSMState(deter, self.latent.sample(stats, noise), stats)
+
+    def obs_step(
+        self,
+        prev: RSSMState,
+        prev_action: Tensor,
+        embed: Tensor,
+        is_first: Tensor,
+        noise: Tensor | None = None,
+    ) -> RSSMState:
+        """One step with an observation; where `is_first`, state and action start from zero.
+
+        Args:
+            prev: (B, ...).
+            prev_action: (B, A), the action that led to the observation.
+            embed: (B, M).
+            is_first: (B,) bool.
+            noise: (B, S, K) that decides the sample; None draws it.
+
+        Returns:
+            The posterior (B, ...). Ask `prior_stats` of its `deter` for the prior.
+        """
+        noise = None if noise is None else noise[None]
+        posterior = self.observe(embed[None], prev_action[None], is_first[None], prev, noise)
+        return posterior.at(0)
+
+    def observe(
+        self,
+        embed: Tensor,
+        prev_action: Tensor,
+        is_first: Tensor,
+        start: RSSMState | None = None,
+        noise: Tensor | None = None,
+    ) -> RSSMState:
+        """Infer the states of sequences of observations.
+
+        What does not depend on the recurrent state is computed for all steps at once: the
+        embedding's part of the posterior's first layer before the loop, and the prior, by the
+        caller, after it.
+
+        Args:
+            embed: (T, B, M).
+            prev_action: (T, B, A).
+            is_first: (T, B) bool; there, state and action are taken as zero.
+            start: (B, ...), None for zeros.
+            noise: (T, B, S, K), None draws it.
+
+        Returns:
+            Posteriors (T, B, ...).
+        """
+        length, batch_size = embed.shape[:2]
+        latent = self.latent
+        weight_deter, weight_embed = self.obs_out.linear.weight.split(
+            [self.deter_size, embed.shape[-1]], -1
+        )
+        from_embed = F.linear(embed, weight_embed, self.obs_out.linear.bias)  # (T, B, hidden)
+        keep = (~is_first).float().unsqueeze(-1)  # (T, B, 1)
+        prev_action = prev_action * keep
+
+        state = self.initial(batch_size) if start is None else start
+        if noise is None:
+            shape = (length, batch_size, latent.variables, latent.statistics)
+            noise = latent.draw_noise(state.stats.new_empty(shape))
+        states = []
+        for t in range(length):
+            # Everything is masked, though only the start of a chunk meets a non-zero action.
+            masked = RSSMState(
+                state.deter * keep[t], state.stoch * keep[t].unsqueeze(-1), state.stats
+            )
+            deter = self._advance(masked, prev_action[t])
+            hidden = self.obs_out.finish(from_embed[t] + F.linear(deter, weight_deter))
+            stats = latent.to_stats(self.obs_dist(hidden))
+            state = RSSMState(deter, latent.sample(stats, noise[t]), stats)
+            states.append(state)
+        return _stack(states)
+
+    def imagine(
+        self,
+        start: RSSMState,
+        policy: ImaginationPolicy,
+        horizon: int,
+        *,
+        action_noise: Tensor | None = None,
+        state_noise: Tensor | None = None,
+    ) -> tuple[RSSMState, Tensor]:
+        """Roll the prior forward under a policy.
+
+        Args:
+            start: (N, ...).
+            policy: maps features (N, F), detached, and noise (N, A) or None to actions (N, A).
+            horizon: H steps.
+            action_noise: (H, N, A), None leaves it to the policy.
+            state_noise: (H, N, S, K), None draws it.
+
+        Returns:
+            States (H+1, N, ...), the first being `start`, and the actions that led to each
+            (H+1, N, A), the first being zero. Gradients flow through states and actions.
+        """
+        # states     [z0]   [z1]   ...   [zH]
+        # actions    [ 0]   [a1]   ...   [aH]      a_t was chosen in z_{t-1}
+        if state_noise is None:
+            state_noise = self.latent.draw_noise(start.stats.expand(horizon, *start.stats.shape))
+        states, actions = [start], []
+        for t in range(horizon):
+            noise = None if action_noise is None else action_noise[t]
+            actions.append(policy(states[-1].features.detach(), noise))
+            states.append(self.img_step(states[-1], actions[-1], state_noise[t]))
+        return _stack(states), torch.stack([torch.zeros_like(actions[0]), *actions])
+
+
+def _stack(states: list[RSSMState]) -> RSSMState:
+    return RSSMState(*(torch.stack(parts) for parts in zip(*states, strict=True)))

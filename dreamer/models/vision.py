@@ -1,0 +1,122 @@
+"""Pixels to vectors and back: two convolutional networks, mirror images of each other.
+
+`encoder.py` decides which observations come here. Layouts follow torch outside (channels first)
+and the authors' code inside: the encoder flattens height, width, channel, in that order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dreamer.models.mlp import ACTIVATIONS, Norm, check_activation, make_norm
+
+IMAGE_SIZE = 64  # pixels, both sides
+STRIDE = 2
+
+
+@dataclass(frozen=True)
+class ConvConfig:
+    """A stack of stride-2 convolutions without padding."""
+
+    depth: int  # channels of the outermost layer; they double from layer to layer
+    kernels: Sequence[int]  # one per layer, in the order of computation
+    activation: str
+    norm: Norm
+
+    def __post_init__(self):
+        check_activation(self.activation)
+
+
+class ChannelNorm(nn.Module):
+    """The configured norm over the channel axis of images (N, C, h, w)."""
+
+    def __init__(self, norm: Norm, channels: int):
+        super().__init__()
+        self.norm = make_norm(norm, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, C, h, w)."""
+        if isinstance(self.norm, nn.Identity):
+            return x
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ConvEncoder(nn.Module):
+    """Images (..., C, 64, 64) -> (..., M)."""
+
+    def __init__(self, channels: int, config: ConvConfig):
+        super().__init__()
+        self.activation = ACTIVATIONS[config.activation]
+        self.convs = nn.ModuleList()
+        self.norms = nn.ModuleList()
+        size = IMAGE_SIZE
+        for i, kernel in enumerate(config.kernels):
+            width = config.depth * 2**i
+            self.convs.append(nn.Conv2d(channels, width, kernel, STRIDE))
+            self.norms.append(ChannelNorm(config.norm, width))
+            channels, size = width, (size - kernel) // STRIDE + 1
+            if size < 1:
+                raise ValueError(
+                    f"Expect the encoder's `kernels` to fit {IMAGE_SIZE} pixels, "
+                    f"actually: {list(config.kernels)}"
+                )
+        self.output_size = channels * size * size
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(..., C, 64, 64) float -> (..., M)."""
+        x = image.flatten(0, -4).contiguous(memory_format=torch.channels_last)  # (N, C, h, w)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = self.activation(norm(conv(x)))
+        x = x.permute(0, 2, 3, 1).flatten(1)  # (N, M): height, width, channel
+        return x.unflatten(0, image.shape[:-3])
+
+
+class ConvDecoder(nn.Module):
+    """Features (..., F) -> means of images (..., C, 64, 64)."""
+
+    def __init__(self, input_size: int, channels: int, config: ConvConfig):
+        super().__init__()
+        self.activation = ACTIVATIONS[config.activation]
+        layers = len(config.kernels)
+        widths = [config.depth * 2 ** (layers - i - 2) for i in range(layers - 1)] + [channels]
+        self.start_channels = IN_DEPTHS * config.depth
+        self.dense = nn.Linear(input_size, self.start_channels)
+        self.convs = nn.ModuleList()
+        self.norms = nn.ModuleList()
+        previous, size = self.start_channels, 1
+        for width, kernel in zip(widths, config.kernels, strict=True):
+            self.convs.append(nn.ConvTranspose2d(previous, width, kernel, STRIDE))
+            self.norms.append(ChannelNorm(config.norm, width))
+            previous, size = width, STRIDE * (size - 1) + kernel
+        self.norms[-1] = nn.Identity()  # the last layer has neither norm nor activation
+        if size != IMAGE_SIZE:
+            raise ValueError(
+                f"Expect the decoder's `kernels` to make {IMAGE_SIZE} pixels, "
+                f"actually: {list(config.kernels)} make {size}"
+            )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., F) -> (..., C, 64, 64) float32."""
+        x = self.dense(features).flatten(0, -2)  # (N, 32 * depth)
+        x = self._first(x)
+        for conv, norm in zip(self.convs[1:], self.norms[1:], strict=True):
+            x = norm(conv(self.activation(x)))
+        return x.float().unflatten(0, features.shape[:-1])
+
+    def _first(self, x: Tensor) -> Tensor:
+        """Transposed convolution of a single pixel, as the matrix product that it is.
+
+        (N, 32 * depth) -> (N, C, k, k). The convolution kernels of CPUs are several times slower.
+        """
+        conv, norm = self.convs[0], self.norms[0]
+        assert isinstance(conv, nn.ConvTranspose2d) and conv.bias is not None
+        weight = conv.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (k * k * C, 32 * depth)
+        kernel = conv.kernel_size[0]
+        y = F.linear(x, weight).unflatten(-1, (kernel, kernel, -1)) + conv.bias  # (N, k, k, C)
+        return norm(y.permute(0, 3, 1, 2))  # (N, C, k, k), channels last in memory
+
+
+IN_DEPTHS = 32  # the decoder starts from one pixel of this many times `depth` channels

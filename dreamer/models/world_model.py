@@ -1,0 +1,261 @@
+"""The world model: from observations to latent states, and from those to all that is predicted.
+
+The agent trains it on replayed batches and dreams in it; the policy filters observations with
+it. It knows neither actor nor critic: imagination takes the actor as a plain function.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dreamer.distributions import Distribution
+from dreamer.losses import balanced_kl
+from dreamer.models.encoder import Decoder, Encoder, ObservationConfig, ObsShapes
+from dreamer.models.latents import Latent
+from dreamer.models.mlp import Head, HeadConfig
+from dreamer.models.rssm import RSSM, ImaginationPolicy, RSSMConfig
+from dreamer.types import Batch, RSSMState, Trajectory
+
+RewardTransform = Literal["tanh", "sign", "identity"]
+
+
+@dataclass(frozen=True)
+class KLConfig:
+    """How prior and posterior are drawn together (section 2.1, KL balancing)."""
+
+    balance: float  # share of the prior's gradient; 0.5 is the plain KL
+    free_nats: float
+    forward: bool  # KL(prior || posterior) instead of KL(posterior || prior)
+    free_avg: bool  # free nats on the mean instead of on each entry
+
+    def __post_init__(self):
+        if not 0 < self.balance < 1:
+            raise ValueError(f"Expect `kl_balance` to be in (0, 1), actually: {self.balance}")
+        if self.free_nats < 0:
+            raise ValueError(f"Expect `free_nats` to be at least 0, actually: {self.free_nats}")
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """Everything about the world model that is a choice."""
+
+    latent: Latent
+    rssm: RSSMConfig
+    encoder: ObservationConfig
+    decoder: ObservationConfig
+    reward_head: HeadConfig
+    discount_head: HeadConfig | None  # None: episodes never end, the discount is constant
+    kl: KLConfig
+    loss_scales: Mapping[str, float]  # by `kl`, `reward`, `discount` or observation key; else 1
+    image_gradients: bool  # does the decoder train the latent state?
+    reward_gradients: bool  # does the reward head?
+    discount_gradients: bool  # does the discount head?
+    reward_transform: RewardTransform
+    discount: float  # gamma
+
+    def __post_init__(self):
+        if self.reward_transform not in ("tanh", "sign", "identity"):
+            raise ValueError(
+                "Expect `reward_transform` to be tanh, sign or identity, "
+                f"actually: {self.reward_transform}"
+            )
+        if not 0 < self.discount <= 1:
+            raise ValueError(f"Expect `discount` to be in (0, 1], actually: {self.discount}")
+
+
+class WorldModelOutput(NamedTuple):
+    """What one pass over a batch gives."""
+
+    loss: Tensor  # ()
+    posterior: RSSMState  # (T, B, ...), with its graph
+    prior_stats: Tensor  # (T, B, S, P)
+    losses: dict[str, Tensor]  # unscaled, each ()
+    log_probs: dict[str, Tensor]  # of observations, reward and discount, each (T, B)
+    kl: Tensor  # (T, B) in nats
+    metrics: dict[str, Tensor]  # detached, each ()
+
+
+def preprocess_obs(obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Bytes become floats in [-0.5, 0.5], integers floats; booleans and `log_*` keys stay."""
+    processed = {}
+    for key, value in obs.items():
+        if key.startswith("log_") or value.dtype == torch.bool:
+            processed[key] = value
+        elif value.dtype == torch.uint8:
+            processed[key] = value.float() / 255 - 0.5
+        else:
+            processed[key] = value.float()
+    return processed
+
+
+def transform_reward(reward: Tensor, transform: RewardTransform) -> Tensor:
+    """Squash raw rewards into training targets of the reward head, any shape."""
+    match transform:
+        case "tanh":
+            return reward.tanh()
+        case "sign":
+            return reward.sign()
+        case "identity":
+            return reward
+
+
+class WorldModel(nn.Module):
+    """Encoder, RSSM and the heads that predict observations, rewards and discounts."""
+
+    def __init__(self, config: WorldModelConfig, obs_shapes: ObsShapes, action_size: int):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(obs_shapes, config.encoder)
+        self.rssm = RSSM(self.encoder.output_size, action_size, config.latent, config.rssm)
+        self.feature_size = self.rssm.feature_size
+        self.decoder = Decoder(self.feature_size, obs_shapes, config.decoder)
+        self.reward_head = Head(self.feature_size, (), config.reward_head)
+        self.discount_head = (
+            Head(self.feature_size, (), config.discount_head) if config.discount_head else None
+        )
+        known = {"kl", "reward", "discount", *obs_shapes}
+        unknown = set(config.loss_scales) - known
+        if unknown:
+            raise ValueError(
+                f"Expect the keys of `loss_scales` among {sorted(known)}, actually: {unknown}"
+            )
+
+    def embed(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """Raw observations (..., *shape) -> (..., M)."""
+        return self.encoder(preprocess_obs(obs))
+
+    def real_discount(self, is_terminal: Tensor) -> Tensor:
+        """What the data says of the future's worth: gamma, or 0 at the end. Any shape."""
+        return (~is_terminal).float() * self.config.discount
+
+    def loss(
+        self, batch: Batch, start: RSSMState | None = None, noise: Tensor | None = None
+    ) -> WorldModelOutput:
+        """Infer the latent states of a batch and score everything that is predicted from them.
+
+        Args:
+            batch: (T, B, ...), raw.
+            start: (B, ...) state before the batch, None for zeros.
+            noise: (T, B, S, K) that decides the samples, None draws it.
+
+        Source: Eq. 2. The loss of a first step is kept, its KL included, as in the authors' code.
+        """
+        length, batch_size = batch.reward.shape
+        assert batch.prev_action.shape[:2] == (length, batch_size), batch.prev_action.shape
+        assert batch.is_first.shape == batch.is_terminal.shape == (length, batch_size)
+        config = self.config
+
+        obs = preprocess_obs(batch.obs)
+        posterior = self.rssm.observe(
+            self.encoder(obs), batch.prev_action, batch.is_first, start, noise
+        )
+        prior_stats = self.rssm.prior_stats(posterior.deter)
+        kl_loss, kl = balanced_kl(
+            posterior.stats,
+            prior_stats,
+            config.latent.kl_divergence,
+            balance=config.kl.balance,
+            free_nats=config.kl.free_nats,
+            forward=config.kl.forward,
+            free_avg=config.kl.free_avg,
+        )
+
+        targets = obs | {"reward": transform_reward(batch.reward, config.reward_transform)}
+        if self.discount_head is not None:
+            # Differs from the paper: a soft label, so that the head's mean includes gamma.
+            targets["discount"] = self.real_discount(batch.is_terminal)
+        predictions = self.predict(posterior.features)
+        log_probs = {k: p.log_prob(targets[k]) for k, p in predictions.items()}  # (T, B) each
+        losses = {"kl": kl_loss} | {k: -x.mean() for k, x in log_probs.items()}
+        scales = config.loss_scales
+        loss = torch.stack([scales.get(k, 1.0) * x for k, x in losses.items()]).sum()
+
+        with torch.no_grad():
+            metrics = {
+                "loss": loss,
+                "kl": kl.mean(),
+                "kl_loss": kl_loss,
+                "posterior_entropy": config.latent.entropy(posterior.stats).mean(),
+                "prior_entropy": config.latent.entropy(prior_stats).mean(),
+            } | {f"{METRIC_NAMES.get(k, k)}_nll": x for k, x in losses.items() if k != "kl"}
+        metrics = {f"world_model/{k}": x.detach() for k, x in metrics.items()}
+        return WorldModelOutput(loss, posterior, prior_stats, losses, log_probs, kl, metrics)
+
+    def predict(self, features: Tensor) -> dict[str, Distribution]:
+        """Every head's distribution by its key: observations, `reward`, and `discount` if any.
+
+        Features (..., F) get no gradient from a head whose switch is off.
+        """
+        config = self.config
+        constant = features.detach()
+        predictions = self.decoder(features if config.image_gradients else constant)
+        reward_input = features if config.reward_gradients else constant
+        predictions["reward"] = self.reward_head(reward_input)
+        if self.discount_head is not None:
+            discount_input = features if config.discount_gradients else constant
+            predictions["discount"] = self.discount_head(discount_input)
+        return predictions
+
+    def imagine(
+        self,
+        start: RSSMState,
+        start_is_terminal: Tensor | None,
+        policy: ImaginationPolicy,
+        horizon: int,
+        *,
+        action_noise: Tensor | None = None,
+        state_noise: Tensor | None = None,
+    ) -> Trajectory:
+        """Dream `horizon` steps from each start.
+
+        Args:
+            start: (N, ...).
+            start_is_terminal: (N,) bool, what the replay knows of the start; None trusts the head.
+            policy: maps detached features (N, F) and noise or None to actions (N, A).
+            horizon: H.
+            action_noise: (H, N, A) or None.
+            state_noise: (H, N, S, K) or None.
+
+        Returns:
+            (H+1, N, ...). Gradients flow through the actions, the dynamics and the heads.
+        """
+        states, prev_action = self.rssm.imagine(
+            start, policy, horizon, action_noise=action_noise, state_noise=state_noise
+        )
+        features = states.features  # (H+1, N, F)
+        reward = self.reward_head(features).mean
+        if self.discount_head is None:
+            discount = torch.full_like(reward, self.config.discount)
+        else:
+            discount = self.discount_head(features).mean
+            if start_is_terminal is not None:
+                first = self.real_discount(start_is_terminal)
+                discount = torch.cat([first[None], discount[1:]])
+        return Trajectory(features, prev_action, reward, discount)
+
+    @torch.no_grad()
+    def open_loop(self, batch: Batch, context: int) -> dict[str, Tensor]:
+        """Reconstruct `context` steps, then predict the rest from the actions alone.
+
+        Args:
+            batch: (T, B, ...), raw.
+            context: steps of which the observation is seen, in [1, T).
+
+        Returns:
+            By image key, (T, B, C, 64, 64) in [0, 1].
+        """
+        embed = self.embed({k: x[:context] for k, x in batch.obs.items()})
+        seen = self.rssm.observe(embed, batch.prev_action[:context], batch.is_first[:context])
+        state = seen.at(-1)
+        features = [seen.features]
+        for prev_action in batch.prev_action[context:]:
+            state = self.rssm.img_step(state, prev_action)
+            features.append(state.features[None])
+        predictions = self.decoder(torch.cat(features))
+        return {k: (predictions[k].mode + 0.5).clamp(0, 1) for k in self.decoder.image_keys}
+
+
+METRIC_NAMES = {"discount": "continue"}  # the field's word for the head, where it is logged

@@ -1,0 +1,84 @@
+"""The optimiser of the authors' code: Adam in its epsilon-hat form, with decoupled decay.
+
+The agent makes one for each of its three losses. The file knows parameters, not modules.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How one of the three losses is minimised."""
+
+    learning_rate: float
+    epsilon: float  # added to sqrt(v) without bias correction
+    clip: float | None  # global norm of the gradient; None: never clipped
+    weight_decay: float  # share of every weight that each update removes
+
+    def __post_init__(self):
+        for name in ("learning_rate", "epsilon"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"Expect `{name}` to be positive, actually: {getattr(self, name)}")
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"Expect `clip` to be positive or null, actually: {self.clip}")
+        if not 0 <= self.weight_decay < 1:
+            raise ValueError(
+                f"Expect `weight_decay` to be in [0, 1), actually: {self.weight_decay}"
+            )
+
+
+class EpsilonHatAdam(torch.optim.Adam):
+    """Adam as TensorFlow writes it, after a decay that the learning rate does not scale.
+
+    w <- (1 - decay) * w                                 for ALL parameters, biases and norms too
+    w <- w - lr * sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + epsilon)
+
+    torch adds its epsilon after the bias correction, so `epsilon / sqrt(1 - b2^t)` there is
+    `epsilon` here: 31.6 times as much in the first update. Parameters without a gradient are
+    decayed but not updated.
+
+    Source: Kingma and Ba (2015), end of section 2; `Optimizer` of the authors' code.
+    """
+
+    def __init__(self, parameters: Iterable[Parameter], config: OptimizerConfig):
+        super().__init__(parameters, lr=config.learning_rate, fused=True)
+        self.config = config
+        for group in self.param_groups:
+            group["updates"] = 0
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Decay, then update, all parameters; `closure` evaluates the loss first, if given."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if self.config.weight_decay:
+                torch._foreach_mul_(group["params"], 1 - self.config.weight_decay)
+            group["updates"] += 1
+            correction = (1 - group["betas"][1] ** group["updates"]) ** 0.5
+            group["eps"] = self.config.epsilon / correction
+        super().step()
+        return loss
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[Parameter], limit: float | None) -> Tensor:
+    """Scale all gradients so that their global norm is at most `limit`.
+
+    Returns:
+        The norm () before clipping.
+
+    torch's own function divides by norm + 1e-6; the authors' code does not.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if limit is not None:
+        torch._foreach_mul_(gradients, limit / norm.clamp_min(limit))
+    return norm

@@ -1,0 +1,53 @@
+"""Numbers that change over a run, written as strings in the configuration.
+
+The actor-critic reads the entropy scale and the gradient mix through them. Time is counted in
+policy steps, as in the authors' code.
+"""
+
+import re
+from collections.abc import Callable
+
+Schedule = Callable[[int], float]
+
+_NUMBER = r"([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)"
+_FORMS = "a number, linear(a,b,d), warmup(w,v), exp(a,b,h) or horizon(a,b,d)"
+
+
+def parse_schedule(text: str | float) -> Schedule:
+    """Turn a number or a schedule string into a function of the policy step.
+
+    linear(a,b,d)   from a to b over d policy steps, then b
+    warmup(w,v)     from 0 to v over w policy steps, then v
+    exp(a,b,h)      from a towards b, half of the way every h policy steps
+    horizon(a,b,d)  the discount 1 - 1/x of a horizon x that goes from a to b over d policy steps
+
+    Raises:
+        ValueError: the text is none of these.
+
+    Source: `schedule` of the authors' code.
+    """
+    try:
+        constant = float(text)
+    except ValueError:
+        pass
+    else:
+        return lambda step: constant
+
+    name, _, rest = str(text).replace(" ", "").partition("(")
+    arguments = [float(x) for x in re.findall(_NUMBER, rest)]
+    if re.fullmatch(rf"{_NUMBER}(,{_NUMBER})*\)", rest):
+        match name, arguments:
+            case "linear", [start, end, duration] if duration > 0:
+                return lambda step: _linear(step, start, end, duration)
+            case "warmup", [duration, value] if duration > 0:
+                return lambda step: _linear(step, 0.0, value, duration)
+            case "exp", [start, end, half_life] if half_life > 0:
+                return lambda step: (start - end) * 0.5 ** (step / half_life) + end
+            case "horizon", [start, end, duration] if duration > 0:
+                return lambda step: 1 - 1 / _linear(step, start, end, duration)
+    raise ValueError(f"Expect a schedule to be {_FORMS}, actually: {text!r}")
+
+
+def _linear(step: int, start: float, end: float, duration: float) -> float:
+    mix = min(max(step / duration, 0.0), 1.0)
+    return (1 - mix) * start + mix * end
