@@ -1,0 +1,292 @@
+"""The replay: all experience of a run on disk, and the sequences sampled from it.
+
+The collector adds steps, the data set samples batches, the runner builds and checkpoints it. It
+knows no network, no environment and no Trainer.
+"""
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from dreamer.replay.episodes import EpisodeIndex
+from dreamer.replay.sampling import EpisodeSampler, StepSampler, draw
+from dreamer.replay.storage import Column, RingFiles, size_on_disk
+from dreamer.types import Batch, TimeStep
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """What is kept and how it is sampled; the numbers live in conf/replay."""
+
+    capacity_policy_steps: int  # of all environments together; a reset takes the room of a step
+    sampling: Literal["episodes", "steps"]
+    across_episodes: bool
+
+    def __post_init__(self):
+        if self.capacity_policy_steps < 1:
+            raise ValueError(
+                "Expect `capacity_policy_steps` to be at least 1, "
+                f"actually: {self.capacity_policy_steps}"
+            )
+        if self.sampling not in ("episodes", "steps"):
+            raise ValueError(
+                f"Expect `sampling` to be 'episodes' or 'steps', actually: {self.sampling!r}"
+            )
+
+
+class Replay:
+    """A ring of steps per environment, in memory-mapped files, sampled as sequences.
+
+    Which sequences, and how likely each is, is told in `dreamer.replay.sampling`. Not for use by
+    several threads or processes at once.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        obs_shapes: dict[str, tuple[int, ...]],
+        action_size: int,
+        env_count: int,
+        config: ReplayConfig,
+        seed: int,
+    ):
+        """Open the replay in `directory`, with all it holds, or create an empty one.
+
+        Args:
+            directory: the replay's own.
+            obs_shapes: of one environment; (C, H, W) is a uint8 image, (O,) a float32 vector.
+            action_size: A.
+            env_count: E, environments that step together.
+            config: capacity and way of sampling.
+            seed: of the draws.
+
+        Raises:
+            OSError: the disk has too little space for the replay when full.
+            ValueError: the directory holds a replay of another layout, or a damaged one; or the
+                capacity is less than one step per environment.
+        """
+        if config.capacity_policy_steps < env_count:
+            raise ValueError(
+                f"Expect `capacity_policy_steps` to be at least the {env_count} environments, "
+                f"actually: {config.capacity_policy_steps}"
+            )
+        self._generator = np.random.default_rng(seed)
+        self._obs_keys = list(obs_shapes)
+        self._files = RingFiles(
+            directory,
+            _columns(obs_shapes, action_size),
+            env_count=env_count,
+            capacity=config.capacity_policy_steps // env_count,
+        )
+        self._episodes = EpisodeIndex(env_count)
+        self._sampler = (
+            EpisodeSampler(self._files, self._episodes, config.across_episodes)
+            if config.sampling == "episodes"
+            else StepSampler(self._files, config.across_episodes)
+        )
+        self._is_open = np.zeros(env_count, bool)
+        self._open_start = np.zeros(env_count, np.int64)
+        self._episode = np.zeros(env_count, np.int32)
+        self._restore_index()
+
+    @staticmethod
+    def size_on_disk(
+        obs_shapes: dict[str, tuple[int, ...]],
+        action_size: int,
+        env_count: int,
+        config: ReplayConfig,
+    ) -> int:
+        """Tell the bytes that such a replay takes when full; nothing is created."""
+        capacity = config.capacity_policy_steps // env_count
+        return size_on_disk(
+            _columns(obs_shapes, action_size), env_count=env_count, capacity=capacity
+        )
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk when full."""
+        return self._files.size_bytes
+
+    @property
+    def episodes(self) -> int:
+        """Complete episodes held from their first step to their last."""
+        return len(self._episodes)
+
+    @property
+    def longest_episode(self) -> int:
+        """Steps of the longest of these episodes, its reset included; 0 if there is none."""
+        return self._episodes.longest
+
+    @property
+    def policy_steps(self) -> int:
+        """Decisions held, of all environments: the steps that are not resets."""
+        steps, oldest, slots = self._files.steps, self._files.oldest, self._files.slots
+        if steps == oldest:
+            return 0
+        columns, first = self._files.columns, oldest % slots
+        resets = self._episode - columns["episode"][:, first] + columns["is_first"][:, first]
+        return len(self._episode) * (steps - oldest) - int(resets.sum())
+
+    @property
+    def total_policy_steps(self) -> int:
+        """Decisions ever added, of all environments, less those that a roll-back forgot."""
+        return len(self._episode) * self._files.steps - int((self._episode + 1).sum())
+
+    def add(self, step: TimeStep, prev_action: np.ndarray) -> None:
+        """Store one step of every environment, resets too, over the oldest one if the ring is full.
+
+        An episode that another one follows without `is_last`, cut short by a crash, is closed.
+
+        Args:
+            step: of E environments.
+            prev_action: (E, A) the action that led to it; zeros where it is a reset.
+
+        Raises:
+            ValueError: an environment goes on after the end of its episode without a reset.
+        """
+        files, columns = self._files, self._files.columns
+        number, slot = files.steps, files.steps % files.slots
+        if not (step.is_first | self._is_open).all():
+            raise ValueError("Expect `is_first` on the first step and on every step after a last.")
+        self._close_episodes(self._is_open & step.is_first)
+
+        self._episode += step.is_first
+        values = {f"obs_{key}": step.obs[key] for key in self._obs_keys}
+        values |= {"prev_action": prev_action, "reward": step.reward, "episode": self._episode}
+        values |= {"is_first": step.is_first, "is_last": step.is_last}
+        values |= {"is_terminal": step.is_terminal}
+        for name, value in values.items():
+            np.copyto(columns[name][:, slot], value, casting="same_kind")  # no float into uint8
+        files.commit()
+
+        self._is_open |= step.is_first
+        self._open_start[step.is_first] = number
+        if step.is_last.any():
+            self._close_episodes(step.is_last)
+        self._episodes.drop_before(files.oldest)
+
+    def can_sample(self, length: int) -> bool:
+        """Tell whether any sequence of this many steps could be drawn now."""
+        return self._sampler.can_sample(length)
+
+    def sample(self, batch_size: int, length: int) -> Batch:
+        """Draw sequences, as the class describes it; with CUDA into pinned memory.
+
+        Args:
+            batch_size: B, sequences.
+            length: T, steps of each.
+
+        Returns:
+            Copies, time first. `is_first` is set at t = 0 of every sequence, and `prev_action[0]`
+            is left as it was stored, both as the authors do.
+
+        Raises:
+            ValueError: no sequence of this length is held.
+        """
+        try:
+            env, start = draw(self._sampler, self._generator, batch_size, length)  # (B,) each
+        except LookupError:
+            raise ValueError(
+                f"No sequence of {length} steps can be sampled: the longest complete episode held "
+                f"has {self.longest_episode} steps, and {self.policy_steps} policy steps are held "
+                "in all. Choose a shorter batch length, a longer prefill or "
+                "replay.across_episodes=true."
+            ) from None
+        step = start + np.arange(length)[:, None]  # (T, B)
+        gathered = {
+            name: self._files.gather(name, env, step)
+            for name in self._files.columns
+            if name not in ("is_last", "episode")
+        }
+        gathered["is_first"][0] = True
+        obs = {key: gathered.pop(f"obs_{key}") for key in self._obs_keys}
+        return Batch(obs=obs, **gathered)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tell which steps are held and where the draws stand; the steps themselves stay on disk.
+
+        Plain integers and text: the generator's 128-bit integers fit into no tensor.
+        """
+        return {
+            "steps": self._files.steps,
+            "oldest": self._files.oldest,
+            "generator": json.dumps(self._generator.bit_generator.state),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Roll back to a state: forget the steps added since, and close the open episodes there.
+
+        Steps that the ring has overwritten since are lost; as many as are left are kept. Both
+        that and a state that knows more steps than were ever stored here give a warning.
+        """
+        written, oldest = self._files.steps, self._files.oldest
+        if state["steps"] > written:
+            warnings.warn(
+                f"The checkpoint knows {state['steps']} steps per environment, but the replay has "
+                f"only {written}: it goes on with these.",
+                stacklevel=2,
+            )
+        else:
+            if state["oldest"] < oldest:
+                lost = min(oldest, state["steps"]) - state["oldest"]
+                warnings.warn(
+                    f"Since the checkpoint the replay has overwritten {lost} of the "
+                    f"{state['steps'] - state['oldest']} steps per environment that it held then: "
+                    "it goes on with the rest.",
+                    stacklevel=2,
+                )
+            self._files.roll_back(state["steps"], floor=max(oldest, state["oldest"]))
+        self._restore_index()
+        self._close_episodes(self._is_open.copy())
+        self._generator.bit_generator.state = json.loads(state["generator"])
+
+    def _close_episodes(self, which: np.ndarray) -> None:
+        """Mark the newest step of some environments, (E,) bool, as the last of its episode."""
+        steps, oldest = self._files.steps, self._files.oldest
+        for env in np.flatnonzero(which).tolist():
+            self._files.columns["is_last"][env, (steps - 1) % self._files.slots] = True
+            if self._open_start[env] >= oldest:
+                self._episodes.append(env, int(self._open_start[env]), steps)
+            self._is_open[env] = False
+
+    def _restore_index(self) -> None:
+        """Find the episodes by the flags of the steps held."""
+        steps, oldest = self._files.steps, self._files.oldest
+        columns, slots = self._files.columns, self._files.slots
+        self._episodes.clear()
+        self._is_open[:], self._episode[:] = False, -1
+        if steps == oldest:
+            return
+        last = (steps - 1) % slots
+        self._is_open[:] = ~columns["is_last"][:, last]
+        self._episode[:] = columns["episode"][:, last]
+        slot = np.arange(oldest, steps) % slots
+        for env, is_open in enumerate(self._is_open):
+            starts = oldest + np.flatnonzero(columns["is_first"][env, slot])
+            stops = np.append(starts, steps)[1:]
+            # An open episode that no reset begins has lost its start: it began before the oldest.
+            self._open_start[env] = starts[-1] if len(starts) else oldest - 1
+            complete = len(starts) - is_open
+            for start, stop in zip(starts[:complete].tolist(), stops.tolist(), strict=False):
+                self._episodes.append(env, start, stop)
+
+
+def _columns(obs_shapes: dict[str, tuple[int, ...]], action_size: int) -> dict[str, Column]:
+    """Say what is stored of a step of one environment, by name."""
+    return {
+        **{
+            f"obs_{key}": Column(tuple(shape), "uint8" if len(shape) == 3 else "float32")
+            for key, shape in obs_shapes.items()
+        },
+        "prev_action": Column((action_size,), "float32"),
+        "reward": Column((), "float32"),
+        "is_first": Column((), "bool"),
+        "is_last": Column((), "bool"),
+        "is_terminal": Column((), "bool"),
+        "episode": Column((), "int32"),  # its number in its environment: changes at every reset
+    }

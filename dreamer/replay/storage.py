@@ -1,0 +1,184 @@
+"""The replay's files: one memory-mapped ring per column, and a journal of what is committed.
+
+Only `Replay` uses them. They know rows and bytes, not episodes; nothing is pickled, and no page is
+touched before it is written, so that disk and memory grow with what has been stored.
+
+Letters: L slots of one ring, one more than its capacity.
+"""
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LAYOUT, JOURNAL = "layout.json", "journal"
+
+
+class Column(NamedTuple):
+    """One thing that is stored: the shape of its array, for one step, and its NumPy dtype."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class RingFiles:
+    """E rings of steps, column by column, in the files of one directory.
+
+    All environments step together, so one cursor serves them all. Step n, counted from the first
+    ever written, lies in slot n modulo L. The spare slot is what makes a commit safe: the step
+    being written never lies over one that still counts. The journal is two numbers, (steps, floor):
+
+        oldest = max(floor, steps - capacity)        steps oldest ... steps - 1 are held
+
+    A step is written first and the journal after it, so a process killed at any moment loses
+    nothing committed (a power cut may: the operating system writes the pages when it likes).
+    """
+
+    def __init__(
+        self, directory: Path, columns: dict[str, Column], *, env_count: int, capacity: int
+    ):
+        """Open the files in `directory`, or create them where there are none.
+
+        Args:
+            directory: holds the replay and nothing else; made if missing.
+            columns: by name, which is also the name of the file.
+            env_count: E, rings per column.
+            capacity: steps held per environment.
+
+        Raises:
+            OSError: the disk has too little space for the full rings.
+            ValueError: the directory holds a replay of another layout, or a damaged one.
+        """
+        self.env_count, self.capacity, self.slots = env_count, capacity, capacity + 1
+        self.size_bytes = size_on_disk(columns, env_count=env_count, capacity=capacity)
+        layout = {
+            "env_count": env_count,
+            "capacity": capacity,
+            "columns": {name: [column.dtype, *column.shape] for name, column in columns.items()},
+        }
+        stored = {
+            name: Column((env_count, self.slots, *column.shape), column.dtype)
+            for name, column in columns.items()
+        } | {JOURNAL: Column((2,), "int64")}
+
+        _check_free_space(directory, self.size_bytes)
+        directory.mkdir(parents=True, exist_ok=True)
+        if not any(directory.iterdir()):
+            for name, array in stored.items():
+                with open(directory / name, "xb") as file:
+                    file.truncate(_count_bytes(array))
+            _write_whole(directory / LAYOUT, json.dumps(layout, indent=2))  # last: now it counts
+        _check_layout(directory, layout)
+        self.columns = {name: _map(directory / name, array) for name, array in stored.items()}
+        self._journal = self.columns.pop(JOURNAL)
+        if self._journal.min() < 0:
+            raise ValueError(f"The replay in {directory} is damaged: its journal is negative.")
+        self._journal[1] = min(self._journal)  # a roll-back to nothing was cut between its writes
+        self._rows = {name: torch.from_numpy(c).flatten(0, 1) for name, c in self.columns.items()}
+        self._pin = torch.cuda.is_available()
+
+    @property
+    def steps(self) -> int:
+        """Steps per environment ever committed; the next one gets this number."""
+        return int(self._journal[0])
+
+    @property
+    def oldest(self) -> int:
+        """The number of the oldest step held."""
+        return max(int(self._journal[1]), int(self._journal[0]) - self.capacity)
+
+    def commit(self) -> None:
+        """Count the step in the next slot as held, once all its columns are written."""
+        self._journal[0] += 1
+
+    def roll_back(self, steps: int, floor: int) -> None:
+        """Forget the steps from number `steps` on, and those before number `floor`."""
+        if floor >= steps:  # nothing is left: begin again
+            self._journal[0] = 0
+            self._journal[1] = 0
+        else:  # in this order no overwritten step ever counts
+            self._journal[1] = floor
+            self._journal[0] = steps
+
+    def gather(self, name: str, env: np.ndarray, step: np.ndarray) -> Tensor:
+        """Copy single steps of a column: env (B,), step (T, B) -> (T, B, ...), pinned for CUDA."""
+        rows = env * self.slots + step % self.slots
+        column = self._rows[name]
+        out = torch.empty(
+            (*rows.shape, *column.shape[1:]), dtype=column.dtype, pin_memory=self._pin
+        )
+        # One thread: several would wait for each other while the cores are busy elsewhere.
+        np.take(column.numpy(), rows, axis=0, out=out.numpy(), mode="clip")  # clip: no buffer
+        return out
+
+
+def size_on_disk(columns: dict[str, Column], *, env_count: int, capacity: int) -> int:
+    """Tell the bytes that full rings take; nothing is created."""
+    row = sum(_count_bytes(column) for column in columns.values())
+    return env_count * (capacity + 1) * row
+
+
+def _count_bytes(array: Column) -> int:
+    return math.prod(array.shape) * np.dtype(array.dtype).itemsize
+
+
+def _check_free_space(directory: Path, size_bytes: int) -> None:
+    """Refuse rings that would outgrow their disk: writing to a map beyond it kills the process."""
+    present = 0
+    if directory.exists():
+        present = sum(512 * path.stat().st_blocks for path in directory.iterdir())
+    existing = next(path for path in [directory, *directory.absolute().parents] if path.exists())
+    free = shutil.disk_usage(existing).free
+    if size_bytes - present > free:
+        raise OSError(
+            f"The replay in {directory} would need {size_bytes - present:,} more bytes when full, "
+            f"but the disk has {free:,} bytes free. Either make it smaller with "
+            "replay.capacity_policy_steps=..., or put run_dir=... on another disk."
+        )
+
+
+def _check_layout(directory: Path, expected: dict) -> None:
+    """Refuse files that hold something else than what will be read from them."""
+    try:
+        found = json.loads((directory / LAYOUT).read_text())
+        found = {key: found[key] for key in expected}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{directory} is not empty, but has no readable {LAYOUT}: it holds no replay, or one "
+            "whose creation was cut short. Remove it, or choose another run_dir."
+        ) from error
+    differences = [
+        f"{key} is {found[key]} there and {expected[key]} here"
+        for key in expected
+        if found[key] != expected[key]
+    ]
+    if differences:
+        raise ValueError(
+            f"The replay in {directory} was made for another run: {'; '.join(differences)}. "
+            "Use the same configuration, or choose another run_dir."
+        )
+
+
+def _map(path: Path, array: Column) -> np.ndarray:
+    """Map a whole file; a plain array, for indexing a np.memmap costs microseconds more."""
+    expected = _count_bytes(array)
+    found = path.stat().st_size if path.exists() else 0
+    if found != expected:
+        raise ValueError(
+            f"The replay in {path.parent} is damaged: its file {path.name} has {found:,} bytes "
+            f"and should have {expected:,}."
+        )
+    return np.asarray(np.memmap(path, array.dtype, mode="r+", shape=array.shape))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there with all its text, or not at all."""
+    draft = path.with_suffix(".draft")
+    draft.write_text(text)
+    os.replace(draft, path)
