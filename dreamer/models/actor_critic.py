@@ -112,8 +112,8 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.config = config
         actor = config.actor
-        discrete = action_space.discrete
-        self.action_size = action_space.size
+        self.action_size, self.discrete = action_space
+        discrete = self.discrete
         distribution = actor.distribution
         if distribution == "auto":
             distribution = "onehot" if discrete else "trunc_normal"
@@ -143,9 +143,9 @@ class ActorCritic(nn.Module):
         )
         self.critic = Head(feature_size, (), config.critic)
         # Its own random weights until the first update of the slow critic, as in the code.
-        self.target_critic = (
-            Head(feature_size, (), config.critic) if config.slow_critic else self.critic
-        )
+        self.target_critic = self.critic
+        if config.slow_critic:
+            self.target_critic = Head(feature_size, (), config.critic).requires_grad_(False)
         self.reward_norm = StreamNorm(config.reward_norm)
         if config.critic.distribution != "mse":
             raise ValueError(
@@ -266,5 +266,6 @@ class ActorCritic(nn.Module):
         if not config.slow_critic or update % config.slow_critic_updates:
             return
         mix = 1.0 if update == 0 else config.slow_critic_fraction
-        slow, online = list(self.target_critic.parameters()), list(self.critic.parameters())
-        torch._foreach_lerp_(slow, online, mix)
+        pairs = zip(self.target_critic.parameters(), self.critic.parameters(), strict=True)
+        for slow, online in pairs:
+            slow.lerp_(online, mix)

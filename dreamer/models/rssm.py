@@ -4,6 +4,7 @@ The world model drives it, over replayed sequences and in imagination. It knows 
 embeddings and actions, but no observation and no reward.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -66,9 +67,9 @@ class GRUCell(nn.Module):
 class Prior(nn.Module):
     """Statistics of the stochastic state before the observation is seen."""
 
-    def __init__(self, deter: int, hidden: int, outputs: int, *, activation: str, norm: Norm):
+    def __init__(self, layer: DenseLayer, hidden: int, outputs: int):
         super().__init__()
-        self.layer = DenseLayer(deter, hidden, activation=activation, norm=norm)
+        self.layer = layer
         self.out = nn.Linear(hidden, outputs)
 
     def forward(self, deter: Tensor) -> Tensor:
@@ -89,13 +90,14 @@ class RSSM(nn.Module):
         self.stoch_size = latent.variables * latent.classes
         self.feature_size = self.stoch_size + config.deter
         stats_size = latent.variables * latent.statistics
-        dense = {"activation": config.activation, "norm": config.norm}
-        self.img_in = DenseLayer(self.stoch_size + action_size, config.hidden, **dense)
+        dense = functools.partial(DenseLayer, activation=config.activation, norm=config.norm)
+        self.img_in = dense(self.stoch_size + action_size, config.hidden)
         self.gru = GRUCell(config.hidden, config.deter, layer_norm=config.layer_norm)
         self.priors = nn.ModuleList(
-            Prior(config.deter, config.hidden, stats_size, **dense) for _ in range(config.ensemble)
+            Prior(dense(config.deter, config.hidden), config.hidden, stats_size)
+            for _ in range(config.ensemble)
         )
-        self.obs_out = DenseLayer(config.deter + embed_size, config.hidden, **dense)
+        self.obs_out = dense(config.deter + embed_size, config.hidden)
         self.obs_dist = nn.Linear(config.hidden, stats_size)
         self.apply(init_glorot)
 
