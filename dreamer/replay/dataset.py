@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from dreamer.replay.buffer import Replay
 from dreamer.types import Batch
@@ -51,9 +51,12 @@ class ReplayDataModule(LightningDataModule):
         self._replay = replay
         self._dataset = ReplayDataset(replay, batch_size=batch_size, length=length, updates=updates)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Build the loader; the replay batches, and with CUDA its tensors are pinned already."""
-        return DataLoader(self._dataset, batch_size=None, num_workers=0)
+    def train_dataloader(self) -> ReplayDataset:
+        """Give the Trainer the batches as they are: the replay has batched, copied and pinned them.
+
+        A `DataLoader` around them could only repeat that, and brings warnings on its workers.
+        """
+        return self._dataset
 
     def state_dict(self) -> dict[str, Any]:
         """Tell the replay's cursor and generator; the experience stays in its own files."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,7 +122,7 @@ def test_a_roll_back_cut_between_its_writes_shows_no_foreign_step(
     ],
 )
 def test_a_replay_of_another_layout_is_refused(tmp_path, changed, named):
-    kind = {
+    kind: dict[str, Any] = {
         "obs_shapes": {"image": (1, 64, 64)},
         "action_size": 4,
         "env_count": 2,
@@ -129,9 +130,9 @@ def test_a_replay_of_another_layout_is_refused(tmp_path, changed, named):
         "seed": 0,
     }
     Replay(tmp_path / "replay", **kind)
-    Replay(tmp_path / "replay", **kind | {"seed": 7})
+    Replay(tmp_path / "replay", **(kind | {"seed": 7}))
     with pytest.raises(ValueError, match="made for another run: .*" + named):
-        Replay(tmp_path / "replay", **kind | changed)
+        Replay(tmp_path / "replay", **(kind | changed))  # pyright: ignore
 
 
 def test_a_damaged_replay_is_refused(make_replay, make_world, tmp_path):
