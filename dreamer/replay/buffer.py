@@ -166,8 +166,7 @@ class Replay:
 
         self._is_open |= step.is_first
         self._open_start[step.is_first] = number
-        if step.is_last.any():
-            self._close_episodes(step.is_last)
+        self._close_episodes(step.is_last)
         self._episodes.drop_before(files.oldest)
 
     def can_sample(self, length: int) -> bool:
@@ -240,7 +239,7 @@ class Replay:
                     "it goes on with the rest.",
                     stacklevel=2,
                 )
-            self._files.roll_back(state["steps"], floor=max(oldest, state["oldest"]))
+            self._files.roll_back(state["steps"], floor=oldest)
         self._restore_index()
         self._close_episodes(self._is_open.copy())
         self._generator.bit_generator.state = json.loads(state["generator"])

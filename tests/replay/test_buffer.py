@@ -196,6 +196,22 @@ def test_a_reset_closes_an_episode_that_was_cut(make_replay, make_world):
     assert reopened.episodes == 2 and reopened.longest_episode == 11
 
 
+@pytest.mark.parametrize("reopen", [False, True])
+@pytest.mark.parametrize("end", ["load", "reset"])
+def test_an_episode_longer_than_the_ring_is_never_whole(make_replay, make_world, reopen, end):
+    replay, world = make_replay(2, 2 * 30), make_world(2, lengths=lambda: 70)
+    world.play(replay, 45)
+    replay = make_replay(2, 2 * 30) if reopen else replay
+    if end == "load":
+        replay.load_state_dict(replay.state_dict())
+    else:
+        world.roll_back(45)
+        world.play(replay, 1)
+    assert replay.episodes == 0 and not replay.can_sample(5)
+    assert replay.policy_steps == (60 if end == "load" else 58)
+    make_replay(2, 2 * 30, "steps").sample(4, 29)
+
+
 def test_add_refuses_to_cut_numbers_short(make_replay, make_world):
     replay = make_replay(2)
     step, prev_action = make_world(2).step()
