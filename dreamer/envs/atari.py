@@ -1,0 +1,164 @@
+"""Atari games in the emulator's own C++ vector environment, set to the paper's protocol.
+
+The runner builds them from conf/env/atari.yaml. No other file imports ale_py, which is GPL-2.0.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dreamer.envs.factory import enlarge, find_task, require_at_least
+from dreamer.types import ActionSpace, TimeStep
+
+if TYPE_CHECKING:
+    from ale_py.vector_env import AtariVectorEnv
+
+IMAGE_SIZE = 64  # pixels, both edges
+SCREEN_SIZE = (210, 160)  # pixels, height and width of an NTSC screen
+
+
+def make_atari(
+    task: str,
+    *,
+    count: int,
+    seed: int,
+    action_repeat: int,
+    sticky_action_prob: float,
+    max_no_op_frames: int,
+    time_limit_frames: int,
+    full_action_space: bool,
+    grayscale: bool,
+    native_render: bool,
+) -> "AtariEnvs":
+    """Build E emulators of one game; conf/env/atari.yaml gives units and sources of the options.
+
+    Args:
+        task: Any game that ale-py ships, as "ms_pacman" or "MsPacman".
+        count: E, emulators that step together, on as many threads as there are cores.
+        seed: Of the no-ops and the sticky actions.
+        action_repeat: Frames per policy step; observed is the maximum of the last two.
+        sticky_action_prob: That the console repeats its previous action, drawn at each frame.
+        max_no_op_frames: The number of no-ops after a reset is uniform in [0, this].
+        time_limit_frames: The episode is cut here: `is_last` without `is_terminal`.
+        full_action_space: All actions the console knows, or only those the game distinguishes.
+        grayscale: One channel, else RGB.
+        native_render: Emulate a second time, in colour at full size, for `render`.
+
+    Raises:
+        ImportError: ale-py is not installed.
+        ValueError: Unknown task, or a number out of its range.
+
+    Source: Machado et al. 2018, https://arxiv.org/abs/1709.06009 ; DreamerV2, Section 3.
+    """
+    try:
+        from ale_py import ALEInterface, roms
+        from ale_py.vector_env import AtariVectorEnv
+    except ImportError as error:
+        raise ImportError("Atari games need `pip install 'ale-py>=0.11.2,<0.13'`") from error
+
+    require_at_least(
+        1, count=count, action_repeat=action_repeat, time_limit_frames=time_limit_frames
+    )
+    require_at_least(0, seed=seed, max_no_op_frames=max_no_op_frames)
+    if not 0 <= sticky_action_prob <= 1:
+        raise ValueError(f"Expect `sticky_action_prob` in [0, 1], actually: {sticky_action_prob}")
+    paths = {name: roms.get_rom_path(name) for name in roms.get_all_rom_ids()}
+    playable = [name for name, path in paths.items() if path and ALEInterface.isSupportedROM(path)]
+    game = find_task(task, playable, "Atari")
+
+    def emulate(height: int, width: int, grayscale: bool) -> "AtariVectorEnv":
+        return AtariVectorEnv(
+            game,
+            count,
+            img_height=height,
+            img_width=width,
+            grayscale=grayscale,
+            stack_num=1,
+            frameskip=action_repeat,
+            maxpool=True,
+            noop_max=max_no_op_frames + 1,  # the emulator takes it as exclusive
+            max_num_frames_per_episode=time_limit_frames,
+            repeat_action_probability=sticky_action_prob,
+            full_action_space=full_action_space,
+            reward_clipping=False,
+            use_fire_reset=False,
+            episodic_life=False,
+            autoreset_mode="NextStep",
+        )
+
+    return AtariEnvs(
+        emulate(IMAGE_SIZE, IMAGE_SIZE, grayscale),
+        emulate(*SCREEN_SIZE, grayscale=False) if native_render else None,
+        seed=seed,
+        action_repeat=action_repeat,
+    )
+
+
+class AtariEnvs:
+    """E emulators of one game behind the `Envs` protocol, built by `make_atari`.
+
+    The image of a step in which the episode ended is not of its last frame: it shows the newest
+    of the two frames to be pooled that were reached, over the previous step's image. The authors'
+    wrapper does the same.
+    """
+
+    def __init__(
+        self,
+        emulators: "AtariVectorEnv",
+        screens: "AtariVectorEnv | None",
+        *,
+        seed: int,
+        action_repeat: int,
+    ):
+        self.count = emulators.num_envs
+        self.obs_shapes = {"image": (1 if emulators.grayscale else 3, IMAGE_SIZE, IMAGE_SIZE)}
+        # Two games without a button, skiing and lost_luggage, know 9 actions instead of 18.
+        self.action_space = ActionSpace(len(emulators.ale.get_action_set()), discrete=True)
+        self.action_repeat = action_repeat
+        self._emulators: list[AtariVectorEnv] = [emulators, screens] if screens else [emulators]
+        # The emulator's consecutive seeds would give neighbouring runs the same episodes.
+        seeds = np.random.SeedSequence(seed).generate_state(self.count)
+        self._seeds: np.ndarray | None = (seeds >> 1).astype(np.int64)  # (E,), in [0, 2**31)
+        self._is_last = np.zeros(self.count, bool)
+        self._pictures = np.zeros(0, np.uint8)
+
+    def reset(self) -> TimeStep:
+        """See `Envs`."""
+        pixels = [emulator.reset(seed=self._seeds)[0] for emulator in self._emulators]
+        self._seeds = None  # from now on the emulators' streams go on
+        self._is_last = np.zeros(self.count, bool)
+        nothing = np.zeros(self.count, np.float32)
+        return self._arrive(pixels, nothing, np.ones(self.count, bool), nothing.astype(bool))
+
+    def step(self, action: np.ndarray) -> TimeStep:
+        """See `Envs`."""
+        # The emulator would wait for ever on an index that it does not know.
+        assert action.shape == (self.count, self.action_space.size), action.shape
+        choice = action.argmax(1)  # (E,)
+        steps = [emulator.step(choice) for emulator in self._emulators]
+        is_first = self._is_last
+        _, reward, terminated, truncated, _ = steps[0]
+        self._is_last = terminated | truncated
+        pixels = [step[0] for step in steps]
+        return self._arrive(pixels, reward.astype(np.float32), is_first, terminated)
+
+    def render(self) -> np.ndarray:
+        """See `Envs`: the colour screen with `native_render`, else the enlarged observation."""
+        return self._pictures if len(self._emulators) == 2 else enlarge(self._pictures, 4)
+
+    def close(self) -> None:
+        """See `Envs`."""
+        self._emulators.clear()  # their threads end with them
+
+    def _arrive(
+        self,
+        pixels: list[np.ndarray],
+        reward: np.ndarray,
+        is_first: np.ndarray,
+        is_terminal: np.ndarray,
+    ) -> TimeStep:
+        image = pixels[0]  # (E, 1, 64, 64), or (E, 1, 64, 64, 3) in colour
+        if image.ndim == 5:
+            image = np.ascontiguousarray(np.moveaxis(image[:, 0], -1, 1))  # (E, 3, 64, 64)
+        self._pictures = pixels[1][:, 0] if len(pixels) == 2 else image
+        return TimeStep({"image": image}, reward, is_first, self._is_last, is_terminal)

@@ -1,0 +1,95 @@
+"""What every suite of environments offers, and the few words that suites share.
+
+Each suite's `make_*` function returns an `Envs`; the collector steps it and the runner reads its
+shapes. This file knows no suite, no policy and no replay.
+"""
+
+import difflib
+from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
+
+from dreamer.types import ActionSpace, TimeStep
+
+
+class Envs(Protocol):
+    """E environments of one task that step together, and restart themselves one step late.
+
+    # time step   ...  [is_last]   [is_first]   [      ]
+    # action              a1 ignored    a2 the episode's first
+
+    The step after `is_last[e]` ignores action[e] and returns environment e's reset observation
+    with `is_first[e]`, reward 0 and no other flag: such a transition is no policy step.
+
+    Environment e draws its randomness from a stream of its own, derived from the seed and e only:
+    the same seed and actions give the same steps, whatever the number of environments.
+    """
+
+    count: int  # E
+    obs_shapes: dict[str, tuple[int, ...]]  # of one environment: (C, 64, 64) uint8, (O,) float32
+    action_space: ActionSpace
+    action_repeat: int  # frames per policy step
+
+    def reset(self) -> TimeStep:
+        """Start a new episode everywhere; the random streams go on where they were."""
+        ...
+
+    def step(self, action: np.ndarray) -> TimeStep:
+        """Make one policy step, or the reset that is due, in every environment.
+
+        Args:
+            action: (E, A) float32, one-hot if the action space is discrete, else in [-1, 1].
+        """
+        ...
+
+    def render(self) -> np.ndarray:
+        """Return (E, height, width, 3) uint8, the latest step as a picture for people."""
+        ...
+
+    def close(self) -> None:
+        """Free the emulators; nothing may be called afterwards."""
+        ...
+
+
+def find_task(task: str, known: Iterable[str], suite: str) -> str:
+    """Return the known name that `task` means, whatever its case and separators.
+
+    Raises:
+        ValueError: No such task; the message names the nearest ones.
+    """
+    names = {_letters(name): name for name in known}
+    if _letters(task) not in names:
+        nearest = difflib.get_close_matches(_letters(task), names, n=3, cutoff=0.5) or sorted(names)
+        choices = ", ".join(f"`{names[match]}`" for match in nearest)
+        raise ValueError(f"Unknown {suite} task `{task}`. The nearest: {choices}")
+    return names[_letters(task)]
+
+
+def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
+    """Turn observed images into pictures for people.
+
+    Args:
+        image: (E, C, height, width) uint8; one channel is grey, three are RGB.
+        factor: Edge of the square, in pixels, that each pixel becomes.
+
+    Returns:
+        (E, factor * height, factor * width, 3) uint8.
+    """
+    colour = np.broadcast_to(image, (len(image), 3, *image.shape[2:])).transpose(0, 2, 3, 1)
+    return colour.repeat(factor, 1).repeat(factor, 2)
+
+
+def require_at_least(minimum: int, **values: int) -> None:
+    """Refuse settings below `minimum`, naming the first of them.
+
+    Raises:
+        ValueError: A value is too small.
+    """
+    for name, value in values.items():
+        if value < minimum:
+            raise ValueError(f"Expect `{name}` to be at least {minimum}, actually: {value}")
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).lower()

@@ -1,0 +1,187 @@
+"""What every suite of environments promises, held against each of them."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from dreamer.envs.atari import make_atari
+from dreamer.envs.dummy import make_dummy
+
+ATARI = dict(
+    action_repeat=4,
+    sticky_action_prob=0.25,
+    max_no_op_frames=30,
+    time_limit_frames=50,  # 13 policy steps
+    full_action_space=True,
+    grayscale=True,
+    native_render=False,
+)
+DUMMY = dict(rounds=3, corridor=1, length=7, speed=0.25)
+
+SUITES = {
+    "atari": partial(make_atari, "pong", **ATARI),
+    "atari_colour": partial(
+        make_atari, "breakout", **ATARI | dict(grayscale=False, full_action_space=False)
+    ),
+    "memory": partial(make_dummy, "memory", **DUMMY),
+    "point": partial(make_dummy, "point", **DUMMY),
+    "pixel_point": partial(make_dummy, "pixel_point", **DUMMY),
+}
+POLICY_STEPS = 40  # several episodes of each
+
+
+@pytest.fixture(params=SUITES)
+def make(request):
+    return SUITES[request.param]
+
+
+def actions_for(envs, seed, rounds=POLICY_STEPS):
+    """(rounds, E, A) random actions; environment e gets the same whatever E is."""
+    size, discrete = envs.action_space
+    columns = []
+    for env in range(envs.count):
+        rng = np.random.default_rng([seed, env])
+        columns.append(
+            np.eye(size, dtype=np.float32)[rng.integers(size, size=rounds)]
+            if discrete
+            else rng.uniform(-1, 1, (rounds, size)).astype(np.float32)
+        )
+    return np.stack(columns, 1)
+
+
+def play(envs, seed=0, rounds=POLICY_STEPS):
+    return [envs.reset()] + [envs.step(action) for action in actions_for(envs, seed, rounds)]
+
+
+def assert_same(left, right, env=slice(None)):
+    for a, b in zip(left, right, strict=True):
+        for key in a.obs:
+            np.testing.assert_array_equal(a.obs[key][env], b.obs[key][env])
+        for a_field, b_field in zip(a[1:], b[1:], strict=True):
+            np.testing.assert_array_equal(a_field[env], b_field[env])
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_steps_have_the_promised_shapes_and_types(make, count):
+    envs = make(count=count, seed=0)
+    assert envs.count == count
+    assert envs.action_repeat >= 1
+    assert envs.action_space.size >= 2
+    for step in play(envs):
+        assert step.obs.keys() == envs.obs_shapes.keys()
+        for key, shape in envs.obs_shapes.items():
+            assert step.obs[key].shape == (count, *shape)
+            assert step.obs[key].dtype == (np.uint8 if len(shape) == 3 else np.float32)
+            assert step.obs[key].flags.c_contiguous
+        assert step.reward.dtype == np.float32
+        assert step.is_first.dtype == step.is_last.dtype == step.is_terminal.dtype == bool
+        assert all(field.shape == (count,) for field in step[1:])
+    envs.close()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_episodes_restart_on_the_step_after_the_last(make, count):
+    steps = play(make(count=count, seed=0))
+    assert steps[0].is_first.all()
+    assert sum(step.is_first.sum() for step in steps) >= 2 * count
+    for before, step in zip(steps, steps[1:], strict=False):
+        np.testing.assert_array_equal(step.is_first, before.is_last)
+    for step in steps:
+        assert not step.reward[step.is_first].any()
+        assert not step.is_last[step.is_first].any()
+        assert not step.is_terminal[~step.is_last].any()
+
+
+def test_the_action_at_a_reset_is_ignored(make):
+    left, right = make(count=1, seed=0), make(count=1, seed=0)
+    actions = actions_for(left, 0)
+    other = actions_for(left, 1)
+    mine, yours = [left.reset()], [right.reset()]
+    for round_ in range(POLICY_STEPS):
+        mine.append(left.step(actions[round_]))
+        reset_due = yours[-1].is_last[0]
+        yours.append(right.step(other[round_] if reset_due else actions[round_]))
+    assert_same(mine, yours)
+
+
+def test_same_seed_and_actions_give_the_same_steps(make):
+    assert_same(play(make(count=3, seed=4)), play(make(count=3, seed=4)))
+
+
+def test_an_environment_does_not_depend_on_its_neighbours(make):
+    alone, together = play(make(count=1, seed=4)), play(make(count=3, seed=4))
+    assert_same(alone, together, env=slice(0, 1))
+
+
+def test_seeds_and_environments_differ(make):
+    def streams(seed):
+        """What each of three environments shows while all are given the same actions."""
+        envs = make(count=3, seed=seed)
+        action = actions_for(envs, 0)[:, :1].repeat(3, 1)
+        steps = [envs.reset()] + [envs.step(now) for now in action]
+        return [
+            b"".join(x[env].tobytes() for s in steps for x in s.obs.values()) for env in (0, 1, 2)
+        ]
+
+    # Neighbouring seeds too: environment 1 of seed 4 is not environment 0 of seed 5.
+    assert len({*streams(4), *streams(5)}) == 6
+
+
+def test_a_second_reset_starts_everywhere_and_goes_on_with_the_stream(make):
+    envs = make(count=3, seed=0)
+    first = play(envs, rounds=5)
+    second = play(envs)
+    assert second[0].is_first.all()
+    assert not second[0].reward.any()
+    assert not second[0].is_last.any()
+    with pytest.raises(AssertionError):
+        assert_same(first, second[: len(first)])
+
+
+def test_steps_stay_as_they_were(make):
+    steps, copies = [], []
+    envs = make(count=3, seed=0)
+    for step in play(envs, rounds=0):
+        steps.append(step)
+    for action in actions_for(envs, 0):
+        copies.append({key: value.copy() for key, value in steps[-1].obs.items()})
+        steps.append(envs.step(action))
+    for step, copy in zip(steps, copies, strict=False):
+        for key, value in copy.items():
+            np.testing.assert_array_equal(step.obs[key], value)
+
+
+def test_render_gives_pictures(make):
+    envs = make(count=3, seed=0)
+    play(envs, rounds=3)
+    pictures = envs.render()
+    assert pictures.dtype == np.uint8
+    assert pictures.ndim == 4
+    assert len(pictures) == 3
+    assert pictures.shape[3] == 3
+    assert min(pictures.shape[1:3]) >= 128
+    assert (pictures.reshape(3, -1).std(1) > 0).all()
+
+
+def test_closing_twice_is_harmless(make):
+    envs = make(count=1, seed=0)
+    envs.close()
+    envs.close()
+
+
+@pytest.mark.parametrize(("file", "task"), [("atari", "pong"), ("dummy", "memory")])
+def test_conf_holds_every_option_and_no_other(file, task):
+    env = OmegaConf.load(Path(__file__).parents[2] / "conf" / "env" / f"{file}.yaml")
+    config = OmegaConf.create({"task": task, "env": env})
+    envs = instantiate(config.env, seed=3, count=2)
+    assert envs.reset().is_first.shape == (2,)
+
+
+@pytest.mark.parametrize("suite", ["atari", "memory"])
+def test_no_environment_at_all_is_refused(suite):
+    with pytest.raises(ValueError, match="`count` to be at least 1, actually: 0"):
+        SUITES[suite](count=0, seed=0)
