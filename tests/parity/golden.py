@@ -1,0 +1,196 @@
+"""Golden data of the authors' program: cases that remember which of their arrays were compared.
+
+A test decorated with `golden("06_rssm_*")` runs once for every case of every such file and fails
+if it leaves one result or gradient of its case uncompared. Nothing here knows a network.
+"""
+
+import functools
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dreamer.convert import load_reference_weights, reference_parameters
+
+FOLDER = Path(os.environ.get("DREAMER_GOLDEN", Path(__file__).parents[1] / "golden"))
+RESULTS = ("out", "grad")
+SHARED = ""  # the case of the results that all cases of a file have in common
+
+
+class Golden:
+    """One file."""
+
+    def __init__(self, path: Path):
+        with np.load(path) as file:
+            self.arrays = {k: file[k] for k in file.files}
+        self.meta = json.loads(str(self.arrays.pop("meta")))
+        self.name = path.stem
+        self.parameters: dict[str, dict] = self.meta["cases"]
+        self.config: dict = self.meta.get("config", {})
+
+    def cases(self) -> list["Case"]:
+        """Everything that has results, listed in the meta or not."""
+        scopes = {}  # ordered, unlike a set
+        for key in self.arrays:
+            first, second, *_ = key.split("/")
+            if first in RESULTS:
+                scopes[SHARED] = True
+            elif second in RESULTS:
+                scopes[first] = True
+        return [Case(self, name) for name in scopes | self.parameters]
+
+
+@functools.cache
+def load(stem: str) -> Golden:
+    """The file of that name, read once."""
+    return Golden(FOLDER / f"{stem}.npz")
+
+
+class Case:
+    """One case of a file: its inputs as tensors, its results to compare with."""
+
+    def __init__(self, golden: Golden, name: str):
+        self.golden = golden
+        self.name = name
+        self.config = golden.config
+        self.parameters = golden.parameters.get(name, {})
+        prefix = f"{name}/" if name else ""
+        self.expected = {
+            key.removeprefix(prefix): array
+            for key, array in golden.arrays.items()
+            if key.startswith(tuple(f"{prefix}{kind}/" for kind in RESULTS))
+        }
+        self.compared: set[str] = set()
+        # Inputs are the case's own, or those of the case that it names, or shared by all.
+        inputs = str(self.parameters.get("inputs", "")).split("/")[0]
+        self._scopes = [prefix, f"{inputs}/", ""]
+
+    def __str__(self) -> str:
+        return f"{self.golden.name}-{self.name or 'shared'}"
+
+    def array(self, key: str) -> np.ndarray:
+        """An input, as it is in the file."""
+        arrays = self.golden.arrays
+        return next(arrays[scope + key] for scope in self._scopes if scope + key in arrays)
+
+    def __getitem__(self, key: str) -> Tensor:
+        return torch.tensor(self.array(key))
+
+    def under(self, folder: str) -> dict[str, np.ndarray]:
+        """All inputs below a folder, by the rest of their names."""
+        for scope in self._scopes:
+            start = f"{scope}{folder}/"
+            found = {
+                k.removeprefix(start): x
+                for k, x in self.golden.arrays.items()
+                if k.startswith(start)
+            }
+            if found:
+                return found
+        return {}
+
+    def __contains__(self, key: str) -> bool:
+        return any(scope + key in self.golden.arrays for scope in self._scopes)
+
+    def load(self, module: nn.Module, folder: str = "w") -> None:
+        """Set all weights of a network to those below a folder."""
+        load_reference_weights(module, self.under(folder))
+
+    def check(self, key: str, actual: Tensor, *, atol: float = 1e-5) -> None:
+        """Compare one result or gradient at the tolerance of its kind."""
+        expected = self.expected[key]
+        result = actual.detach().cpu().numpy()
+        assert result.shape == expected.shape, f"{self} {key}: {result.shape} {expected.shape}"
+        if key.startswith("grad/"):
+            limit = 1e-3 * np.abs(expected) + 2e-4 * np.abs(expected).max(initial=0)
+            error = np.abs(result - expected)
+            assert (error <= limit).all(), f"{self} {key}: off by up to {error.max()}"
+        else:
+            np.testing.assert_allclose(
+                result, expected, rtol=1e-4, atol=atol, err_msg=f"{self} {key}"
+            )
+        self.compared.add(key)
+
+    def check_all(self, folder: str, actual: Mapping[str, Tensor], *, atol: float = 1e-5) -> None:
+        """Compare all results below a folder with the values of the same names."""
+        for key in self.expected:
+            if key.startswith(f"{folder}/"):
+                self.check(key, actual[key.removeprefix(f"{folder}/")], atol=atol)
+
+    def check_gradients(self, module: nn.Module, folder: str = "grad/w") -> None:
+        """Compare the gradients of a network's parameters, as far as they are in the file."""
+        self.check_all(folder, {k: torch.tensor(x) for k, x in reference_gradients(module).items()})
+
+    def assert_complete(self) -> None:
+        """Fail if a result was never compared."""
+        left = sorted(self.expected.keys() - self.compared)
+        assert not left, f"{self}: {len(left)} of {len(self.expected)} were not compared: {left}"
+
+
+def reference_gradients(module: nn.Module) -> dict[str, np.ndarray]:
+    """Gradients by the authors' names and in their layout; zero where there is none."""
+    return {
+        name: weight.to_reference(
+            torch.zeros_like(weight.parameter)
+            if weight.parameter.grad is None
+            else weight.parameter.grad
+        )
+        for name, weight in reference_parameters(module).items()
+    }
+
+
+def global_norm(module: nn.Module) -> Tensor:
+    """Of all gradients of a network."""
+    return torch.nn.utils.get_total_norm(
+        [p.grad for p in module.parameters() if p.grad is not None]
+    )
+
+
+PARAMETRISED: list[tuple[str, str]] = []  # file and case, of all imported tests
+
+
+def golden(pattern: str, where: Callable[[Case], bool] = lambda case: True):
+    """Run the test once for each case of the files that match; see the module's docstring."""
+    found = [
+        (path.stem, case.name)
+        for path in sorted(FOLDER.glob(f"{pattern}.npz"))
+        for case in load(path.stem).cases()
+        if where(case)
+    ]
+    PARAMETRISED.extend(found)
+
+    def decorate(test: Callable[[Case], None]):
+        @pytest.mark.parametrize(
+            ("stem", "name"), found, ids=[f"{stem}-{name or 'shared'}" for stem, name in found]
+        )
+        def run(stem: str, name: str):
+            case = Case(load(stem), name)
+            assert case.expected, f"{case} has nothing to compare"
+            test(case)
+            case.assert_complete()
+
+        run.__name__ = run.__qualname__ = test.__name__
+        run.__module__ = test.__module__
+        return run
+
+    return decorate
+
+
+def swap_time(x: Tensor) -> Tensor:
+    """(B, T, ...) of the replay <-> (T, B, ...) of ours."""
+    return x.transpose(0, 1)
+
+
+def channels_first(x: Tensor) -> Tensor:
+    """(..., h, w, C) -> (..., C, h, w)."""
+    return x.movedim(-1, -3)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """(..., C, h, w) -> (..., h, w, C)."""
+    return x.movedim(-3, -1)

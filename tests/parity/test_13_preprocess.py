@@ -1,0 +1,52 @@
+import torch
+from golden import Case, golden
+
+from dreamer.models.encoder import ObservationConfig, VectorConfig
+from dreamer.models.latents import CategoricalLatent
+from dreamer.models.mlp import HeadConfig
+from dreamer.models.rssm import RSSMConfig
+from dreamer.models.vision import ConvConfig
+from dreamer.models.world_model import (
+    KLConfig,
+    WorldModel,
+    WorldModelConfig,
+    preprocess_obs,
+    transform_reward,
+)
+
+SMALL = ObservationConfig(
+    ".*", ".*", ConvConfig(1, [], "elu", "none"), VectorConfig([1], "elu", "none")
+)
+
+
+def make_model(discount: float) -> WorldModel:
+    """The smallest model; only its discount matters here."""
+    config = WorldModelConfig(
+        latent=CategoricalLatent(1, 2),
+        rssm=RSSMConfig(1, 1, "elu", "none", layer_norm=True, ensemble=1),
+        encoder=SMALL,
+        decoder=SMALL,
+        reward_head=HeadConfig(0, 1, "elu", "none", "mse"),
+        discount_head=None,
+        kl=KLConfig(0.8, 0.0, forward=False, free_avg=True),
+        loss_scales={},
+        image_gradients=True,
+        reward_gradients=True,
+        discount_gradients=True,
+        reward_transform="identity",
+        discount=discount,
+    )
+    return WorldModel(config, {"vector": (1,)}, action_size=1)
+
+
+@golden("13_*")
+def test_preprocess(case: Case):
+    inputs = {k: torch.tensor(x) for k, x in case.under("in").items()}
+    processed = preprocess_obs({k: x for k, x in inputs.items() if k != "reward"})
+    processed["reward"] = transform_reward(inputs["reward"], case.parameters["clip_rewards"])
+    model = make_model(case.parameters["discount"])
+    processed["discount"] = model.real_discount(inputs["is_terminal"])
+
+    case.check_all("out", processed)
+    for key, value in processed.items():
+        assert value.numpy().dtype == case.expected[f"out/{key}"].dtype, key

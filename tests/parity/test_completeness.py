@@ -1,0 +1,19 @@
+"""No golden file and no case of one is left out, whichever folder they come from."""
+
+import importlib
+from pathlib import Path
+
+from golden import FOLDER, PARAMETRISED, load
+
+
+def test_every_case_of_every_file_is_tested():
+    for path in Path(__file__).parent.glob("test_*.py"):
+        importlib.import_module(path.stem)  # which registers its cases
+    expected = {
+        (path.stem, case.name)
+        for path in FOLDER.glob("*.npz")
+        if not path.stem.startswith("12_")  # Plan2Explore, which this project leaves out
+        for case in load(path.stem).cases()
+    }
+    assert len({stem for stem, _ in expected}) > 0
+    assert sorted(PARAMETRISED) == sorted(expected)  # each once
