@@ -66,6 +66,7 @@ class DreamerAgent(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.config = config
+        self.obs_shapes = obs_shapes
         self.action_space = action_space
         self.world_model = WorldModel(config.world_model, obs_shapes, action_space.size)
         self.actor_critic = ActorCritic(

@@ -62,7 +62,6 @@ def reference_parameters(module: nn.Module) -> dict[str, ReferenceWeight]:
     return dict(_named(module, ""))
 
 
-@torch.no_grad()
 def load_reference_weights(module: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
     """Set every parameter of a network to the authors' weights, in their layout.
 
@@ -74,55 +73,39 @@ def load_reference_weights(module: nn.Module, weights: Mapping[str, np.ndarray])
         ValueError: weights are missing, unexpected or of another shape; all of them are named, and
             nothing was loaded.
     """
-    ours = reference_parameters(module)
-    problems = [f"missing: {name}" for name in ours.keys() - weights.keys()]
-    problems += [f"unexpected: {name}" for name in weights.keys() - ours.keys()]
-    problems += [
-        f"misshapen: {name} is {weights[name].shape} instead of {ours[name].shape}"
-        for name in ours.keys() & weights.keys()
-        if weights[name].shape != ours[name].shape
-    ]
-    if problems:
-        raise ValueError(
-            f"Expect the weights of a {type(module).__name__}, actually:\n  "
-            + "\n  ".join(sorted(problems))
-        )
-    for name, weight in ours.items():
-        weight.parameter.copy_(weight.from_reference(weights[name]))
+    _load(reference_parameters(module), weights)
 
 
+@torch.no_grad()
 def load_variables_pkl(path: str | Path, model: WorldModel, actor_critic: ActorCritic) -> Counters:
     """Load the file `variables.pkl` that the authors' program saves.
 
     It is a tuple of arrays without names, in the order of TensorFlow's `Module.variables`. The
-    networks must have been built with the configuration of the run that saved it, and with
-    greedy exploration. Only NumPy arrays are unpickled: a foreign file can not run code.
+    networks must have been built with the configuration of the run that saved it, and that run
+    must have explored greedily, which is the default. Only NumPy arrays are unpickled: a foreign
+    file can not run code. The optimisers' moments are not in the file.
 
     Returns:
         The run's counters.
 
     Raises:
         pickle.UnpicklingError: there is something else than arrays in the file.
-        ValueError: the arrays do not fit the networks.
+        ValueError: the arrays do not fit the networks; nothing was loaded.
     """
     with Path(path).open("rb") as file:
         arrays = _ArrayUnpickler(file).load()
     names = variable_names(model, actor_critic)
-    if len(arrays) != len(names):
+    if not isinstance(arrays, tuple) or len(arrays) != len(names):
         raise ValueError(
-            f"Expect {len(names)} arrays for these networks, actually: {len(arrays)}. "
-            "Was another configuration saved?"
+            f"Expect a tuple of {len(names)} arrays for these networks, actually: "
+            f"{type(arrays).__name__} of {len(arrays)}. Was another configuration saved?"
         )
     variables = {name: np.asarray(x) for name, x in zip(names, arrays, strict=True)}
-    policy_steps = int(variables.pop("tfstep"))
-    updates = int(variables.pop("updates", 0))
-    magnitude = variables.pop("rewnorm/mag")
-    owned_by_actor_critic = reference_parameters(actor_critic).keys()
-    theirs = {k: variables.pop(k) for k in owned_by_actor_critic}
-    load_reference_weights(model, variables)
-    load_reference_weights(actor_critic, theirs)
-    actor_critic.reward_norm.magnitude.copy_(torch.tensor(magnitude))
-    return Counters(policy_steps, updates)
+    counters = Counters(int(variables.pop("tfstep")), int(variables.pop("updates", 0)))
+    magnitude = torch.tensor(variables.pop("rewnorm/mag"))
+    _load(reference_parameters(model) | reference_parameters(actor_critic), variables)
+    actor_critic.reward_norm.magnitude.copy_(magnitude)
+    return counters
 
 
 def variable_names(model: WorldModel, actor_critic: ActorCritic) -> list[str]:
@@ -149,23 +132,38 @@ def _creation_order(name: str) -> tuple[list[str], int]:
     return layer, ("kernel", "bias", "gamma", "beta", "norm_gamma", "norm_beta").index(weight)
 
 
+@torch.no_grad()
+def _load(ours: dict[str, ReferenceWeight], weights: Mapping[str, np.ndarray]) -> None:
+    problems = [f"missing: {name}" for name in ours.keys() - weights.keys()]
+    problems += [f"unexpected: {name}" for name in weights.keys() - ours.keys()]
+    problems += [
+        f"misshapen: {name} is {weights[name].shape} instead of {ours[name].shape}"
+        for name in ours.keys() & weights.keys()
+        if weights[name].shape != ours[name].shape
+    ]
+    if problems:
+        listing = "\n  ".join(sorted(problems))
+        raise ValueError(f"Expect the weights of these networks, actually:\n  {listing}")
+    for name, weight in ours.items():
+        weight.parameter.copy_(weight.from_reference(weights[name]))
+
+
 class _ArrayUnpickler(pickle.Unpickler):
     """Admits what a pickled NumPy array is made of, whichever NumPy wrote it."""
 
     def find_class(self, module_name: str, global_name: str):
-        core = "numpy._core" if np.__version__ >= "2" else "numpy.core"
-        name = f"{module_name.replace('numpy._core', 'numpy.core')}.{global_name}"
-        if name in _ARRAY_PARTS:
-            return super().find_class(module_name.replace("numpy.core", core), global_name)
+        module_name = module_name.replace("numpy.core", "numpy._core")
+        if (name := f"{module_name}.{global_name}") in _ARRAY_PARTS:
+            return super().find_class(module_name, global_name)
         raise pickle.UnpicklingError(f"Expect nothing but NumPy arrays, actually: {name}")
 
 
 _ARRAY_PARTS = (
     "numpy.ndarray",
     "numpy.dtype",
-    "numpy.core.multiarray._reconstruct",
-    "numpy.core.multiarray.scalar",
-    "numpy.core.numeric._frombuffer",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy._core.numeric._frombuffer",
 )
 
 

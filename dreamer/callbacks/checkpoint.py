@@ -1,0 +1,98 @@
+"""Keeps the last and the best state of a run, by frames, so that nothing is lost.
+
+Lightning collects the state: weights, optimisers, counters, the replay's cursor, other callbacks.
+This adds the random states and decides when and where; tensors and plain types only.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from dreamer.agent import DreamerAgent
+from dreamer.callbacks.clock import Every
+from dreamer.callbacks.metrics import Metrics
+
+SCORE = "eval/return_mean"  # what "best" means
+
+
+class Checkpoint(pl.Callback):
+    """Writes `last.ckpt` and `best.ckpt`, each whole or not at all."""
+
+    def __init__(self, directory: Path, metrics: Metrics, *, every_frames: int):
+        """Keep checkpoints in `directory`, the last one every so many frames."""
+        self._directory = directory
+        self._metrics = metrics
+        self._every = Every(every_frames, "callbacks.checkpoint.every_frames")
+        self._best = float("-inf")
+        self._started = False
+        self._random_states: dict[str, torch.Tensor] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock, and save what the prefill has gathered."""
+        assert isinstance(pl_module, DreamerAgent)
+        self._every.start(pl_module.frames)
+        self._started = True
+        # Only now: making a data loader draws from torch's generator.
+        if "torch" in self._random_states:
+            torch.set_rng_state(self._random_states["torch"])
+        if "cuda" in self._random_states and torch.cuda.is_available():
+            torch.cuda.set_rng_state(self._random_states["cuda"])
+        if pl_module.updates == 0:
+            self._save(trainer, "last")
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save where it is due, and wherever an evaluation was the best so far."""
+        assert isinstance(pl_module, DreamerAgent)
+        self._save_best(trainer)
+        if self._every.due(pl_module.frames):
+            self._save(trainer, "last")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the end."""
+        self._save_best(trainer)
+        self._save(trainer, "last")
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Save what there is: after an interruption, and before a loss that is not finite."""
+        if self._started or getattr(pl_module, "policy_steps", 0):
+            self._save(trainer, "last")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best score and torch's random states."""
+        state: dict[str, Any] = {"best": self._best, "torch": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            state["cuda"] = torch.cuda.get_rng_state()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them back."""
+        self._best = state_dict["best"]
+        self._random_states = {k: state_dict[k].cpu() for k in ("torch", "cuda") if k in state_dict}
+
+    def _save_best(self, trainer: pl.Trainer) -> None:
+        score = self._metrics.latest.get(SCORE, float("-inf"))
+        if score > self._best:
+            self._best = score
+            self._save(trainer, "best")
+
+    def _save(self, trainer: pl.Trainer, name: str) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        path = self._directory / f"{name}.ckpt"
+        temporary = self._directory / f".{name}.ckpt"
+        try:
+            trainer.save_checkpoint(temporary, weights_only=False)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,114 @@
+"""Every so many frames, and at the end: how well does the policy play?
+
+It plays in environments of its own with the mode of the actor, and hands scores to the metrics
+and a video to the loggers.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from dreamer.agent import DreamerAgent
+from dreamer.callbacks.clock import Every
+from dreamer.callbacks.interrupt import Interrupt
+from dreamer.callbacks.metrics import Metrics
+from dreamer.collector import Policy
+from dreamer.envs.factory import Envs
+from dreamer.evaluation import play
+from dreamer.loggers import log_video
+
+
+class Evaluate(pl.Callback):
+    """Plays episodes and reports them."""
+
+    def __init__(
+        self,
+        make_envs: Callable[[], Envs],
+        policy: Policy,
+        metrics: Metrics,
+        interrupt: Interrupt,
+        run_dir: Path,
+        *,
+        every_frames: int,
+        episodes: int,
+        video_policy_steps: int,
+        video_fps: int,
+    ):
+        """Prepare the evaluation; environments are made when the first is due.
+
+        Args:
+            make_envs: makes the environments to play in.
+            policy: acts.
+            metrics: gets the scores.
+            interrupt: asked at every step.
+            run_dir: videos land in its folder `videos`.
+            every_frames: time between two evaluations.
+            episodes: played in each.
+            video_policy_steps: filmed at most; 0 for no video.
+            video_fps: pictures a second.
+        """
+        if episodes < 1:
+            raise ValueError(
+                f"Expect `callbacks.evaluate.episodes` to be at least 1, actually: {episodes}"
+            )
+        self._make_envs, self._policy = make_envs, policy
+        self._metrics, self._interrupt, self._run_dir = metrics, interrupt, run_dir
+        self._every = Every(every_frames, "callbacks.evaluate.every_frames")
+        self._episodes = episodes
+        self._video_steps, self._fps = video_policy_steps, video_fps
+        self._envs: Envs | None = None
+        self._played_at = -1
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        assert isinstance(pl_module, DreamerAgent)
+        self._every.start(pl_module.frames)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Play where it is due."""
+        assert isinstance(pl_module, DreamerAgent)
+        if self._every.due(pl_module.frames):
+            self._play(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Play once more, unless it was just done."""
+        assert isinstance(pl_module, DreamerAgent)
+        if self._played_at != pl_module.frames:
+            self._play(trainer, pl_module)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Close the environments."""
+        if self._envs is not None:
+            self._envs.close()
+            self._envs = None
+
+    def _play(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
+        if self._envs is None:
+            self._envs = self._make_envs()
+        result = play(
+            self._envs,
+            self._policy,
+            self._episodes,
+            video_steps=self._video_steps,
+            on_step=self._interrupt.check,
+        )
+        self._metrics.write(trainer, agent.frames, result.summary())
+        if result.images is not None:
+            log_video(
+                trainer.loggers,
+                "video/policy",
+                result.images,
+                self._run_dir / "videos" / f"policy_{agent.frames:010d}.mp4",
+                frames=agent.frames,
+                fps=self._fps,
+            )
+        self._played_at = agent.frames

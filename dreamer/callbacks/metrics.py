@@ -1,0 +1,95 @@
+"""Averages what the agent, the collection and the evaluation report, and writes it by frames.
+
+Other callbacks hand it numbers; it hands them to the loggers. Tensors stay on their device until
+they are written, so that no update waits for a number.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from dreamer.agent import DreamerAgent
+from dreamer.callbacks.clock import Every
+from dreamer.loggers import log_metrics
+from dreamer.replay.buffer import Replay
+
+
+class Metrics(pl.Callback):
+    """The one writer of numbers."""
+
+    def __init__(self, replay: Replay, *, every_frames: int):
+        """`every_frames` is the time between two lines; each holds the averages since the last."""
+        self.latest: dict[str, float] = {}  # the newest value of every key
+        self._replay = replay
+        self._every = Every(every_frames, "callbacks.metrics.every_frames")
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._mark = (0.0, 0, 0)  # seconds, frames, updates at the last line
+
+    def observe(self, values: Mapping[str, Tensor | float]) -> None:
+        """Take numbers into the average that is written next."""
+        for key, value in values.items():
+            value = torch.as_tensor(value)
+            self._sums[key] = self._sums[key] + value if key in self._sums else value
+            self._counts[key] = self._counts.get(key, 0) + 1
+
+    def write(self, trainer: pl.Trainer, frames: int, values: Mapping[str, float]) -> None:
+        """Write numbers now."""
+        self.latest.update(values)
+        log_metrics(trainer.loggers, values, frames)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        assert isinstance(pl_module, DreamerAgent)
+        self._every.start(pl_module.frames)
+        self._mark = (time.perf_counter(), pl_module.frames, pl_module.updates)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The newest values, so that the best return survives a resume."""
+        return {"latest": self.latest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them back."""
+        self.latest = state_dict["latest"]
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Take the update's metrics, and write a line where one is due."""
+        assert isinstance(pl_module, DreamerAgent)
+        self.observe(outputs)
+        if self._every.due(pl_module.frames):
+            self.flush(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write what is left."""
+        assert isinstance(pl_module, DreamerAgent)
+        self.flush(trainer, pl_module)
+
+    def flush(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
+        """Write the averages since the last line, throughput and the state of the replay."""
+        if not self._sums:
+            return
+        values = {k: x.item() / self._counts[k] for k, x in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        now = (time.perf_counter(), agent.frames, agent.updates)
+        seconds, frames, updates = (b - a for a, b in zip(self._mark, now, strict=True))
+        self._mark = now
+        values["perf/frames_per_second"] = frames / seconds
+        values["perf/updates_per_second"] = updates / seconds
+        if torch.cuda.is_available():
+            values["perf/gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        values["replay/policy_steps"] = self._replay.policy_steps
+        values["replay/episodes"] = self._replay.episodes
+        values["replay/ratio"] = agent.updates / max(agent.policy_steps, 1)
+        values["updates"] = agent.updates
+        self.write(trainer, agent.frames, values)

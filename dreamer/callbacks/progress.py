@@ -1,0 +1,77 @@
+"""What the person at the terminal sees while a run goes on: one line.
+
+A bar over frames with the remaining time, throughput and returns; where there is no terminal, a
+line of text now and then.
+"""
+
+import sys
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from tqdm import tqdm
+
+from dreamer.agent import DreamerAgent
+from dreamer.callbacks.metrics import Metrics
+
+
+class Progress(pl.Callback):
+    """The bar; `advance` is given to whoever moves the clock."""
+
+    def __init__(self, metrics: Metrics, *, total_frames: int, every_seconds: float):
+        """`every_seconds` is the time between two lines where there is no terminal."""
+        interactive = sys.stderr.isatty()
+        self._metrics = metrics
+        self._bar = tqdm(
+            total=total_frames,
+            unit="frame",
+            unit_scale=True,
+            dynamic_ncols=True,
+            mininterval=0.5 if interactive else every_seconds,
+            bar_format="{desc} {percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} frames "
+            "[{elapsed} < {remaining}, {rate_fmt}{postfix}]",
+        )
+        self._bar.set_description_str("prefill")
+        self._mark = (0.0, 0)  # seconds, updates when the learning started
+
+    def advance(self, frames: int) -> None:
+        """Move the bar to a frame count; the first call of a resumed run sets its start."""
+        if self._bar.n == 0 and frames > 0:
+            self._bar.initial = frames
+        self._bar.update(frames - self._bar.n)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget how fast the prefill was."""
+        assert isinstance(pl_module, DreamerAgent)
+        self._bar.set_description_str("learning")
+        self._bar.initial = pl_module.frames
+        self._bar.start_t = time.time()
+        self._mark = (time.time(), pl_module.updates)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Show throughput and returns; the bar decides when to draw."""
+        assert isinstance(pl_module, DreamerAgent)
+        seconds = time.time() - self._mark[0]
+        rate = (pl_module.updates - self._mark[1]) / max(seconds, 1e-9)
+        latest = self._metrics.latest
+        shown = {"updates/s": f"{rate:.2f}"} | {
+            name: f"{latest[key]:.1f}"
+            for name, key in (
+                ("return", "collect/return"),
+                ("best", "collect/best_return"),
+                ("eval", "eval/return_mean"),
+            )
+            if key in latest
+        }
+        self._bar.set_postfix(shown, refresh=False)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()

@@ -1,0 +1,94 @@
+"""Every so many frames: does the world model know how the world goes on?
+
+It shows sequences of the replay beside what the model predicts after a few steps of context from
+the actions alone.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+from dreamer.agent import DreamerAgent
+from dreamer.callbacks.clock import Every
+from dreamer.loggers import log_video
+from dreamer.types import Batch
+from dreamer.video import open_loop_grid
+
+
+class OpenLoopVideo(pl.Callback):
+    """Films truth, model and error; where observations hold no image, it has nothing to film."""
+
+    def __init__(self, run_dir: Path, *, every_frames: int, sequences: int, context: int, fps: int):
+        """Prepare the films.
+
+        Args:
+            run_dir: they land in its folder `videos`.
+            every_frames: time between two films.
+            sequences: shown side by side.
+            context: steps whose observation the model sees.
+            fps: pictures a second.
+
+        Raises:
+            ValueError: there is no context to predict from.
+        """
+        if context < 1:
+            raise ValueError(
+                f"Expect `callbacks.video.context` to be at least 1, actually: {context}"
+            )
+        self._run_dir = run_dir
+        self._every = Every(every_frames, "callbacks.video.every_frames")
+        self._sequences, self._context, self._fps = sequences, context, fps
+        self._batch: Batch | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        assert isinstance(pl_module, DreamerAgent)
+        self._every.start(pl_module.frames)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Film the batch just learned from, where it is due."""
+        assert isinstance(pl_module, DreamerAgent)
+        self._batch = batch
+        if self._every.due(pl_module.frames):
+            self._film(trainer, pl_module, batch)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Film the last batch."""
+        assert isinstance(pl_module, DreamerAgent)
+        if self._batch is not None:
+            self._film(trainer, pl_module, self._batch)
+
+    def _film(self, trainer: pl.Trainer, agent: DreamerAgent, batch: Batch) -> None:
+        if self._context >= len(batch.reward):
+            return
+        batch = Batch(
+            {k: x[:, : self._sequences] for k, x in batch.obs.items()},
+            *(x[:, : self._sequences] for x in batch[1:]),
+        )
+        with torch.random.fork_rng():
+            predictions = agent.world_model.open_loop(batch, self._context)
+        for key, prediction in predictions.items():
+            truth = batch.obs[key].float() / 255
+            grid = open_loop_grid(
+                truth.cpu().numpy(), prediction.float().cpu().numpy(), self._context
+            )
+            name = "open_loop" if len(predictions) == 1 else f"open_loop_{key}"
+            path = self._run_dir / "videos" / f"{name}_{agent.frames:010d}.mp4"
+            log_video(
+                trainer.loggers,
+                f"video/{name}",
+                np.ascontiguousarray(grid),
+                path,
+                frames=agent.frames,
+                fps=self._fps,
+            )

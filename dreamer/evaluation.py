@@ -1,0 +1,61 @@
+"""Playing episodes with a trained policy, for a score and for a video.
+
+The evaluation callback and `python -m dreamer.evaluate` share it. It never touches the replay,
+and it leaves the random state of the run as it was.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from dreamer.collector import Collector, EpisodeStats, Policy
+from dreamer.envs.factory import Envs
+from dreamer.types import TimeStep
+
+
+class Evaluation(NamedTuple):
+    """Scores of some episodes, and what the first environment showed."""
+
+    episodes: list[EpisodeStats]
+    images: np.ndarray | None  # (T, H, W, 3) uint8
+
+    def summary(self) -> dict[str, float]:
+        """Raw returns and lengths, as the metrics name them."""
+        returns = np.array([e.episode_return for e in self.episodes])
+        return {
+            "eval/return_mean": float(returns.mean()),
+            "eval/return_std": float(returns.std()),
+            "eval/length": float(np.mean([e.length for e in self.episodes])),
+            "eval/episodes": float(len(returns)),
+        }
+
+
+def play(
+    envs: Envs,
+    policy: Policy,
+    episodes: int,
+    *,
+    video_steps: int,
+    on_step: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Play whole episodes.
+
+    Args:
+        envs: E environments of their own; closed by the caller.
+        policy: acts.
+        episodes: to be played in all.
+        video_steps: at most so many policy steps of the first environment are filmed.
+        on_step: called at every step.
+    """
+    images: list[np.ndarray] = []
+
+    def film(step: TimeStep, prev_action: np.ndarray) -> None:
+        if len(images) < video_steps:
+            images.append(envs.render()[0])
+        on_step()
+
+    with torch.random.fork_rng():
+        stats = Collector(envs).collect(policy, episodes=episodes, on_step=film)
+    return Evaluation(stats, np.stack(images) if images else None)

@@ -1,0 +1,168 @@
+"""The folder of a run: where it lies, what it holds, and whether it is that of this run.
+
+The runner asks it; `sweep.py` and `experiments/` need nothing but what it leaves behind:
+config.yaml, metrics.jsonl, summary.json (its presence means finished), checkpoints/, replay/ and
+videos/.
+"""
+
+import json
+import os
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+CONF = Path(__file__).parent.parent / "conf"
+
+SWITCHES = (
+    "kl_balance",
+    "image_gradients",
+    "reward_gradients",
+    "layer_norm",
+    "actor_gradient",
+    "collect_policy",
+)
+# A run stays the same run when these change.
+FREE = ("root", "run_dir", "total_frames", "logger", "callbacks", "trainer", "precision")
+
+
+class RunFolder:
+    """One run's folder on disk."""
+
+    def __init__(self, path: Path, variant: str = ""):
+        """`variant` names the experiment, with the switches that differ from it."""
+        self.path = path
+        self.variant = variant
+        self.checkpoints = path / "checkpoints"
+        self.replay = path / "replay"
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> "RunFolder":
+        """Where a configuration's run lies: <root>/<env>/<task>/<variant>/seed<seed>."""
+        variant = _variant(cfg)
+        default = Path(cfg.root) / cfg.env_name / cfg.task / variant / f"seed{cfg.seed}"
+        return cls(Path(cfg.run_dir) if cfg.run_dir else default, variant)
+
+    def begin(self, cfg: DictConfig) -> None:
+        """Write the configuration; an old summary no longer holds."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "summary.json").unlink(missing_ok=True)
+        _write(self.path / "config.yaml", OmegaConf.to_yaml(cfg))
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write the summary, last of all."""
+        _write(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def summary(self) -> dict[str, Any] | None:
+        """What a finished run wrote; None for any other."""
+        path = self.path / "summary.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def config(self) -> DictConfig:
+        """The run's configuration.
+
+        Raises:
+            FileNotFoundError: no run lies here.
+        """
+        path = self.path / "config.yaml"
+        if not path.exists():
+            raise FileNotFoundError(f"No run in {self.path}: there is no config.yaml in it.")
+        cfg = OmegaConf.load(path)
+        assert isinstance(cfg, DictConfig)
+        return cfg
+
+    def check_same_run(self, cfg: DictConfig) -> None:
+        """Refuse to go on with a run of another configuration.
+
+        Raises:
+            ValueError: naming the keys that differ.
+        """
+        if not (self.path / "config.yaml").exists():
+            return
+        old, new = (dict(_leaves(_as_plain(c))) for c in (self.config(), cfg))
+        differences = [
+            f"{key} (there {old.get(key)}, here {new.get(key)})"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key) and key.split(".")[0] not in FREE
+        ]
+        if differences:
+            raise ValueError(
+                f"{self.path} holds a run of another configuration, different in "
+                f"{', '.join(differences)}. Choose another run_dir=, or delete that folder."
+            )
+
+    def last_checkpoint(self) -> Path | None:
+        """The checkpoint to resume from; None if there is none.
+
+        Raises:
+            ValueError: it is damaged or foreign.
+        """
+        path = self.checkpoints / "last.ckpt"
+        if not path.exists():
+            return None
+        self.read_checkpoint(path)
+        return path
+
+    def read_checkpoint(self, path: Path) -> dict[str, Any]:
+        """Read a checkpoint: tensors and plain types only.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is damaged, or not one of ours.
+        """
+        if not path.exists():
+            raise FileNotFoundError(f"No checkpoint {path}: the run has not saved one yet.")
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            state["counters"]["frames"]
+        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} is damaged or not a checkpoint of this program "
+                f"({type(error).__name__}). Delete it to start the run afresh, or put "
+                f"{path.with_name('best.ckpt').name} in its place."
+            ) from error
+        return state
+
+    def frames_of(self, checkpoint: Path | None) -> int:
+        """The frame count at a checkpoint; 0 without one."""
+        return self.read_checkpoint(checkpoint)["counters"]["frames"] if checkpoint else 0
+
+
+def _variant(cfg: DictConfig) -> str:
+    """The experiment's name, and after it the switches in which the run differs from it."""
+    base = OmegaConf.load(CONF / "train.yaml")
+    assert isinstance(base, DictConfig)
+    expected = {key: base[key] for key in SWITCHES} | {"latents": "categorical"}
+    experiment = CONF / "experiment" / f"{cfg.experiment_name}.yaml"
+    if experiment.exists():
+        changes = OmegaConf.load(experiment)
+        assert isinstance(changes, DictConfig)
+        expected |= {key: changes[key] for key in SWITCHES if key in changes}
+        if any("override /latents" in d for d in changes.get("defaults", [])):
+            expected["latents"] = changes.defaults[0]["override /latents"]
+    actual = {key: cfg[key] for key in SWITCHES}
+    actual["latents"] = cfg.latents._target_.rsplit(".", 1)[-1].removesuffix("Latent").lower()
+    parts = [f"{key}_{actual[key]}".lower() for key in expected if actual[key] != expected[key]]
+    return "-".join([cfg.experiment_name, *parts])
+
+
+def _as_plain(cfg: DictConfig) -> Any:
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, child in value.items():
+            yield from _leaves(child, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def _write(path: Path, text: str) -> None:
+    """Write whole or not at all."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
