@@ -165,9 +165,6 @@ _ARRAY_PARTS = (
     "numpy._core.multiarray.scalar",
     "numpy._core.numeric._frombuffer",
 )
-
-
-_KERNEL = "kernel", "bias"
 _AXES = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}  # of vectors, matrices and convolution kernels
 
 
@@ -177,8 +174,8 @@ def _named(module: nn.Module, prefix: str) -> Iterator[tuple[str, ReferenceWeigh
         case nn.Identity():
             return
         case nn.Linear() | nn.Conv2d() | nn.ConvTranspose2d() | nn.LayerNorm():
-            weight, bias = ("gamma", "beta") if isinstance(module, nn.LayerNorm) else _KERNEL
-            for name, ours in (weight, module.weight), (bias, module.bias):
+            names = ("gamma", "beta") if isinstance(module, nn.LayerNorm) else ("kernel", "bias")
+            for name, ours in zip(names, (module.weight, module.bias), strict=True):
                 assert isinstance(ours, nn.Parameter)
                 yield prefix + name, ReferenceWeight(ours, _AXES[ours.ndim])
         case _:
