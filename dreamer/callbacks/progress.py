@@ -35,10 +35,8 @@ class Progress(pl.Callback):
         self._mark = (0.0, 0)  # seconds, updates when the learning started
 
     def advance(self, frames: int) -> None:
-        """Move the bar to a frame count; the first call of a resumed run sets its start."""
-        if self._bar.n == 0 and frames > 0:
-            self._bar.initial = frames
-        self._bar.update(frames - self._bar.n)
+        """Move the bar to a frame count."""
+        self._bar.update(min(frames, self._bar.total) - self._bar.n)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget how fast the prefill was."""

@@ -1,0 +1,41 @@
+"""Play with a trained agent: `python -m dreamer.evaluate run_dir=runs/... episodes=10 video=true`.
+
+Prints raw returns, and writes them with the video to the run's folder. The run may still go on.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+
+@hydra.main(config_path="../conf", config_name="evaluate", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    """Play the episodes that the configuration asks for."""
+    from dreamer.runner import evaluate
+
+    if OmegaConf.is_missing(cfg, "run_dir"):
+        print("error: Expect a `run_dir`, for example run_dir=runs/atari/pong/...", file=sys.stderr)
+        sys.exit(2)
+    try:
+        result = evaluate(
+            Path(cfg.run_dir),
+            episodes=cfg.episodes,
+            checkpoint=cfg.checkpoint,
+            seed=cfg.seed,
+            sample_actions=cfg.sample_actions,
+            video_policy_steps=cfg.video_policy_steps if cfg.video else 0,
+            video_fps=cfg.video_fps,
+        )
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    main()
