@@ -1,0 +1,191 @@
+"""The collector, on environments whose episodes have known lengths and returns."""
+
+import numpy as np
+import pytest
+
+from dreamer.collector import Collector, EpisodeStats
+from dreamer.types import ActionSpace, TimeStep
+
+
+class Clocks:
+    """Environment e has episodes of lengths[e] steps, and pays 10 ** e a step."""
+
+    action_repeat = 1
+    action_space = ActionSpace(2, discrete=False)
+    obs_shapes = {"image": (1, 64, 64), "time": (1,)}
+
+    def __init__(self, *lengths):
+        self.count, self.lengths = len(lengths), np.array(lengths)
+        self.resets, self.actions = 0, []
+        self.spoil = {}  # field or key -> environment whose value becomes NaN
+
+    def reset(self):
+        self.resets += 1
+        self.time = self.lengths.copy()
+        step = self.step(np.zeros((self.count, 2), np.float32))
+        self.actions.clear()
+        return step
+
+    def step(self, action):
+        self.actions.append(action)
+        is_first = self.time == self.lengths
+        self.time = np.where(is_first, 0, self.time + 1)
+        reward = np.where(is_first, 0, 10.0 ** np.arange(self.count)).astype(np.float32)
+        obs = {
+            "image": np.zeros((self.count, 1, 64, 64), np.uint8),
+            "time": self.time[:, None].astype(np.float32),
+        }
+        for key, env in self.spoil.items():
+            (reward if key == "reward" else obs[key])[env] = np.nan
+        is_last = self.time == self.lengths
+        return TimeStep(obs, reward, is_first, is_last, np.zeros(self.count, bool))
+
+    def render(self):
+        return np.zeros((self.count, 64, 64, 3), np.uint8)
+
+    def close(self):
+        pass
+
+
+class Counting:
+    """Acts with the number of its calls since it started afresh, and keeps what it was given."""
+
+    def __init__(self):
+        self.steps, self.states = [], []
+
+    def __call__(self, step, state):
+        self.steps.append(step)
+        self.states.append(state)
+        calls = 1 if state is None else state + 1
+        return np.full((len(step.reward), 2), calls, np.float32), calls
+
+
+class Recorder:
+    def __init__(self):
+        self.steps, self.prev_actions = [], []
+
+    def __call__(self, step, prev_action):
+        self.steps.append(step)
+        self.prev_actions.append(prev_action)
+
+
+def test_every_step_arrives_with_the_action_that_led_to_it():
+    envs, policy, record = Clocks(2, 3), Counting(), Recorder()
+    Collector(envs).collect(policy, steps=8, on_step=record)
+    times = [step.obs["time"][:, 0].tolist() for step in record.steps]
+    assert times == [[0, 0], [1, 1], [2, 2], [0, 3], [1, 0], [2, 1]]
+    actions = [action[:, 1].tolist() for action in record.prev_actions]
+    assert actions == [[0, 0], [1, 1], [2, 2], [0, 3], [4, 0], [5, 5]]
+    assert all(action.shape == (2, 2) for action in record.prev_actions)
+    assert all(action.dtype == np.float32 for action in record.prev_actions)
+    # The policy is asked at every step, and sees the very steps that were recorded.
+    assert all(a is b for a, b in zip(policy.steps, record.steps, strict=False))
+    assert [action[0, 0] for action in envs.actions] == [1, 2, 3, 4, 5]
+
+
+def test_steps_counts_policy_steps_and_no_resets():
+    collector, record = Collector(Clocks(2, 3)), Recorder()
+    collector.collect(Counting(), steps=7, on_step=record)
+    made = sum((~step.is_first).sum() for step in record.steps)
+    assert collector.policy_steps == made == 8  # 2 + 2 + 1 + 1 + 2
+    collector.collect(Counting(), steps=1)
+    assert collector.policy_steps == 9
+
+
+def test_episodes_go_on_between_calls():
+    whole, split = Collector(Clocks(4, 7)), Collector(Clocks(4, 7))
+    policies = Counting(), Counting()
+    expected = whole.collect(policies[0], steps=40)
+    records = Recorder()
+    stats = []
+    while split.policy_steps < whole.policy_steps:
+        stats += split.collect(policies[1], steps=1, on_step=records)
+    assert stats == expected
+    assert policies[1].states == policies[0].states
+    assert sum(step.is_first.all() for step in records.steps) == 1
+
+
+def test_stats_hold_return_and_length():
+    stats = Collector(Clocks(2, 3)).collect(Counting(), steps=10)
+    assert stats == [
+        EpisodeStats(env=0, episode_return=2, length=2),
+        EpisodeStats(env=1, episode_return=30, length=3),
+        EpisodeStats(env=0, episode_return=2, length=2),
+        EpisodeStats(env=1, episode_return=30, length=3),
+    ]
+    assert isinstance(stats[0].episode_return, float)
+
+
+@pytest.mark.parametrize(("episodes", "shares"), [(1, [1, 0, 0]), (3, [1, 1, 1]), (7, [3, 2, 2])])
+def test_short_episodes_are_not_preferred(episodes, shares):
+    stats = Collector(Clocks(2, 50, 9)).collect(Counting(), episodes=episodes)
+    assert len(stats) == episodes
+    assert [sum(episode.env == env for episode in stats) for env in range(3)] == shares
+
+
+def test_episodes_are_whole():
+    envs = Clocks(6, 9)
+    collector, policy = Collector(envs), Counting()
+    collector.collect(policy, steps=4)
+    stats = collector.collect(policy, episodes=2)
+    assert envs.resets == 2
+    assert sorted(stats) == [(0, 6, 6), (1, 90, 9)]
+    assert policy.states[2] is None  # afresh with the fresh episodes
+
+
+def test_another_policy_starts_afresh_in_mid_episode():
+    collector = Collector(Clocks(20))
+    first, second = Counting(), Counting()
+    collector.collect(first, steps=3)
+    collector.collect(second, steps=2)
+    collector.collect(first, steps=2)
+    assert second.states == [None, 1]
+    assert first.states == [None, 1, 2, None, 1]
+    assert [step.obs["time"][0, 0] for step in second.steps] == [3, 4]
+
+
+def test_restart_drops_the_running_episode():
+    envs, policy, record = Clocks(5), Counting(), Recorder()
+    collector = Collector(envs)
+    collector.collect(policy, steps=3)
+    collector.restart()
+    assert envs.resets == 1  # the reset waits for the next collection
+    stats = collector.collect(policy, steps=5, on_step=record)
+    assert envs.resets == 2
+    assert record.steps[0].is_first.all()
+    assert not record.prev_actions[0].any()
+    assert policy.states[3] is None
+    assert stats == [(0, 5, 5)]
+    assert collector.policy_steps == 8
+
+
+@pytest.mark.parametrize(
+    "counts", [{}, dict(steps=2, episodes=1), dict(steps=-1), dict(steps=-1, episodes=2)]
+)
+def test_exactly_one_budget_is_wanted(counts):
+    envs = Clocks(5)
+    with pytest.raises(ValueError, match="one of `steps` and `episodes`"):
+        Collector(envs).collect(Counting(), **counts)
+    assert envs.resets == 0
+
+
+@pytest.mark.parametrize("key", ["reward", "time"])
+def test_values_that_are_not_finite_name_key_and_environment(key):
+    envs = Clocks(5, 5, 5)
+    envs.spoil = {key: 1}
+    record = Recorder()
+    with pytest.raises(ValueError, match=f"`{key}` of environment 1 to be finite, actually.*nan"):
+        Collector(envs).collect(Counting(), steps=4, on_step=record)
+    assert record.steps == []  # nothing of it reaches the replay
+
+
+def test_actions_that_are_not_finite_are_refused():
+    action = np.float32([[0, 0], [0, np.inf]])
+    with pytest.raises(ValueError, match="`action` of environment 1 to be finite"):
+        Collector(Clocks(5, 5)).collect(lambda *_: (action, None), steps=1)
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 2), (2, 3)])
+def test_actions_of_a_wrong_shape_are_refused(shape):
+    with pytest.raises(AssertionError, match=str(shape[-1])):
+        Collector(Clocks(5, 5)).collect(lambda *_: (np.zeros(shape), None), steps=1)
