@@ -325,7 +325,7 @@ class TanhNormal:
 
     def log_prob(self, value: Tensor) -> Tensor:
         """(..., *event) in (-1, 1) -> (...) in nats."""
-        limit = 1 - 1e-6
+        limit = 0.99999997  # in float32 the last number before 1; so the authors' code has it
         return self._log_prob_of_raw(value.clamp(-limit, limit).atanh())
 
     def sample(self, noise: Tensor | None = None) -> Tensor:

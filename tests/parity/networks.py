@@ -126,10 +126,10 @@ def optimizer_config(optimizer: Mapping[str, Any]) -> OptimizerConfig:
 
 
 def our_obs(inputs: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """The observations among a case's inputs; images, which are bytes, channels first."""
+    """The observations (T, B, ...) among a case's inputs; images channels first."""
     names = [k for k in inputs if "/" not in k and k not in NO_OBSERVATIONS]
     tensors = {k: torch.tensor(inputs[k]) for k in names}
-    return {k: channels_first(x) if x.dtype == torch.uint8 else x for k, x in tensors.items()}
+    return {k: channels_first(x) if x.ndim == 5 else x for k, x in tensors.items()}
 
 
 def our_batch(inputs: Mapping[str, np.ndarray]) -> Batch:

@@ -60,3 +60,11 @@ def test_distribution_layer(case: Case):
     log_prob = dist.log_prob(case["in/value"])
     own |= {"log_prob": log_prob, "entropy": dist.entropy, "mean": dist.mean, "mode": dist.mode}
     case.check_all("out", own)
+
+
+def test_tanh_normal_judges_saturated_actions_as_the_authors_do():
+    dist = TanhNormal(torch.zeros(4), torch.ones(4))
+    # From the authors' TanhBijector; the golden files' actions stay away from the bounds.
+    expected = torch.tensor([-0.8725291, -8.719882, -22.511944, -20.262318])
+    value = torch.tensor([0.3, 0.99999, 1.0, 0.9999999])
+    torch.testing.assert_close(dist.log_prob(value), expected, rtol=1e-4, atol=1e-5)
