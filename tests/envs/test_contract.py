@@ -175,8 +175,8 @@ def test_closing_twice_is_harmless(make):
 
 @pytest.mark.parametrize(("file", "task"), [("atari", "pong"), ("dummy", "memory")])
 def test_conf_holds_every_option_and_no_other(file, task):
-    env = OmegaConf.load(Path(__file__).parents[2] / "conf" / "env" / f"{file}.yaml")
-    config = OmegaConf.create({"task": task, "env": env})
+    group = OmegaConf.load(Path(__file__).parents[2] / "conf" / "env" / f"{file}.yaml")
+    config = OmegaConf.merge(group, {"task": task})
     envs = instantiate(config.env, seed=3, count=2)
     assert envs.reset().is_first.shape == (2,)
 
