@@ -20,28 +20,30 @@ class Progress(pl.Callback):
 
     def __init__(self, metrics: Metrics, *, total_frames: int, every_seconds: float):
         """`every_seconds` is the time between two lines where there is no terminal."""
-        interactive = sys.stderr.isatty()
         self._metrics = metrics
+        self._total = total_frames
+        self._mark = (0.0, 0)  # seconds, updates when the learning started
+        interactive = sys.stderr.isatty()
         self._bar = tqdm(
             total=total_frames,
             unit="frame",
             unit_scale=True,
             dynamic_ncols=True,
+            delay=1e-9,  # nothing is drawn before the first frame
             mininterval=0.5 if interactive else every_seconds,
             bar_format="{desc} {percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} frames "
             "[{elapsed} < {remaining}, {rate_fmt}{postfix}]",
         )
-        self._bar.set_description_str("prefill")
-        self._mark = (0.0, 0)  # seconds, updates when the learning started
+        self._bar.set_description_str("prefill", refresh=False)
 
     def advance(self, frames: int) -> None:
         """Move the bar to a frame count."""
-        self._bar.update(min(frames, self._bar.total) - self._bar.n)
+        self._bar.update(min(frames, self._total) - self._bar.n)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget how fast the prefill was."""
         assert isinstance(pl_module, DreamerAgent)
-        self._bar.set_description_str("learning")
+        self._bar.set_description_str("learning", refresh=False)
         self._bar.initial = pl_module.frames
         self._bar.start_t = time.time()
         self._mark = (time.time(), pl_module.updates)
