@@ -97,9 +97,9 @@ def make_atari(
 class AtariEnvs:
     """E emulators of one game behind the `Envs` protocol, built by `make_atari`.
 
-    The image of a step in which the episode ended is not of its last frame: it shows the newest
-    of the two frames to be pooled that were reached, over the previous step's image. The authors'
-    wrapper does the same.
+    The image of a step in which the episode ends is not of its last frame: it is the previous
+    step's image, joined with the last frame but one where the repeat got that far. The authors'
+    wrapper does the same where the game ends.
     """
 
     def __init__(
