@@ -1,11 +1,14 @@
 """Train DreamerV2: `python train.py env=atari task=pong`. See README.md for what can be set."""
 
 import os
+import re
+import shlex
 import signal
 import sys
 import traceback
 
 import hydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 
@@ -13,7 +16,6 @@ from omegaconf import DictConfig
 def main(cfg: DictConfig) -> None:
     """Run one job; of a multirun, a failed job does not stop the others."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
     from hydra.types import RunMode
 
     from dreamer.agent import NonFiniteError
@@ -21,23 +23,42 @@ def main(cfg: DictConfig) -> None:
     from dreamer.runner import train
 
     alone = HydraConfig.get().mode == RunMode.RUN
-    again = f"python {' '.join(sys.argv)}"
     try:
         train(cfg)
     except Interrupted as stop:
+        again = shlex.join(["python", *sys.argv])
         print(f"\nStopped by {stop}; everything is saved. To go on: {again}", file=sys.stderr)
         sys.exit(128 + stop.signal_number)
-    except (ValueError, OSError, ImportError, NonFiniteError, HydraException) as error:
-        if not alone:
+    except Exception as error:
+        if not alone:  # Hydra would tell only after the last job
             traceback.print_exc()
             raise
-        cause = error.__cause__ if isinstance(error, HydraException) else error
-        print(f"error: {cause or error}", file=sys.stderr)
+        if not isinstance(error, ValueError | OSError | ImportError | NonFiniteError):
+            if not isinstance(error, HydraException):
+                raise
+            error = error.__cause__ or error  # an object that could not be built
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
+def _explain(error: HydraException) -> str:
+    """What is wrong with a command line, on one line."""
+    text = str(error).split("Config search path:")[0]
+    text = re.sub(r"To append to your .*", "`--cfg job` shows every key.", text)
+    return " ".join(text.split())
+
+
 if __name__ == "__main__":
+    # Hydra wants no plus for a group that stands, empty, in the defaults list; take it either way.
+    sys.argv = [a.replace("+experiment=", "experiment=", 1) for a in sys.argv]
     # Threads that spin while they wait make a run ten times slower beside any other busy process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # what is wrong with a command line comes to us
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    main()
+    # Hydra wants to know which groups have a default, even where that is none; nobody else does.
+    sys.argv[1:] = [re.sub(r"^\+(experiment|debug)=", r"\1=", word) for word in sys.argv[1:]]
+    try:
+        main()
+    except HydraException as error:
+        print(f"error: {_explain(error)}", file=sys.stderr)
+        sys.exit(2)

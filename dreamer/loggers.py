@@ -150,7 +150,7 @@ def log_video(
 
 def _add_gif(logger: TensorBoardLogger, key: str, images: np.ndarray, frames: int, fps: int):
     """TensorBoard shows an animated GIF where it expects an image; its own video needs moviepy."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
 
     height, width = images.shape[1:3]
     image = Summary.Image(

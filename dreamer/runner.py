@@ -4,6 +4,7 @@ The doors (`train.py`, `dreamer/evaluate.py`) call it. It is the one place below
 Hydra and OmegaConf: everything it builds gets plain values.
 """
 
+import difflib
 import json
 import logging
 import random
@@ -34,7 +35,7 @@ from dreamer.loggers import JsonLinesLogger
 from dreamer.policy import DreamerPolicy, RandomPolicy
 from dreamer.replay.buffer import Replay, ReplayConfig
 from dreamer.replay.dataset import ReplayDataModule
-from dreamer.run_folder import RunFolder
+from dreamer.run_folder import CONF, RunFolder
 from dreamer.video import write_mp4
 
 EVALUATION_SEED = 1_000_003  # added to the run's seed, so that it plays other episodes
@@ -73,25 +74,35 @@ def train(cfg: DictConfig) -> Summary:
     """
     cfg = _checked(cfg)
     folder = RunFolder.of(cfg)
+    folder.check_same_run(cfg)
     finished = folder.summary()
     if finished and finished["frames"] >= cfg.total_frames:
         print(f"{folder.path} is finished: {finished['frames']} frames. Nothing to do.")
         return Summary(**finished)
-    folder.check_same_run(cfg)
     _seed_everything(cfg.seed)
     _quiet_lightning()
 
-    envs = make_envs(cfg, seed=cfg.seed)
-    try:
-        return _fit(cfg, folder, envs)
-    finally:
-        envs.close()
+    with folder.lock():
+        checkpoint = folder.last_checkpoint()
+        # A resumed run begins new episodes, and not those of its start again.
+        stream = np.random.SeedSequence([cfg.seed, folder.frames_of(checkpoint)])
+        seed = int(stream.generate_state(1)[0]) % 2**31
+        envs = make_envs(cfg, seed=seed)
+        try:
+            return _fit(cfg, folder, envs, RandomPolicy(envs.action_space, seed), checkpoint)
+        finally:
+            envs.close()
 
 
-def _fit(cfg: DictConfig, folder: RunFolder, envs: Envs) -> Summary:
+def _fit(
+    cfg: DictConfig,
+    folder: RunFolder,
+    envs: Envs,
+    random_policy: RandomPolicy,
+    checkpoint: Path | None,
+) -> Summary:
     agent = make_agent(cfg, envs)
     replay_config: ReplayConfig = instantiate(cfg.replay)
-    checkpoint = folder.last_checkpoint()
     if checkpoint is None:
         shutil.rmtree(folder.replay, ignore_errors=True)  # of a run that had not begun to learn
     replay = Replay(
@@ -117,7 +128,6 @@ def _fit(cfg: DictConfig, folder: RunFolder, envs: Envs) -> Summary:
         sample_actions=True,
         exploration_noise=cfg.exploration_noise,
     )
-    random_policy = RandomPolicy(envs.action_space, cfg.seed)
     progress: Progress = instantiate(cfg.callbacks.progress)(metrics, total_frames=cfg.total_frames)
     collect = Collect(
         Collector(envs),
@@ -285,14 +295,23 @@ def _checked(cfg: DictConfig) -> DictConfig:
             "env=dummy task=memory"
         )
     cfg = cfg.copy()
+    known = OmegaConf.load(CONF / "train.yaml").keys() | GROUP_KEYS
+    for key in cfg.keys() - known:
+        nearest = difflib.get_close_matches(str(key), known) or sorted(known)
+        raise ValueError(f"Unknown key `{key}`. The nearest: {', '.join(nearest)}")
     for key in WHOLE_NUMBERS:
         value = OmegaConf.select(cfg, key)
-        if int(value) != value or value < 0:
+        if not (_is_number(value) and value >= 0 and float(value).is_integer()):
             raise ValueError(f"Expect `{key}` to be a whole number, actually: {value}")
         OmegaConf.update(cfg, key, int(value))
     for key, choices in CHOICES.items():
         if cfg[key] not in choices:
             raise ValueError(f"Expect `{key}` to be one of {choices}, actually: {cfg[key]}")
+    balance = cfg.kl_balance
+    if not (isinstance(balance, bool) or (_is_number(balance) and 0 < balance < 1)):
+        raise ValueError(
+            f"Expect `kl_balance` to be true, false or in (0, 1), actually: {balance}"
+        )
     if cfg.batch.size < 1 or cfg.batch.length < 2:
         raise ValueError(
             f"Expect `batch.size` >= 1 and `batch.length` >= 2, "
@@ -314,8 +333,21 @@ WHOLE_NUMBERS = (
 )
 CHOICES = {
     "precision": ("auto", "32-true", "bf16-mixed"),
+    "image_gradients": (True, False),
+    "reward_gradients": (True, False),
+    "layer_norm": (True, False),
+    "actor_gradient": ("auto", "reinforce", "dynamics", "both"),
     "collect_policy": ("actor", "random"),
 }
+# Top-level keys that come with a group of conf/, not with conf/train.yaml.
+GROUP_KEYS = {
+    *("latents", "model", "env", "replay", "trainer", "callbacks", "logger"),
+    *("env_name", "stochastic", "sizes"),
+}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _most_updates(cfg: DictConfig, action_repeat: int) -> int:
@@ -362,6 +394,7 @@ def _quiet_lightning() -> None:
         ".*does not have many workers.*",
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*is inside the.*",
+        ".*is smaller than the logging interval.*",
         ".*Your `IterableDataset` has `__len__` defined.*",
         ".*Checkpoint directory .* exists and is not empty.*",
     ):

@@ -45,7 +45,7 @@ def write_mp4(path: Path, frames: np.ndarray, *, fps: int) -> None:
         path, format="FFMPEG", mode="I", fps=fps, codec="libx264", quality=8, macro_block_size=2
     ) as writer:
         for frame in _enlarge(frames):
-            writer.append_data(frame)
+            writer.append_data(frame)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def encode_gif(frames: np.ndarray, *, fps: int) -> bytes:
