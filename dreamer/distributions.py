@@ -252,23 +252,21 @@ class _TruncatedNormalSample(torch.autograd.Function):
         quantile = low + noise.to(double) * (high - low)
         z = torch.special.ndtri(quantile)
         sample = (loc64 + scale64 * z).clamp(-1, 1).to(loc.dtype)
-        ctx.save_for_backward(loc, scale, sample)
+        ctx.save_for_backward(loc, scale, noise, sample)
         ctx.gradient = gradient
         return sample
 
     @staticmethod
     def backward(ctx, *grad_outputs: Tensor):
         (grad,) = grad_outputs
-        loc, scale, sample = ctx.saved_tensors
+        loc, scale, noise, sample = ctx.saved_tensors
         s = (sample - loc) / scale
         if ctx.gradient == "reference":
             return grad, grad * s, None, None
         low, high = (-1 - loc) / scale, (1 - loc) / scale
-        below = torch.special.ndtr(s) - torch.special.ndtr(low)
-        mass = torch.special.ndtr(high) - torch.special.ndtr(low)
-        share = (below / mass).clamp(0, 1)  # of the noise, that is
-        from_high = share * (0.5 * (s.square() - high.square())).exp()
-        from_low = (1 - share) * (0.5 * (s.square() - low.square())).exp()
+        # In logarithms: noise of exactly 0 or 1 would meet an exponential that overflows.
+        from_high = (noise.log() + 0.5 * (s.square() - high.square())).exp()
+        from_low = (torch.log1p(-noise) + 0.5 * (s.square() - low.square())).exp()
         grad_scale = s - high * from_high - low * from_low
         return grad * (1 - from_low - from_high), grad * grad_scale, None, None
 

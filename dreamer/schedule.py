@@ -4,12 +4,12 @@ The actor-critic reads the entropy scale and the gradient mix through them. Time
 policy steps, as in the authors' code.
 """
 
+import math
 import re
 from collections.abc import Callable
 
 Schedule = Callable[[int], float]
 
-_NUMBER = r"([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)"
 _FORMS = "a number, linear(a,b,d), warmup(w,v), exp(a,b,h) or horizon(a,b,d)"
 
 
@@ -19,31 +19,30 @@ def parse_schedule(text: str | float) -> Schedule:
     linear(a,b,d)   from a to b over d policy steps, then b
     warmup(w,v)     from 0 to v over w policy steps, then v
     exp(a,b,h)      from a towards b, half of the way every h policy steps
-    horizon(a,b,d)  the discount 1 - 1/x of a horizon x that goes from a to b over d policy steps
+    horizon(a,b,d)  the discount 1 - 1/x of a horizon x >= 1 that goes from a to b over d steps
 
     Raises:
         ValueError: the text is none of these.
 
     Source: `schedule` of the authors' code.
     """
+    call = re.fullmatch(r"([a-z]+)\((.*)\)", str(text).replace(" ", ""))
+    name, numbers = call.groups() if call else ("", str(text))
     try:
-        constant = float(text)
+        arguments = [float(x) for x in numbers.split(",")]
     except ValueError:
-        pass
-    else:
-        return lambda step: constant
-
-    name, _, rest = str(text).replace(" ", "").partition("(")
-    arguments = [float(x) for x in re.findall(_NUMBER, rest)]
-    if re.fullmatch(rf"{_NUMBER}(,{_NUMBER})*\)", rest):
+        arguments = []
+    if all(map(math.isfinite, arguments)):
         match name, arguments:
+            case "", [constant]:
+                return lambda step: constant
             case "linear", [start, end, duration] if duration > 0:
                 return lambda step: _linear(step, start, end, duration)
             case "warmup", [duration, value] if duration > 0:
                 return lambda step: _linear(step, 0.0, value, duration)
             case "exp", [start, end, half_life] if half_life > 0:
                 return lambda step: (start - end) * 0.5 ** (step / half_life) + end
-            case "horizon", [start, end, duration] if duration > 0:
+            case "horizon", [start, end, duration] if min(start, end) >= 1 and duration > 0:
                 return lambda step: 1 - 1 / _linear(step, start, end, duration)
     raise ValueError(f"Expect a schedule to be {_FORMS}, actually: {text!r}")
 

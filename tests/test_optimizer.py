@@ -1,0 +1,141 @@
+"""The optimiser against a plain NumPy loop, and what a checkpoint keeps of it."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import torch
+from tiny import A, B, K
+from torch.nn import Parameter
+from torch.testing import assert_close
+
+from dreamer.optimizer import EpsilonHatAdam, OptimizerConfig, clip_gradients
+
+STEPS = 6
+CONFIG = OptimizerConfig(learning_rate=0.01, epsilon=0.02, clip=None, weight_decay=0.1)
+SHAPES = (B, K), (A,)
+
+
+def gradients(seed: int = 0) -> list[list[np.ndarray]]:
+    """Of every step, for every parameter."""
+    generator = np.random.default_rng(seed)
+    return [[generator.normal(size=s) * 10.0**-t for s in SHAPES] for t in range(STEPS)]
+
+
+def start() -> list[Parameter]:
+    torch.manual_seed(0)
+    return [Parameter(torch.randn(s)) for s in SHAPES]
+
+
+def apply(optimizer: EpsilonHatAdam, gradient: list[np.ndarray]) -> None:
+    for parameter, g in zip(optimizer.param_groups[0]["params"], gradient, strict=True):
+        parameter.grad = torch.tensor(g, dtype=torch.float32)
+    optimizer.step()
+
+
+def test_steps_equal_a_plain_loop():
+    parameters = start()
+    expected = [p.detach().double().numpy() for p in parameters]
+    optimizer = EpsilonHatAdam(parameters, CONFIG)
+    first, second = ([np.zeros(s) for s in SHAPES] for _ in range(2))
+    for t, gradient in enumerate(gradients(), 1):
+        apply(optimizer, gradient)
+        rate = 0.01 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+        for i, g in enumerate(gradient):
+            first[i] = 0.9 * first[i] + 0.1 * g
+            second[i] = 0.999 * second[i] + 0.001 * g**2
+            expected[i] = 0.9 * expected[i] - rate * first[i] / (np.sqrt(second[i]) + 0.02)
+        for parameter, e in zip(parameters, expected, strict=True):
+            assert_close(parameter.detach().double().numpy(), e, rtol=1e-5, atol=1e-6)
+
+
+def test_first_step_is_half_the_rate_where_the_gradient_is_32_epsilon():
+    parameter = Parameter(torch.zeros(A))
+    optimizer = EpsilonHatAdam([parameter], dataclasses.replace(CONFIG, weight_decay=0.0))
+    apply(optimizer, [np.array([0.02 / 0.001**0.5, 1e6])])
+    assert_close(parameter.detach(), torch.tensor([-0.005, -0.01]))
+
+
+def test_parameter_without_gradient_decays_and_does_nothing_else():
+    used, unused = start()
+    before = unused.detach().clone()
+    optimizer = EpsilonHatAdam([used, unused], CONFIG)
+    used.grad = torch.ones_like(used)
+    optimizer.step()
+    optimizer.step()
+    assert_close(unused.detach(), 0.81 * before)
+
+
+def test_decay_does_not_scale_with_the_learning_rate():
+    parameter = Parameter(torch.ones(A))
+    optimizer = EpsilonHatAdam([parameter], dataclasses.replace(CONFIG, learning_rate=1e-12))
+    apply(optimizer, [np.ones(A)])
+    assert_close(parameter.detach(), torch.full((A,), 0.9))
+
+
+def test_closure_is_evaluated_with_gradients_before_the_step():
+    parameter = Parameter(torch.ones(A))
+    optimizer = EpsilonHatAdam([parameter], dataclasses.replace(CONFIG, weight_decay=0.0))
+
+    def closure():
+        loss = parameter.square().sum()
+        loss.backward()
+        return loss
+
+    assert_close(optimizer.step(closure).item(), 2.0)
+    assert (parameter < 1).all()
+
+
+def with_gradient(gradient: list[float]) -> Parameter:
+    parameter = Parameter(torch.zeros(len(gradient)))
+    parameter.grad = torch.tensor(gradient)
+    return parameter
+
+
+def test_clipping_scales_all_gradients_to_the_limit_and_returns_the_norm_before():
+    parameters = [with_gradient([3.0, 0.0]), with_gradient([4.0]), Parameter(torch.zeros(B))]
+    norm = clip_gradients(parameters, 0.5)
+    assert_close(norm, torch.tensor(5.0))
+    assert_close(parameters[0].grad, torch.tensor([0.3, 0.0]))
+    assert_close(parameters[1].grad, torch.tensor([0.4]))
+    assert parameters[2].grad is None
+
+
+@pytest.mark.parametrize("limit", [None, 5.0, 100.0])
+def test_gradients_within_the_limit_are_left_alone(limit):
+    parameter = with_gradient([3.0, 4.0])
+    assert_close(clip_gradients([parameter], limit), torch.tensor(5.0))
+    assert_close(parameter.grad, torch.tensor([3.0, 4.0]), rtol=0, atol=0)
+
+
+def test_optimizer_continues_identically_from_a_saved_state():
+    parameters = start()
+    optimizer = EpsilonHatAdam(parameters, CONFIG)
+    for gradient in gradients()[:3]:
+        apply(optimizer, gradient)
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+
+    restored = [Parameter(p.detach().clone()) for p in parameters]
+    other = EpsilonHatAdam(restored, CONFIG)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    for gradient in gradients()[3:]:
+        apply(optimizer, gradient)
+        apply(other, gradient)
+    assert_close(restored, parameters, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": 0.0}, "`learning_rate` to be positive, actually: 0.0"),
+        ({"epsilon": -1.0}, "`epsilon` to be positive, actually: -1.0"),
+        ({"clip": 0.0}, "`clip` to be positive or null, actually: 0.0"),
+        ({"weight_decay": 1.0}, r"`weight_decay` to be in \[0, 1\), actually: 1.0"),
+    ],
+)
+def test_config_refuses_values_out_of_range(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(CONFIG, **change)
