@@ -36,6 +36,13 @@ class ActorConfig:
     gradient_mix: str | float  # schedule; share of the dynamics' gradient where it is `both`
     entropy_scale: str | float  # schedule; weight of the entropy bonus
 
+    def __post_init__(self):
+        if self.sample_gradient not in ("exact", "reference"):
+            raise ValueError(
+                f"Expect `sample_gradient` to be exact or reference, actually: "
+                f"{self.sample_gradient}"
+            )
+
 
 @dataclass(frozen=True)
 class RewardNormConfig:

@@ -127,6 +127,8 @@ class GaussianLatent:
     min_std: float
 
     def __post_init__(self):
+        if self.variables < 1:
+            raise ValueError(f"Expect `variables` to be at least 1, actually: {self.variables}")
         if self.std_activation not in ("softplus", "sigmoid", "sigmoid2"):
             raise ValueError(
                 "Expect `std_activation` to be softplus, sigmoid or sigmoid2, "

@@ -5,7 +5,7 @@ Encoder, decoder, RSSM, world model and actor-critic build on it. It knows no la
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,11 @@ class HeadConfig:
 
     def __post_init__(self):
         check_activation(self.activation)
+        names = get_args(DistributionName)
+        if self.distribution not in names:
+            raise ValueError(
+                f"Expect `distribution` to be one of {list(names)}, actually: {self.distribution}"
+            )
         if self.layers < 0 or self.units < 1:
             raise ValueError(
                 f"Expect `layers` >= 0 and `units` >= 1, actually: {self.layers}, {self.units}"
@@ -160,10 +165,9 @@ class DistributionLayer(nn.Module):
             case "trunc_normal":
                 scale = 2 * torch.sigmoid((raw + self.init_std) / 2) + self.min_std
                 return TruncatedNormal(out.tanh(), scale, dims, self.sample_gradient)
-            case "tanh_normal":
+            case _:  # tanh_normal
                 scale = F.softplus(raw + self.init_std) + self.min_std
                 return TanhNormal(5 * torch.tanh(out / 5), scale, dims)
-        raise ValueError(f"Expect `distribution` to be a known name, actually: {self.name!r}")
 
     def _scalar(self, x: Tensor) -> Tensor:
         return self.out(x).float().squeeze(-1)

@@ -92,9 +92,9 @@ class ConvDecoder(nn.Module):
             self.norms.append(ChannelNorm(config.norm, width))
             previous, size = width, STRIDE * (size - 1) + kernel
         self.norms[-1] = nn.Identity()  # the last layer has neither norm nor activation
-        if size != IMAGE_SIZE:
+        if size != IMAGE_SIZE or layers < 2:
             raise ValueError(
-                f"Expect the decoder's `kernels` to make {IMAGE_SIZE} pixels, "
+                f"Expect the decoder's `kernels` to be at least two and make {IMAGE_SIZE} pixels, "
                 f"actually: {list(config.kernels)} make {size}"
             )
 
