@@ -49,13 +49,11 @@ def _explain(error: HydraException) -> str:
 
 
 if __name__ == "__main__":
-    # Hydra wants no plus for a group that stands, empty, in the defaults list; take it either way.
-    sys.argv = [a.replace("+experiment=", "experiment=", 1) for a in sys.argv]
     # Threads that spin while they wait make a run ten times slower beside any other busy process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what is wrong with a command line comes to us
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    # Hydra wants to know which groups have a default, even where that is none; nobody else does.
+    # Hydra wants no plus for a group that stands, empty, in the defaults list; take it either way.
     sys.argv[1:] = [re.sub(r"^\+(experiment|debug)=", r"\1=", word) for word in sys.argv[1:]]
     try:
         main()

@@ -5,10 +5,12 @@ config.yaml, metrics.jsonl, summary.json (its presence means finished), checkpoi
 videos/.
 """
 
+import fcntl
 import json
 import os
 import pickle
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,24 @@ class RunFolder:
         default = Path(cfg.root) / cfg.env_name / cfg.task / variant / f"seed{cfg.seed}"
         return cls(Path(cfg.run_dir) if cfg.run_dir else default, variant)
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Claim the folder until this process is done with it, or dies.
+
+        Raises:
+            ValueError: another process has it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"{self.path} is in use by another process. Wait for it, or choose another "
+                    "run_dir=."
+                ) from None
+            yield
+
     def begin(self, cfg: DictConfig) -> None:
         """Write the configuration; an old summary no longer holds."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -77,10 +97,12 @@ class RunFolder:
     def check_same_run(self, cfg: DictConfig) -> None:
         """Refuse to go on with a run of another configuration.
 
+        Without a checkpoint there is nothing to go on with: such a folder is begun anew.
+
         Raises:
             ValueError: naming the keys that differ.
         """
-        if not (self.path / "config.yaml").exists():
+        if not (self.checkpoints / "last.ckpt").exists():
             return
         old, new = (dict(_leaves(_as_plain(c))) for c in (self.config(), cfg))
         differences = [
@@ -117,6 +139,8 @@ class RunFolder:
             raise FileNotFoundError(f"No checkpoint {path}: the run has not saved one yet.")
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(state, dict):
+                raise TypeError(f"a checkpoint is no {type(state).__name__}")
             state["counters"]["frames"]
         except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
             raise ValueError(

@@ -82,16 +82,16 @@ def train(cfg: DictConfig) -> Summary:
     _seed_everything(cfg.seed)
     _quiet_lightning()
 
-    with folder.lock():
-        checkpoint = folder.last_checkpoint()
-        # A resumed run begins new episodes, and not those of its start again.
-        stream = np.random.SeedSequence([cfg.seed, folder.frames_of(checkpoint)])
-        seed = int(stream.generate_state(1)[0]) % 2**31
-        envs = make_envs(cfg, seed=seed)
-        try:
+    checkpoint = folder.last_checkpoint()
+    # A resumed run begins new episodes, and not those of its start again.
+    stream = np.random.SeedSequence([cfg.seed, folder.frames_of(checkpoint)])
+    seed = int(stream.generate_state(1)[0]) % 2**31
+    envs = make_envs(cfg, seed=seed)
+    try:
+        with folder.lock():
             return _fit(cfg, folder, envs, RandomPolicy(envs.action_space, seed), checkpoint)
-        finally:
-            envs.close()
+    finally:
+        envs.close()
 
 
 def _fit(
@@ -295,7 +295,7 @@ def _checked(cfg: DictConfig) -> DictConfig:
             "env=dummy task=memory"
         )
     cfg = cfg.copy()
-    known = OmegaConf.load(CONF / "train.yaml").keys() | GROUP_KEYS
+    known = {str(key) for key in OmegaConf.load(CONF / "train.yaml")} | GROUP_KEYS
     for key in cfg.keys() - known:
         nearest = difflib.get_close_matches(str(key), known) or sorted(known)
         raise ValueError(f"Unknown key `{key}`. The nearest: {', '.join(nearest)}")
@@ -309,9 +309,7 @@ def _checked(cfg: DictConfig) -> DictConfig:
             raise ValueError(f"Expect `{key}` to be one of {choices}, actually: {cfg[key]}")
     balance = cfg.kl_balance
     if not (isinstance(balance, bool) or (_is_number(balance) and 0 < balance < 1)):
-        raise ValueError(
-            f"Expect `kl_balance` to be true, false or in (0, 1), actually: {balance}"
-        )
+        raise ValueError(f"Expect `kl_balance` to be true, false or in (0, 1), actually: {balance}")
     if cfg.batch.size < 1 or cfg.batch.length < 2:
         raise ValueError(
             f"Expect `batch.size` >= 1 and `batch.length` >= 2, "

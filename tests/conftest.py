@@ -1,6 +1,60 @@
-"""What every test shares: quiet threads, and tiny sizes that are pairwise different."""
+"""What every test shares: quiet threads, and whole runs that take half a second."""
 
 import os
 
 # Before torch starts its threads: spinning ones slow a busy machine tenfold.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+REPOSITORY = Path(__file__).parent.parent
+
+# 48 frames, all policy steps: six random episodes of the memory world, then updates. No film.
+TINY = (
+    "env=dummy",
+    "task=memory",
+    "debug=fast",
+    "logger=jsonl",
+    "total_frames=80",
+    "prefill_policy_steps=48",
+    "train_every_policy_steps=8",
+    "replay.capacity_policy_steps=1000",
+    "callbacks.metrics.every_frames=8",
+    "callbacks.checkpoint.every_frames=16",
+    "callbacks.evaluate.every_frames=16",
+    "callbacks.evaluate.video_policy_steps=0",
+    "callbacks.video=null",
+)
+
+
+@pytest.fixture
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture
+def compose_any() -> Callable[..., DictConfig]:
+    """Compose conf/train.yaml with overrides, as `python train.py` does."""
+
+    def compose_with(*overrides: str) -> DictConfig:
+        with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+            return compose("train", overrides=list(overrides))
+
+    return compose_with
+
+
+@pytest.fixture
+def tiny_overrides(tmp_path: Path) -> list[str]:
+    """The command line of a run of half a second in the test's own folder."""
+    return [*TINY, f"root={tmp_path}"]
+
+
+@pytest.fixture
+def compose_tiny(compose_any, tiny_overrides) -> Callable[..., DictConfig]:
+    """Compose a run of half a second; later overrides win."""
+    return lambda *overrides: compose_any(*tiny_overrides, *overrides)

@@ -13,6 +13,7 @@ import torch
 
 from dreamer.agent import DreamerAgent
 from dreamer.callbacks.clock import Every
+from dreamer.callbacks.interrupt import Interrupted
 from dreamer.callbacks.metrics import Metrics
 
 SCORE = "eval/return_mean"  # what "best" means
@@ -65,8 +66,13 @@ class Checkpoint(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Save what there is: after an interruption, and before a loss that is not finite."""
-        if self._started or getattr(pl_module, "policy_steps", 0):
+        """Save what there is: after an interruption, and before a loss that is not finite.
+
+        Of a prefill that failed nothing is kept: another configuration may then begin anew.
+        """
+        assert isinstance(pl_module, DreamerAgent)
+        in_prefill = pl_module.updates == 0 and pl_module.policy_steps > 0
+        if self._started or (in_prefill and isinstance(exception, Interrupted)):
             self._save(trainer, "last")
 
     def state_dict(self) -> dict[str, Any]:

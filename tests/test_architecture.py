@@ -1,0 +1,129 @@
+"""The walls: who may import whom, read from the source."""
+
+import ast
+import graphlib
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+# Rooms by floor, the ground first; the longest name that fits a module is its room.
+FLOORS = (
+    ("types", "losses", "distributions", "schedule", "optimizer", "video"),
+    ("models", "replay", "envs", "collector"),
+    ("agent", "policy", "convert"),
+    ("callbacks", "loggers", "evaluation", "cost"),
+    ("run_folder", "runner"),
+    ("evaluate",),
+)
+FLOOR_OF = {f"dreamer.{room}": n for n, rooms in enumerate(FLOORS) for room in rooms}
+DOORS = ("train", "sweep", "dreamer.evaluate", "experiments")
+
+
+def modules() -> dict[str, Path]:
+    paths = [
+        *ROOT.glob("*.py"),
+        *(p for room in ("dreamer", "experiments") for p in (ROOT / room).rglob("*.py")),
+    ]
+    return {
+        ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
+        for p in paths
+    }
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Everything a file imports, wherever in it: `from a.b import c` is a.b and a.b.c."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield node.module or ""
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+IMPORTS = {name: set(imports(path)) for name, path in modules().items()}
+
+
+def within(module: str, *rooms: str) -> bool:
+    return any(module == room or module.startswith(f"{room}.") for room in rooms)
+
+
+def trespasses(who: tuple[str, ...], what: tuple[str, ...], but: tuple[str, ...] = ()) -> list[str]:
+    """Imports of `what` by the modules `who` (all if empty), those in `but` excepted."""
+    return [
+        f"{module} imports {name}"
+        for module, names in IMPORTS.items()
+        if (within(module, *who) or not who) and not within(module, *but)
+        for name in sorted(names)
+        if within(name, *what)
+    ]
+
+
+def test_the_walls_see_imports():
+    assert trespasses(("dreamer.envs.atari",), ("ale_py",))
+    assert trespasses(("dreamer.models.rssm",), ("torch.nn",))
+    assert trespasses(("dreamer.evaluate",), ("dreamer.runner",))  # inside a function
+
+
+def test_models_know_no_env_no_replay_and_no_lightning():
+    beyond = ("dreamer.envs", "dreamer.replay", "dreamer.collector", "pytorch_lightning")
+    assert trespasses(("dreamer.models",), (*beyond, "lightning")) == []
+
+
+def test_replay_and_envs_know_no_networks():
+    rooms = ("dreamer.replay", "dreamer.envs", "dreamer.collector")
+    assert trespasses(rooms, ("torch.nn", "dreamer.models")) == []
+
+
+def test_replay_and_envs_do_not_know_each_other():
+    assert trespasses(("dreamer.replay",), ("dreamer.envs", "dreamer.collector")) == []
+    assert trespasses(("dreamer.envs", "dreamer.collector"), ("dreamer.replay",)) == []
+
+
+def test_only_the_data_module_of_the_replay_knows_lightning():
+    lightning = ("pytorch_lightning", "lightning")
+    assert trespasses(("dreamer.replay",), lightning, but=("dreamer.replay.dataset",)) == []
+
+
+def test_types_and_losses_know_nothing_of_the_project():
+    assert trespasses(("dreamer.types", "dreamer.losses"), ("dreamer",)) == []
+
+
+def test_only_the_runner_and_the_doors_know_hydra():
+    allowed = (*DOORS, "dreamer.runner", "dreamer.run_folder")
+    assert trespasses((), ("hydra", "omegaconf"), but=allowed) == []
+
+
+def test_learning_and_acting_do_not_know_each_other():
+    assert trespasses(("dreamer.agent",), ("dreamer.policy",)) == []
+    assert trespasses(("dreamer.policy",), ("dreamer.agent",)) == []
+
+
+def test_experiments_and_dreamer_do_not_know_each_other():
+    assert trespasses(("dreamer",), ("experiments",)) == []
+    assert trespasses(("experiments",), ("dreamer",)) == []
+
+
+def test_only_its_own_file_imports_the_emulator():
+    assert trespasses((), ("ale_py",), but=("dreamer.envs.atari",)) == []
+
+
+def test_every_module_has_a_floor_and_imports_only_downwards():
+    def floor(module: str) -> int:
+        return FLOOR_OF[".".join(module.split(".")[:2])]
+
+    upward = [
+        f"{module} imports {name}"
+        for module, names in IMPORTS.items()
+        if module.startswith("dreamer.")
+        for name in sorted(names & IMPORTS.keys() - {"dreamer"})
+        if floor(name) > floor(module)
+    ]
+    assert upward == []
+
+
+def test_imports_form_no_circle():
+    graph = {module: (names & IMPORTS.keys()) - {module} for module, names in IMPORTS.items()}
+    order = list(graphlib.TopologicalSorter(graph).static_order())
+    assert order.index("dreamer.types") < order.index("dreamer.runner") < order.index("train")

@@ -1,0 +1,290 @@
+"""The configuration: every file composes, builds and is read; every switch does what it says."""
+
+import ast
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from dreamer.agent import AgentConfig, DreamerAgent
+from dreamer.runner import make_agent, make_envs, train
+from dreamer.types import Batch
+
+ROOT = Path(__file__).parent.parent
+CONF = ROOT / "conf"
+FILES = sorted(
+    (path.parent.name, path.stem) for path in CONF.rglob("*.yaml") if path.parent != CONF
+)
+EXPERIMENTS = [name for group, name in FILES if group == "experiment"]
+SMALL = ("debug=fast", "total_frames=60", "prefill_policy_steps=48", "train_every_policy_steps=8")
+
+
+def make_tiny_agent(cfg: DictConfig) -> DreamerAgent:
+    torch.manual_seed(0)
+    envs = make_envs(cfg, seed=0)
+    return make_agent(cfg, envs)
+
+
+def some_batch() -> Batch:
+    """Seven steps of three memory worlds."""
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randint(256, (7, 3, 1, 64, 64), dtype=torch.uint8, generator=generator)
+    action = torch.eye(2)[torch.randint(2, (7, 3), generator=generator)]
+    is_first, is_terminal = torch.zeros(2, 7, 3, dtype=torch.bool)
+    is_first[0] = True
+    return Batch({"image": image}, action, torch.ones(7, 3), is_first, is_terminal)
+
+
+# ---------------------------------------------------------------------------------- every file
+
+
+@pytest.mark.parametrize(("group", "name"), FILES, ids="/".join)
+def test_every_file_composes_and_what_it_describes_is_built(compose_any, tmp_path, group, name):
+    world = ["env=dummy", "task=memory"] if group != "env" else ["task=pong"]
+    if name == "dummy":
+        world = ["task=memory"]
+    if name == "atari":
+        pytest.importorskip("ale_py")
+    cfg = compose_any(*world, f"{group}={name}")
+    OmegaConf.resolve(cfg)
+    envs = make_envs(cfg, seed=0)
+    config = instantiate(cfg.model, _convert_="all")
+    assert isinstance(config, AgentConfig)
+    assert envs.reset().is_first.all()
+    envs.close()
+    instantiate(cfg.replay)
+    instantiate(cfg.trainer, accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    for part in (*cfg.callbacks.values(), *cfg.logger.values()):
+        assert callable(instantiate(part))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_learns_on_the_dummy_world(compose_any, tmp_path, name):
+    cfg = compose_any(
+        "env=dummy",
+        "task=memory",
+        f"experiment={name}",
+        *SMALL,
+        "logger=jsonl",
+        "callbacks.evaluate=null",
+        "callbacks.video=null",
+        f"root={tmp_path}",
+    )
+    summary = train(cfg)
+    assert summary.updates >= 2
+    assert summary.frames >= 60
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_is_a_difference_that_begins_with_its_question(name):
+    text = (CONF / "experiment" / f"{name}.yaml").read_text()
+    package, question, *_ = text.splitlines()
+    assert package == "# @package _global_"
+    assert re.fullmatch(r"# [A-Z].*[.?]", question), question
+    assert f"experiment_name: {name}" in text
+    assert "_target_" not in text, "an experiment changes numbers, it describes no new object"
+    changed = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{name}.yaml"))
+    assert isinstance(changed, dict) and len(changed) > 1
+
+
+# --------------------------------------------------------------------------------- every key
+
+
+def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys of all values outside of described objects: those are constructor arguments."""
+    if isinstance(node, dict) and "_target_" in node:
+        return {}
+    if isinstance(node, dict):
+        return {
+            key: value
+            for name, child in node.items()
+            for key, value in leaves(child, f"{prefix}.{name}" if prefix else name).items()
+        }
+    return {prefix: node}
+
+
+def keys_read_from_cfg() -> set[str]:
+    """Dotted names read as `cfg.a.b` in the program."""
+    sources = [*(ROOT / "dreamer").rglob("*.py"), ROOT / "train.py"]
+    chains = set()
+    for node in ast.walk(ast.parse("\n".join(path.read_text() for path in sources))):
+        if isinstance(node, ast.Attribute):
+            text = ast.unparse(node)
+            if text.startswith("cfg."):
+                chains.add(text.removeprefix("cfg."))
+    return chains
+
+
+def keys_interpolated() -> set[str]:
+    text = "\n".join(path.read_text() for path in CONF.rglob("*.yaml"))
+    return set(re.findall(r"\$\{(?:\w+:\$\{)?([\w.]+)\}", text))
+
+
+def test_every_key_of_the_configuration_is_read(compose_any):
+    cfg = compose_any("env=atari", "task=pong")
+    keys = leaves(OmegaConf.to_container(cfg, resolve=False))
+    assert {"seed", "batch.size", "kl_balance", "sizes.deter"} <= keys.keys()
+    assert sorted(keys.keys() - keys_read_from_cfg() - keys_interpolated()) == []
+
+
+def test_every_field_of_every_config_dataclass_is_read(compose_any):
+    """A field that no source file mentions as an attribute is a knob that turns nothing."""
+
+    def fields(config: Any) -> set[str]:
+        if not dataclasses.is_dataclass(config):
+            return set()
+        names = {field.name for field in dataclasses.fields(config)}
+        return names.union(*(fields(getattr(config, name)) for name in names))
+
+    sources = "\n".join(path.read_text() for path in (ROOT / "dreamer").rglob("*.py"))
+    read = {node.attr for node in ast.walk(ast.parse(sources)) if isinstance(node, ast.Attribute)}
+    cfg = compose_any("env=atari", "task=pong")
+    named = fields(instantiate(cfg.model, _convert_="all")) | fields(instantiate(cfg.replay))
+    assert {"horizon", "free_nats", "across_episodes"} <= named
+    assert sorted(named - read) == []
+
+
+def test_a_key_that_nobody_reads_is_refused_with_its_nearest(compose_tiny):
+    with pytest.raises(ValueError, match="Unknown key `kl_balanse`. The nearest: kl_balance"):
+        train(compose_tiny("+kl_balanse=false"))
+
+
+@pytest.mark.parametrize("part", ["model", "replay", "env", "callbacks.metrics", "latents"])
+def test_a_key_that_no_constructor_knows_is_refused(compose_tiny, part):
+    with pytest.raises(Exception, match="unexpected keyword argument 'wings'"):
+        train(compose_tiny(f"+{part}.wings=2"))
+
+
+@pytest.mark.parametrize(
+    ("choice", "loggers"),
+    [
+        ("[jsonl,tensorboard]", ["jsonl", "tensorboard"]),
+        ("jsonl", ["jsonl"]),
+        ("none", []),
+        ("[jsonl,tensorboard,wandb]", ["jsonl", "tensorboard", "wandb"]),
+    ],
+)
+def test_loggers_are_chosen_by_name(compose_any, choice, loggers):
+    cfg = compose_any("env=dummy", "task=memory", f"logger={choice}")
+    assert list(cfg.logger) == loggers
+
+
+# ------------------------------------------------------------------------------ every switch
+
+
+def differences(cfg: DictConfig, other: DictConfig) -> dict[str, Any]:
+    """Leaves of the resolved agent in which two configurations differ, as (old, new)."""
+
+    def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+        items = node.items() if isinstance(node, dict) else ()
+        found = {} if items else {prefix: node}
+        for key, child in items:
+            found |= flat(child, f"{prefix}.{key}" if prefix else key)
+        return found
+
+    a, b = (flat(OmegaConf.to_container(c.model, resolve=True)) for c in (cfg, other))
+    return {k: (a.get(k), b.get(k)) for k in a.keys() | b.keys() if a.get(k) != b.get(k)}
+
+
+@pytest.mark.parametrize(
+    ("switch", "changes"),
+    [
+        ("kl_balance=true", {}),
+        ("kl_balance=false", {"world_model.kl.balance": (0.8, 0.5)}),
+        ("kl_balance=0.3", {"world_model.kl.balance": (0.8, 0.3)}),
+        ("image_gradients=false", {"world_model.image_gradients": (True, False)}),
+        ("reward_gradients=false", {"world_model.reward_gradients": (True, False)}),
+        ("layer_norm=false", {"world_model.rssm.layer_norm": (True, False)}),
+        ("actor_gradient=both", {"actor_critic.actor.gradient": ("auto", "both")}),
+        ("collect_policy=random", {}),
+    ],
+)
+def test_a_switch_changes_what_it_names_and_nothing_else(compose_tiny, switch, changes):
+    assert differences(compose_tiny(), compose_tiny(switch)) == changes
+
+
+def test_gaussian_latents_change_the_latents_only(compose_tiny):
+    changes = differences(compose_tiny(), compose_tiny("latents=gaussian"))
+    assert {key.rsplit(".", 1)[0] for key in changes} == {"world_model.latent"}
+    agent = make_tiny_agent(compose_tiny("latents=gaussian"))
+    state = agent.world_model.rssm.initial(3)
+    assert state.stoch.shape == (3, 4, 1)
+    assert state.stats.shape == (3, 4, 2)  # mean and raw standard deviation
+
+
+@pytest.mark.parametrize(("switch", "learns"), [("true", True), ("false", False)])
+def test_image_gradients_decide_whether_pixels_train_the_encoder(compose_tiny, switch, learns):
+    model = make_tiny_agent(compose_tiny(f"image_gradients={switch}")).world_model
+    model.loss(some_batch()).losses["image"].backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.encoder.parameters()) == learns
+    assert all(p.grad is not None for p in model.decoder.parameters())  # itself it learns always
+
+
+@pytest.mark.parametrize(("switch", "learns"), [("true", True), ("false", False)])
+def test_reward_gradients_decide_whether_rewards_train_the_encoder(compose_tiny, switch, learns):
+    model = make_tiny_agent(compose_tiny(f"reward_gradients={switch}")).world_model
+    with torch.no_grad():  # a fresh head's output layer may be zero; then nothing flows anyway
+        for parameter in model.reward_head.parameters():
+            parameter.add_(0.1)
+    model.loss(some_batch()).losses["reward"].backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.encoder.parameters()) == learns
+    assert all(p.grad is not None for p in model.reward_head.parameters())
+
+
+def test_layer_norm_is_in_the_gru_or_nowhere(compose_tiny):
+    with_norm, without = (
+        {name for name, _ in make_tiny_agent(compose_tiny(switch)).named_parameters()}
+        for switch in ("layer_norm=true", "layer_norm=false")
+    )
+    gru = "world_model.rssm.gru.norm"
+    assert with_norm - without == {f"{gru}.weight", f"{gru}.bias"}
+    assert without <= with_norm
+
+
+@pytest.mark.parametrize(
+    ("task", "choice", "gradient"),
+    [
+        ("memory", "auto", "reinforce"),
+        ("point", "auto", "dynamics"),
+        ("memory", "dynamics", "dynamics"),
+        ("point", "both", "both"),
+    ],
+)
+def test_actor_gradient_is_chosen_by_the_actions_where_it_is_auto(
+    compose_tiny, task, choice, gradient
+):
+    agent = make_tiny_agent(compose_tiny(f"task={task}", f"actor_gradient={choice}"))
+    assert agent.actor_critic.gradient == gradient
+
+
+def test_random_collection_never_asks_the_actor(compose_tiny, monkeypatch):
+    from dreamer.policy import DreamerPolicy
+
+    acted = []
+    act = DreamerPolicy.__call__
+    monkeypatch.setattr(
+        DreamerPolicy, "__call__", lambda self, *args: acted.append(1) or act(self, *args)
+    )
+    train(compose_tiny("collect_policy=random", "callbacks.evaluate=null"))
+    assert not acted
+    train(compose_tiny("collect_policy=actor", "callbacks.evaluate=null"))
+    assert acted
+
+
+def test_the_paper_preset_is_table_d1(compose_any):
+    cfg = compose_any("env=atari", "task=pong", "experiment=paper_table_d1")
+    assert (cfg.batch.size, cfg.batch.length, cfg.train_every_policy_steps) == (50, 50, 4)
+    assert cfg.model.world_model.discount == 0.995
+
+
+def test_the_default_is_the_released_configuration(compose_any):
+    cfg = compose_any("env=atari", "task=pong")
+    assert (cfg.batch.size, cfg.batch.length, cfg.train_every_policy_steps) == (16, 50, 16)
+    assert cfg.model.world_model.discount == 0.999
+    assert cfg.env.full_action_space is True
+    assert cfg.total_frames == 200_000_000

@@ -1,0 +1,199 @@
+"""The run folder: its name, whose it is, and what may lie in it."""
+
+import itertools
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from dreamer.run_folder import RunFolder
+from dreamer.runner import train
+
+SWITCHES = {
+    "kl_balance": ("true", "false", "0.3"),
+    "image_gradients": ("true", "false"),
+    "reward_gradients": ("true", "false"),
+    "layer_norm": ("true", "false"),
+    "actor_gradient": ("auto", "reinforce", "dynamics", "both"),
+    "collect_policy": ("actor", "random"),
+    "latents": ("categorical", "gaussian"),
+}
+
+
+@pytest.fixture
+def folder_name(compose_any):
+    """The folder of a configuration, without its root."""
+    return lambda *overrides: RunFolder.of(compose_any("root=top", *overrides)).path.as_posix()
+
+
+# ------------------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ("task=pong", "top/atari/pong/dreamerv2/seed0"),
+        ("task=pong seed=3", "top/atari/pong/dreamerv2/seed3"),
+        ("env=dummy task=memory", "top/dummy/memory/tiny/seed0"),
+        ("task=pong kl_balance=false", "top/atari/pong/dreamerv2-kl_balance_false/seed0"),
+        ("task=pong kl_balance=0.3", "top/atari/pong/dreamerv2-kl_balance_0.3/seed0"),
+        ("task=pong latents=gaussian", "top/atari/pong/dreamerv2-latents_gaussian/seed0"),
+        ("task=pong experiment=no_kl_balancing", "top/atari/pong/no_kl_balancing/seed0"),
+        ("task=pong experiment=no_discrete_latents", "top/atari/pong/no_discrete_latents/seed0"),
+        (
+            "task=pong experiment=no_kl_balancing kl_balance=true",
+            "top/atari/pong/no_kl_balancing-kl_balance_true/seed0",
+        ),
+        (
+            "task=pong experiment=no_discrete_latents layer_norm=false",
+            "top/atari/pong/no_discrete_latents-layer_norm_false/seed0",
+        ),
+        ("task=pong kl_balance=false run_dir=here", "here"),
+    ],
+)
+def test_the_folder_says_what_run_it_is(folder_name, overrides, name):
+    assert folder_name(*overrides.split()) == name
+
+
+def test_two_different_ablations_never_share_a_folder(folder_name):
+    commands = [[f"{key}={value}"] for key, values in SWITCHES.items() for value in values[1:]]
+    commands += [
+        a + b
+        for a, b in itertools.combinations(commands, 2)
+        if "kl_balance=0.3" not in a  # one pair of each two switches, and one choice of each
+        and a[0].split("=")[0] != b[0].split("=")[0]
+    ]
+    names = [folder_name("task=pong", *command) for command in [[], *commands]]
+    assert len(set(names)) == len(names) > 40
+
+
+# ------------------------------------------------------------------------- whose folder it is
+
+
+@pytest.fixture
+def finished(compose_tiny):
+    """A folder with a finished run in it."""
+    return RunFolder(Path(train(compose_tiny()).run_dir))
+
+
+def test_a_folder_of_another_configuration_is_refused_by_the_keys_that_differ(
+    compose_tiny, finished
+):
+    other = compose_tiny("batch.size=7", "model.horizon=9", f"run_dir={finished.path}")
+    message = (
+        r"different in batch.size \(there 4, here 7\), model.horizon \(there 5, here 9\)\. "
+        r"Choose another run_dir="
+    )
+    with pytest.raises(ValueError, match=message):
+        train(other)
+    assert finished.summary() is not None  # left as it was
+
+
+@pytest.mark.parametrize(
+    "override", ["callbacks.metrics.every_frames=3", "logger=none", "precision=32-true"]
+)
+def test_how_a_run_is_watched_may_change(compose_tiny, finished, override):
+    finished.check_same_run(compose_tiny(override))
+
+
+def test_a_folder_without_a_checkpoint_is_begun_anew(compose_tiny, finished):
+    (finished.checkpoints / "last.ckpt").unlink()
+    (finished.path / "summary.json").unlink()
+    summary = train(compose_tiny("batch.size=7"))
+    assert summary.run_dir == str(finished.path)
+    assert summary.updates == 6
+
+
+def test_a_folder_in_use_is_refused(compose_tiny, finished):
+    cfg = compose_tiny("total_frames=96")
+    with finished.lock(), pytest.raises(ValueError, match="seed0 is in use by another process"):
+        train(cfg)
+    assert train(cfg).frames >= 96  # and is free again afterwards
+
+
+def test_the_folder_describes_itself(compose_tiny, finished):
+    cfg = OmegaConf.load(finished.path / "config.yaml")
+    assert OmegaConf.to_container(cfg, resolve=False) == OmegaConf.to_container(cfg, resolve=True)
+    assert cfg == finished.config()
+    assert cfg.model.world_model.kl.balance == 0.8
+    summary = json.loads((finished.path / "summary.json").read_text())
+    assert summary["frames"] >= 80
+    assert {"eval/return_mean", "collect/return", "world_model/loss"} <= summary["metrics"].keys()
+
+
+# -------------------------------------------------------------------------------- checkpoints
+
+
+class Trap:
+    """Unpickled, it would leave a mark."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return open, (str(self.mark), "w")
+
+
+def torn(path, mark):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flipped(path, mark):
+    data = bytearray(path.read_bytes())
+    data[: len(data) // 3] = bytes(len(data) // 3)
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    "torn": torn,
+    "overwritten": flipped,
+    "empty": lambda path, mark: path.write_bytes(b""),
+    "text": lambda path, mark: path.write_text("weights, honestly\n"),
+    "a list": lambda path, mark: torch.save([1, 2], path),
+    "a tensor": lambda path, mark: torch.save(torch.zeros(3), path),
+    "nothing": lambda path, mark: torch.save(None, path),
+    "other weights": lambda path, mark: torch.save({"state_dict": {"w": torch.zeros(2)}}, path),
+    "odd counters": lambda path, mark: torch.save({"counters": 7}, path),
+    "code": lambda path, mark: torch.save({"counters": Trap(mark)}, path),
+    "a pickle with code": lambda path, mark: path.write_bytes(pickle.dumps(Trap(mark), 2)),
+}
+
+
+@pytest.fixture(scope="module")
+def shared_run(tmp_path_factory):
+    """One checkpoint that all the damages below are done to, each to a copy."""
+    path = tmp_path_factory.mktemp("shared") / "last.ckpt"
+    torch.save({"counters": {"frames": 48}, "state_dict": {"w": torch.zeros(1000)}}, path)
+    return path
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_or_foreign_checkpoint_is_refused_and_runs_no_code(shared_run, tmp_path, damage):
+    folder = RunFolder(tmp_path)
+    folder.checkpoints.mkdir()
+    path, mark = folder.checkpoints / "last.ckpt", tmp_path / "mark"
+    path.write_bytes(shared_run.read_bytes())
+    assert folder.frames_of(path) == 48
+    DAMAGES[damage](path, mark)
+    with pytest.raises(ValueError, match="last.ckpt is damaged or not a checkpoint.*Delete it"):
+        folder.last_checkpoint()
+    assert not mark.exists()
+
+
+def test_a_damaged_checkpoint_stops_the_run_before_anything_is_lost(compose_tiny, finished):
+    torn(finished.checkpoints / "last.ckpt", None)
+    journal = (finished.replay / "journal").read_bytes()
+    with pytest.raises(ValueError, match="put best.ckpt in its place"):
+        train(compose_tiny("total_frames=96"))
+    assert (finished.replay / "journal").read_bytes() == journal
+
+
+def test_no_checkpoint_is_no_error_until_one_is_wanted(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert folder.last_checkpoint() is None
+    assert folder.frames_of(None) == 0
+    with pytest.raises(FileNotFoundError, match="the run has not saved one yet"):
+        folder.read_checkpoint(folder.checkpoints / "last.ckpt")
