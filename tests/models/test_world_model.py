@@ -1,0 +1,258 @@
+"""What the world model's loss is made of, whom it trains, and what its dreams depend on."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.distributions as td
+from tiny import (
+    CATEGORICAL,
+    GAUSSIAN,
+    IMAGE,
+    VECTORS,
+    WORLD_MODEL,
+    A,
+    B,
+    H,
+    K,
+    N,
+    S,
+    T,
+    gradients_of,
+    make_batch,
+)
+from torch.testing import assert_close
+
+from dreamer.models.world_model import WorldModel, preprocess_obs, transform_reward
+
+OBS_SHAPES = IMAGE | VECTORS
+both = pytest.mark.parametrize("latent", [CATEGORICAL, GAUSSIAN], ids=["categorical", "gaussian"])
+
+
+def make_model(obs_shapes=OBS_SHAPES, **change) -> WorldModel:
+    return WorldModel(dataclasses.replace(WORLD_MODEL, **change), obs_shapes, A)
+
+
+def batch(obs_shapes=OBS_SHAPES):
+    return make_batch(obs_shapes=obs_shapes)
+
+
+@both
+def test_loss_is_the_sum_of_its_parts(latent):
+    output = make_model(latent=latent).loss(batch())
+    assert list(output.losses) == ["kl", "image", "angle", "speed", "reward", "discount"]
+    assert_close(output.loss, sum(output.losses.values()))
+    assert_close(output.losses["kl"], output.kl.mean())
+    for key, log_prob in output.log_probs.items():
+        assert log_prob.shape == (T, B)
+        assert_close(output.losses[key], -log_prob.mean())
+
+
+def test_scales_multiply_their_loss_and_the_others_count_once():
+    scales = {"kl": 0.1, "image": 0.5, "discount": 5.0}
+    output = make_model(loss_scales=scales).loss(batch())
+    expected = sum(scales.get(k, 1.0) * x.item() for k, x in output.losses.items())
+    assert_close(output.loss.item(), expected, rtol=1e-5, atol=0)
+
+
+def test_scale_of_an_unknown_loss_is_refused():
+    with pytest.raises(ValueError, match="keys of `loss_scales` among .*'image'.*: {'images'}"):
+        make_model(loss_scales={"images": 1.0})
+
+
+def test_kl_is_that_of_the_posterior_and_the_prior_of_the_same_step():
+    output = make_model().loss(batch())
+    posterior, prior = (
+        td.Independent(td.OneHotCategorical(logits=x), 1)
+        for x in (output.posterior.stats, output.prior_stats)
+    )
+    assert output.prior_stats.shape == (T, B, S, K)
+    assert_close(output.kl, td.kl_divergence(posterior, prior))
+
+
+@pytest.mark.parametrize(
+    ("switch", "keys"),
+    [
+        ("image_gradients", ["image", "angle", "speed"]),
+        ("reward_gradients", ["reward"]),
+        ("discount_gradients", ["discount"]),
+    ],
+)
+@pytest.mark.parametrize("on", [True, False])
+def test_switch_decides_whether_its_heads_train_the_latent_state(switch, keys, on):
+    output = make_model(**{switch: on}).loss(batch())
+    for key, loss in output.losses.items():
+        gradient = torch.autograd.grad(
+            loss, output.posterior.deter, retain_graph=True, allow_unused=True
+        )[0]
+        assert (gradient is not None and gradient.any()) == (on or key not in keys), key
+
+
+def test_without_image_gradients_the_decoder_learns_and_the_encoder_gets_none_from_it():
+    model = make_model(IMAGE, image_gradients=False)
+    model.loss(batch(IMAGE)).losses["image"].backward()
+    assert gradients_of(model.decoder)
+    assert not gradients_of(model.encoder)
+    assert not gradients_of(model.rssm)
+
+
+def test_loss_trains_every_parameter():
+    model = make_model()
+    model.loss(batch()).loss.backward()
+    idle = [k for k, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert idle == []
+
+
+@pytest.mark.parametrize(
+    ("transform", "function"),
+    [("tanh", torch.tanh), ("sign", torch.sign), ("identity", lambda x: x)],
+)
+def test_reward_is_transformed_in_the_targets_only(transform, function):
+    model = make_model(reward_transform=transform)
+    data = batch()
+    output = model.loss(data)
+    mean = model.reward_head(output.posterior.features).mean
+    expected = td.Normal(mean, 1.0).log_prob(function(data.reward))
+    assert_close(output.log_probs["reward"], expected)
+    assert_close(transform_reward(data.reward, transform), function(data.reward))
+
+    start = output.posterior.flatten_time()
+    dream = model.imagine(start, None, lambda features, noise: torch.zeros(N, A), H)
+    assert_close(dream.reward, model.reward_head(dream.features).mean)
+
+
+def test_discount_is_learned_as_gamma_or_nothing_at_the_end():
+    model, data = make_model(), batch()
+    output = model.loss(data)
+    label = torch.full((T, B), 0.9)
+    label[3, 1] = 0
+    mean = model.discount_head(output.posterior.features).mean
+    assert_close(output.log_probs["discount"], label * mean.log() + (1 - label) * (1 - mean).log())
+
+
+def test_observations_are_scaled_where_they_are_bytes():
+    obs = {
+        "image": torch.tensor([0, 255], dtype=torch.uint8),
+        "count": torch.tensor([3, -4]),
+        "flag": torch.tensor([True]),
+        "log_bytes": torch.tensor([7], dtype=torch.uint8),
+    }
+    processed = preprocess_obs(obs)
+    assert_close(processed["image"], torch.tensor([-0.5, 0.5]))
+    assert_close(processed["count"], torch.tensor([3.0, -4.0]))
+    assert_close(processed["flag"], obs["flag"])
+    assert_close(processed["log_bytes"], obs["log_bytes"])
+
+
+@both
+def test_loss_repeats_with_the_same_noise(latent):
+    model, data = make_model(latent=latent), batch()
+    noise = latent.draw_noise(torch.zeros(T, B, S, latent.statistics))
+    first, second = model.loss(data, noise=noise), model.loss(data, noise=noise)
+    assert_close(first.loss, second.loss, rtol=0, atol=0)
+
+
+def test_metrics_have_no_graph():
+    metrics = make_model().loss(batch()).metrics
+    parts = ["image_nll", "angle_nll", "speed_nll", "reward_nll", "continue_nll"]
+    parts += ["loss", "kl", "kl_loss", "posterior_entropy", "prior_entropy"]
+    assert set(metrics) == {f"world_model/{part}" for part in parts}
+    assert not any(x.requires_grad for x in metrics.values())
+    assert all(x.shape == () for x in metrics.values())
+
+
+def test_loss_refuses_a_batch_of_mixed_shapes():
+    with pytest.raises(AssertionError):
+        make_model().loss(batch()._replace(is_first=torch.zeros(B, T, dtype=torch.bool)))
+
+
+# Imagination
+
+
+def dream(model: WorldModel, is_terminal: torch.Tensor | None):
+    torch.manual_seed(1)
+    start = model.loss(batch(VECTORS)).posterior.detach().flatten_time()
+    layer = torch.linspace(-1, 1, model.feature_size * A).view(-1, A)
+    return model.imagine(start, is_terminal, lambda f, noise: torch.tanh(f @ layer), H)
+
+
+def test_dream_without_a_graph_has_the_same_numbers():
+    model, is_terminal = make_model(VECTORS), torch.zeros(N, dtype=torch.bool)
+    with_graph = dream(model, is_terminal)
+    with torch.no_grad():
+        without = dream(model, is_terminal)
+    assert_close(tuple(with_graph.detach()), tuple(without), rtol=0, atol=0)
+    assert with_graph.reward.requires_grad
+    assert not any(x.requires_grad for x in without)
+
+
+def test_first_discount_is_that_of_the_replay_and_the_others_that_of_the_head():
+    model = make_model(VECTORS)
+    is_terminal = torch.arange(N) == 5
+    trajectory = dream(model, is_terminal)
+    assert_close(trajectory.discount[0], torch.where(is_terminal, 0.0, 0.9))
+    head = model.discount_head(trajectory.features).mean
+    assert_close(trajectory.discount[1:], head[1:])
+    assert_close(dream(model, None).discount[0], model.discount_head(trajectory.features[0]).mean)
+
+
+def test_without_a_discount_head_nothing_ends():
+    model = make_model(VECTORS, discount_head=None)
+    output = model.loss(batch(VECTORS))
+    assert "discount" not in output.losses
+    trajectory = dream(model, torch.ones(N, dtype=torch.bool))
+    assert_close(trajectory.discount, torch.full((H + 1, N), 0.9))
+
+
+# Prediction in the open loop
+
+
+def open_loop(model: WorldModel, data, context: int) -> torch.Tensor:
+    torch.manual_seed(3)
+    return model.open_loop(data, context)["image"]
+
+
+@both
+def test_open_loop_sees_observations_of_the_context_and_no_later_ones(latent):
+    model, data, context = make_model(latent=latent), batch(), 3
+    images = open_loop(model, data, context)
+    assert images.shape == (T, B, 1, 64, 64)
+    assert images.min() >= 0
+    assert images.max() <= 1
+
+    later = {k: x.clone() for k, x in data.obs.items()}
+    for value in later.values():
+        value[context:] = 7
+    assert_close(open_loop(model, data._replace(obs=later), context), images, rtol=0, atol=0)
+
+    for t in range(context):
+        changed = {k: x.clone() for k, x in data.obs.items()}
+        for value in changed.values():
+            value[t] = 7
+        difference = (open_loop(model, data._replace(obs=changed), context) - images).abs()
+        assert not difference[:t].any()
+        assert difference[t].any()
+
+
+def test_open_loop_follows_the_actions():
+    model, data, context = make_model(latent=GAUSSIAN), batch(), 3
+    images = open_loop(model, data, context)
+    action = data.prev_action.clone()
+    action[5] = 1 - action[5]
+    difference = (open_loop(model, data._replace(prev_action=action), context) - images).abs()
+    assert not difference[:5].any()
+    assert difference[5].any()
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        (WORLD_MODEL, {"reward_transform": "log"}, "`reward_transform` to be tanh, .*: log"),
+        (WORLD_MODEL, {"discount": 0.0}, r"`discount` to be in \(0, 1], actually: 0.0"),
+        (WORLD_MODEL.kl, {"balance": 1.0}, r"`kl_balance` to be in \(0, 1\), actually: 1.0"),
+        (WORLD_MODEL.kl, {"free_nats": -1.0}, "`free_nats` to be at least 0, actually: -1.0"),
+    ],
+)
+def test_config_refuses_values_out_of_range(part, change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(part, **change)
