@@ -13,7 +13,7 @@ import numpy as np
 def to_rgb(images: np.ndarray) -> np.ndarray:
     """Images (..., C, H, W) in [0, 1] or uint8, C = 1 or 3 -> (..., H, W, 3) uint8."""
     if images.dtype != np.uint8:
-        images = (images.clip(0, 1) * 255).astype(np.uint8)
+        images = (images.clip(0, 1) * 255).round().astype(np.uint8)
     images = np.moveaxis(images, -3, -1)
     return images.repeat(3, -1) if images.shape[-1] == 1 else images[..., :3]
 

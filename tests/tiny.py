@@ -135,7 +135,7 @@ def make_state(latent, *leading: int, requires_grad: bool = False) -> RSSMState:
 def fit(
     agent: DreamerAgent,
     batches: Sequence[Batch],
-    step: Callable[[Batch, int], dict[str, Tensor]] | None = None,
+    step: Callable[[Batch], dict[str, Tensor]] | None = None,
     **options,
 ) -> list[dict[str, Tensor]]:
     """Learn from batches under a real Trainer; `step` replaces `training_step`."""
@@ -146,7 +146,7 @@ def fit(
             results.append(outputs)
 
     if step is not None:
-        agent.training_step = step
+        agent.training_step = lambda batch, batch_idx: step(batch)
     trainer = pl.Trainer(
         **{"accelerator": "cpu"} | options,
         max_epochs=1,

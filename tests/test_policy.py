@@ -1,0 +1,168 @@
+"""Acting: chance, memory and its resets, and the difference between training and evaluation."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import CONTINUOUS, DISCRETE, IMAGE, VECTORS, A, B, K, S, make_agent, make_obs
+from torch.testing import assert_close
+
+from dreamer.policy import DreamerPolicy, RandomPolicy
+from dreamer.types import ActionSpace, TimeStep
+
+E = 8  # environments
+OBS_SHAPES = IMAGE | VECTORS
+spaces = pytest.mark.parametrize("action_space", [DISCRETE, CONTINUOUS], ids=["discrete", "contin"])
+
+
+def make_step(is_first=False, seed: int = 0, count: int = E) -> TimeStep:
+    torch.manual_seed(seed)
+    obs = {k: x.numpy() for k, x in make_obs(OBS_SHAPES, count).items()}
+    is_first = np.broadcast_to(is_first, count).copy()
+    return TimeStep(obs, np.zeros(count, np.float32), is_first, *np.zeros((2, count), bool))
+
+
+def make_policy(action_space=DISCRETE, **options) -> DreamerPolicy:
+    agent = make_agent(action_space, obs_shapes=OBS_SHAPES)
+    options = {"sample_actions": True} | options
+    return DreamerPolicy(agent.world_model, agent.actor_critic, **options)
+
+
+def tensors(step: TimeStep):
+    return {k: torch.from_numpy(x) for k, x in step.obs.items()}, torch.from_numpy(step.is_first)
+
+
+def noise(seed: int = 0) -> torch.Tensor:
+    return torch.randn(E, S, K, generator=torch.Generator().manual_seed(seed))
+
+
+def test_random_choices_are_one_hot_and_uniform():
+    policy = RandomPolicy(ActionSpace(K, discrete=True), seed=0)
+    action, state = policy(make_step(count=6000), None)
+    assert state is None
+    assert action.dtype == np.float32
+    assert_close(np.sort(action, 1), np.eye(K, dtype=np.float32)[[K - 1] * 6000])
+    assert_close(action.mean(0), np.full(K, 1 / K, np.float32), atol=0.02, rtol=0)
+
+
+def test_random_numbers_are_uniform_between_minus_one_and_one():
+    action, _ = RandomPolicy(ActionSpace(K, discrete=False), seed=0)(make_step(count=6000), None)
+    assert action.shape == (6000, K)
+    assert action.dtype == np.float32
+    assert np.abs(action).max() <= 1
+    assert_close(action.std(0), np.full(K, 3**-0.5, np.float32), atol=0.02, rtol=0)
+
+
+def test_random_policy_repeats_with_its_seed():
+    first, second, other = (
+        RandomPolicy(CONTINUOUS, seed)(make_step(), None)[0] for seed in (1, 1, 2)
+    )
+    assert_close(first, second)
+    assert (first != other).all()
+
+
+@spaces
+def test_policy_gives_one_action_for_every_environment(action_space):
+    action, state = make_policy(action_space)(make_step(True), None)
+    assert action.shape == (E, A)
+    assert action.dtype == np.float32
+    assert_close(action, state.action.numpy())
+    assert not state.action.requires_grad
+    if action_space.discrete:
+        assert_close(np.sort(action, 1), np.eye(2, dtype=np.float32)[[1] * E])
+    else:
+        assert np.abs(action).max() < 1
+
+
+@spaces
+def test_training_samples_and_evaluation_takes_the_mode(action_space):
+    obs, is_first = tensors(make_step(True))
+    train, evaluate = (make_policy(action_space, sample_actions=x) for x in (True, False))
+    latent_noise = noise()
+    fixed = [evaluate.act(obs, is_first, latent_noise=latent_noise).action for _ in range(2)]
+    drawn = [train.act(obs, is_first, latent_noise=latent_noise).action for _ in range(2)]
+    assert_close(fixed[0], fixed[1])
+    assert not torch.equal(drawn[0], drawn[1])
+    features = evaluate.act(obs, is_first, latent_noise=latent_noise).latent.features
+    assert_close(fixed[0], evaluate.actor_critic.policy(features).mode)
+
+
+def test_evaluation_still_samples_the_latent_state():
+    obs, is_first = tensors(make_step(True))
+    policy = make_policy(sample_actions=False)
+    assert not torch.equal(
+        policy.act(obs, is_first).latent.stoch, policy.act(obs, is_first).latent.stoch
+    )
+
+
+def test_given_noise_decides_the_whole_step():
+    obs, is_first = tensors(make_step(True))
+    policy = make_policy()
+    action_noise = policy.actor_critic.draw_noise((E,), torch.device("cpu"))
+    first, second = (
+        policy.act(obs, is_first, latent_noise=noise(), action_noise=action_noise) for _ in range(2)
+    )
+    assert_close(tuple(first.latent), tuple(second.latent))
+    assert_close(first.action, second.action)
+
+
+def test_memory_carries_over_from_step_to_step():
+    policy = make_policy()
+    obs, is_first = tensors(make_step())
+    past, other_past = (policy.act(*tensors(make_step(True, seed))) for seed in (1, 2))
+    after = policy.act(obs, is_first, past, latent_noise=noise()).latent.deter
+    after_other = policy.act(obs, is_first, other_past, latent_noise=noise()).latent.deter
+    assert not torch.isclose(after, after_other).all(-1).any()
+
+    acted_otherwise = past._replace(action=1 - past.action)
+    changed = policy.act(obs, is_first, acted_otherwise, latent_noise=noise()).latent.deter
+    assert not torch.isclose(after, changed).all(-1).any()
+
+
+def test_memory_starts_afresh_only_where_an_episode_does():
+    policy = make_policy()
+    past = policy.act(*tensors(make_step(True, seed=1)))
+    obs, is_first = tensors(make_step(np.arange(E) == 4))
+    mixed = policy.act(obs, is_first, past, latent_noise=noise()).latent
+    fresh = policy.act(obs, torch.ones(E, dtype=torch.bool), None, latent_noise=noise()).latent
+    going_on = policy.act(obs, torch.zeros(E, dtype=torch.bool), past, latent_noise=noise()).latent
+    for actual, start, later in zip(mixed, fresh, going_on, strict=True):
+        assert_close(actual[4], start[4])
+        assert_close(actual[:4], later[:4])
+        assert_close(actual[5:], later[5:])
+    assert not torch.equal(fresh.deter[4], going_on.deter[4])
+
+
+def test_environments_do_not_see_each_other():
+    policy = make_policy()
+    obs, is_first = tensors(make_step(True))
+    everyone = policy.act(obs, is_first, latent_noise=noise()).latent.features
+    some = {k: x[2 : 2 + B] for k, x in obs.items()}
+    alone = policy.act(some, is_first[2 : 2 + B], latent_noise=noise()[2 : 2 + B]).latent.features
+    assert_close(alone, everyone[2 : 2 + B])
+
+
+def test_full_exploration_makes_choices_uniform():
+    policy = make_policy(exploration_noise=1.0)
+    for weight in policy.actor_critic.actor.out.parameters():
+        torch.nn.init.zeros_(weight)
+    with torch.no_grad():
+        policy.actor_critic.actor.out.out.bias[0] = 50  # certain
+    step = make_step(True)
+    chosen = [policy(step, None)[0][:, 0].mean() for _ in range(100)]
+    assert np.mean(chosen) == pytest.approx(0.5, abs=0.06)
+    policy.exploration_noise = 0.0
+    assert policy(step, None)[0][:, 0].all()
+
+
+def test_exploration_of_numbers_stays_within_the_bounds():
+    policy = make_policy(CONTINUOUS, exploration_noise=3.0)
+    action, state = policy(make_step(True), None)
+    assert np.abs(action).max() == 1
+    assert_close(action, state.action.numpy())
+
+
+def test_evaluation_does_not_explore():
+    policy = make_policy(CONTINUOUS, sample_actions=False, exploration_noise=3.0)
+    obs, is_first = tensors(make_step(True))
+    first, second = (policy.act(obs, is_first, latent_noise=noise()).action for _ in range(2))
+    assert_close(first, second)
