@@ -95,6 +95,10 @@ class Collect(pl.Callback):
                 "batch.length, a larger prefill_policy_steps, or replay.across_episodes=true."
             )
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Learn no more where a run was stopped between its last update and its end."""
+        self._stop_at_budget(trainer, pl_module)
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -116,8 +120,11 @@ class Collect(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Stop at the budget."""
-        assert isinstance(pl_module, DreamerAgent)
-        trainer.should_stop = pl_module.frames >= self._total_frames
+        self._stop_at_budget(trainer, pl_module)
+
+    def _stop_at_budget(self, trainer: pl.Trainer, agent: pl.LightningModule) -> None:
+        assert isinstance(agent, DreamerAgent)
+        trainer.should_stop = agent.frames >= self._total_frames
 
     def _collect(self, agent: DreamerAgent, policy: Policy, steps: int) -> None:
         before = self._collector.policy_steps

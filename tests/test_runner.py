@@ -1,0 +1,331 @@
+"""Whole runs: begin, stop anywhere, go on, finish; the same every time."""
+
+import json
+import os
+import shutil
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from dreamer.agent import DreamerAgent, NonFiniteError
+from dreamer.callbacks.interrupt import Interrupted
+from dreamer.envs.dummy import MemoryEnvs
+from dreamer.replay.buffer import Replay, ReplayConfig
+from dreamer.runner import Summary, load, make_envs, train
+
+QUIET = ("callbacks.evaluate=null",)
+FRAMES, UPDATES = 81, 6  # of a whole tiny run: 1 update on the prefill, 5 at 49, 57, ... 81 frames
+
+
+@pytest.fixture(autouse=True)
+def in_its_own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def after_update(monkeypatch):
+    """Do something once the agent has made so many updates."""
+
+    @contextmanager
+    def after(number, action):
+        update = DreamerAgent.update
+
+        def update_and_act(agent, *args, **kwargs):
+            result = update(agent, *args, **kwargs)
+            if agent.updates == number:
+                action()
+            return result
+
+        with monkeypatch.context() as patch:
+            patch.setattr(DreamerAgent, "update", update_and_act)
+            yield
+
+    return after
+
+
+@pytest.fixture
+def after_step(monkeypatch):
+    """Do something once an environment has made so many steps, resets included."""
+
+    @contextmanager
+    def after(number, action):
+        step, made = MemoryEnvs.step, []
+
+        def step_and_act(envs, prev_action):
+            made.append(1)
+            if len(made) == number:
+                action()
+            return step(envs, prev_action)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryEnvs, "step", step_and_act)
+            yield
+
+    return after
+
+
+def run_folder(cfg) -> Path:
+    """Where the tiny run lies."""
+    return Path(cfg.root) / "dummy" / "memory" / "debug" / "seed0"
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def checkpoint(run_dir, name="last"):
+    return torch.load(Path(run_dir) / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def assert_same_agent(a, b):
+    """Two checkpoints with the same weights, optimisers and random states, bit by bit."""
+    assert a["counters"] == b["counters"]
+    for part in ("state_dict", "optimizer_states"):
+        torch.testing.assert_close(a[part], b[part], rtol=0, atol=0)
+    assert a["ReplayDataModule"] == b["ReplayDataModule"]
+    assert a["callbacks"]["Checkpoint"]["torch"].equal(b["callbacks"]["Checkpoint"]["torch"])
+
+
+def assert_whole(summary: Summary, frames: int = FRAMES, updates: int = UPDATES):
+    """What a finished run leaves behind, however often it was stopped."""
+    run_dir = Path(summary.run_dir)
+    assert (summary.frames, summary.policy_steps, summary.updates) == (frames, frames, updates)
+    assert json.loads((run_dir / "summary.json").read_text())["frames"] == frames
+    frames_of_losses = [
+        record["frames"] for record in lines(run_dir) if "world_model/loss" in record
+    ]
+    assert frames_of_losses == sorted(set(frames_of_losses)), "a frame was written twice"
+    assert frames_of_losses[-1] == frames
+    replay = Replay(
+        run_dir / "replay",
+        obs_shapes=MemoryEnvs.obs_shapes,
+        action_size=2,
+        env_count=1,
+        config=ReplayConfig(1000, "episodes", True),
+        seed=0,
+    )
+    assert replay.policy_steps == frames
+
+
+def lines(run_dir):
+    return [json.loads(line) for line in (Path(run_dir) / "metrics.jsonl").read_text().splitlines()]
+
+
+# -------------------------------------------------------------------------- the same command
+
+
+def test_a_run_makes_its_frames_and_updates(compose_tiny):
+    assert_whole(train(compose_tiny()))
+
+
+def test_the_same_seed_is_the_same_run_and_another_seed_another(compose_tiny):
+    first, again, other = (
+        checkpoint(train(compose_tiny(f"seed={seed}", f"run_dir={name}", *QUIET)).run_dir)
+        for seed, name in ((0, "a"), (0, "b"), (1, "c"))
+    )
+    assert_same_agent(first, again)
+    weights = [next(iter(state["state_dict"].values())) for state in (first, other)]
+    assert not weights[0].equal(weights[1])
+
+
+def test_watching_a_run_does_not_change_it(compose_tiny):
+    watched = train(compose_tiny("callbacks.evaluate.every_frames=1", "run_dir=a"))
+    alone = train(compose_tiny("run_dir=b", *QUIET))
+    assert len(lines(watched.run_dir)) > len(lines(alone.run_dir))
+    assert_same_agent(checkpoint(watched.run_dir), checkpoint(alone.run_dir))
+
+
+def test_a_finished_run_is_left_alone(compose_tiny, capsys):
+    first = train(compose_tiny())
+    files = {p: p.stat().st_mtime_ns for p in Path(first.run_dir).rglob("*") if p.is_file()}
+    assert train(compose_tiny()) == first
+    assert "is finished: 81 frames. Nothing to do." in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in files} == files
+
+
+def test_a_finished_run_goes_on_to_a_larger_budget(compose_tiny, capsys):
+    first = train(compose_tiny())
+    longer = train(compose_tiny("total_frames=112"))
+    assert longer.run_dir == first.run_dir
+    assert "(resumed at frame 81)" in capsys.readouterr().out
+    assert_whole(longer, frames=113, updates=10)
+
+
+# ------------------------------------------------------------------------------ stop and go on
+
+
+@pytest.mark.parametrize("updates", [1, 3, UPDATES])
+def test_a_run_interrupted_while_learning_goes_on(compose_tiny, after_update, updates, capsys):
+    with after_update(updates, interrupt), pytest.raises(Interrupted, match="SIGINT"):
+        train(compose_tiny())
+    assert checkpoint(run_folder(compose_tiny()))["counters"]["updates"] == updates
+    assert not (Path(run_folder(compose_tiny())) / "summary.json").exists()
+    assert_whole(train(compose_tiny()))
+    assert "(resumed at frame " in capsys.readouterr().out
+
+
+def test_a_run_interrupted_in_the_prefill_goes_on_with_it(compose_tiny, after_step):
+    with after_step(20, interrupt), pytest.raises(Interrupted):
+        train(compose_tiny())
+    counters = checkpoint(run_folder(compose_tiny()))["counters"]
+    assert 0 < counters["policy_steps"] < 20
+    assert counters["updates"] == 0
+    assert_whole(train(compose_tiny()))
+
+
+def test_a_run_interrupted_in_an_evaluation_goes_on(compose_tiny, monkeypatch):
+    from dreamer.callbacks import evaluate
+
+    def interrupted(*args, on_step, **kwargs):
+        interrupt()
+        on_step()
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(evaluate, "play", interrupted)
+        train(compose_tiny())
+    assert_whole(train(compose_tiny()))
+
+
+def test_a_run_interrupted_again_and_again_finishes(compose_tiny, after_update):
+    for updates in range(1, UPDATES):
+        with after_update(updates, interrupt), pytest.raises(Interrupted):
+            train(compose_tiny())
+    assert_whole(train(compose_tiny()))
+
+
+@pytest.mark.parametrize(
+    ("steps", "updates"), [(20, 0), (54, 0), (59, 0), (0, 1), (0, 3), (0, UPDATES)]
+)
+def test_a_run_killed_at_any_moment_goes_on(
+    compose_tiny, tmp_path, after_step, after_update, steps, updates
+):
+    """What lies on the disk at that moment is what SIGKILL leaves behind."""
+    run_dir, copy = run_folder(compose_tiny()), tmp_path / "copy"
+
+    def snapshot():
+        shutil.copytree(run_dir, copy)
+        with (copy / "metrics.jsonl").open("a") as file:
+            file.write('{"frames": 7')  # the line that it died in
+
+    with after_step(steps, snapshot), after_update(updates, snapshot):
+        train(compose_tiny())
+    assert_whole(train(compose_tiny(f"run_dir={copy}")))
+
+
+def test_updates_after_a_resume_equal_those_of_an_uninterrupted_run(compose_tiny, after_update):
+    """On the same experience, for a resume begins a new episode: here none is collected."""
+    runs = {"whole": (6,), "resumed": (2, 3, 6)}
+    for name, stops in runs.items():
+        for updates in stops:
+            with after_update(updates, interrupt), pytest.raises(Interrupted):
+                train(compose_tiny("pretrain_updates=6", f"run_dir={name}", *QUIET))
+    whole, resumed = checkpoint("whole"), checkpoint("resumed")
+    assert whole["counters"]["updates"] == 6
+    assert_same_agent(whole, resumed)
+
+
+def test_a_resumed_run_does_not_repeat_its_first_episodes(compose_tiny, after_update, monkeypatch):
+    seeds = []
+    begin = MemoryEnvs.__init__
+    monkeypatch.setattr(
+        MemoryEnvs,
+        "__init__",
+        lambda self, count, seed, **kw: seeds.append(seed) or begin(self, count, seed, **kw),
+    )
+    with after_update(3, interrupt), pytest.raises(Interrupted):
+        train(compose_tiny(*QUIET))
+    train(compose_tiny(*QUIET))
+    assert len(set(seeds)) == len(seeds) == 2
+
+
+def test_the_best_score_survives_a_resume(compose_tiny, after_update, monkeypatch):
+    from dreamer.evaluation import Evaluation
+
+    def score(value):
+        monkeypatch.setattr(Evaluation, "summary", lambda self: {"eval/return_mean": value})
+
+    score(5.0)
+    with after_update(UPDATES, interrupt), pytest.raises(Interrupted):
+        train(compose_tiny())
+    best = checkpoint(run_folder(compose_tiny()), "best")
+    score(4.0)
+    train(compose_tiny())
+    assert_same_agent(checkpoint(run_folder(compose_tiny()), "best"), best)
+    score(6.0)
+    longer = train(compose_tiny("total_frames=96"))
+    assert checkpoint(longer.run_dir, "best")["counters"]["frames"] > best["counters"]["frames"]
+
+
+# ------------------------------------------------------------------------------- what goes wrong
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_weights_from_before(
+    compose_tiny, after_update
+):
+    run_dir = run_folder(compose_tiny())
+
+    def poison():
+        reward = np.memmap(run_dir / "replay" / "reward", np.float32, mode="r+")
+        reward[:] = 1e30
+
+    cfg = compose_tiny("model.world_model.reward_transform=identity", *QUIET)
+    message = r"The world_model loss is inf .* in update 3, frame 65\. .* learning rate"
+    with after_update(3, poison), pytest.raises(NonFiniteError, match=message):
+        train(cfg)
+    state = checkpoint(run_dir)
+    assert state["counters"] == {"frames": 65, "policy_steps": 65, "updates": 3}
+    assert all(value.isfinite().all() for value in state["state_dict"].values())
+    assert not (run_dir / "summary.json").exists()
+
+
+def test_a_corrected_command_begins_anew_after_a_prefill_without_a_whole_sequence(compose_tiny):
+    # An episode of this world has 9 steps, its reset included.
+    with pytest.raises(ValueError, match="`batch.length` 16 steps in the prefill.* longest has 9"):
+        train(compose_tiny("replay.across_episodes=false"))
+    assert_whole(train(compose_tiny("replay.across_episodes=false", "batch.length=9")))
+
+
+# ------------------------------------------------------------------------------ a trained agent
+
+
+@pytest.fixture
+def trained(compose_tiny):
+    return Path(train(compose_tiny()).run_dir)
+
+
+def test_a_trained_agent_is_loaded_and_acts(trained):
+    player = load(trained)
+    envs = make_envs(player.cfg, seed=5)
+    step = envs.reset()
+    action, state = player.policy(step, None)
+    assert action.shape == (1, 2)
+    assert action.sum() == 1
+    action, state = player.policy(envs.step(action), state)
+    assert action.shape == (1, 2)
+
+
+def test_best_and_last_are_told_apart(trained):
+    best, last = load(trained, "best"), load(trained, "last")
+    assert best.agent.frames == checkpoint(trained, "best")["counters"]["frames"] < 81
+    assert last.agent.frames == 81
+    for name, value in last.agent.state_dict().items():
+        assert value.equal(checkpoint(trained)["state_dict"][name])
+    (trained / "checkpoints" / "best.ckpt").unlink()
+    assert load(trained).agent.frames == 81
+
+
+def test_what_cannot_be_loaded_is_told(trained, tmp_path):
+    with pytest.raises(FileNotFoundError, match="No run in .*nowhere: there is no config.yaml"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="`checkpoint` to be best or last, actually: newest"):
+        load(trained, "newest")
+    cfg = OmegaConf.load(trained / "config.yaml")
+    cfg.model.world_model.rssm.deter = 40
+    OmegaConf.save(cfg, trained / "config.yaml")
+    with pytest.raises(ValueError, match="is not a checkpoint of the agent in config.yaml"):
+        load(trained)
