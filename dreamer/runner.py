@@ -310,6 +310,11 @@ def _checked(cfg: DictConfig) -> DictConfig:
     balance = cfg.kl_balance
     if not (isinstance(balance, bool) or (_is_number(balance) and 0 < balance < 1)):
         raise ValueError(f"Expect `kl_balance` to be true, false or in (0, 1), actually: {balance}")
+    if cfg.train_every_policy_steps < 1:
+        raise ValueError(
+            "Expect `train_every_policy_steps` to be at least 1, "
+            f"actually: {cfg.train_every_policy_steps}"
+        )
     if cfg.batch.size < 1 or cfg.batch.length < 2:
         raise ValueError(
             f"Expect `batch.size` >= 1 and `batch.length` >= 2, "
