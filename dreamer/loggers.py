@@ -148,6 +148,13 @@ def log_video(
             _add_gif(logger, key, images, frames, fps)
 
 
+def finish(loggers: list[Logger], *, exit_code: int) -> None:
+    """End what W&B calls a run; else the next job of a multirun would write into it."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish(exit_code)
+
+
 def _add_gif(logger: TensorBoardLogger, key: str, images: np.ndarray, frames: int, fps: int):
     """TensorBoard shows an animated GIF where it expects an image; its own video needs moviepy."""
     from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore

@@ -31,7 +31,7 @@ from dreamer.collector import Collector
 from dreamer.cost import describe_cost
 from dreamer.envs.factory import Envs
 from dreamer.evaluation import play
-from dreamer.loggers import JsonLinesLogger
+from dreamer.loggers import JsonLinesLogger, finish
 from dreamer.policy import DreamerPolicy, RandomPolicy
 from dreamer.replay.buffer import Replay, ReplayConfig
 from dreamer.replay.dataset import ReplayDataModule
@@ -172,11 +172,13 @@ def _fit(
         default_root_dir=folder.path,
     )
     _describe(cfg, folder, envs, agent, replay, trainer, checkpoint)
-    start = time.time()
+    start, exit_code = time.time(), 1
     try:
         trainer.fit(agent, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        exit_code = 0
     finally:
         progress.close()
+        finish(trainer.loggers, exit_code=exit_code)
     summary = Summary(
         str(folder.path), agent.frames, agent.policy_steps, agent.updates, metrics.latest
     )
