@@ -14,6 +14,7 @@ from tiny import (
     DISCRETE,
     GAUSSIAN,
     IMAGE,
+    OPTIMIZER,
     VECTORS,
     WORLD_MODEL,
     B,
@@ -163,7 +164,7 @@ def test_dreams_start_from_the_posteriors_of_the_models_own_loss():
     ((start, is_terminal),) = starts
     assert_close(tuple(start), tuple(expected))
     assert not any(x.requires_grad for x in start)
-    assert is_terminal.nonzero().tolist() == [[3 * B + 1]]
+    assert is_terminal.nonzero().tolist() == [[3 * B + 2]]
 
 
 def test_update_returns_the_last_posterior_and_goes_on_from_a_given_state():
@@ -184,6 +185,23 @@ def test_update_returns_the_last_posterior_and_goes_on_from_a_given_state():
     fit(agent, [batch], step)
     assert_close(tuple(states[0]), tuple(expected))
     assert not torch.equal(expected.deter, fresh.deter)
+
+
+def test_gradients_do_not_add_up_from_update_to_update():
+    still = dataclasses.replace(OPTIMIZER, learning_rate=1e-12, weight_decay=0.0)
+    config = dataclasses.replace(
+        AGENT,
+        actor_critic=dataclasses.replace(ACTOR_CRITIC, slow_critic=False),
+        world_model_optimizer=still,
+        actor_optimizer=still,
+        critic_optimizer=still,
+    )
+    agent = DreamerAgent(config, VECTORS, DISCRETE)
+    noise = make_noise(agent)
+    first, second = fit(
+        agent, [make_batch()] * 2, lambda batch: agent.update(batch, noise=noise)[1]
+    )
+    assert numbers(second) == pytest.approx(numbers(first), rel=1e-4)
 
 
 def test_counters_count_updates_and_survive_a_checkpoint():

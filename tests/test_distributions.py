@@ -144,6 +144,7 @@ def test_bernoulli_samples_are_as_frequent_as_their_probability():
 # Truncated normal
 
 LOC_SCALE = [(0.0, 1.0), (0.3, 0.5), (-0.9, 0.1), (0.999, 0.1), (-0.999, 0.1), (0.95, 2.1)]
+LOC_SCALE += [(-1.9, 0.2), (1.9, 0.2)]  # only a tail lies between the bounds
 
 
 def truncated_normal(loc: float, scale: float, **options) -> TruncatedNormal:

@@ -132,6 +132,15 @@ def test_memory_starts_afresh_only_where_an_episode_does():
     assert not torch.equal(fresh.deter[4], going_on.deter[4])
 
 
+def test_called_policy_starts_afresh_where_an_episode_does():
+    policy = make_policy()
+    _, past = policy(make_step(True, seed=1), None)
+    step = make_step(np.arange(E) == 4)
+    going_on, fresh = policy(step, past)[1].latent.deter, policy(step, None)[1].latent.deter
+    equal = torch.isclose(going_on, fresh).all(-1)
+    assert equal.tolist() == step.is_first.tolist()
+
+
 def test_environments_do_not_see_each_other():
     policy = make_policy()
     obs, is_first = tensors(make_step(True))

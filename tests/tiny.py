@@ -115,13 +115,13 @@ def make_obs(obs_shapes: ObsShapes, *leading: int) -> dict[str, Tensor]:
 def make_batch(
     action_space: ActionSpace = DISCRETE, obs_shapes: ObsShapes = VECTORS, *, seed: int = 0
 ) -> Batch:
-    """Random steps; an episode ends in the middle of sequence 1, where the next one begins."""
+    """Random steps; an episode ends in the middle of sequence 2, where the next one begins."""
     torch.manual_seed(seed)
     action = torch.rand(T, B, A) * 2 - 1
     if action_space.discrete:
         action = nn.functional.one_hot(torch.randint(A, (T, B)), A).float()
     is_first, is_terminal = torch.zeros(2, T, B, dtype=torch.bool)
-    is_first[0], is_first[4, 1], is_terminal[3, 1] = True, True, True
+    is_first[0], is_first[4, 2], is_terminal[3, 2] = True, True, True
     return Batch(make_obs(obs_shapes, T, B), action, torch.randn(T, B), is_first, is_terminal)
 
 
