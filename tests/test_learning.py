@@ -24,7 +24,8 @@ def test_agent_gets_nine_tenths_of_the_way_from_random_to_optimal(task, switches
     with initialize_config_dir(CONF, version_base="1.3"):
         cfg = compose(
             "train",
-            ["env=dummy", f"task={task}", *switches, "logger=jsonl", f"root={tmp_path}"],
+            ["env=dummy", f"task={task}", *switches, "logger=jsonl", f"root={tmp_path}"]
+            + ["callbacks.evaluate.episodes=100", "callbacks.evaluate.every_frames=4000"],
         )
     envs = make_envs(cfg, seed=0)
 
