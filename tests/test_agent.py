@@ -109,6 +109,34 @@ def test_actor_and_critic_losses_leave_the_world_model_alone(latent, gradient, m
     assert all(p.requires_grad for p in agent.world_model.parameters())
 
 
+@latents
+@spaces
+def test_dynamics_train_the_actor_through_the_dream_alone(latent, action_space):
+    actor = dataclasses.replace(ACTOR, gradient="dynamics", entropy_scale=0.0)
+    agent = make_agent(
+        action_space,
+        world_model=dataclasses.replace(WORLD_MODEL, latent=latent),
+        actor_critic=dataclasses.replace(ACTOR_CRITIC, actor=actor),
+    )
+    (metrics,) = fit(agent, [make_batch(action_space)])
+    assert metrics["grad_norm/actor"] > 1e-6
+
+
+@modes
+def test_dream_and_targets_have_a_graph_only_where_gradients_go_through_them(gradient, monkeypatch):
+    agent = agent_with(gradient=gradient)
+    actor_loss, seen = agent.actor_critic.actor_loss, []
+
+    def spy(trajectory, policy_steps):
+        output = actor_loss(trajectory, policy_steps)
+        seen.extend([trajectory.features.requires_grad, output.target.requires_grad])
+        return output
+
+    monkeypatch.setattr(agent.actor_critic, "actor_loss", spy)
+    fit(agent, [make_batch()])
+    assert seen == [gradient != "reinforce"] * 2
+
+
 def test_update_goes_model_dream_actor_critic_slow_critic(monkeypatch):
     agent = agent_with()
     model, actor_critic = agent.world_model, agent.actor_critic
@@ -196,11 +224,10 @@ def test_gradients_do_not_add_up_from_update_to_update():
         actor_optimizer=still,
         critic_optimizer=still,
     )
+    torch.manual_seed(0)
     agent = DreamerAgent(config, VECTORS, DISCRETE)
-    noise = make_noise(agent)
-    first, second = fit(
-        agent, [make_batch()] * 2, lambda batch: agent.update(batch, noise=noise)[1]
-    )
+    batch, noise = make_batch(), make_noise(agent)
+    first, second = fit(agent, [batch, batch], lambda batch: agent.update(batch, noise=noise)[1])
     assert numbers(second) == pytest.approx(numbers(first), rel=1e-4)
 
 
