@@ -11,6 +11,8 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
+from dreamer.command_line import explain
+
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> None:
@@ -41,13 +43,6 @@ def main(cfg: DictConfig) -> None:
         sys.exit(2)
 
 
-def _explain(error: HydraException) -> str:
-    """What is wrong with a command line, on one line."""
-    text = str(error).split("Config search path:")[0]
-    text = re.sub(r"To append to your .*", "`--cfg job` shows every key.", text)
-    return " ".join(text.split())
-
-
 if __name__ == "__main__":
     # Threads that spin while they wait make a run ten times slower beside any other busy process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -58,5 +53,5 @@ if __name__ == "__main__":
     try:
         main()
     except HydraException as error:
-        print(f"error: {_explain(error)}", file=sys.stderr)
+        print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(2)

@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 import hydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+
+from dreamer.command_line import explain
 
 
 @hydra.main(config_path="../conf", config_name="evaluate", version_base="1.3")
@@ -38,4 +41,9 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    main()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # what is wrong with a command line comes to us
+    try:
+        main()
+    except HydraException as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(2)

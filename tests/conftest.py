@@ -12,6 +12,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from dreamer.runner import train
+
 REPOSITORY = Path(__file__).parent.parent
 
 # 48 frames, all policy steps: six random episodes of the memory world, then updates. No film.
@@ -37,7 +39,7 @@ def repository() -> Path:
     return REPOSITORY
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def compose_any() -> Callable[..., DictConfig]:
     """Compose conf/train.yaml with overrides, as `python train.py` does."""
 
@@ -46,6 +48,13 @@ def compose_any() -> Callable[..., DictConfig]:
             return compose("train", overrides=list(overrides))
 
     return compose_with
+
+
+@pytest.fixture(scope="session")
+def trained_run(compose_any, tmp_path_factory) -> Path:
+    """The folder of a finished tiny run, to be read only."""
+    root = tmp_path_factory.mktemp("trained")
+    return Path(train(compose_any(*TINY, f"root={root}")).run_dir)
 
 
 @pytest.fixture

@@ -1,0 +1,100 @@
+"""Evaluation: when, in which worlds, and without a trace in the run."""
+
+import numpy as np
+import pytest
+import torch
+
+from dreamer.callbacks.evaluate import Evaluate
+from dreamer.callbacks.interrupt import Interrupt, Interrupted
+from dreamer.callbacks.metrics import Metrics
+from dreamer.runner import make_envs
+
+
+def noisy_left(step, state):
+    """A policy that draws from the global generator, as the agent's does."""
+    torch.rand(1)
+    return np.tile(np.float32([1, 0]), (len(step.reward), 1)), None
+
+
+@pytest.fixture
+def make_evaluate(compose_tiny, replay, tmp_path):
+    made = []
+
+    def worlds():
+        made.append(make_envs(compose_tiny(), seed=7, count=3))
+        return made[-1]
+
+    def make(**changes):
+        options = {"every_frames": 100, "episodes": 3, "video_policy_steps": 0, "video_fps": 5}
+        metrics, interrupt = Metrics(replay, every_frames=1), Interrupt()
+        evaluate = Evaluate(worlds, noisy_left, metrics, interrupt, tmp_path, **options | changes)
+        evaluate.made, evaluate.interrupt = made, interrupt
+        return evaluate
+
+    return make
+
+
+def play_at(evaluate, trainer, agent, *frames):
+    for agent.frames in frames:
+        evaluate.on_train_batch_end(trainer, agent, {}, None, 0)
+    return [line[0] for line in trainer.loggers[0].lines]
+
+
+def test_it_plays_every_so_many_frames_and_once_at_the_end(make_evaluate, trainer, agent):
+    evaluate = make_evaluate()
+    evaluate.on_train_start(trainer, agent)
+    assert play_at(evaluate, trainer, agent, 40, 99, 130, 180, 200) == [130, 200]
+    evaluate.on_train_end(trainer, agent)
+    assert play_at(evaluate, trainer, agent) == [130, 200]  # it was just done
+    agent.frames = 210
+    evaluate.on_train_end(trainer, agent)
+    assert play_at(evaluate, trainer, agent) == [130, 200, 210]
+
+
+def test_it_reports_raw_scores_of_all_episodes(make_evaluate, trainer, agent):
+    evaluate = make_evaluate(episodes=7)
+    play_at(evaluate, trainer, agent, 100)
+    ((_, values),) = trainer.loggers[0].lines
+    assert values["eval/episodes"] == 7
+    assert values["eval/length"] == 8
+    assert -2 <= values["eval/return_mean"] <= 2
+
+
+def test_its_worlds_are_made_when_they_are_wanted_and_closed_in_the_end(
+    make_evaluate, trainer, agent, monkeypatch
+):
+    evaluate = make_evaluate()
+    assert evaluate.made == []
+    play_at(evaluate, trainer, agent, 100, 200)
+    (worlds,) = evaluate.made
+    closed = []
+    monkeypatch.setattr(worlds, "close", lambda: closed.append(1))
+    evaluate.teardown(trainer, agent, "fit")
+    evaluate.teardown(trainer, agent, "fit")
+    assert closed == [1]
+
+
+def test_it_leaves_random_state_and_replay_alone(make_evaluate, trainer, agent, replay):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    play_at(make_evaluate(), trainer, agent, 100)
+    assert torch.rand(2).equal(expected)
+    assert replay.policy_steps == 0
+
+
+def test_it_can_be_interrupted(make_evaluate, trainer, agent):
+    evaluate = make_evaluate()
+    evaluate.interrupt.signal_number = 15
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        play_at(evaluate, trainer, agent, 100)
+
+
+def test_it_films_where_that_is_asked_for(make_evaluate, trainer, agent, tmp_path):
+    play_at(make_evaluate(video_policy_steps=6), trainer, agent, 100)
+    assert (tmp_path / "videos" / "policy_0000000100.mp4").stat().st_size > 0
+
+
+def test_no_episode_is_refused(make_evaluate):
+    with pytest.raises(ValueError, match="`callbacks.evaluate.episodes` to be at least 1"):
+        make_evaluate(episodes=0)
