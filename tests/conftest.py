@@ -1,6 +1,7 @@
 """What every test shares: quiet threads, and whole runs that take half a second."""
 
 import os
+import shutil
 
 # Before torch starts its threads: spinning ones slow a busy machine tenfold.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -34,6 +35,12 @@ TINY = (
 )
 
 
+@pytest.fixture(autouse=True)
+def measure_no_machine(monkeypatch):
+    """Counting and timing the arithmetic takes as long as a tiny run; test_cost.py tests it."""
+    monkeypatch.setattr("dreamer.runner.describe_cost", lambda *_: "not measured")
+
+
 @pytest.fixture
 def repository() -> Path:
     return REPOSITORY
@@ -61,6 +68,12 @@ def trained_run(compose_any, tmp_path_factory) -> Path:
 def tiny_overrides(tmp_path: Path) -> list[str]:
     """The command line of a run of half a second in the test's own folder."""
     return [*TINY, f"root={tmp_path}"]
+
+
+@pytest.fixture
+def finished_run(trained_run, tmp_path) -> Path:
+    """The same, copied to where `compose_tiny()` expects it, to go on with."""
+    return shutil.copytree(trained_run, tmp_path / "dummy" / "memory" / "debug" / "seed0")
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from dreamer.envs.dummy import MemoryEnvs
 from dreamer.replay.buffer import Replay, ReplayConfig
 from dreamer.runner import Summary, load, make_envs, train
 
+SLOW = pytest.mark.slow
 QUIET = ("callbacks.evaluate=null",)
 FRAMES, UPDATES = 81, 6  # of a whole tiny run: 1 update on the prefill, 5 at 49, 57, ... 81 frames
 
@@ -140,18 +141,17 @@ def test_watching_a_run_does_not_change_it(compose_tiny):
     assert_same_agent(checkpoint(watched.run_dir), checkpoint(alone.run_dir))
 
 
-def test_a_finished_run_is_left_alone(compose_tiny, capsys):
-    first = train(compose_tiny())
-    files = {p: p.stat().st_mtime_ns for p in Path(first.run_dir).rglob("*") if p.is_file()}
+def test_a_finished_run_is_left_alone(compose_tiny, finished_run, capsys):
+    first = Summary(**json.loads((finished_run / "summary.json").read_text()))
+    files = {p: p.stat().st_mtime_ns for p in finished_run.rglob("*") if p.is_file()}
     assert train(compose_tiny()) == first
     assert "is finished: 81 frames. Nothing to do." in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in files} == files
 
 
-def test_a_finished_run_goes_on_to_a_larger_budget(compose_tiny, capsys):
-    first = train(compose_tiny())
+def test_a_finished_run_goes_on_to_a_larger_budget(compose_tiny, finished_run, capsys):
     longer = train(compose_tiny("total_frames=112"))
-    assert longer.run_dir == first.run_dir
+    assert longer.run_dir == str(finished_run)
     assert "(resumed at frame 81)" in capsys.readouterr().out
     assert_whole(longer, frames=113, updates=10)
 
@@ -159,7 +159,7 @@ def test_a_finished_run_goes_on_to_a_larger_budget(compose_tiny, capsys):
 # ------------------------------------------------------------------------------ stop and go on
 
 
-@pytest.mark.parametrize("updates", [1, 3, UPDATES])
+@pytest.mark.parametrize("updates", [pytest.param(1, marks=SLOW), 3, UPDATES])
 def test_a_run_interrupted_while_learning_goes_on(compose_tiny, after_update, updates, capsys):
     with after_update(updates, interrupt), pytest.raises(Interrupted, match="SIGINT"):
         train(compose_tiny())
@@ -191,6 +191,7 @@ def test_a_run_interrupted_in_an_evaluation_goes_on(compose_tiny, monkeypatch):
     assert_whole(train(compose_tiny()))
 
 
+@SLOW
 def test_a_run_interrupted_again_and_again_finishes(compose_tiny, after_update):
     for updates in range(1, UPDATES):
         with after_update(updates, interrupt), pytest.raises(Interrupted):
@@ -199,7 +200,15 @@ def test_a_run_interrupted_again_and_again_finishes(compose_tiny, after_update):
 
 
 @pytest.mark.parametrize(
-    ("steps", "updates"), [(20, 0), (54, 0), (59, 0), (0, 1), (0, 3), (0, UPDATES)]
+    ("steps", "updates"),
+    [
+        (20, 0),
+        pytest.param(54, 0, marks=SLOW),
+        pytest.param(59, 0, marks=SLOW),
+        pytest.param(0, 1, marks=SLOW),
+        (0, 3),
+        pytest.param(0, UPDATES, marks=SLOW),
+    ],
 )
 def test_a_run_killed_at_any_moment_goes_on(
     compose_tiny, tmp_path, after_step, after_update, steps, updates
@@ -293,13 +302,8 @@ def test_a_corrected_command_begins_anew_after_a_prefill_without_a_whole_sequenc
 # ------------------------------------------------------------------------------ a trained agent
 
 
-@pytest.fixture
-def trained(compose_tiny):
-    return Path(train(compose_tiny()).run_dir)
-
-
-def test_a_trained_agent_is_loaded_and_acts(trained):
-    player = load(trained)
+def test_a_trained_agent_is_loaded_and_acts(finished_run):
+    player = load(finished_run)
     envs = make_envs(player.cfg, seed=5)
     step = envs.reset()
     action, state = player.policy(step, None)
@@ -309,23 +313,23 @@ def test_a_trained_agent_is_loaded_and_acts(trained):
     assert action.shape == (1, 2)
 
 
-def test_best_and_last_are_told_apart(trained):
-    best, last = load(trained, "best"), load(trained, "last")
-    assert best.agent.frames == checkpoint(trained, "best")["counters"]["frames"] < 81
+def test_best_and_last_are_told_apart(finished_run):
+    best, last = load(finished_run, "best"), load(finished_run, "last")
+    assert best.agent.frames == checkpoint(finished_run, "best")["counters"]["frames"] < 81
     assert last.agent.frames == 81
     for name, value in last.agent.state_dict().items():
-        assert value.equal(checkpoint(trained)["state_dict"][name])
-    (trained / "checkpoints" / "best.ckpt").unlink()
-    assert load(trained).agent.frames == 81
+        assert value.equal(checkpoint(finished_run)["state_dict"][name])
+    (finished_run / "checkpoints" / "best.ckpt").unlink()
+    assert load(finished_run).agent.frames == 81
 
 
-def test_what_cannot_be_loaded_is_told(trained, tmp_path):
+def test_what_cannot_be_loaded_is_told(finished_run, tmp_path):
     with pytest.raises(FileNotFoundError, match="No run in .*nowhere: there is no config.yaml"):
         load(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="`checkpoint` to be best or last, actually: newest"):
-        load(trained, "newest")
-    cfg = OmegaConf.load(trained / "config.yaml")
+        load(finished_run, "newest")
+    cfg = OmegaConf.load(finished_run / "config.yaml")
     cfg.model.world_model.rssm.deter = 40
-    OmegaConf.save(cfg, trained / "config.yaml")
+    OmegaConf.save(cfg, finished_run / "config.yaml")
     with pytest.raises(ValueError, match="is not a checkpoint of the agent in config.yaml"):
-        load(trained)
+        load(finished_run)

@@ -141,8 +141,7 @@ def test_a_missing_package_is_told_with_what_to_install(main, tmp_path, monkeypa
     assert "error: Atari games need `pip install 'ale-py" in stderr
 
 
-def test_a_folder_of_another_configuration_is_an_error(main, tiny_overrides):
-    assert main(*tiny_overrides)[0] == 0
+def test_a_folder_of_another_configuration_is_an_error(main, tiny_overrides, finished_run):
     code, stderr = main(*tiny_overrides, "model.horizon=4")
     assert code == 2
     assert "different in model.horizon (there 5, here 4)" in stderr
@@ -277,6 +276,7 @@ def test_a_process_killed_again_and_again_finishes(start, tiny_overrides, tmp_pa
 # --------------------------------------------------------------------------------- multiruns
 
 
+@pytest.mark.slow
 def test_a_multirun_makes_every_combination(main, tiny_overrides, tmp_path):
     code, _ = main(
         "-m",
