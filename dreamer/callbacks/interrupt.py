@@ -36,7 +36,7 @@ class Interrupt(pl.Callback):
 
     def _note(self, signal_number: int, frame: FrameType | None) -> None:
         if self.signal_number is not None and signal_number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise Interrupted(signal_number)  # Lightning would turn a KeyboardInterrupt into code 1
         self.signal_number = signal_number
 
     def check(self, *_: Any) -> None:

@@ -30,7 +30,7 @@ def test_a_signal_waits_until_somebody_asks(listening, number):
 
 def test_a_second_ctrl_c_does_not_wait(listening):
     os.kill(os.getpid(), signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted, match="SIGINT"):
         os.kill(os.getpid(), signal.SIGINT)
 
 
