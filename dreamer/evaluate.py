@@ -18,7 +18,7 @@ from dreamer.command_line import explain
 @hydra.main(config_path="../conf", config_name="evaluate", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Play the episodes that the configuration asks for."""
-    from dreamer.runner import evaluate
+    from dreamer.player import evaluate
 
     if OmegaConf.is_missing(cfg, "run_dir"):
         print("error: Expect a `run_dir`, for example run_dir=runs/atari/pong/...", file=sys.stderr)

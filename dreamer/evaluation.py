@@ -14,6 +14,8 @@ from dreamer.collector import Collector, EpisodeStats, Policy
 from dreamer.envs.factory import Envs
 from dreamer.types import TimeStep
 
+EVALUATION_SEED = 1_000_003  # added to a run's seed, so that it plays other episodes
+
 
 class Evaluation(NamedTuple):
     """Scores of some episodes, and what the first environment showed."""

@@ -38,7 +38,7 @@ TINY = (
 @pytest.fixture(autouse=True)
 def measure_no_machine(monkeypatch):
     """Counting and timing the arithmetic takes as long as a tiny run; test_cost.py tests it."""
-    monkeypatch.setattr("dreamer.runner.describe_cost", lambda *_: "not measured")
+    monkeypatch.setattr("dreamer.briefing.describe_cost", lambda *_: "not measured")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ FLOORS = (
     ("models", "replay", "envs", "collector"),
     ("agent", "policy", "convert"),
     ("callbacks", "loggers", "evaluation", "cost"),
-    ("run_folder", "runner"),
+    ("run_folder", "config", "build", "briefing", "player", "runner"),
     ("evaluate",),
 )
 FLOOR_OF = {f"dreamer.{room}": n for n, rooms in enumerate(FLOORS) for room in rooms}
@@ -63,7 +63,7 @@ def trespasses(who: tuple[str, ...], what: tuple[str, ...], but: tuple[str, ...]
 def test_the_walls_see_imports():
     assert trespasses(("dreamer.envs.atari",), ("ale_py",))
     assert trespasses(("dreamer.models.rssm",), ("torch.nn",))
-    assert trespasses(("dreamer.evaluate",), ("dreamer.runner",))  # inside a function
+    assert trespasses(("dreamer.evaluate",), ("dreamer.player",))  # inside a function
 
 
 def test_models_know_no_env_no_replay_and_no_lightning():
@@ -91,7 +91,7 @@ def test_types_and_losses_know_nothing_of_the_project():
 
 
 def test_only_the_runner_and_the_doors_know_hydra():
-    allowed = (*DOORS, "dreamer.runner", "dreamer.run_folder")
+    allowed = (*DOORS, *(f"dreamer.{room}" for room in FLOORS[4]))
     assert trespasses((), ("hydra", "omegaconf"), but=allowed) == []
 
 

@@ -12,7 +12,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dreamer.agent import AgentConfig, DreamerAgent
-from dreamer.runner import make_agent, make_envs, train
+from dreamer.build import make_agent, make_envs
+from dreamer.runner import train
 from dreamer.types import Batch
 
 ROOT = Path(__file__).parent.parent

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dreamer import cost
+from dreamer.build import make_agent, make_envs
 from dreamer.cost import describe_cost, update_flops
-from dreamer.runner import make_agent, make_envs
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import imageio.v2 as imageio
 import pytest
 
-from dreamer.runner import evaluate
+from dreamer.player import evaluate
 
 SCORES = {"frames", "checkpoint", "returns"} | {
     f"eval/{name}" for name in ("return_mean", "return_std", "length", "episodes")

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from dreamer.runner import make_envs, train
+from dreamer.build import make_envs
+from dreamer.runner import train
 
 CONF = str(Path(__file__).parent.parent / "conf")
 

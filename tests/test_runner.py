@@ -13,10 +13,12 @@ import torch
 from omegaconf import OmegaConf
 
 from dreamer.agent import DreamerAgent, NonFiniteError
+from dreamer.build import make_envs
 from dreamer.callbacks.interrupt import Interrupted
 from dreamer.envs.dummy import MemoryEnvs
+from dreamer.player import load
 from dreamer.replay.buffer import Replay, ReplayConfig
-from dreamer.runner import Summary, load, make_envs, train
+from dreamer.runner import Summary, train
 
 SLOW = pytest.mark.slow
 QUIET = ("callbacks.evaluate=null",)

@@ -1,0 +1,59 @@
+"""What the person at the terminal is told before a run begins.
+
+The runner prints it: what is built, where it lands, what it costs.
+"""
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+
+from dreamer.agent import DreamerAgent
+from dreamer.config import most_updates
+from dreamer.cost import describe_cost
+from dreamer.envs.factory import Envs
+from dreamer.replay.buffer import Replay
+from dreamer.run_folder import RunFolder
+
+
+def print_briefing(
+    cfg: DictConfig,
+    folder: RunFolder,
+    envs: Envs,
+    agent: DreamerAgent,
+    replay: Replay,
+    trainer: pl.Trainer,
+    checkpoint: Path | None,
+) -> None:
+    """Print environment, spaces, keys, parameters, device, disk, schedule and cost."""
+    model, heads = agent.world_model, agent.actor_critic
+    kind = "discrete" if envs.action_space.discrete else "continuous"
+    shapes = ", ".join(f"{k} {tuple(s)}" for k, s in envs.obs_shapes.items())
+    images, vectors = model.encoder.image_keys, model.encoder.vector_keys
+    device = trainer.strategy.root_device
+    resumed = f" (resumed at frame {folder.frames_of(checkpoint):,})" if checkpoint else ""
+    lines = {
+        "run": f"{folder.path}{resumed}",
+        "environment": f"{cfg.env_name} / {cfg.task}, {envs.count} at once, "
+        f"{envs.action_repeat} frames a policy step",
+        "observations": f"{shapes}; as images: {', '.join(images) or 'none'}; "
+        f"as vectors: {', '.join(vectors) or 'none'}",
+        "actions": f"{envs.action_space.size} {kind}",
+        "parameters": f"world model {_millions(model)}, actor {_millions(heads.actor)}, "
+        f"critic {_millions(heads.critic)}",
+        "device": f"{device}, precision {trainer.precision}, {torch.get_num_threads()} threads",
+        "replay": f"{replay.size_bytes / 2**30:.2f} GiB on disk when full, in {folder.replay}",
+        "schedule": f"{cfg.total_frames:,} frames; {cfg.prefill_policy_steps:,} random policy "
+        f"steps, then an update of {cfg.batch.size} x {cfg.batch.length} steps every "
+        f"{cfg.train_every_policy_steps}",
+    }
+    if device.type == "cpu":
+        left = most_updates(cfg, envs.action_repeat) - agent.updates
+        lines["cost"] = describe_cost(agent, cfg.batch.size, cfg.batch.length, left)
+    for name, line in lines.items():
+        print(f"{name:>13}  {line}")
+
+
+def _millions(module: torch.nn.Module) -> str:
+    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} M"

@@ -1,0 +1,55 @@
+"""Builds the parts of a run from its configuration.
+
+The runner and the player put them together. Hydra instantiates; everything built gets plain values.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from dreamer.agent import AgentConfig, DreamerAgent
+from dreamer.envs.factory import Envs
+from dreamer.loggers import JsonLinesLogger
+from dreamer.run_folder import RunFolder
+
+
+def make_envs(cfg: DictConfig, *, seed: int, count: int | None = None) -> Envs:
+    """Build a group of environments; `count` replaces that of the configuration."""
+    options = {"seed": seed} | ({} if count is None else {"count": count})
+    return instantiate(cfg.env, **options)
+
+
+def make_agent(cfg: DictConfig, envs: Envs) -> DreamerAgent:
+    """Build the agent that fits what the environments show and accept."""
+    config: AgentConfig = instantiate(cfg.model, _convert_="all")
+    return DreamerAgent(config, envs.obs_shapes, envs.action_space)
+
+
+def make_loggers(cfg: DictConfig, folder: RunFolder, checkpoint: Path | None) -> list[Any]:
+    """Build the loggers, named so that a grid of runs reads well; a resumed run goes on in them."""
+    loggers = []
+    for name, config in cfg.logger.items():
+        options: dict[str, Any] = {}
+        if name == "wandb":
+            options = {
+                "group": f"{cfg.env_name}/{cfg.task}",
+                "job_type": folder.variant,
+                "name": f"{folder.variant}-{cfg.task}-seed{cfg.seed}",
+                "tags": [cfg.env_name, cfg.task, folder.variant, *cfg.logger.wandb.tags],
+            }
+        logger = instantiate(config)(folder.path, **options)
+        if isinstance(logger, JsonLinesLogger):
+            logger.truncate(folder.frames_of(checkpoint))
+        loggers.append(logger)
+    return loggers
+
+
+def choose_precision(cfg: DictConfig) -> str:
+    """The Trainer's precision; `auto` is bf16-mixed on CUDA and float32 elsewhere."""
+    if cfg.precision != "auto":
+        return cfg.precision
+    on_cuda = torch.cuda.is_available() and cfg.trainer.accelerator in ("auto", "gpu", "cuda")
+    return "bf16-mixed" if on_cuda else "32-true"

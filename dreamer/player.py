@@ -1,0 +1,104 @@
+"""Trained agents: loaded from a run folder, to act or to be evaluated.
+
+`python -m dreamer.evaluate` and users' own programs call it. It changes nothing of the run.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig
+
+from dreamer.agent import DreamerAgent
+from dreamer.build import make_agent, make_envs
+from dreamer.evaluation import EVALUATION_SEED, play
+from dreamer.policy import DreamerPolicy
+from dreamer.run_folder import RunFolder
+from dreamer.video import write_mp4
+
+
+class Player(NamedTuple):
+    """A trained agent, ready to act: `action, state = player.policy(step, state)`."""
+
+    policy: DreamerPolicy
+    agent: DreamerAgent
+    cfg: DictConfig  # of the run
+
+
+def load(run_dir: Path | str, checkpoint: str = "best", *, sample_actions: bool = False) -> Player:
+    """Load the agent of a run folder, on the CPU.
+
+    A run folder is code: its configuration says what is built. Load none that you do not trust.
+    Weights are read as tensors and plain types.
+
+    Args:
+        run_dir: of a finished or running run.
+        checkpoint: `best`, or `last` where there is none; or `last`.
+        sample_actions: act as in training, not with the actor's mode.
+
+    Raises:
+        FileNotFoundError: there is no such run or checkpoint.
+        ValueError: the checkpoint is damaged or not of this agent.
+    """
+    if checkpoint not in ("best", "last"):
+        raise ValueError(f"Expect `checkpoint` to be best or last, actually: {checkpoint}")
+    folder = RunFolder(Path(run_dir))
+    cfg = folder.config()
+    path = folder.checkpoints / f"{checkpoint}.ckpt"
+    state = folder.read_checkpoint(path if path.exists() else folder.checkpoints / "last.ckpt")
+    envs = make_envs(cfg, seed=cfg.seed, count=1)
+    agent = make_agent(cfg, envs)
+    envs.close()
+    try:
+        agent.load_state_dict(state["state_dict"])
+    except RuntimeError as error:
+        raise ValueError(f"{path} is not a checkpoint of the agent in config.yaml") from error
+    agent.on_load_checkpoint(state)
+    agent.eval()
+    policy = DreamerPolicy(agent.world_model, agent.actor_critic, sample_actions=sample_actions)
+    return Player(policy, agent, cfg)
+
+
+def evaluate(
+    run_dir: Path,
+    *,
+    episodes: int,
+    checkpoint: str,
+    seed: int,
+    sample_actions: bool,
+    video_policy_steps: int,
+    video_fps: int,
+) -> dict[str, Any]:
+    """Play whole episodes with the agent of a run folder.
+
+    Args:
+        run_dir: of a finished or running run.
+        episodes: played in all, up to 10 at once.
+        checkpoint: see `load`.
+        seed: of the environments and the latent samples.
+        sample_actions: see `load`.
+        video_policy_steps: filmed at most; 0: no video.
+        video_fps: pictures a second.
+
+    Returns:
+        Scores, every raw return, and where they and the video were written.
+    """
+    if episodes < 1:
+        raise ValueError(f"Expect `episodes` to be at least 1, actually: {episodes}")
+    player = load(run_dir, checkpoint, sample_actions=sample_actions)
+    torch.manual_seed(seed)
+    envs = make_envs(player.cfg, seed=seed + EVALUATION_SEED, count=min(episodes, 10))
+    try:
+        result = play(envs, player.policy, episodes, video_steps=video_policy_steps)
+    finally:
+        envs.close()
+    frames = player.agent.frames
+    scores: dict[str, Any] = {"frames": frames, "checkpoint": checkpoint} | result.summary()
+    scores["returns"] = [e.episode_return for e in result.episodes]
+    if result.images is not None:
+        path = Path(run_dir) / "videos" / f"evaluation_{frames:010d}.mp4"
+        write_mp4(path, result.images, fps=video_fps)
+        scores["video"] = str(path)
+    (Path(run_dir) / "evaluation.json").write_text(json.dumps(scores, indent=2) + "\n")
+    return scores
