@@ -30,6 +30,7 @@ def make_agent(cfg: DictConfig, envs: Envs) -> DreamerAgent:
 
 def make_loggers(cfg: DictConfig, folder: RunFolder, checkpoint: Path | None) -> list[Any]:
     """Build the loggers, named so that a grid of runs reads well; a resumed run goes on in them."""
+    resumed_at = folder.frames_of(checkpoint) if checkpoint else None
     loggers = []
     for name, config in cfg.logger.items():
         options: dict[str, Any] = {}
@@ -40,9 +41,11 @@ def make_loggers(cfg: DictConfig, folder: RunFolder, checkpoint: Path | None) ->
                 "name": f"{folder.variant}-{cfg.task}-seed{cfg.seed}",
                 "tags": [cfg.env_name, cfg.task, folder.variant, *cfg.logger.wandb.tags],
             }
+        if name == "tensorboard":
+            options = {"resumed_at": resumed_at}
         logger = instantiate(config)(folder.path, **options)
         if isinstance(logger, JsonLinesLogger):
-            logger.truncate(folder.frames_of(checkpoint))
+            logger.truncate(resumed_at or 0)
         loggers.append(logger)
     return loggers
 

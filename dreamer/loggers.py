@@ -63,9 +63,12 @@ class JsonLinesLogger(Logger):
         temporary.replace(self.path)
 
 
-def make_tensorboard(run_dir: Path) -> TensorBoardLogger:
-    """TensorBoard's event files, in the run folder itself."""
-    return TensorBoardLogger(run_dir, name="", version="tensorboard")
+def make_tensorboard(run_dir: Path, *, resumed_at: int | None) -> TensorBoardLogger:
+    """TensorBoard's event files, in the run folder itself.
+
+    What an interrupted run had written beyond `resumed_at` frames is hidden; None: a new run.
+    """
+    return TensorBoardLogger(run_dir, name="", version="tensorboard", purge_step=resumed_at)
 
 
 def make_wandb(
@@ -87,31 +90,35 @@ def make_wandb(
     id_file = run_dir / "wandb_id"
     if not id_file.exists():
         id_file.write_text(secrets.token_hex(4))
-    mode = os.environ.get("WANDB_MODE") or ("online" if wandb_key() else "offline")
+    mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
     if mode == "offline":
         print(f"W&B writes offline: to upload, `wandb sync {run_dir / 'wandb'}/offline-run-*`")
-    logger = WandbLogger(
+    run = wandb.init(
         project=project,
         group=group,
         job_type=job_type,
         name=name,
         tags=tags,
-        save_dir=run_dir,
+        dir=run_dir,
         id=id_file.read_text(),
         resume="allow",
-        mode=mode,
+        mode=mode,  # pyright: ignore[reportArgumentType]
         settings=wandb.Settings(silent=True),
     )
-    logger.experiment.define_metric("frames")
-    logger.experiment.define_metric("*", step_metric="frames")
-    return logger
+    run.define_metric("frames")
+    run.define_metric("*", step_metric="frames")
+    return WandbLogger(experiment=run)
 
 
-def wandb_key() -> str | None:
-    """Find a W&B key in the environment or where `wandb login` keeps it."""
+def _has_key() -> bool:
+    """Whether W&B lets us in, with a key from the environment or from `wandb login`."""
     import wandb
 
-    return os.environ.get("WANDB_API_KEY") or wandb.api.api_key
+    try:
+        return wandb.login(prompt=False)
+    except wandb.Error as error:
+        print(f"W&B does not take the key: {error}")
+        return False
 
 
 def log_metrics(loggers: list[Logger], metrics: Mapping[str, float], frames: int) -> None:

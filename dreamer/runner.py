@@ -67,6 +67,11 @@ def train(cfg: DictConfig) -> Summary:
     _quiet_lightning()
 
     checkpoint = folder.last_checkpoint()
+    if checkpoint and not folder.replay.exists():
+        raise ValueError(
+            f"{folder.replay} is gone, and with it the experience of the run. Put it back, or "
+            f"delete {folder.path} to begin anew."
+        )
     # A resumed run begins new episodes, and not those of its start again.
     stream = np.random.SeedSequence([cfg.seed, folder.frames_of(checkpoint)])
     seed = int(stream.generate_state(1)[0]) % 2**31

@@ -57,7 +57,7 @@ def test_truncate_drops_what_is_beyond_a_frame_and_what_is_torn(tmp_path):
 def test_tensorboard_holds_scalars_at_their_frames_and_a_moving_picture(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    logger = make_tensorboard(tmp_path)
+    logger = make_tensorboard(tmp_path, resumed_at=None)
     log_metrics([logger], {"critic/value": 0.5}, FRAMES - 1)
     log_metrics([logger], {"critic/value": 1.5}, FRAMES + 1)
     video = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.full((8, 6, 3), 50, np.uint8)
@@ -72,6 +72,22 @@ def test_tensorboard_holds_scalars_at_their_frames_and_a_moving_picture(tmp_path
     assert (image.step, image.height, image.width) == (200_000_001, 8, 6)
     assert image.encoded_image_string.startswith(b"GIF89a")
     assert path.stat().st_size > 0
+
+
+def test_tensorboard_hides_what_a_resumed_run_plays_again(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    killed = make_tensorboard(tmp_path, resumed_at=None)
+    for frames in (10, 20, 30):
+        log_metrics([killed], {"critic/value": 0.0}, frames)
+    killed.finalize("failed")
+    resumed = make_tensorboard(tmp_path, resumed_at=20)
+    log_metrics([resumed], {"critic/value": 1.0}, 30)
+    resumed.finalize("success")
+
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    scalars = [(event.step, event.value) for event in events.Scalars("critic/value")]
+    assert scalars == [(10, 0.0), (30, 1.0)]
 
 
 # --------------------------------------------------------------------------------- W&B

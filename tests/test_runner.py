@@ -294,6 +294,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_weights_from_before(
     assert not (run_dir / "summary.json").exists()
 
 
+def test_a_run_whose_replay_is_gone_is_told_so(compose_tiny, finished_run):
+    shutil.rmtree(finished_run / "replay")
+    with pytest.raises(ValueError, match=r"replay is gone.*delete .*seed0 to begin anew"):
+        train(compose_tiny("total_frames=112"))
+
+
 def test_a_corrected_command_begins_anew_after_a_prefill_without_a_whole_sequence(compose_tiny):
     # An episode of this world has 9 steps, its reset included.
     with pytest.raises(ValueError, match="`batch.length` 16 steps in the prefill.* longest has 9"):
