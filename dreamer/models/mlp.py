@@ -3,6 +3,7 @@
 Encoder, decoder, RSSM, world model and actor-critic build on it. It knows no latent state.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -24,9 +25,10 @@ from dreamer.distributions import (
 Norm = Literal["none", "layer"]
 DistributionName = Literal["mse", "normal", "binary", "onehot", "trunc_normal", "tanh_normal"]
 
+# In place where the backward pass needs only the result: the layer before has no use for its own.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "elu": F.elu,
-    "relu": F.relu,
+    "elu": functools.partial(F.elu, inplace=True),
+    "relu": functools.partial(F.relu, inplace=True),
     "silu": F.silu,
     "gelu": F.gelu,
     "tanh": torch.tanh,

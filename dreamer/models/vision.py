@@ -103,21 +103,24 @@ class ConvDecoder(nn.Module):
         x = self.dense(features).flatten(0, -2)  # (N, 32 * depth)
         x = self._first(x)
         for conv, norm in zip(self.convs[1:-1], self.norms[1:-1], strict=True):
-            x = norm(conv(self.activation(x)))
-        x = sub_pixel_transposed(self.activation(x), self.convs[-1])
+            x = self.activation(norm(conv(x)))
+        x = sub_pixel_transposed(x, self.convs[-1])
         return x.float().unflatten(0, features.shape[:-1])
 
     def _first(self, x: Tensor) -> Tensor:
-        """Transposed convolution of a single pixel, as the matrix product that it is.
+        """The first layer: a transposed convolution of one pixel is a matrix product.
 
         (N, 32 * depth) -> (N, C, k, k). The convolution kernels of CPUs are several times slower.
         """
-        conv, norm = self.convs[0], self.norms[0]
+        conv, channel_norm = self.convs[0], self.norms[0]
         assert isinstance(conv, nn.ConvTranspose2d) and conv.bias is not None
-        weight = conv.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (k * k * C, 32 * depth)
+        assert isinstance(channel_norm, ChannelNorm)
         kernel = conv.kernel_size[0]
-        y = F.linear(x, weight).unflatten(-1, (kernel, kernel, -1)) + conv.bias  # (N, k, k, C)
-        return norm(y.permute(0, 3, 1, 2))  # (N, C, k, k), channels last in memory
+        weight = conv.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (k * k * C, 32 * depth)
+        y = F.linear(x, weight, conv.bias.repeat(kernel * kernel))
+        y = y.unflatten(-1, (kernel, kernel, -1))  # (N, k, k, C)
+        y = self.activation(channel_norm.norm(y))
+        return y.permute(0, 3, 1, 2)  # (N, C, k, k), channels last in memory
 
 
 def sub_pixel_transposed(x: Tensor, conv: nn.Module) -> Tensor:
