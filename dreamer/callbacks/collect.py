@@ -147,6 +147,7 @@ class Collect(pl.Callback):
             "collect/length": float(episode.length),
         }
         self._metrics.observe(values)
+        self._metrics.count("collect/episodes")
         best = self._metrics.latest.get("collect/best_return", -math.inf)
         best = max(best, episode.episode_return)
         self._metrics.latest |= values | {"collect/best_return": best}

@@ -28,6 +28,7 @@ class Metrics(pl.Callback):
         self._every = Every(every_frames, "callbacks.metrics.every_frames")
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
+        self._totals: set[str] = set()  # keys of `latest` that count something since the start
         self._mark = (0.0, 0, 0)  # seconds, frames, updates at the last line
 
     def observe(self, values: Mapping[str, Tensor | float]) -> None:
@@ -36,6 +37,11 @@ class Metrics(pl.Callback):
             value = torch.as_tensor(value)
             self._sums[key] = self._sums[key] + value if key in self._sums else value
             self._counts[key] = self._counts.get(key, 0) + 1
+
+    def count(self, key: str) -> None:
+        """Add one to a number that counts since the run began, and is written with the next line."""
+        self.latest[key] = self.latest.get(key, 0) + 1
+        self._totals.add(key)
 
     def write(self, trainer: pl.Trainer, frames: int, values: Mapping[str, float]) -> None:
         """Write numbers now."""
@@ -81,6 +87,7 @@ class Metrics(pl.Callback):
             return
         values = {k: x.item() / self._counts[k] for k, x in self._sums.items()}
         self._sums, self._counts = {}, {}
+        values |= {key: self.latest[key] for key in self._totals}
         now = (time.perf_counter(), agent.frames, agent.updates)
         seconds, frames, updates = (b - a for a, b in zip(self._mark, now, strict=True))
         self._mark = now

@@ -101,6 +101,7 @@ def test_episodes_are_reported_by_return_and_length(make_collect, trainer, agent
     ((frames, values),) = trainer.loggers[0].lines
     assert frames == 80
     assert values["collect/length"] == 8
+    assert values["collect/episodes"] == collect.metrics.latest["collect/episodes"] == 2
     assert -2 <= values["collect/return"] <= 2
     assert collect.metrics.latest["collect/best_return"] >= values["collect/return"]
 

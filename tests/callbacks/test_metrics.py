@@ -33,6 +33,18 @@ def test_a_number_reported_once_is_averaged_over_once(metrics, trainer, agent):
     assert (values["collect/return"], values["loss"]) == (9.0, 1.5)
 
 
+def test_a_count_goes_on_from_line_to_line_and_after_a_resume(metrics, trainer, agent, replay):
+    metrics.on_train_start(trainer, agent)
+    metrics.count("collect/episodes")
+    end_update(metrics, trainer, agent, 110, loss=torch.tensor(1.0))
+    resumed = Metrics(replay, every_frames=100)
+    resumed.load_state_dict(metrics.state_dict())
+    resumed.count("collect/episodes")
+    resumed.on_train_start(trainer, agent)
+    end_update(resumed, trainer, agent, 210, loss=torch.tensor(1.0))
+    assert [values["collect/episodes"] for _, values in trainer.loggers[0].lines] == [1, 2]
+
+
 def test_a_line_tells_counters_and_throughput(metrics, trainer, agent):
     metrics.on_train_start(trainer, agent)
     agent.policy_steps = 30
