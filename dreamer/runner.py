@@ -77,8 +77,10 @@ def train(cfg: DictConfig) -> Summary:
     seed = int(stream.generate_state(1)[0]) % 2**31
     envs = make_envs(cfg, seed=seed)
     try:
+        agent = make_agent(cfg, envs)
+        random_policy = RandomPolicy(envs.action_space, seed)
         with folder.lock():
-            return _fit(cfg, folder, envs, RandomPolicy(envs.action_space, seed), checkpoint)
+            return _fit(cfg, folder, envs, agent, random_policy, checkpoint)
     finally:
         envs.close()
 
@@ -87,10 +89,10 @@ def _fit(
     cfg: DictConfig,
     folder: RunFolder,
     envs: Envs,
+    agent: DreamerAgent,
     random_policy: RandomPolicy,
     checkpoint: Path | None,
 ) -> Summary:
-    agent = make_agent(cfg, envs)
     replay_config: ReplayConfig = instantiate(cfg.replay)
     if checkpoint is None:
         shutil.rmtree(folder.replay, ignore_errors=True)  # of a run that had not begun to learn

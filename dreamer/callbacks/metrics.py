@@ -39,7 +39,7 @@ class Metrics(pl.Callback):
             self._counts[key] = self._counts.get(key, 0) + 1
 
     def count(self, key: str) -> None:
-        """Add one to a number that counts since the run began, and is written with the next line."""
+        """Add one to a number that counts since the run began; it is written with every line."""
         self.latest[key] = self.latest.get(key, 0) + 1
         self._totals.add(key)
 
