@@ -26,7 +26,10 @@ def describe_cost(agent: DreamerAgent, batch_size: int, length: int, updates: in
         f"{_duration(total)} for the {updates:,} updates that are left"
     )
     if total > SLOW:
-        line += ". On a CPU, try model=tiny with total_frames=400000, or debug=fast first"
+        line += (
+            ". On a CPU, rather try +experiment=cpu (an hour or so), model=tiny with fewer "
+            "total_frames, or debug=fast (a minute)"
+        )
     return line
 
 
