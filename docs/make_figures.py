@@ -37,7 +37,7 @@ def draw_curves(run_dir: Path, path: Path, random_return: float | None) -> None:
             axis.axhline(random_return, color="grey", linestyle=":", label="random policy")
         axis.legend(frameon=False, fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(str(run_dir))
+    figure.suptitle(" / ".join(run_dir.parts[-4:]))
     figure.savefig(path, dpi=110)
 
 
