@@ -3,8 +3,6 @@
 The runner prints it: what is built, where it lands, what it costs.
 """
 
-from pathlib import Path
-
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
@@ -14,7 +12,7 @@ from dreamer.config import most_updates
 from dreamer.cost import describe_cost
 from dreamer.envs.factory import Envs
 from dreamer.replay.buffer import Replay
-from dreamer.run_folder import RunFolder
+from dreamer.run_folder import ResumePoint, RunFolder
 
 
 def print_briefing(
@@ -24,7 +22,7 @@ def print_briefing(
     agent: DreamerAgent,
     replay: Replay,
     trainer: pl.Trainer,
-    checkpoint: Path | None,
+    resume: ResumePoint | None,
 ) -> None:
     """Print environment, spaces, keys, parameters, device, disk, schedule and cost."""
     model, heads = agent.world_model, agent.actor_critic
@@ -32,7 +30,7 @@ def print_briefing(
     shapes = ", ".join(f"{k} {tuple(s)}" for k, s in envs.obs_shapes.items())
     images, vectors = model.encoder.image_keys, model.encoder.vector_keys
     device = trainer.strategy.root_device
-    resumed = f" (resumed at frame {folder.frames_of(checkpoint):,})" if checkpoint else ""
+    resumed = f" (resumed at frame {resume.frames:,})" if resume else ""
     lines = {
         "run": f"{folder.path}{resumed}",
         "environment": f"{cfg.env_name} / {cfg.task}, {envs.count} at once, "
@@ -49,7 +47,7 @@ def print_briefing(
         f"{cfg.train_every_policy_steps}",
     }
     if device.type == "cpu":
-        left = most_updates(cfg, envs.action_repeat) - agent.updates
+        left = most_updates(cfg, envs.action_repeat) - (resume.updates if resume else 0)
         lines["cost"] = describe_cost(agent, cfg.batch.size, cfg.batch.length, left)
     for name, line in lines.items():
         print(f"{name:>13}  {line}")

@@ -3,7 +3,6 @@
 The runner and the player put them together. Hydra instantiates; everything built gets plain values.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from omegaconf import DictConfig
 from dreamer.agent import AgentConfig, DreamerAgent
 from dreamer.envs.factory import Envs
 from dreamer.loggers import JsonLinesLogger
-from dreamer.run_folder import RunFolder
+from dreamer.run_folder import ResumePoint, RunFolder
 
 
 def make_envs(cfg: DictConfig, *, seed: int, count: int | None = None) -> Envs:
@@ -28,9 +27,9 @@ def make_agent(cfg: DictConfig, envs: Envs) -> DreamerAgent:
     return DreamerAgent(config, envs.obs_shapes, envs.action_space)
 
 
-def make_loggers(cfg: DictConfig, folder: RunFolder, checkpoint: Path | None) -> list[Any]:
+def make_loggers(cfg: DictConfig, folder: RunFolder, resume: ResumePoint | None) -> list[Any]:
     """Build the loggers, named so that a grid of runs reads well; a resumed run goes on in them."""
-    resumed_at = folder.frames_of(checkpoint) if checkpoint else None
+    resumed_at = resume.frames if resume else None
     loggers = []
     for name, config in cfg.logger.items():
         options: dict[str, Any] = {}

@@ -12,7 +12,7 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -29,6 +29,18 @@ SWITCHES = (
 )
 # A run stays the same run when these change.
 FREE = ("root", "run_dir", "total_frames", "logger", "callbacks", "trainer", "precision")
+
+
+# What asking something else for its counters may raise.
+NOT_OURS = (KeyError, IndexError, TypeError, AttributeError)
+
+
+class ResumePoint(NamedTuple):
+    """The last checkpoint of an unfinished run."""
+
+    path: Path
+    frames: int
+    updates: int
 
 
 class RunFolder:
@@ -116,17 +128,22 @@ class RunFolder:
                 f"{', '.join(differences)}. Choose another run_dir=, or delete that folder."
             )
 
-    def last_checkpoint(self) -> Path | None:
-        """The checkpoint to resume from; None if there is none.
+    def resume_point(self) -> ResumePoint | None:
+        """Where to go on from; None if there is no checkpoint.
 
         Raises:
-            ValueError: it is damaged or foreign.
+            ValueError: the checkpoint is damaged or foreign, or the replay is gone.
         """
         path = self.checkpoints / "last.ckpt"
         if not path.exists():
             return None
-        self.read_checkpoint(path)
-        return path
+        counters = self.read_checkpoint(path)["counters"]
+        if not self.replay.exists():
+            raise ValueError(
+                f"{self.replay} is gone, and with it the experience of the run. Put it back, or "
+                f"delete {self.path} to begin anew."
+            )
+        return ResumePoint(path, counters["frames"], counters["updates"])
 
     def read_checkpoint(self, path: Path) -> dict[str, Any]:
         """Read a checkpoint: tensors and plain types only.
@@ -139,20 +156,15 @@ class RunFolder:
             raise FileNotFoundError(f"No checkpoint {path}: the run has not saved one yet.")
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            if not isinstance(state, dict):
-                raise TypeError(f"a checkpoint is no {type(state).__name__}")
-            state["counters"]["frames"]
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+            if not {"frames", "updates"} <= state["counters"].keys():
+                raise KeyError("counters")
+        except (RuntimeError, pickle.UnpicklingError, EOFError, *NOT_OURS) as error:
             raise ValueError(
                 f"{path} is damaged or not a checkpoint of this program "
                 f"({type(error).__name__}). Delete it to start the run afresh, or put "
                 f"{path.with_name('best.ckpt').name} in its place."
             ) from error
         return state
-
-    def frames_of(self, checkpoint: Path | None) -> int:
-        """The frame count at a checkpoint; 0 without one."""
-        return self.read_checkpoint(checkpoint)["counters"]["frames"] if checkpoint else 0
 
 
 def _variant(cfg: DictConfig) -> str:

@@ -8,7 +8,6 @@ import random
 import shutil
 import time
 import warnings
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +31,7 @@ from dreamer.loggers import finish
 from dreamer.policy import DreamerPolicy, RandomPolicy
 from dreamer.replay.buffer import Replay, ReplayConfig
 from dreamer.replay.dataset import ReplayDataModule
-from dreamer.run_folder import RunFolder
+from dreamer.run_folder import ResumePoint, RunFolder
 
 
 class Summary(NamedTuple):
@@ -66,21 +65,16 @@ def train(cfg: DictConfig) -> Summary:
     _seed_everything(cfg.seed)
     _quiet_lightning()
 
-    checkpoint = folder.last_checkpoint()
-    if checkpoint and not folder.replay.exists():
-        raise ValueError(
-            f"{folder.replay} is gone, and with it the experience of the run. Put it back, or "
-            f"delete {folder.path} to begin anew."
-        )
+    resume = folder.resume_point()
     # A resumed run begins new episodes, and not those of its start again.
-    stream = np.random.SeedSequence([cfg.seed, folder.frames_of(checkpoint)])
+    stream = np.random.SeedSequence([cfg.seed, resume.frames if resume else 0])
     seed = int(stream.generate_state(1)[0]) % 2**31
     envs = make_envs(cfg, seed=seed)
     try:
         agent = make_agent(cfg, envs)
         random_policy = RandomPolicy(envs.action_space, seed)
         with folder.lock():
-            return _fit(cfg, folder, envs, agent, random_policy, checkpoint)
+            return _fit(cfg, folder, envs, agent, random_policy, resume)
     finally:
         envs.close()
 
@@ -91,10 +85,10 @@ def _fit(
     envs: Envs,
     agent: DreamerAgent,
     random_policy: RandomPolicy,
-    checkpoint: Path | None,
+    resume: ResumePoint | None,
 ) -> Summary:
     replay_config: ReplayConfig = instantiate(cfg.replay)
-    if checkpoint is None:
+    if resume is None:
         shutil.rmtree(folder.replay, ignore_errors=True)  # of a run that had not begun to learn
     replay = Replay(
         folder.replay,
@@ -119,15 +113,16 @@ def _fit(
     trainer: pl.Trainer = instantiate(
         cfg.trainer,
         precision=choose_precision(cfg),
-        logger=make_loggers(cfg, folder, checkpoint),
+        logger=make_loggers(cfg, folder, resume),
         callbacks=callbacks,
         default_root_dir=folder.path,
     )
-    print_briefing(cfg, folder, envs, agent, replay, trainer, checkpoint)
+    print_briefing(cfg, folder, envs, agent, replay, trainer, resume)
 
     start, exit_code = time.time(), 1
     try:
-        trainer.fit(agent, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        path = resume.path if resume else None
+        trainer.fit(agent, datamodule=data, ckpt_path=path, weights_only=True)
         exit_code = 0
     finally:
         progress.close()

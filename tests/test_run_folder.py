@@ -169,7 +169,9 @@ DAMAGES = {
 def shared_run(tmp_path_factory):
     """One checkpoint that all the damages below are done to, each to a copy."""
     path = tmp_path_factory.mktemp("shared") / "last.ckpt"
-    torch.save({"counters": {"frames": 48}, "state_dict": {"w": torch.zeros(1000)}}, path)
+    torch.save(
+        {"counters": {"frames": 48, "updates": 5}, "state_dict": {"w": torch.zeros(1000)}}, path
+    )
     return path
 
 
@@ -177,12 +179,13 @@ def shared_run(tmp_path_factory):
 def test_a_damaged_or_foreign_checkpoint_is_refused_and_runs_no_code(shared_run, tmp_path, damage):
     folder = RunFolder(tmp_path)
     folder.checkpoints.mkdir()
+    folder.replay.mkdir()
     path, mark = folder.checkpoints / "last.ckpt", tmp_path / "mark"
     path.write_bytes(shared_run.read_bytes())
-    assert folder.frames_of(path) == 48
+    assert folder.resume_point() == (path, 48, 5)
     DAMAGES[damage](path, mark)
     with pytest.raises(ValueError, match="last.ckpt is damaged or not a checkpoint.*Delete it"):
-        folder.last_checkpoint()
+        folder.resume_point()
     assert not mark.exists()
 
 
@@ -196,7 +199,6 @@ def test_a_damaged_checkpoint_stops_the_run_before_anything_is_lost(compose_tiny
 
 def test_no_checkpoint_is_no_error_until_one_is_wanted(tmp_path):
     folder = RunFolder(tmp_path)
-    assert folder.last_checkpoint() is None
-    assert folder.frames_of(None) == 0
+    assert folder.resume_point() is None
     with pytest.raises(FileNotFoundError, match="the run has not saved one yet"):
         folder.read_checkpoint(folder.checkpoints / "last.ckpt")

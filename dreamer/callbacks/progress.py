@@ -29,6 +29,7 @@ class Progress(pl.Callback):
             unit="frame",
             unit_scale=True,
             dynamic_ncols=True,
+            smoothing=0,  # the mean rate since the learning began
             delay=1e-9,  # nothing is drawn before the first frame
             mininterval=0.5 if interactive else every_seconds,
             bar_format="{desc} {percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} frames "
