@@ -31,10 +31,6 @@ SWITCHES = (
 FREE = ("root", "run_dir", "total_frames", "logger", "callbacks", "trainer", "precision")
 
 
-# What asking something else for its counters may raise.
-NOT_OURS = (KeyError, IndexError, TypeError, AttributeError)
-
-
 class ResumePoint(NamedTuple):
     """The last checkpoint of an unfinished run."""
 
@@ -156,9 +152,10 @@ class RunFolder:
             raise FileNotFoundError(f"No checkpoint {path}: the run has not saved one yet.")
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            if not {"frames", "updates"} <= state["counters"].keys():
+            counters = state.get("counters") if isinstance(state, dict) else None
+            if not isinstance(counters, dict) or not {"frames", "updates"} <= counters.keys():
                 raise KeyError("counters")
-        except (RuntimeError, pickle.UnpicklingError, EOFError, *NOT_OURS) as error:
+        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
             raise ValueError(
                 f"{path} is damaged or not a checkpoint of this program "
                 f"({type(error).__name__}). Delete it to start the run afresh, or put "
