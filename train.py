@@ -22,6 +22,7 @@ def main(cfg: DictConfig) -> None:
 
     from dreamer.agent import NonFiniteError
     from dreamer.callbacks.interrupt import Interrupted
+    from dreamer.run_folder import FolderInUse
     from dreamer.runner import train
 
     alone = HydraConfig.get().mode == RunMode.RUN
@@ -40,7 +41,7 @@ def main(cfg: DictConfig) -> None:
                 raise
             error = error.__cause__ or error  # an object that could not be built
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(os.EX_TEMPFAIL if isinstance(error, FolderInUse) else 2)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,20 @@
 """The folder of a run: where it lies, what it holds, and whether it is that of this run.
 
 The runner asks it; `sweep.py` and `experiments/` need nothing but what it leaves behind:
-config.yaml, metrics.jsonl, summary.json (its presence means finished), checkpoints/, replay/ and
-videos/.
+config.yaml, metrics.jsonl, summary.json (its presence means finished), failure.txt (the traceback
+of a run that failed), lock (held while a process works here), checkpoints/, replay/ and videos/.
 """
 
 import fcntl
 import json
 import os
 import pickle
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -28,7 +30,15 @@ SWITCHES = (
     "collect_policy",
 )
 # A run stays the same run when these change.
-FREE = ("root", "run_dir", "total_frames", "logger", "callbacks", "trainer", "precision")
+FREE = (
+    *("root", "run_dir", "variant", "total_frames"),
+    *("logger", "callbacks", "trainer", "precision"),
+)
+LOCK_PATIENCE = 0.3  # seconds: others hold the lock for a moment, to see whether it is free
+
+
+class FolderInUse(ValueError):  # noqa: N818 -- nothing went wrong
+    """Another process has the run; nothing is wrong with this one."""
 
 
 class ResumePoint(NamedTuple):
@@ -43,7 +53,7 @@ class RunFolder:
     """One run's folder on disk."""
 
     def __init__(self, path: Path, variant: str = ""):
-        """`variant` names the experiment, with the switches that differ from it."""
+        """`variant` tells the run from others of its task: experiment and changed switches."""
         self.path = path
         self.variant = variant
         self.checkpoints = path / "checkpoints"
@@ -52,7 +62,7 @@ class RunFolder:
     @classmethod
     def of(cls, cfg: DictConfig) -> "RunFolder":
         """Where a configuration's run lies: <root>/<env>/<task>/<variant>/seed<seed>."""
-        variant = _variant(cfg)
+        variant = cfg.variant or _variant(cfg)
         default = Path(cfg.root) / cfg.env_name / cfg.task / variant / f"seed{cfg.seed}"
         return cls(Path(cfg.run_dir) if cfg.run_dir else default, variant)
 
@@ -60,29 +70,41 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Claim the folder until this process is done with it, or dies.
 
+        The file holds the host and the process, for people and for `sweep.py`.
+
         Raises:
-            ValueError: another process has it.
+            FolderInUse: another process has it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"{self.path} is in use by another process. Wait for it, or choose another "
-                    "run_dir=."
-                ) from None
+        with (self.path / "lock").open("a+") as file:
+            deadline = time.monotonic() + LOCK_PATIENCE
+            while not _claim(file):
+                if time.monotonic() > deadline:
+                    file.seek(0)
+                    raise FolderInUse(
+                        f"{self.path} is in use by another process ({file.read() or 'unknown'}). "
+                        "Wait for it, or choose another run_dir=."
+                    )
+                time.sleep(0.05)
+            file.truncate(0)
+            file.write(f"{socket.gethostname()} {os.getpid()}")
+            file.flush()
             yield
 
     def begin(self, cfg: DictConfig) -> None:
-        """Write the configuration; an old summary no longer holds."""
+        """Write the configuration; how the run ended before no longer holds."""
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "summary.json").unlink(missing_ok=True)
+        for name in ("summary.json", "failure.txt"):
+            (self.path / name).unlink(missing_ok=True)
         _write(self.path / "config.yaml", OmegaConf.to_yaml(cfg))
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary, last of all."""
         _write(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def fail(self, traceback: str) -> None:
+        """Leave word of what went wrong; the next attempt removes it."""
+        _write(self.path / "failure.txt", traceback)
 
     def summary(self) -> dict[str, Any] | None:
         """What a finished run wrote; None for any other."""
@@ -162,6 +184,14 @@ class RunFolder:
                 f"{path.with_name('best.ckpt').name} in its place."
             ) from error
         return state
+
+
+def _claim(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _variant(cfg: DictConfig) -> str:

@@ -7,6 +7,7 @@ import logging
 import random
 import shutil
 import time
+import traceback
 import warnings
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from dreamer.agent import DreamerAgent
 from dreamer.briefing import print_briefing
 from dreamer.build import choose_precision, make_agent, make_envs, make_loggers
 from dreamer.callbacks.collect import Collect
-from dreamer.callbacks.interrupt import Interrupt
+from dreamer.callbacks.interrupt import Interrupt, Interrupted
 from dreamer.callbacks.metrics import Metrics
 from dreamer.callbacks.progress import Progress
 from dreamer.collector import Collector
@@ -31,7 +32,7 @@ from dreamer.loggers import finish
 from dreamer.policy import DreamerPolicy, RandomPolicy
 from dreamer.replay.buffer import Replay, ReplayConfig
 from dreamer.replay.dataset import ReplayDataModule
-from dreamer.run_folder import ResumePoint, RunFolder
+from dreamer.run_folder import FolderInUse, ResumePoint, RunFolder
 
 
 class Summary(NamedTuple):
@@ -51,6 +52,7 @@ def train(cfg: DictConfig) -> Summary:
 
     Raises:
         ValueError: the configuration asks for something that cannot be.
+        FolderInUse: another process has the run, or went on with it meanwhile.
         OSError: the disk is too small, or the run folder cannot be written.
         Interrupted: Ctrl-C or SIGTERM; the run is saved and can go on.
         NonFiniteError: a loss is no longer a number; the run is saved as it was before.
@@ -74,7 +76,18 @@ def train(cfg: DictConfig) -> Summary:
         agent = make_agent(cfg, envs)
         random_policy = RandomPolicy(envs.action_space, seed)
         with folder.lock():
-            return _fit(cfg, folder, envs, agent, random_policy, resume)
+            if folder.resume_point() != resume:
+                raise FolderInUse(
+                    f"Another process went on with {folder.path} while this one got ready. Start "
+                    "this one again, if there is still something to do."
+                )
+            try:
+                return _fit(cfg, folder, envs, agent, random_policy, resume)
+            except Interrupted:
+                raise
+            except Exception:
+                folder.fail(traceback.format_exc())
+                raise
     finally:
         envs.close()
 

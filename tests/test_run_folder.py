@@ -1,14 +1,21 @@
 """The run folder: its name, whose it is, and what may lie in it."""
 
+import fcntl
 import itertools
 import json
+import os
 import pickle
+import signal
+import socket
+import threading
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from dreamer.run_folder import RunFolder
+from dreamer.callbacks.interrupt import Interrupted
+from dreamer.envs.dummy import MemoryEnvs
+from dreamer.run_folder import FolderInUse, RunFolder
 from dreamer.runner import train
 
 SWITCHES = {
@@ -50,6 +57,8 @@ def folder_name(compose_any):
             "top/atari/pong/no_discrete_latents-layer_norm_false/seed0",
         ),
         ("task=pong kl_balance=false run_dir=here", "here"),
+        ("task=pong kl_balance=false variant=plain_kl", "top/atari/pong/plain_kl/seed0"),
+        ("env=dummy task=memory variant=dreamerv2", "top/dummy/memory/dreamerv2/seed0"),
     ],
 )
 def test_the_folder_says_what_run_it_is(folder_name, overrides, name):
@@ -115,6 +124,78 @@ def test_a_folder_in_use_is_refused(compose_tiny, finished):
     with finished.lock(), pytest.raises(ValueError, match="seed0 is in use by another process"):
         train(cfg)
     assert train(cfg).frames >= 96  # and is free again afterwards
+
+
+def test_the_lock_says_who_has_the_folder(tmp_path):
+    folder = RunFolder(tmp_path)
+    (tmp_path / "lock").write_text("another-host 123456789")  # of a process that is gone
+    with folder.lock():
+        assert (tmp_path / "lock").read_text() == f"{socket.gethostname()} {os.getpid()}"
+        with pytest.raises(FolderInUse, match=rf"\({socket.gethostname()} {os.getpid()}\)"):
+            folder.lock().__enter__()
+
+
+def test_a_lock_that_is_held_for_a_moment_only_is_waited_for(tmp_path):
+    folder = RunFolder(tmp_path)
+    with folder.lock():
+        pass
+    with (tmp_path / "lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        threading.Timer(0.1, fcntl.flock, (other, fcntl.LOCK_UN)).start()
+        with folder.lock():
+            pass
+
+
+def test_a_run_that_another_process_went_on_with_meanwhile_is_left_to_it(
+    compose_tiny, finished, monkeypatch
+):
+    """Otherwise the frames since the older checkpoint would be cut off and lost."""
+    stale = finished.resume_point()._replace(frames=64)
+    answers = [stale]
+    read = RunFolder.resume_point
+    monkeypatch.setattr(
+        RunFolder, "resume_point", lambda self: answers.pop() if answers else read(self)
+    )
+    before = (finished.path / "metrics.jsonl").read_text()
+    with pytest.raises(FolderInUse, match="went on with .*seed0 while this one got ready"):
+        train(compose_tiny("total_frames=96"))
+    assert (finished.path / "metrics.jsonl").read_text() == before
+
+
+# -------------------------------------------------------------------------------- how it ended
+
+
+def test_a_failed_run_leaves_its_traceback_until_it_is_begun_again(
+    compose_tiny, tmp_path, monkeypatch
+):
+    def fail(envs, action):
+        raise RuntimeError("the door is stuck")
+
+    cfg = compose_tiny()
+    failure = RunFolder.of(cfg).path / "failure.txt"
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryEnvs, "step", fail)
+        with pytest.raises(RuntimeError):
+            train(cfg)
+    lines = failure.read_text().splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-1] == "RuntimeError: the door is stuck"
+    train(cfg)
+    assert not failure.exists()
+
+
+def test_an_interrupted_run_has_not_failed(compose_tiny, monkeypatch):
+    step = MemoryEnvs.step
+
+    def step_with_signal(envs, action):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(envs, action)
+
+    monkeypatch.setattr(MemoryEnvs, "step", step_with_signal)
+    cfg = compose_tiny()
+    with pytest.raises(Interrupted):
+        train(cfg)
+    assert not (RunFolder.of(cfg).path / "failure.txt").exists()
 
 
 def test_the_folder_describes_itself(compose_tiny, finished):

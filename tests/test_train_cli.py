@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from dreamer.envs.dummy import MemoryEnvs
+from dreamer.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -145,6 +146,15 @@ def test_a_folder_of_another_configuration_is_an_error(main, tiny_overrides, fin
     code, stderr = main(*tiny_overrides, "model.horizon=4")
     assert code == 2
     assert "different in model.horizon (there 5, here 4)" in stderr
+
+
+def test_a_run_that_another_process_has_ends_with_a_code_of_its_own(
+    main, tiny_overrides, finished_run
+):
+    with RunFolder(finished_run).lock():
+        code, stderr = main(*tiny_overrides, "total_frames=96")
+    assert code == os.EX_TEMPFAIL == 75
+    assert re.search(r"^error: .*seed0 is in use by another process", stderr, re.MULTILINE)
 
 
 def test_a_bug_shows_its_traceback(main, tiny_overrides, monkeypatch):
