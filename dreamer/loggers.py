@@ -68,7 +68,8 @@ def make_tensorboard(run_dir: Path, *, resumed_at: int | None) -> TensorBoardLog
 
     What an interrupted run had written beyond `resumed_at` frames is hidden; None: a new run.
     """
-    return TensorBoardLogger(run_dir, name="", version="tensorboard", purge_step=resumed_at)
+    purge_step = None if resumed_at is None else resumed_at + 1  # hides this step, too
+    return TensorBoardLogger(run_dir, name="", version="tensorboard", purge_step=purge_step)
 
 
 def make_wandb(

@@ -87,7 +87,29 @@ def test_tensorboard_hides_what_a_resumed_run_plays_again(tmp_path):
 
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     scalars = [(event.step, event.value) for event in events.Scalars("critic/value")]
-    assert scalars == [(10, 0.0), (30, 1.0)]
+    assert scalars == [(10, 0.0), (20, 0.0), (30, 1.0)]
+
+
+def test_a_run_writes_to_tensorboard_what_it_writes_to_json_lines(compose_tiny):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run_dir = Path(train(compose_tiny("logger=[jsonl,tensorboard]")).run_dir)
+    expected = {
+        (key, line["frames"]): value
+        for line in lines(run_dir / "metrics.jsonl")
+        for key, value in line.items()
+        if key != "frames"
+    }
+    assert {"collect/return", "collect/best_return", "eval/return_mean", "updates"} <= {
+        key for key, _ in expected
+    }
+    events = EventAccumulator(str(run_dir / "tensorboard")).Reload()
+    written = {
+        (key, event.step): event.value
+        for key in events.Tags()["scalars"]
+        for event in events.Scalars(key)
+    }
+    assert written == pytest.approx(expected)
 
 
 # --------------------------------------------------------------------------------- W&B

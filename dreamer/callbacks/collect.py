@@ -4,7 +4,6 @@ It decides when the agent acts and when the run ends. It knows the agent's clock
 and leaves acting to the policy it is given.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -148,6 +147,5 @@ class Collect(pl.Callback):
         }
         self._metrics.observe(values)
         self._metrics.count("collect/episodes")
-        best = self._metrics.latest.get("collect/best_return", -math.inf)
-        best = max(best, episode.episode_return)
-        self._metrics.latest |= values | {"collect/best_return": best}
+        self._metrics.best("collect/best_return", episode.episode_return)
+        self._metrics.latest |= values

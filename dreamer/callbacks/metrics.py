@@ -28,7 +28,7 @@ class Metrics(pl.Callback):
         self._every = Every(every_frames, "callbacks.metrics.every_frames")
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
-        self._totals: set[str] = set()  # keys of `latest` that count something since the start
+        self._totals: list[str] = []  # keys of `latest` that sum up the whole run
         self._mark = (0.0, 0, 0)  # seconds, frames, updates at the last line
 
     def observe(self, values: Mapping[str, Tensor | float]) -> None:
@@ -40,8 +40,16 @@ class Metrics(pl.Callback):
 
     def count(self, key: str) -> None:
         """Add one to a number that counts since the run began; it is written with every line."""
-        self.latest[key] = self.latest.get(key, 0) + 1
-        self._totals.add(key)
+        self._keep(key, self.latest.get(key, 0) + 1)
+
+    def best(self, key: str, value: float) -> None:
+        """Keep the highest value since the run began; it is written with every line."""
+        self._keep(key, max(self.latest.get(key, value), value))
+
+    def _keep(self, key: str, value: float) -> None:
+        self.latest[key] = value
+        if key not in self._totals:
+            self._totals.append(key)
 
     def write(self, trainer: pl.Trainer, frames: int, values: Mapping[str, float]) -> None:
         """Write numbers now."""
@@ -55,12 +63,19 @@ class Metrics(pl.Callback):
         self._mark = (time.perf_counter(), pl_module.frames, pl_module.updates)
 
     def state_dict(self) -> dict[str, Any]:
-        """The newest values, so that the best return survives a resume."""
-        return {"latest": self.latest}
+        """What a resumed run needs to write the lines of one that was never interrupted."""
+        return {
+            "latest": self.latest,
+            "totals": self._totals,
+            "sums": {key: x.item() for key, x in self._sums.items()},
+            "counts": self._counts,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them back."""
-        self.latest = state_dict["latest"]
+        """Take the numbers back."""
+        self.latest, self._totals = state_dict["latest"], state_dict["totals"]
+        self._sums = {key: torch.as_tensor(x) for key, x in state_dict["sums"].items()}
+        self._counts = state_dict["counts"]
 
     def on_train_batch_end(
         self,

@@ -45,6 +45,36 @@ def test_a_count_goes_on_from_line_to_line_and_after_a_resume(metrics, trainer, 
     assert [values["collect/episodes"] for _, values in trainer.loggers[0].lines] == [1, 2]
 
 
+def test_the_best_goes_on_from_line_to_line_and_after_a_resume(metrics, trainer, agent, replay):
+    metrics.on_train_start(trainer, agent)
+    for value in (-7.0, -3.0, -5.0):
+        metrics.best("collect/best_return", value)
+    end_update(metrics, trainer, agent, 110, loss=torch.tensor(1.0))
+    resumed = Metrics(replay, every_frames=100)
+    resumed.load_state_dict(metrics.state_dict())
+    resumed.on_train_start(trainer, agent)
+    end_update(resumed, trainer, agent, 210, loss=torch.tensor(1.0))
+    resumed.best("collect/best_return", -2.0)
+    end_update(resumed, trainer, agent, 310, loss=torch.tensor(1.0))
+    best = [values["collect/best_return"] for _, values in trainer.loggers[0].lines]
+    assert best == [-3.0, -3.0, -2.0]
+
+
+def test_a_resumed_run_writes_the_line_of_one_that_was_not_interrupted(
+    metrics, trainer, agent, replay
+):
+    metrics.observe({"collect/return": 9.0})
+    metrics.on_train_start(trainer, agent)
+    for frames, loss in ((40, 1.0), (80, 2.0)):
+        end_update(metrics, trainer, agent, frames, loss=torch.tensor(loss))
+    resumed = Metrics(replay, every_frames=100)
+    resumed.load_state_dict(metrics.state_dict())
+    resumed.on_train_start(trainer, agent)
+    end_update(resumed, trainer, agent, 120, loss=torch.tensor(6.0))
+    ((frames, values),) = trainer.loggers[0].lines
+    assert (frames, values["loss"], values["collect/return"]) == (120, 3.0, 9.0)
+
+
 def test_a_line_tells_counters_and_throughput(metrics, trainer, agent):
     metrics.on_train_start(trainer, agent)
     agent.policy_steps = 30
