@@ -1,0 +1,225 @@
+"""Learning curves: the mean over seeds as a line, the lowest and highest seed as a band.
+
+One panel a task, from a few tasks to the 55 games of the paper's appendix; published curves lie
+under ours. It reads tables of curves (env, task, variant, seed, frames, score) and no files.
+"""
+
+from math import floor, log10
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+import experiments.plots.style as style
+from experiments.plots.style import plural, readable, short_number
+
+# A run that comes this close to the longest one of its variant counts as complete.
+NEARLY = 0.95
+BINS = 50
+# More panels than that are small ones, five to a row, as in the paper's appendix.
+MANY = 12
+PUBLISHED = "published"
+
+
+class Band(NamedTuple):
+    """The seeds of one variant on one task, brought together.
+
+    Attributes:
+        frames: (P,) right edges of the bins.
+        mean: (P,) over the seeds that have a score there.
+        low: (P,) lowest seed.
+        high: (P,) highest seed.
+        seeds: number of runs.
+        stops: frames at which a run ends before the others do; empty if all are complete.
+    """
+
+    frames: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    seeds: int
+    stops: list[int]
+
+
+def band_text(bin_frames: int) -> str:
+    """Say what line, band, cross and points of these figures are."""
+    return (
+        "Line: mean over seeds; band: lowest to highest seed; one seed has no band. "
+        "A cross: a run stops early, and the mean goes on without it. "
+        f"Each point averages the training episodes of {short_number(bin_frames)} frames."
+    )
+
+
+def bin_width(curves: pd.DataFrame) -> int:
+    """Choose a round number of frames (1, 2 or 5 times a power of ten): about 50 to 125 bins."""
+    target = max(1.0, float(curves["frames"].max()) / BINS)
+    power = 10 ** floor(log10(target))
+    return int(power * max(step for step in (1, 2, 5) if step * power <= target))
+
+
+def binned(curves: pd.DataFrame, width: int) -> pd.DataFrame:
+    """Average the points of a run within bins, so that the seeds of a variant can be averaged.
+
+    The point of a bin `(x - width, x]` stands at x, its right edge, as in the published data.
+
+    Args:
+        curves: table of curves.
+        width: of a bin, frames.
+
+    Returns:
+        A table of curves: one point for each run and bin in which an episode ended.
+    """
+    edges = np.ceil(curves["frames"] / width).astype(int) * width
+    keys = ["env", "task", "variant", "seed", "frames"]
+    scores = curves.assign(frames=edges).groupby(keys, observed=True)["score"].mean()
+    return scores.reset_index()
+
+
+def band(curves: pd.DataFrame) -> Band:
+    """Bring the seeds of one task and variant together.
+
+    A bin in which no episode of a run ended takes over the run's previous score. A run is never
+    prolonged: where it stops, the mean goes on without it, and `stops` says so. The band ends
+    with the shortest complete run, as a mean of what is left would jump.
+
+    Args:
+        curves: table of curves of one task and variant.
+    """
+    scores = curves.pivot(index="frames", columns="seed", values="score").sort_index()
+    last = curves.groupby("seed")["frames"].max()
+    complete = last >= NEARLY * last.max()
+    scores = scores.ffill().where(scores.bfill().notna())
+    scores = scores.loc[: last[complete].min()]
+    return Band(
+        frames=scores.index.to_numpy(),
+        mean=scores.mean(axis=1).to_numpy(),
+        low=scores.min(axis=1).to_numpy(),
+        high=scores.max(axis=1).to_numpy(),
+        seeds=scores.shape[1],
+        stops=sorted(int(x) for x in last[~complete]),
+    )
+
+
+def learning_curves(
+    curves: pd.DataFrame,
+    published: pd.DataFrame | None = None,
+    *,
+    bin_frames: int | None = None,
+) -> Figure:
+    """Draw one panel a task: every variant's mean and band, over the published curve.
+
+    The legend counts seeds; a panel says where it has fewer, and which variant has no run.
+
+    Args:
+        curves: table of curves of one environment, with at least one row.
+        published: table of curves of one agent, drawn dashed in black in the panels of its tasks,
+            as far as the frames of `curves` reach, its first point at least.
+        bin_frames: width of the bins, frames; None if the seeds share their points already.
+
+    Raises:
+        ValueError: if there is nothing to draw, or if tables hold what one line cannot stand for.
+    """
+    _check_lines(curves, published)
+    curves = curves if bin_frames is None else binned(curves, bin_frames)
+    looks = style.variant_styles(curves["variant"])
+    tasks = sorted(curves["task"].unique())
+    many = len(tasks) > MANY
+    width, height = (1.65, 1.35) if many else (3.0, 2.3)
+    columns = 5 if many else 2 if len(tasks) == 4 else 3
+    figure, axes = style.panels(len(tasks), columns=columns, width=width, height=height)
+    drawn: dict[str, dict[str, Band]] = {}
+    for axis, task in zip(axes, tasks, strict=True):
+        of_task = curves[curves["task"] == task]
+        drawn[task] = {v: band(x) for v, x in of_task.groupby("variant", observed=True)}
+        end = of_task["frames"].max()
+        if published is not None and (published["task"] == task).any():
+            below = _within(band(published[published["task"] == task]), end)
+            _draw_band(axis, below, style.PUBLISHED, label=PUBLISHED)
+            drawn[task][PUBLISHED] = below
+            end = max(end, below.frames[-1])
+        for variant, look in looks.items():
+            if variant in drawn[task]:
+                _draw_band(axis, drawn[task][variant], look, label=variant)
+        axis.set_title(readable(task), fontsize=style.NORMAL if many else style.LARGE, pad=3)
+        axis.set_xlim(0, end * 1.02)
+    for axis in axes[-columns:]:
+        axis.set_xlabel("frames", fontsize=style.NORMAL)
+    figure.supylabel("return of the training episodes", fontsize=style.NORMAL)
+    _write_legend(figure, axes, drawn, looks)
+    return figure
+
+
+def _check_lines(curves: pd.DataFrame, published: pd.DataFrame | None) -> None:
+    if curves.empty:
+        raise ValueError("Expect `curves` to have rows, actually: none")
+    for name, table, column in (
+        ("curves", curves, "env"),
+        ("published", published, "env"),
+        ("published", published, "variant"),
+    ):
+        values = [] if table is None else sorted(table[column].unique())
+        if len(values) > 1:
+            found = ", ".join(values)
+            raise ValueError(f"Expect `{name}` to hold one {column}, actually: {found}")
+
+
+def _within(points: Band, end: int) -> Band:
+    """Cut at a frame, but keep the first point."""
+    count = max(1, int((points.frames <= end).sum()))
+    stops = [x for x in points.stops if x <= points.frames[count - 1]]
+    return Band(*(x[:count] for x in points[:4]), seeds=points.seeds, stops=stops)
+
+
+def _draw_band(axis: Axes, points: Band, look: style.Style, *, label: str) -> None:
+    """Draw the line, the band if there are several seeds, and a cross where a run stops early."""
+    axis.plot(
+        points.frames,
+        points.mean,
+        **look._asdict(),
+        linewidth=1.2,
+        marker="o" if len(points.frames) == 1 else None,
+        markersize=3,
+        label=label,
+    )
+    interval = (points.frames, points.low, points.high)
+    if points.seeds > 1 and len(points.frames) == 1:
+        axis.vlines(*interval, color=look.color, alpha=0.4)
+    elif points.seeds > 1:
+        axis.fill_between(*interval, color=look.color, alpha=0.18, linewidth=0)
+    if points.stops:
+        heights = np.interp(points.stops, points.frames, points.mean)
+        axis.plot(points.stops, heights, "x", color=look.color, markersize=4, markeredgewidth=1)
+
+
+def _write_legend(
+    figure: Figure,
+    axes: list[Axes],
+    drawn: dict[str, dict[str, Band]],
+    looks: dict[str, style.Style],
+) -> None:
+    """Name the lines with their usual number of seeds, and the exceptions in their panels."""
+    handles = []
+    remarks: dict[str, list[str]] = {task: [] for task in drawn}
+    for variant, look in (looks | {PUBLISHED: style.PUBLISHED}).items():
+        counts = {t: lines[variant].seeds for t, lines in drawn.items() if variant in lines}
+        if not counts:
+            continue
+        usual = max(counts.values())
+        label = f"{readable(variant)}, {plural(usual, 'seed')}"
+        handles.append(Line2D([], [], **look._asdict(), linewidth=1.6, label=label))
+        for task in drawn:
+            found = counts.get(task, 0)
+            if found != usual and not (found == 0 and variant == PUBLISHED):
+                many = plural(found, "seed") if found else "no run"
+                remarks[task].append(f"{readable(variant)}: {many}")
+    if any(points.stops for lines in drawn.values() for points in lines.values()):
+        cross = {"color": style.GREY, "marker": "x", "linestyle": "none", "markersize": 5}
+        handles.append(Line2D([], [], **cross, label="a run stops early"))
+    for axis, lines in zip(axes, remarks.values(), strict=True):
+        if lines:
+            look = {"fontsize": style.SMALL - 1, "color": style.GREY, "va": "bottom"}
+            axis.text(0.98, 0.02, "\n".join(lines), ha="right", transform=axis.transAxes, **look)
+    style.legend_below(figure, handles)

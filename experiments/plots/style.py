@@ -1,0 +1,152 @@
+"""How every figure looks: colours, fonts, numbers on axes, panels, files.
+
+The other modules of this package use it. It knows no runs and no scores, and it never touches
+matplotlib's global state: figures are plain objects, without pyplot and without rcParams.
+"""
+
+import re
+from collections.abc import Iterable
+from math import ceil
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+# Okabe & Ito (2008), https://jfly.uni-koeln.de/color: told apart with any kind of colour vision.
+# Their yellow is left out (too faint as a line on white), and black is kept for published data.
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+)
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+GREY = "#555555"
+DASHES = ("-", "-.", ":")
+# Points. Figures are drawn at the size of a page, so these are the sizes in print.
+SMALL, NORMAL, LARGE = 7, 8, 10
+NICE_STEPS = [1, 2, 2.5, 5, 10]
+PNG_DOTS_PER_INCH = 150
+
+FULL_AGENT = "dreamerv2"
+_SPELLING = {"dreamerv2": "DreamerV2", "kl": "KL", "iqn": "IQN", "dqn": "DQN", "c51": "C51"}
+
+
+class Style(NamedTuple):
+    """Colour and dashes of one variant, the same in every figure of a table."""
+
+    color: str
+    linestyle: str | tuple[int, tuple[int, ...]]
+
+
+PUBLISHED = Style("black", (0, (4, 2)))
+
+
+def variant_styles(variants: Iterable[str]) -> dict[str, Style]:
+    """Give each variant its colour, the full agent the first, the others in alphabetical order.
+
+    From the seventh on, colours come again with other dashes.
+    """
+    order = sorted(set(variants), key=lambda name: (name != FULL_AGENT, name))
+    return {
+        name: Style(COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)])
+        for i, name in enumerate(order)
+    }
+
+
+def readable(name: str) -> str:
+    """Spell a task or a variant for people: no_kl_balancing -> No KL Balancing.
+
+    A name with anything but lower case words in it (`tiny-latents=gaussian`) is left as it is.
+    """
+    if not re.fullmatch(r"[a-z0-9_]+", name):
+        return name
+    return " ".join(_SPELLING.get(word, word.capitalize()) for word in name.split("_"))
+
+
+def plural(count: int, thing: str) -> str:
+    """1 seed, 2 seeds."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
+def short_number(number: float, _position: int | None = None) -> str:
+    """Write 200 as 200, 10000 as 10k, 1500000 as 1.5M: the text of a tick."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size and (size > 1e3 or abs(number) >= 1e4):
+            return f"{number / size:g}{letter}"
+    return f"{number:g}"
+
+
+def panels(
+    count: int, *, columns: int, width: float = 2.4, height: float = 1.9
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure of equal panels, row by row.
+
+    Args:
+        count: number of panels.
+        columns: at most so many side by side.
+        width: of a panel, inches.
+        height: of a panel, inches.
+
+    Returns:
+        The figure, and exactly `count` axes.
+    """
+    columns = min(columns, count)
+    rows = ceil(count / columns)
+    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    axes = [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
+    for axis in axes:
+        plain(axis)
+    return figure, axes
+
+
+def plain(axis: Axes) -> None:
+    """Small ticks with short numbers, light horizontal lines, and no box."""
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=SMALL)
+    axis.xaxis.set_major_locator(MaxNLocator(4, steps=NICE_STEPS))
+    axis.yaxis.set_major_locator(MaxNLocator(5, steps=NICE_STEPS))
+    axis.xaxis.set_major_formatter(FuncFormatter(short_number))
+    axis.yaxis.set_major_formatter(FuncFormatter(short_number))
+    axis.grid(axis="y", color="#e5e5e5", linewidth=0.6)
+    axis.set_axisbelow(True)
+
+
+def legend_below(figure: Figure, handles: list[Artist]) -> None:
+    """One legend for all panels, in rows under them."""
+    # About twenty letters of the legend's size fit in an inch and a half.
+    widest = max(len(str(handle.get_label())) for handle in handles)
+    columns = max(1, int(figure.get_figwidth() / (0.6 + 0.065 * widest)))
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(columns, len(handles)),
+        frameon=False,
+        fontsize=NORMAL,
+    )
+
+
+def save(figure: Figure, stem: Path) -> Path:
+    """Write `stem`.png for screens and `stem`.pdf for print; the same figure, the same bytes.
+
+    Args:
+        figure: any figure.
+        stem: path without suffix; its folder is made.
+
+    Returns:
+        The path of the PNG file.
+    """
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    png = stem.with_name(stem.name + ".png")
+    figure.savefig(png, dpi=PNG_DOTS_PER_INCH, metadata={"Software": None})
+    figure.set_layout_engine("none")  # everything has its place now; to search again takes seconds
+    # Type 42 keeps letters as letters: to be searched, copied and accepted by conferences.
+    with matplotlib.rc_context({"pdf.fonttype": 42}):
+        figure.savefig(stem.with_name(stem.name + ".pdf"), metadata={"CreationDate": None})
+    return png

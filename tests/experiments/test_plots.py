@@ -1,0 +1,224 @@
+"""Figures: the numbers in their axes, not their pixels."""
+
+from collections.abc import Iterable
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments import published
+from experiments.plots import figures
+from experiments.plots.curves import band, bin_width, binned, learning_curves
+from experiments.plots.style import readable, save, short_number, variant_styles
+
+
+def run(scores: Iterable[float], *, seed="0", task="pong", variant="dreamerv2", every=10):
+    """A run whose episodes end every so many frames."""
+    scores = list(scores)
+    frames = (np.arange(len(scores)) + 1) * every
+    ids = {"env": "atari", "task": task, "variant": variant, "seed": seed}
+    return pd.DataFrame({**ids, "frames": frames, "score": scores})
+
+
+def table(*runs: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat(runs, ignore_index=True)
+
+
+def lines(axis: Axes) -> dict[str, np.ndarray]:
+    """Label -> (P, 2) frames and scores."""
+    named = [line for line in axis.lines if not str(line.get_label()).startswith("_")]
+    return {str(line.get_label()): line.get_xydata() for line in named}
+
+
+def legend(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def remarks(axis: Axes) -> str:
+    return "\n".join(text.get_text() for text in axis.texts)
+
+
+@pytest.fixture(scope="module")
+def atari() -> pd.DataFrame:
+    return published.curves("atari-dreamerv2")
+
+
+# ----------------------------------------------------------------------------------------- bands
+
+
+def test_band_is_mean_lowest_and_highest_seed():
+    points = band(table(run([1, 2], seed="0"), run([3, 6], seed="1"), run([5, 7], seed="2")))
+    np.testing.assert_array_equal(points.frames, [10, 20])
+    np.testing.assert_array_equal(points.mean, [3, 5])
+    np.testing.assert_array_equal(points.low, [1, 2])
+    np.testing.assert_array_equal(points.high, [5, 7])
+    assert (points.seeds, points.stops) == (3, [])
+
+
+def test_a_run_that_stops_early_is_marked_and_not_prolonged():
+    points = band(table(run([1] * 20, seed="0"), run([3] * 5, seed="1")))
+    np.testing.assert_array_equal(points.mean, [2] * 5 + [1] * 15)
+    assert (points.seeds, points.stops) == (2, [50])
+
+
+def test_the_band_ends_with_the_shortest_complete_run():
+    points = band(table(run([1] * 100, seed="0"), run([3] * 98, seed="1")))
+    assert points.frames[-1] == 980
+    assert points.stops == []
+
+
+def test_a_bin_without_episodes_takes_over_the_runs_previous_score():
+    gap = run([1, 2, 3], seed="0").drop(1)
+    points = band(table(gap, run([5, 5, 5], seed="1")))
+    np.testing.assert_array_equal(points.mean, [3, 3, 4])
+
+
+def test_bins_average_runs_one_by_one_and_stand_at_their_right_edge():
+    curves = table(run([1, 2, 3, 4, 10], every=5, seed="0"), run([7], every=5, seed="1"))
+    found = binned(curves, width=10)
+    assert found["frames"].tolist() == [10, 20, 30, 10]
+    assert found["score"].tolist() == [1.5, 3.5, 10, 7]
+
+
+@pytest.mark.parametrize(
+    ("frames", "width"), [(200_000_000, 2_000_000), (200_000, 2_000), (99, 1), (7, 1), (5_001, 100)]
+)
+def test_bin_widths_are_round_and_leave_about_a_hundred_bins(frames, width):
+    assert bin_width(pd.DataFrame({"frames": [frames]})) == width
+
+
+# ------------------------------------------------------------------------------- learning curves
+
+
+def test_legend_says_seeds_and_panels_say_where_there_are_fewer():
+    figure = learning_curves(
+        table(
+            *(run([1, 2], seed=str(k), task=task) for k in range(3) for task in ("pong", "alien")),
+            run([1, 2], task="pong", variant="no_kl_balancing"),
+        )
+    )
+    alien, pong = figure.axes
+    assert legend(figure) == ["DreamerV2, 3 seeds", "No KL Balancing, 1 seed"]
+    assert remarks(alien) == "No KL Balancing: no run"
+    assert remarks(pong) == ""
+
+
+def test_one_seed_has_no_band():
+    one = learning_curves(run([1, 2, 3]))
+    two = learning_curves(table(run([1, 2, 3]), run([2, 3, 4], seed="1")))
+    assert (len(one.axes[0].collections), len(two.axes[0].collections)) == (0, 1)
+
+
+def test_early_stops_stand_in_the_legend():
+    figure = learning_curves(table(run([1] * 20), run([3] * 5, seed="1")))
+    assert legend(figure) == ["DreamerV2, 2 seeds", "a run stops early"]
+
+
+def test_published_curve_ends_where_ours_do_but_shows_its_first_point():
+    own = run([1, 2, 3], every=10)
+    dense = learning_curves(own, run(range(100), every=1)).axes[0]
+    sparse = learning_curves(own, run([8, 9], every=40)).axes[0]
+    assert lines(dense)["published"][-1].tolist() == [30, 29]
+    assert lines(sparse)["published"].tolist() == [[40, 8]]
+    assert sparse.get_xlim()[1] > 40
+
+
+def test_our_line_is_the_mean_of_binned_seeds():
+    curves = table(run([1, 2, 3, 4], every=5), run([5, 6, 7, 8], every=5, seed="1"))
+    figure = learning_curves(curves, bin_frames=10)
+    assert lines(figure.axes[0])["dreamerv2"].tolist() == [[10, 3.5], [20, 5.5]]
+
+
+def test_two_agents_are_never_drawn_as_one_published_line():
+    mixed = table(run([1, 2]), run([1, 2], seed="1", variant="schedules"))
+    with pytest.raises(ValueError, match="one variant, actually: dreamerv2, schedules"):
+        learning_curves(run([1]), mixed)
+
+
+def test_nothing_to_draw_is_an_error():
+    with pytest.raises(ValueError, match="Expect `curves` to have rows"):
+        learning_curves(run([]))
+
+
+# -------------------------------------------------------------------------------- published data
+
+
+def test_published_grid_has_55_panels_with_the_means_of_the_raw_data(atari):
+    figure = learning_curves(atari)
+    assert len(figure.axes) == 55
+    assert legend(figure) == ["DreamerV2, 8 seeds", "a run stops early"]
+    by_game = {axis.get_title(): lines(axis)["dreamerv2"] for axis in figure.axes}
+    at_end = atari[atari["frames"] == 199_000_000]
+    for game in ("pong", "ms_pacman", "james_bond"):
+        scores = at_end.loc[at_end["task"] == game, "score"]
+        assert len(scores) == 8
+        frames, mean = by_game[readable(game)][-1]
+        assert frames == 199_000_000
+        assert mean == pytest.approx(sum(scores) / 8, rel=1e-12)
+    assert by_game["Pong"][-1][1] == pytest.approx(published.table_k1().loc["pong"].iloc[-1], abs=1)
+
+
+# ------------------------------------------------------------------------------------ the door
+
+
+def test_figures_draw_each_environment_over_the_published_curve(tmp_path, atari):
+    own = table(
+        run(np.linspace(-21, 20, 40), every=100_000),
+        run(np.linspace(-21, 10, 12), every=100_000, seed="1"),
+        run(range(5), task="memory", variant="tiny", every=1000).assign(env="dummy"),
+    )
+    found = figures(own, atari, tmp_path / "new")
+    assert [path.name for path, _ in found] == ["curves_atari.png", "curves_dummy.png"]
+    assert all(path.with_suffix(".pdf").stat().st_size > 1000 for path, _ in found)
+    captions = [caption for _, caption in found]
+    assert "the published curve of DreamerV2" in captions[0]
+    assert "1 run stops early: Pong DreamerV2 seed 1 at 1.2M." in captions[0]
+    assert "published" not in captions[1]
+
+
+def test_figures_find_a_game_whatever_its_spelling(tmp_path, atari, monkeypatch):
+    seen = []
+    monkeypatch.setattr("experiments.plots.selection.save", lambda figure, _: seen.append(figure))
+    figures(run([1, 2], task="jamesbond", every=1_000_000), atari, tmp_path)
+    assert lines(seen[0].axes[0])["published"].shape == (2, 2)
+    assert seen[0].axes[0].get_title() == "James Bond"
+
+
+def test_no_rows_no_figures(tmp_path):
+    assert figures(run([]), None, tmp_path) == []
+
+
+# ---------------------------------------------------------------------------------------- style
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (0.25, "0.25"), (-21, "-21"), (5000, "5000"), (10_000, "10k"), (1_500_000, "1.5M")]
+    + [(200_000_000, "200M"), (2e9, "2B"), (-20_000, "-20k")],
+)
+def test_ticks_are_short(number, text):
+    assert short_number(number) == text
+
+
+def test_variants_are_told_apart_and_the_full_agent_comes_first():
+    names = [f"no_{letter}" for letter in "abcdefgh"] + ["dreamerv2"]
+    looks = variant_styles(names)
+    assert next(iter(looks)) == "dreamerv2"
+    assert len(set(looks.values())) == 9
+
+
+def test_names_of_people_not_of_files():
+    assert readable("no_kl_balancing") == "No KL Balancing"
+    assert readable("tiny-latents=gaussian") == "tiny-latents=gaussian"
+
+
+def test_save_writes_png_and_pdf_and_leaves_matplotlib_as_it_was(tmp_path):
+    before = dict(matplotlib.rcParams)
+    path = save(learning_curves(run([1, 2])), tmp_path / "new" / "v1.5")
+    assert dict(matplotlib.rcParams) == before
+    assert path.name == "v1.5.png"
+    assert path.read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "new" / "v1.5.pdf").read_bytes()[:4] == b"%PDF"
