@@ -1,0 +1,1 @@
+"""Other people's DreamerV2, each in a virtual environment of its own, measured beside ours."""
