@@ -179,11 +179,12 @@ def bootstrap_interval(
     if resamples < 1:
         raise ValueError(f"Expect `resamples` to be at least 1, actually: {resamples}")
     packed = [_pack(_matrix(scores)) for scores in matrices]
+    if all(seeds.max() < 2 for _, seeds in packed):
+        nothing = np.full_like(statistic(*(pair[0] for pair in packed)), np.nan, dtype=float)
+        return nothing, nothing
     values = np.array(
         [statistic(*(_resample(*pair, rng) for pair in packed)) for _ in range(resamples)]
     )
-    if all(seeds.max() < 2 for _, seeds in packed):
-        values = np.full_like(values, np.nan, dtype=float)
     tail = (1 - confidence) / 2
     low, high = np.quantile(values, [tail, 1 - tail], axis=0)
     return low, high
