@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from dreamer.agent import AgentConfig, DreamerAgent
 from dreamer.envs.factory import Envs
@@ -27,18 +27,27 @@ def make_agent(cfg: DictConfig, envs: Envs) -> DreamerAgent:
     return DreamerAgent(config, envs.obs_shapes, envs.action_space)
 
 
-def make_loggers(cfg: DictConfig, folder: RunFolder, resume: ResumePoint | None) -> list[Any]:
-    """Build the loggers, named so that a grid of runs reads well; a resumed run goes on in them."""
+def make_loggers(
+    cfg: DictConfig, folder: RunFolder, envs: Envs, resume: ResumePoint | None
+) -> list[Any]:
+    """Build the loggers; a resumed run goes on in them.
+
+    W&B draws one curve per group, the mean of its runs. So a group holds the seeds of one variant
+    on one task, like a run folder's parent; the job type is the variant, over all tasks.
+    """
     resumed_at = resume.frames if resume else None
     loggers = []
     for name, config in cfg.logger.items():
         options: dict[str, Any] = {}
         if name == "wandb":
+            plain: Any = OmegaConf.to_container(cfg, resolve=True)
             options = {
-                "group": f"{cfg.env_name}/{cfg.task}",
+                "group": f"{cfg.env_name}/{cfg.task}/{folder.variant}",
                 "job_type": folder.variant,
                 "name": f"{folder.variant}-{cfg.task}-seed{cfg.seed}",
                 "tags": [cfg.env_name, cfg.task, folder.variant, *cfg.logger.wandb.tags],
+                "config": {**plain, "variant": folder.variant},
+                "reference_returns": envs.reference_returns,
             }
         if name == "tensorboard":
             options = {"resumed_at": resumed_at}

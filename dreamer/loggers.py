@@ -1,8 +1,10 @@
 """Where metrics go: JSON lines, TensorBoard and Weights & Biases, all with frames as x axis.
 
-The runner builds them from the configuration, by name. They know nothing of what they write.
+The runner builds them from the configuration, by name. They know nothing of what they write; only
+W&B's summary looks for one key, the return.
 """
 
+import hashlib
 import json
 import os
 import secrets
@@ -15,6 +17,8 @@ import numpy as np
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from dreamer.video import encode_gif, write_mp4
+
+RETURN = "collect/return"  # the raw return that W&B's summary sets beside those of known players
 
 
 class JsonLinesLogger(Logger):
@@ -72,18 +76,61 @@ def make_tensorboard(run_dir: Path, *, resumed_at: int | None) -> TensorBoardLog
     return TensorBoardLogger(run_dir, name="", version="tensorboard", purge_step=purge_step)
 
 
+class SummarizingWandbLogger(WandbLogger):
+    """W&B with frames as its step; its summary sets the newest return beside known players' too.
+
+    W&B takes steps that grow, and all that has one step makes one row. What a killed run had
+    written beyond its checkpoint stays there, and what the resumed run plays again does not.
+
+    Differs from the rule that normalisation is for `experiments/scores.py`: W&B's table of runs
+    cannot divide, so its summary, and nothing else, holds `score/<player>_normalised`.
+    """
+
+    def __init__(self, run: Any, reference_returns: Mapping[str, float]):
+        """`run` is W&B's; `reference_returns` are those of an `Envs`."""
+        super().__init__(experiment=run)
+        self._references = reference_returns
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write numbers; `step` is the frame count."""
+        self.experiment.log({"frames": step, **metrics}, step=step)
+        if RETURN in metrics:
+            self.experiment.summary.update(self._scores(metrics[RETURN]))
+
+    def _scores(self, value: float) -> dict[str, float]:
+        """Put a return on scales where random play is 0 and another player is 1."""
+        if "random" not in self._references:
+            return {}
+        low = self._references["random"]
+        return {
+            f"score/{player}_normalised": (value - low) / (high - low)
+            for player, high in self._references.items()
+            if player != "random"
+        }
+
+
 def make_wandb(
-    run_dir: Path, *, project: str, group: str, job_type: str, name: str, tags: list[str]
-) -> WandbLogger:
+    run_dir: Path,
+    *,
+    project: str,
+    group: str,
+    job_type: str,
+    name: str,
+    tags: list[str],
+    config: dict[str, Any],
+    reference_returns: Mapping[str, float],
+) -> SummarizingWandbLogger:
     """Weights & Biases; online with a key, else offline into the run folder.
 
     Args:
         run_dir: keeps the run's id, so that a resumed run goes on under it.
         project: W&B's.
-        group: what the dashboard groups by: variant and task.
-        job_type: what the dashboard tells apart within a group.
+        group: of the runs that are averaged: they differ in their seeds only.
+        job_type: what all groups of one kind share; one group has one job type.
         name: of this run.
         tags: to filter by.
+        config: what the run is, to filter, group and sort by.
+        reference_returns: raw, of known players, as an `Envs` has them.
     """
     import wandb
 
@@ -96,19 +143,28 @@ def make_wandb(
         print(f"W&B writes offline: to upload, `wandb sync {run_dir / 'wandb'}/offline-run-*`")
     run = wandb.init(
         project=project,
-        group=group,
-        job_type=job_type,
-        name=name,
-        tags=tags,
+        group=_shorten(group, 128),
+        job_type=_shorten(job_type, 64),
+        name=_shorten(name, 128),
+        tags=[_shorten(tag, 64) for tag in tags],
+        config=config,
         dir=run_dir,
         id=id_file.read_text(),
         resume="allow",
         mode=mode,  # pyright: ignore[reportArgumentType]
         settings=wandb.Settings(silent=True),
     )
+    id_file.write_text(run.id)  # an agent of a W&B sweep has brought its own
     run.define_metric("frames")
     run.define_metric("*", step_metric="frames")
-    return WandbLogger(experiment=run)
+    return SummarizingWandbLogger(run, reference_returns)
+
+
+def _shorten(text: str, limit: int) -> str:
+    """Cut to as many characters as W&B takes; texts that differ stay different."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _has_key() -> bool:
@@ -125,11 +181,7 @@ def _has_key() -> bool:
 def log_metrics(loggers: list[Logger], metrics: Mapping[str, float], frames: int) -> None:
     """Write numbers to every logger at a frame count."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            # W&B's own step must only grow; the x axis is `frames` all the same.
-            logger.experiment.log({"frames": frames, **metrics})
-        else:
-            logger.log_metrics(dict(metrics), step=frames)
+        logger.log_metrics(dict(metrics), step=frames)
 
 
 def log_video(
@@ -151,15 +203,23 @@ def log_video(
             import wandb
 
             video = wandb.Video(str(path), format="mp4")
-            logger.experiment.log({"frames": frames, key: video})
+            logger.experiment.log({"frames": frames, key: video}, step=frames)
         elif isinstance(logger, TensorBoardLogger):
             _add_gif(logger, key, images, frames, fps)
 
 
 def finish(loggers: list[Logger], *, exit_code: int) -> None:
-    """End what W&B calls a run; else the next job of a multirun would write into it."""
+    """End what W&B calls a run; else the next job of a multirun would write into it.
+
+    Args:
+        loggers: of the run.
+        exit_code: 0 is a run that finished, 1 one that failed, 128 + n one that signal n stopped
+            and that goes on when it is started again; W&B's sweeps do so.
+    """
     for logger in loggers:
         if isinstance(logger, WandbLogger):
+            if exit_code > 128:
+                logger.experiment.mark_preempting()
             logger.experiment.finish(exit_code)
 
 

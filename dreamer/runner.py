@@ -9,6 +9,8 @@ import shutil
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +18,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from pytorch_lightning.loggers import Logger
 
 from dreamer.agent import DreamerAgent
 from dreamer.briefing import print_briefing
@@ -123,23 +126,21 @@ def _fit(
         cfg, folder, envs, agent, replay, metrics, progress, random_policy=random_policy
     )
     folder.begin(cfg)
-    trainer: pl.Trainer = instantiate(
-        cfg.trainer,
-        precision=choose_precision(cfg),
-        logger=make_loggers(cfg, folder, resume),
-        callbacks=callbacks,
-        default_root_dir=folder.path,
-    )
-    print_briefing(cfg, folder, envs, agent, replay, trainer, resume)
-
-    start, exit_code = time.time(), 1
-    try:
-        path = resume.path if resume else None
-        trainer.fit(agent, datamodule=data, ckpt_path=path, weights_only=True)
-        exit_code = 0
-    finally:
-        progress.close()
-        finish(trainer.loggers, exit_code=exit_code)
+    with _open_loggers(cfg, folder, envs, resume) as loggers:
+        trainer: pl.Trainer = instantiate(
+            cfg.trainer,
+            precision=choose_precision(cfg),
+            logger=loggers,
+            callbacks=callbacks,
+            default_root_dir=folder.path,
+        )
+        print_briefing(cfg, folder, envs, agent, replay, trainer, resume)
+        start = time.time()
+        try:
+            path = resume.path if resume else None
+            trainer.fit(agent, datamodule=data, ckpt_path=path, weights_only=True)
+        finally:
+            progress.close()
     summary = Summary(
         str(folder.path), agent.frames, agent.policy_steps, agent.updates, metrics.latest
     )
@@ -150,6 +151,23 @@ def _fit(
         f"Results: {folder.path}"
     )
     return summary
+
+
+@contextmanager
+def _open_loggers(
+    cfg: DictConfig, folder: RunFolder, envs: Envs, resume: ResumePoint | None
+) -> Iterator[list[Logger]]:
+    """The loggers; told at the end how the run ended, whatever ends it."""
+    loggers = make_loggers(cfg, folder, envs, resume)
+    exit_code = 1
+    try:
+        yield loggers
+        exit_code = 0
+    except Interrupted as stop:
+        exit_code = 128 + stop.signal_number
+        raise
+    finally:
+        finish(loggers, exit_code=exit_code)
 
 
 def _make_callbacks(

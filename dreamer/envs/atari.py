@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dreamer.envs.atari_scores import reference_returns
 from dreamer.envs.factory import enlarge, find_task, require_at_least
 from dreamer.types import ActionSpace, TimeStep
 
@@ -91,6 +92,7 @@ def make_atari(
         emulate(*SCREEN_SIZE, grayscale=False) if native_render else None,
         seed=seed,
         action_repeat=action_repeat,
+        reference_returns=reference_returns(game),
     )
 
 
@@ -109,12 +111,14 @@ class AtariEnvs:
         *,
         seed: int,
         action_repeat: int,
+        reference_returns: dict[str, float],
     ):
         self.count = emulators.num_envs
         self.obs_shapes = {"image": (1 if emulators.grayscale else 3, IMAGE_SIZE, IMAGE_SIZE)}
         # Two games without a button, skiing and lost_luggage, know 9 actions instead of 18.
         self.action_space = ActionSpace(len(emulators.ale.get_action_set()), discrete=True)
         self.action_repeat = action_repeat
+        self.reference_returns = reference_returns
         self._emulators: list[AtariVectorEnv] = [emulators, screens] if screens else [emulators]
         # The emulator's consecutive seeds would give neighbouring runs the same episodes.
         seeds = np.random.SeedSequence(seed).generate_state(self.count)

@@ -61,6 +61,11 @@ class DummyEnvs(ABC):
         self._rngs = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(count)]
         self._time = np.full(count, length)  # (E,) policy steps since the episode's start
 
+    @property
+    def reference_returns(self) -> dict[str, float]:
+        """See `Envs`."""
+        return {"random": self.random_return, "optimum": self.optimum}
+
     def reset(self) -> TimeStep:
         """See `Envs`."""
         self._time[:] = self.length

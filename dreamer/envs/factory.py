@@ -30,6 +30,7 @@ class Envs(Protocol):
     obs_shapes: dict[str, tuple[int, ...]]  # of one environment: (C, 64, 64) uint8, (O,) float32
     action_space: ActionSpace
     action_repeat: int  # frames per policy step
+    reference_returns: dict[str, float]  # raw, of "random" and of better players; may be empty
 
     def reset(self) -> TimeStep:
         """Start a new episode everywhere; the random streams go on where they were."""
