@@ -7,6 +7,7 @@ where each file comes from.
 import difflib
 import gzip
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,7 +109,7 @@ def game(task: str) -> str | None:
     Returns:
         None if it is not among the games with published baselines.
     """
-    return {_letters(name): name for name in baselines().index}.get(_letters(task))
+    return _spellings().get(_letters(task))
 
 
 def table_1() -> pd.DataFrame:
@@ -140,6 +141,11 @@ def _read(file: str) -> Any:
 def _task(name: str) -> str:
     """`atari_pong` -> `pong`, `dmc_walker_walk` -> `walker_walk`."""
     return name.split("_", 1)[1]
+
+
+@cache
+def _spellings() -> dict[str, str]:
+    return {_letters(name): name for name in baselines().index}
 
 
 def _letters(name: str) -> str:

@@ -1,0 +1,137 @@
+"""Many run folders -> one table of runs and one of curves; what is wrong with them is said.
+
+Reports and dashboards use it. Nothing that lies in a folder makes it fail.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from experiments import published
+from experiments.run_folder import Run, UnusableError, read_run, run_folders
+
+CURVE_COLUMNS = (*published.CURVE_COLUMNS, "episodes")
+RUN_COLUMNS = (
+    *("env", "task", "variant", "seed", "state", "frames", "total_frames", "updates"),
+    *("action_repeat", "last_score", "best_score", "eval_return", "path"),
+)
+RUN = ["env", "task", "variant", "seed"]  # what names a run
+# Seeds of one variant may differ in these and still be compared.
+FREE = (
+    *("seed", "root", "run_dir", "variant", "total_frames"),
+    *("logger", "callbacks", "trainer", "precision"),
+)
+
+
+class Runs(NamedTuple):
+    """What lies under a folder.
+
+    Attributes:
+        curves: a row per point: env, task, variant, seed, frames, score and episodes.
+        runs: a row per run, as of `Run.row`; state is finished, running, interrupted, failed or
+            empty, frames and updates are those so far.
+        problems: what was wrong and what was left out because of it, a sentence each.
+    """
+
+    curves: pd.DataFrame
+    runs: pd.DataFrame
+    problems: list[str]
+
+
+def read_runs(folder: Path) -> Runs:
+    """Read all run folders in and under a folder.
+
+    Left out, and named in `problems`: folders without a readable configuration, runs that another
+    one duplicates, and runs whose action repeat differs from that of most runs of their task.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"No folder {folder}: give one that holds runs, such as `runs`.")
+    found: list[Run] = []
+    problems: list[str] = []
+    for path in run_folders(folder):
+        try:
+            found.append(read_run(path))
+            problems += found[-1].problems
+        except UnusableError as reason:
+            problems.append(f"{path}: {reason}. Left out.")
+    for choose in (_without_duplicates, _with_one_action_repeat):
+        found = choose(found, problems)
+    problems += _mixed_settings(found)
+    nothing = pd.DataFrame(columns=list(CURVE_COLUMNS))
+    curves = [run.points.assign(**{key: run.row[key] for key in RUN}) for run in found]
+    curves = pd.concat(curves, ignore_index=True) if curves else nothing
+    rows = pd.DataFrame([run.row for run in found], columns=list(RUN_COLUMNS))
+    return Runs(curves[list(CURVE_COLUMNS)], rows, problems)
+
+
+def _without_duplicates(found: list[Run], problems: list[str]) -> list[Run]:
+    """Of runs with one name, keep the one that came furthest."""
+    kept: dict[tuple[str, ...], Run] = {}
+    for run in found:
+        name = tuple(run.row[key] for key in RUN)
+        first = kept.setdefault(name, run)
+        if run is first:
+            continue
+        kept[name], left = (run, first) if run.row["frames"] > first.row["frames"] else (first, run)
+        problems.append(
+            f"{left.row['path']}: the same seed of {'/'.join(name[:3])} lies in "
+            f"{kept[name].row['path']}, which came at least as far. Left out."
+        )
+    return list(kept.values())
+
+
+def _with_one_action_repeat(found: list[Run], problems: list[str]) -> list[Run]:
+    """Of each task, keep the runs with the action repeat that most of them have."""
+    repeats: dict[tuple[str, str], list[int]] = {}
+    for run in found:
+        task = (run.row["env"], run.row["task"])
+        repeats.setdefault(task, []).append(run.row["action_repeat"])
+    kept = []
+    for run in found:
+        task = (run.row["env"], run.row["task"])
+        usual = max(sorted(set(repeats[task]), reverse=True), key=repeats[task].count)
+        if run.row["action_repeat"] == usual:
+            kept.append(run)
+        else:
+            problems.append(
+                f"{run.row['path']}: action repeat {run.row['action_repeat']}, but {usual} in "
+                f"{repeats[task].count(usual)} other run(s) of {'/'.join(task)}, with which it "
+                "cannot be compared. Left out."
+            )
+    return kept
+
+
+def _mixed_settings(found: list[Run]) -> list[str]:
+    """Name the settings in which the seeds of a variant differ; they are no repetitions then."""
+    groups: dict[str, list[Run]] = {}
+    for run in found:
+        groups.setdefault("/".join(run.row[key] for key in RUN[:3]), []).append(run)
+    sentences = []
+    for name, runs in groups.items():
+        first, *others = (dict(_leaves(run.config)) for run in runs)
+        mixed = {
+            key
+            for other in others
+            for key in first.keys() | other.keys()
+            if first.get(key) != other.get(key)
+        }
+        if mixed:
+            sentences.append(
+                f"{name}: its seeds differ in {', '.join(sorted(mixed))}, and are averaged."
+            )
+    return sentences
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings of a configuration that make a run what it is, by dotted key."""
+    if isinstance(value, dict):
+        for key, child in value.items():
+            if prefix or key not in FREE:
+                yield from _leaves(child, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value

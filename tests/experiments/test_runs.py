@@ -1,0 +1,186 @@
+"""Run folders become tables; what is wrong with one is said and costs the others nothing."""
+
+import fcntl
+import json
+
+import pandas as pd
+import pytest
+
+from experiments.run_folder import run_state
+from experiments.runs import CURVE_COLUMNS, RUN_COLUMNS, read_runs
+from tests.experiments.folders import make_run
+
+
+def test_runs_are_read_with_their_curves(tmp_path):
+    make_run(tmp_path, seed=0)
+    path = make_run(tmp_path, variant="no_layer_norm", seed=1, scores={500: 4.0, 900: -1.0})
+    curves, runs, problems = read_runs(tmp_path)
+    assert problems == []
+    assert (tuple(curves.columns), tuple(runs.columns)) == (CURVE_COLUMNS, RUN_COLUMNS)
+    row = runs[runs["variant"] == "no_layer_norm"].iloc[0].to_dict()
+    assert {key: row[key] for key in ("env", "task", "seed", "state", "path")} == {
+        **{"env": "dummy", "task": "memory", "seed": "1", "state": "finished"},
+        "path": str(path),
+    }
+    numbers = ("frames", "total_frames", "updates", "action_repeat", "last_score", "best_score")
+    assert [row[key] for key in numbers] == [900, 3000, 9, 1, -1.0, 4.0]
+    points = curves[curves["seed"] == "1"]
+    assert points[["frames", "score", "episodes"]].to_numpy().tolist() == [
+        [500, 4, 1],
+        [900, -1, 1],
+    ]
+
+
+def test_a_point_knows_how_many_episodes_it_is_the_mean_of(tmp_path):
+    path = make_run(tmp_path)
+    lines = [
+        {"frames": 100, "collect/return": 1.0, "collect/episodes": 7.0},
+        {"frames": 150, "actor/loss": 1.0, "collect/episodes": 7.0},
+        {"frames": 200, "collect/return": 1.0, "collect/episodes": 10.0},
+        {"frames": 200, "eval/return_mean": 5.5},
+    ]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    curves, runs, problems = read_runs(tmp_path)
+    assert (list(curves["episodes"]), runs["eval_return"].item(), problems) == ([7, 3], 5.5, [])
+
+
+def test_states_are_told_apart(tmp_path):
+    finished = make_run(tmp_path, seed=0)
+    interrupted = make_run(tmp_path, seed=1, finished=False)
+    failed = make_run(tmp_path, seed=2, finished=False)
+    (failed / "failure.txt").write_text("Traceback")
+    empty = make_run(tmp_path, seed=3, finished=False)
+    (empty / "metrics.jsonl").unlink()
+    (empty / "checkpoints" / "last.ckpt").unlink()
+    states = [run_state(path) for path in (finished, interrupted, failed, empty)]
+    assert states == ["finished", "interrupted", "failed", "empty"]
+    for path in (finished, interrupted, failed, empty):
+        with (path / "lock").open("w") as lock:
+            assert run_state(path) in states  # a lock that nobody holds says nothing
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            assert run_state(path) == "running"
+        assert run_state(path) in states
+    assert list(read_runs(tmp_path).runs["state"]) == states
+
+
+def test_a_run_can_take_its_lock_while_it_is_looked_at(tmp_path):
+    path = make_run(tmp_path)
+    with (path / "lock").open("w") as lock:
+        run_state(path)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_run_without_a_point_has_no_curve_but_a_row(tmp_path):
+    make_run(tmp_path, scores={})
+    curves, runs, problems = read_runs(tmp_path)
+    assert (len(curves), len(runs), problems) == (0, 1, [])
+    assert pd.isna(runs["last_score"].item())
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: (path / "config.yaml").unlink(), "there is no config.yaml"),
+        (lambda path: (path / "config.yaml").write_text("a: [1"), "cannot be read"),
+        (lambda path: (path / "config.yaml").write_bytes(b"\xff\xfe\x00"), "cannot be read"),
+        (lambda path: (path / "config.yaml").write_text(""), "not that of a run, it lacks env"),
+        (lambda path: (path / "config.yaml").write_text("task: pong"), "it lacks env_name, seed"),
+    ],
+)
+def test_a_broken_folder_is_named_and_the_others_are_read(tmp_path, damage, message):
+    broken = make_run(tmp_path, seed=0)
+    make_run(tmp_path, seed=1)
+    damage(broken)
+    curves, runs, (problem,) = read_runs(tmp_path)
+    assert problem.startswith(f"{broken}: ")
+    assert message in problem
+    assert list(runs["seed"]) == list(curves["seed"].unique()) == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "unreadable", "scores"),
+    [
+        ('{"frames": 10, "collect/return": 1.0}\n{"frames": 20, "coll', 1, [1.0]),
+        ('{"frames": 10, "collect/return": null}\n{"frames": 20, "collect/return": 2}\n', 0, [2.0]),
+        ('{"frames": 10, "collect/return": NaN}\n[]\n7\n{"a": 1}\n\n', 4, []),
+        ("\x00\x00", 1, []),
+    ],
+)
+def test_unreadable_lines_are_counted_and_the_others_are_read(tmp_path, text, unreadable, scores):
+    path = make_run(tmp_path)
+    (path / "metrics.jsonl").write_text(text)
+    curves, runs, problems = read_runs(tmp_path)
+    assert (list(curves["score"]), len(runs)) == (scores, 1)
+    expected = f"{path}: {unreadable} unreadable line(s) of metrics.jsonl left out."
+    assert problems == ([expected] if unreadable else [])
+
+
+def test_points_at_one_frame_count_are_named_and_the_later_one_counts(tmp_path):
+    path = make_run(tmp_path)
+    lines = [(100, 1.0), (300, 3.0), (200, 2.0), (300, 4.0)]
+    text = "".join(json.dumps({"frames": f, "collect/return": s}) + "\n" for f, s in lines)
+    (path / "metrics.jsonl").write_text(text)
+    curves, _, (problem,) = read_runs(tmp_path)
+    assert list(curves["score"]) == [1.0, 2.0, 4.0]
+    assert "1 point(s) of metrics.jsonl at a frame count that comes again" in problem
+
+
+def test_of_two_runs_of_one_seed_the_longer_counts_and_the_other_is_named(tmp_path):
+    short = make_run(tmp_path / "a", scores={1000: 5.0})
+    long = make_run(tmp_path / "b")
+    _, runs, (problem,) = read_runs(tmp_path)
+    assert list(runs["path"]) == [str(long)]
+    assert problem.startswith(f"{short}: the same seed of dummy/memory/tiny lies in {long}")
+
+
+def test_runs_with_another_action_repeat_are_named_and_left_out(tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path, env="atari", task="pong", seed=seed, action_repeat=4)
+    odd = make_run(tmp_path, env="atari", task="pong", variant="other", action_repeat=2)
+    make_run(tmp_path, env="atari", task="boxing", action_repeat=2)
+    _, runs, (problem,) = read_runs(tmp_path)
+    assert sorted(runs["task"]) == ["boxing", "pong", "pong"]
+    assert problem.startswith(f"{odd}: action repeat 2, but 4 in 2 other run(s) of atari/pong")
+
+
+def test_settings_that_differ_between_seeds_are_named(tmp_path):
+    make_run(tmp_path, seed=0)
+    make_run(tmp_path, seed=1, model={"horizon": 5}, total_frames=9, precision="32-true")
+    make_run(tmp_path, variant="other", seed=1, model={"horizon": 7})
+    _, runs, (problem,) = read_runs(tmp_path)
+    assert len(runs) == 3
+    assert problem == "dummy/memory/tiny: its seeds differ in model.horizon, and are averaged."
+
+
+def test_games_are_called_as_in_the_paper_however_they_were_typed(tmp_path):
+    make_run(tmp_path, env="atari", task="jamesbond")
+    make_run(tmp_path, env="atari", task="MsPacman")
+    make_run(tmp_path, env="atari", task="tetris")
+    assert sorted(read_runs(tmp_path).runs["task"]) == ["james_bond", "ms_pacman", "tetris"]
+
+
+def test_a_variant_has_the_name_of_its_folder_or_of_its_configuration(tmp_path):
+    make_run(tmp_path, variant="tiny-latents_gaussian", experiment_name="tiny")
+    make_run(tmp_path, variant="grid", seed=1, experiment_name="tiny").rename(tmp_path / "my_run")
+    make_run(tmp_path, variant="x", seed=2, experiment_name="tiny").rename(tmp_path / "mine")
+    config = tmp_path / "mine" / "config.yaml"
+    config.write_text(config.read_text() + "variant: named\n")
+    variants = read_runs(tmp_path).runs.set_index("seed")["variant"]
+    assert variants.to_dict() == {"0": "tiny-latents_gaussian", "1": "tiny", "2": "named"}
+
+
+def test_a_run_folder_itself_can_be_read_and_nothing_inside_it_is_taken_for_a_run(tmp_path):
+    path = make_run(tmp_path)
+    inside = path / "wandb" / "offline-run-1" / "files"
+    inside.mkdir(parents=True)
+    (inside / "config.yaml").write_text("wandb_version: 1")
+    for folder in (path, tmp_path):
+        _, runs, problems = read_runs(folder)
+        assert (list(runs["path"]), problems) == ([str(path)], [])
+
+
+def test_a_folder_without_runs_gives_empty_tables(tmp_path):
+    curves, runs, problems = read_runs(tmp_path)
+    assert (len(curves), len(runs), problems) == (0, 0, [])
+    with pytest.raises(FileNotFoundError, match="give one that holds runs"):
+        read_runs(tmp_path / "nowhere")
