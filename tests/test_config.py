@@ -18,8 +18,11 @@ from dreamer.types import Batch
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
+MANY_RUNS = ("grid", "sweep")  # folders of conf/ that list jobs; the others hold parts of one
 FILES = sorted(
-    (path.parent.name, path.stem) for path in CONF.rglob("*.yaml") if path.parent != CONF
+    (path.parent.name, path.stem)
+    for path in CONF.rglob("*.yaml")
+    if path.parent != CONF and path.parent.name not in MANY_RUNS
 )
 EXPERIMENTS = [name for group, name in FILES if group == "experiment"]
 SMALL = ("debug=fast", "total_frames=60", "prefill_policy_steps=48", "train_every_policy_steps=8")
@@ -90,7 +93,8 @@ def test_an_experiment_is_a_difference_that_begins_with_its_question(name):
     assert f"experiment_name: {name}" in text
     assert "_target_" not in text, "an experiment changes numbers, it describes no new object"
     changed = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{name}.yaml"))
-    assert isinstance(changed, dict) and len(changed) > 1
+    assert isinstance(changed, dict)
+    assert len(changed) > 1 or name == "dreamerv2", "only the whole agent differs in nothing"
 
 
 # --------------------------------------------------------------------------------- every key
