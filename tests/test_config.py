@@ -47,7 +47,7 @@ def some_batch() -> Batch:
 # ---------------------------------------------------------------------------------- every file
 
 
-@pytest.mark.parametrize(("group", "name"), FILES, ids="/".join)
+@pytest.mark.parametrize(("group", "name"), FILES, ids=map("/".join, FILES))
 def test_every_file_composes_and_what_it_describes_is_built(compose_any, tmp_path, group, name):
     world = ["env=dummy", "task=memory"] if group != "env" else ["task=pong"]
     if name == "dummy":
@@ -64,7 +64,7 @@ def test_every_file_composes_and_what_it_describes_is_built(compose_any, tmp_pat
     instantiate(cfg.replay)
     instantiate(cfg.trainer, accelerator="cpu", logger=False, default_root_dir=tmp_path)
     for part in (*cfg.callbacks.values(), *cfg.logger.values()):
-        assert callable(instantiate(part))
+        assert part is None or callable(instantiate(part))  # null leaves a callback out
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
