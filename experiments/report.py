@@ -1,4 +1,4 @@
-"""Scores of runs, or of the published agents, as tables: `python -m experiments.report runs`.
+"""Tables and figures of runs, or of the published data: `python -m experiments.report runs`.
 
 `source=published` in place of a folder takes the published data alone. `frames=` says where scores
 are read, `compare=published` sets published scores beside those of the runs, `out=` says where the
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from experiments import layout, published, tables
+from experiments import layout, plots, published, tables
+from experiments.findings import Findings, of_published, of_runs
+from experiments.page import write_page
 
-TABLE_1_FRAMES = 199_000_000  # the bin of the curves that gives the paper's Table 1
 OPTIONS = ("source", "compare", "frames", "out")
 
 
@@ -29,31 +29,19 @@ class Request(NamedTuple):
     out: Path
 
 
-class Report(NamedTuple):
-    """What there is to say, before it is printed and written.
-
-    `tidy` is one table with a row for each number, `files` are further tables by file name, and
-    `notes` what a reader must know about what the numbers rest on.
-    """
-
-    title: str
-    tidy: pd.DataFrame
-    files: dict[str, pd.DataFrame]
-    notes: list[str]
-
-
 def main(words: Sequence[str]) -> int:
     """Report, and return the exit status: 2 if there is nothing to report."""
     try:
         request = parse(words)
         if request.folder:
-            raise ValueError("Folders of runs cannot be read yet; source=published can.")
-        report = report_published(request)
+            findings = of_runs(request.folder, request.frames, compare=request.compare)
+        else:
+            findings = of_published(request.frames)
+        show(findings)
+        write(findings, request.out)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    show(report)
-    write(report, request.out)
     return 0
 
 
@@ -86,81 +74,55 @@ def parse(words: Sequence[str]) -> Request:
     )
 
 
-def report_published(request: Request) -> Report:
-    """The published agents on the paper's 55 games.
-
-    Raises:
-        ValueError: The curves begin later than the frames asked for.
-    """
-    frames, notes = request.frames or TABLE_1_FRAMES, []
-    curves = published.curves("atari-dreamerv2")
-    first, last = curves["frames"].min(), curves["frames"].max()
-    if frames > last:
-        notes.append(
-            f"No published run reaches frames={frames:,}, the longest ends at {last:,}: "
-            f"scores are those at {TABLE_1_FRAMES:,}."
-        )
-        frames = TABLE_1_FRAMES
-    if frames < first:
-        raise ValueError(f"Expect `frames` from {first:,}, the first point, actually: {frames:,}")
-    runs = tables.published_runs(frames)
-    tidy = tables.score_table(runs, frames, np.random.default_rng(0))
-    notes += _about_published(runs)
-    return Report(
-        title=f"Published agents, {len(published.games())} Atari games, {frames:,} frames",
-        tidy=tidy,
-        files={"table_k1.csv": tables.table_k1(tidy)},
-        notes=notes,
-    )
-
-
-def show(report: Report) -> None:
-    """Print the tables that have anything in them, then the notes."""
-    print(f"{report.title}\n")
-    for title, table in sections(report).items():
+def show(findings: Findings) -> None:
+    """Print the tables, then what is to be known about them."""
+    print(f"{findings.title}\n")
+    for title, table in sections(findings.tidy).items():
         print(f"{title}\n\n{table.to_string()}\n")
-    for note in report.notes:
-        print(f"- {note}")
+    for line in findings.notes:
+        print(f"- {line}")
+    for line in findings.problems:
+        print(f"! {line}")
 
 
-def sections(report: Report) -> dict[str, pd.DataFrame]:
-    """The tables for people, by their titles."""
-    found = {
-        "Over all games: value [95 % interval]": layout.aggregates(report.tidy),
-        "Probability that a run of the row beats one of the column": layout.improvement(
-            report.tidy
-        ),
-        "Score per task: mean [95 % interval] (runs)": layout.per_task(report.tidy),
-    }
+def sections(tidy: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The tables for people, by their titles; an empty one has none."""
+    found = {}
+    for (env, frames), part in tidy.groupby(["env", "frames"], sort=False):
+        where = f"{env} at {frames:,} frames: "
+        found[where + "over all games, value [95 % interval]"] = layout.aggregates(part)
+        found[where + "how probably a run of the row beats one of the column"] = layout.improvement(
+            part
+        )
+        found[where + "mean score [95 % interval] (runs)"] = layout.per_task(part)
     return {title: table for title, table in found.items() if len(table)}
 
 
-def write(report: Report, out: Path) -> None:
-    """Write every number: one tidy table as CSV and JSON, the aggregates, and the other files."""
+def write(findings: Findings, out: Path) -> None:
+    """Write every number as CSV and JSON, the figures as PNG and PDF, and all of it as one page."""
     out.mkdir(parents=True, exist_ok=True)
-    report.tidy.to_csv(out / "scores.csv", index=False)
-    report.tidy.to_json(out / "scores.json", orient="records", indent=1)
-    aggregates = tables.table_1(report.tidy)
+    findings.tidy.to_csv(out / "scores.csv", index=False)
+    findings.tidy.to_json(out / "scores.json", orient="records", indent=1)
+    aggregates = tables.table_1(findings.tidy)
     if aggregates:
         (out / "aggregates.json").write_text(json.dumps(aggregates, indent=2) + "\n")
-    for name, table in report.files.items():
-        table.to_csv(out / name)
-    print(f"\nWritten to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
-
-
-def _about_published(runs: pd.DataFrame) -> list[str]:
-    """What the published numbers rest on."""
-    notes = []
-    for variant, part in runs[runs["seed"] != ""].groupby("variant", sort=False):
-        notes.append(
-            f"{variant}: {part['seed'].nunique()} seeds per game; {part['short'].sum()} of "
-            f"{len(part)} runs end earlier and count with their last score, as in the paper."
-        )
-    notes.append(
-        f"{', '.join(tables.MODEL_FREE)}: one number per game, at 200,000,000 frames; the same "
-        "whatever the frames above."
+    for name, table in findings.extra.items():
+        table.to_csv(out / name, index=False)
+    if findings.curves is None:
+        pictures = plots.published_figures(out / "figures")
+    else:
+        pictures = plots.figures(findings.curves, findings.published, out / "figures")
+    shown = {"Runs": findings.extra["runs.csv"]} if "runs.csv" in findings.extra else {}
+    write_page(
+        out / "report.html",
+        title=findings.title,
+        tables=sections(findings.tidy) | shown,
+        figures=pictures,
+        videos=findings.films,
+        notes=findings.notes,
+        problems=findings.problems,
     )
-    return notes
+    print(f"\nWritten to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 
 
 def _frames(text: str) -> int:

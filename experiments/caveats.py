@@ -1,0 +1,121 @@
+"""What a reader of numbers must know: what is unfinished, missing, mixed or left out, in sentences.
+
+`experiments/findings.py` puts them next to the numbers. Tables come in, sentences go out.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from experiments import published, tables
+
+LISTED = 6  # a sentence names so many things at most
+
+INTERVALS = (
+    "Intervals: 95 %, bootstrap over the seeds of each task; rough with few seeds, none with one."
+)
+
+
+def listed(things: Iterable[str]) -> str:
+    """Name things, and count those beyond the first few."""
+    named = list(things)
+    more = f", and {len(named) - LISTED} more" if len(named) > LISTED else ""
+    return ", ".join(named[:LISTED]) + more
+
+
+def names(runs: pd.DataFrame) -> str:
+    """Name runs as task/variant/seed."""
+    return listed(f"{run.task}/{run.variant}/seed{run.seed}" for run in runs.itertuples())
+
+
+def states(runs: pd.DataFrame) -> list[str]:
+    """How many runs there are in which state, and how far those are that go on."""
+    counts = ", ".join(f"{n} {state}" for state, n in runs["state"].value_counts().items())
+    open_runs = runs[runs["state"].isin(["running", "interrupted", "empty"])]
+    far = [
+        f"{run.task}/{run.variant}/seed{run.seed} ({run.frames:,} of {run.total_frames:,} frames)"
+        for run in open_runs.itertuples()
+    ]
+    sentences = [f"{len(runs)} run(s): {counts}."]
+    return sentences + ([f"Not finished: {listed(far)}."] if far else [])
+
+
+def failures(runs: pd.DataFrame) -> list[str]:
+    """The last line of what each failed run left."""
+    sentences = []
+    for path in runs.loc[runs["state"] == "failed", "path"]:
+        words = (Path(path) / "failure.txt").read_text(errors="replace").strip().splitlines()
+        sentences.append(f"{path}: failed: {words[-1] if words else 'without a word'}")
+    return sentences
+
+
+def missing(runs: pd.DataFrame) -> list[str]:
+    """The combinations of an env's variants, tasks and seeds for which there is no run."""
+    sentences = []
+    for env, part in runs.groupby("env"):
+        present = set(zip(part["task"], part["variant"], part["seed"], strict=True))
+        seeds = sorted(part["seed"].unique(), key=lambda seed: (len(seed), seed))
+        absent = []
+        for task in part["task"].unique():
+            for variant in part["variant"].unique():
+                without = [seed for seed in seeds if (task, variant, seed) not in present]
+                if without == seeds:
+                    absent.append(f"{task}/{variant} (no seed)")
+                elif without:
+                    absent.append(f"{task}/{variant} (seed {', '.join(without)})")
+        if absent:
+            sentences.append(f"{env}: no run of {listed(absent)}.")
+    return sentences
+
+
+def budgets(runs: pd.DataFrame) -> list[str]:
+    """The tasks whose runs are not all meant to be of one length."""
+    sentences = []
+    for (env, task), part in runs.groupby(["env", "task"]):
+        counts = part["total_frames"].value_counts().sort_index()
+        if len(counts) > 1:
+            lengths = ", ".join(f"{frames:,} ({n} runs)" for frames, n in counts.items())
+            sentences.append(
+                f"{env}/{task}: runs of different lengths, {lengths} frames; they are compared at "
+                "one frame count."
+            )
+    return sentences
+
+
+def read_at(env: str, runs: pd.DataFrame, frames: int) -> list[str]:
+    """The runs, as of `tables.at_frames`, that have no score at a frame count, or an older one."""
+    late, short = runs[runs["score"].isna()], runs[runs["short"]]
+    sentences = []
+    if len(late):
+        sentences.append(f"{env}: no score yet at {frames:,} frames: {names(late)}.")
+    if len(short):
+        sentences.append(
+            f"{env}: {len(short)} of {len(runs)} runs end before {frames:,} frames and count with "
+            f"their last score: {names(short)}."
+        )
+    return sentences
+
+
+def shared(env: str, runs: pd.DataFrame) -> list[str]:
+    """Over which tasks the numbers over all tasks are, and which were left out of them."""
+    there = runs.dropna(subset="score")
+    everything, common = list(dict.fromkeys(there["task"])), tables.shared_tasks(runs)
+    sentences = []
+    if left := [task for task in everything if task not in common]:
+        sentences.append(
+            f"{env}: left out of what is said over all tasks, since not every variant has a score "
+            f"there: {listed(left)}."
+        )
+    if env == "atari":
+        games = [task for task in common if task in published.games()]
+        sentences.append(
+            f"atari: aggregates are over {len(games)} of the paper's {len(published.games())} "
+            "games."
+        )
+        if strange := [task for task in common if task not in games]:
+            sentences.append(
+                "atari: left out of the aggregates, not among the paper's games: "
+                f"{listed(strange)}."
+            )
+    return sentences

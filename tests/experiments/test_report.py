@@ -1,0 +1,166 @@
+"""One command turns run folders into tables, figures and a page, and says what they rest on."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from experiments import published, report, tables
+from tests.experiments.folders import make_run
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Few resamples, and no figure: what is promised here are numbers."""
+    monkeypatch.setattr(tables, "RESAMPLES", 20)
+    monkeypatch.setattr(report.plots, "figures", lambda *given: [])
+
+
+@pytest.fixture
+def reported(tmp_path, capsys):
+    """Report on a folder; what was printed, and the tidy table by env, task, variant, measure."""
+
+    def go(*words):
+        assert report.main([str(tmp_path / "runs"), *words, f"out={tmp_path / 'out'}"]) == 0
+        tidy = pd.read_csv(tmp_path / "out" / "scores.csv", keep_default_na=False, na_values=[""])
+        tidy["task"] = tidy["task"].fillna("")
+        rows = tidy.set_index(["env", "task", "variant", "measure"]).sort_index()
+        return capsys.readouterr().out, rows
+
+    return go
+
+
+def test_scores_are_read_where_every_run_has_been(tmp_path, reported):
+    make_run(tmp_path / "runs", seed=0, scores={1000: 1.0, 2000: 4.0, 2010: 6.0, 3000: 9.0})
+    make_run(tmp_path / "runs", seed=1, scores={1000: 3.0, 2010: 7.0}, finished=False)
+    out, rows = reported()
+    row = rows.loc["dummy", "memory", "tiny", "score"]
+    assert (row["frames"], row["value"]) == (2010, 6.0)  # (4 + 6) / 2 and 7: 201 frames back
+    assert (row["runs"], row["short_runs"], row["low"], row["high"]) == (2, 0, 5.0, 7.0)
+    assert "every run has reached 2,010 frames, memory/tiny/seed1 no more" in out
+    assert "2 run(s): 1 finished, 1 interrupted." in out
+    assert "Not finished: memory/tiny/seed1 (2,010 of 3,000 frames)" in out
+
+
+def test_a_run_that_ended_before_the_frames_asked_for_counts_and_is_named(tmp_path, reported):
+    make_run(tmp_path / "runs", seed=0)
+    make_run(tmp_path / "runs", seed=1, scores={1000: 7.0})
+    make_run(tmp_path / "runs", seed=2, scores={2800: 1.0})
+    out, rows = reported("frames=2.5e3")
+    row = rows.loc["dummy", "memory", "tiny", "score"]
+    assert (row["value"], row["runs"], row["short_runs"]) == (4.5, 2, 1)  # 2 and 7
+    assert "1 of 3 runs end before 2,500 frames and count with their last score: memory/ti" in out
+    assert "no score yet at 2,500 frames: memory/tiny/seed2." in out
+
+
+def test_frames_that_no_run_has_reached_are_said_and_the_rest_is_reported(tmp_path, reported):
+    make_run(tmp_path / "runs")
+    out, rows = reported("frames=1e9")
+    assert "frames=1,000,000,000 lies outside what there is, 1,000 to 3,000" in out
+    assert rows.loc["dummy", "memory", "tiny", "score"]["frames"] == 3000
+
+
+def test_missing_runs_are_named(tmp_path, reported):
+    for task, variant, seed in (("memory", "a", 0), ("memory", "a", 1), ("memory", "b", 1)):
+        make_run(tmp_path / "runs", task=task, variant=variant, seed=seed)
+    make_run(tmp_path / "runs", task="point", variant="a", seed=0)
+    out, rows = reported()
+    assert "no run of memory/b (seed 0), point/a (seed 1), point/b (no seed)" in out
+    assert "not every variant has a score there: point." in out
+    assert rows.loc["dummy", "", "a", "probability_of_improvement:b"]["tasks"] == 1
+
+
+def test_runs_of_different_lengths_are_named(tmp_path, reported):
+    make_run(tmp_path / "runs", seed=0)
+    make_run(tmp_path / "runs", seed=1, total_frames=9000)
+    out, _ = reported()
+    assert "runs of different lengths, 3,000 (1 runs), 9,000 (1 runs) frames" in out
+
+
+def test_broken_and_failed_runs_are_named_and_the_rest_is_reported(tmp_path, reported):
+    make_run(tmp_path / "runs", seed=0)
+    broken, failed = (make_run(tmp_path / "runs", seed=seed, finished=False) for seed in (1, 2))
+    (broken / "config.yaml").unlink()
+    (failed / "failure.txt").write_text("Traceback\nNonFiniteError: the loss is NaN\n")
+    out, rows = reported()
+    assert f"! {broken}: there is no config.yaml" in out
+    assert f"! {failed}: failed: NonFiniteError: the loss is NaN" in out
+    assert rows.loc["dummy", "memory", "tiny", "score"]["runs"] == 2
+
+
+def test_games_get_the_people_s_scales_and_aggregates(tmp_path, reported):
+    for game, score in (("pong", 20.0), ("boxing", 50.0), ("tetris", 1.0)):
+        for seed in (0, 1):
+            scores = {4_000_000: score - seed}
+            make_run(tmp_path / "runs", env="atari", task=game, seed=seed, scores=scores)
+    out, rows = reported()
+    pong = rows.loc["atari", "pong", "tiny", "gamer_normalized"]
+    assert pong["value"] == pytest.approx((19.5 + 20.7) / (14.6 + 20.7))
+    aggregates = json.loads((tmp_path / "out" / "aggregates.json").read_text())["tiny"]
+    boxing = (49.5 - 0.1) / (12.1 - 0.1)
+    assert aggregates["gamer_mean"] == pytest.approx((pong["value"] + boxing) / 2)
+    assert "aggregates are over 2 of the paper's 55 games" in out
+    assert "not among the paper's games: tetris" in out
+    assert ("atari", "tetris", "tiny", "gamer_normalized") not in rows.index
+
+
+def test_published_scores_stand_beside_those_of_the_same_games_and_frames(tmp_path, reported):
+    for task in ("pong", "jamesbond", "tetris"):
+        make_run(tmp_path / "runs", env="atari", task=task, scores={5_000_000: 3.0})
+    out, rows = reported("compare=published")
+    curves = published.curves("atari-dreamerv2")
+    at = curves[(curves["task"] == "james_bond") & (curves["frames"] == 5_000_000)]
+    row = rows.loc["atari", "james_bond", "published dreamerv2", "score"]
+    assert (row["value"], row["runs"]) == (pytest.approx(at["score"].mean()), 8)
+    total = rows.loc["atari", "", "published dreamerv2", "gamer_median"]
+    assert (total["tasks"], total["runs"]) == (2, 16)
+    assert "nothing is published for tetris" in out
+
+
+def test_where_nothing_is_published_that_is_said(tmp_path, reported):
+    make_run(tmp_path / "runs")
+    make_run(tmp_path / "runs", env="atari", task="pong", scores={200_000: -20.0})
+    out, rows = reported("compare=published")
+    assert "dummy: nothing is published for memory" in out
+    assert "the published curves begin at 1,000,000 frames, so there is nothing" in out
+    assert rows.loc["atari", "pong", "tiny", "score"]["value"] == -20
+
+
+def test_runs_without_a_score_yet_are_reported_all_the_same(tmp_path, reported):
+    make_run(tmp_path / "runs", scores={}, finished=False)
+    out, rows = reported()
+    assert (len(rows), "1 run(s): 1 interrupted" in out) == (0, True)
+    assert len(pd.read_csv(tmp_path / "out" / "runs.csv")) == 1
+
+
+def test_a_folder_without_runs_is_refused_with_what_is_wrong_in_it(tmp_path, capsys):
+    assert report.main([str(tmp_path)]) == 2
+    assert f"error: No runs in {tmp_path}." in capsys.readouterr().err
+    (make_run(tmp_path) / "config.yaml").unlink()
+    assert report.main([str(tmp_path)]) == 2
+    assert "there is no config.yaml" in capsys.readouterr().err
+    assert report.main([str(tmp_path / "nowhere")]) == 2
+    assert "give one that holds runs" in capsys.readouterr().err
+
+
+def test_figures_films_and_page_are_written_beside_the_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.undo()
+    monkeypatch.setattr(tables, "RESAMPLES", 5)
+    path = make_run(tmp_path)
+    make_run(tmp_path, seed=1)
+    (path / "videos").mkdir()
+    for frames in (1000, 3000):
+        (path / "videos" / f"policy_{frames:010}.mp4").write_bytes(b"film of %d" % frames)
+    assert report.main([str(tmp_path)]) == 0
+    out = tmp_path / "report"
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        *("runs.csv", "curves.csv", "scores.csv", "scores.json", "figures", "report.html")
+    }
+    assert {path.suffix for path in (out / "figures").iterdir()} == {".png", ".pdf"}
+    page = (out / "report.html").read_text()
+    assert "policy_0000003000.mp4" in page
+    assert "policy_0000001000.mp4" not in page
+    assert "every run has reached 3,000 frames" in page
+    assert report.main([str(tmp_path)]) == 0  # the report is no run
+    assert "2 run(s): 2 finished" in capsys.readouterr().out
