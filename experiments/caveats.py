@@ -51,21 +51,27 @@ def failures(runs: pd.DataFrame) -> list[str]:
 
 
 def missing(runs: pd.DataFrame) -> list[str]:
-    """The combinations of an env's variants, tasks and seeds for which there is no run."""
+    """The runs that an env's grid of variants, tasks and seeds lacks.
+
+    A variant's seeds are those that it has on any task; that variants have different ones is said
+    apart.
+    """
     sentences = []
     for env, part in runs.groupby("env"):
-        present = set(zip(part["task"], part["variant"], part["seed"], strict=True))
-        seeds = sorted(part["seed"].unique(), key=lambda seed: (len(seed), seed))
+        seeds = {str(name): set(of["seed"]) for name, of in part.groupby("variant", sort=False)}
         absent = []
-        for task in part["task"].unique():
-            for variant in part["variant"].unique():
-                without = [seed for seed in seeds if (task, variant, seed) not in present]
-                if without == seeds:
+        for task, of_task in part.groupby("task", sort=False):
+            for variant, wanted in seeds.items():
+                there = set(of_task.loc[of_task["variant"] == variant, "seed"])
+                if not there:
                     absent.append(f"{task}/{variant} (no seed)")
-                elif without:
-                    absent.append(f"{task}/{variant} (seed {', '.join(without)})")
+                elif wanted - there:
+                    absent.append(f"{task}/{variant} (seed {_in_order(wanted - there)})")
         if absent:
             sentences.append(f"{env}: no run of {listed(absent)}.")
+        if len({frozenset(of) for of in seeds.values()}) > 1:
+            each = "; ".join(f"{variant} {_in_order(of)}" for variant, of in seeds.items())
+            sentences.append(f"{env}: variants have different seeds: {each}.")
     return sentences
 
 
@@ -119,3 +125,7 @@ def shared(env: str, runs: pd.DataFrame) -> list[str]:
                 f"{listed(strange)}."
             )
     return sentences
+
+
+def _in_order(seeds: Iterable[str]) -> str:
+    return ", ".join(sorted(seeds, key=lambda seed: (len(seed), seed)))

@@ -168,8 +168,8 @@ def _choose_frames(env: str, own: pd.DataFrame, asked: int | None, findings: Fin
         )
     last = ends.sort_values(kind="stable").reset_index().head(1)
     findings.notes.append(
-        f"{env}: every run has reached {common:,} frames, {caveats.names(last)} no more; "
-        "`frames=` reads the scores elsewhere."
+        f"{env}: scores are read at {common:,} frames, the most that every run has reached "
+        f"(the shortest: {caveats.names(last)}); `frames=` reads them elsewhere."
     )
     return common
 

@@ -37,7 +37,10 @@ def test_scores_are_read_where_every_run_has_been(tmp_path, reported):
     row = rows.loc["dummy", "memory", "tiny", "score"]
     assert (row["frames"], row["value"]) == (2010, 6.0)  # (4 + 6) / 2 and 7: 201 frames back
     assert (row["runs"], row["short_runs"], row["low"], row["high"]) == (2, 0, 5.0, 7.0)
-    assert "every run has reached 2,010 frames, memory/tiny/seed1 no more" in out
+    assert (
+        "read at 2,010 frames, the most that every run has reached (the shortest: memory/tiny/see"
+        in out
+    )
     assert "2 run(s): 1 finished, 1 interrupted." in out
     assert "Not finished: memory/tiny/seed1 (2,010 of 3,000 frames)" in out
 
@@ -61,11 +64,12 @@ def test_frames_that_no_run_has_reached_are_said_and_the_rest_is_reported(tmp_pa
 
 
 def test_missing_runs_are_named(tmp_path, reported):
-    for task, variant, seed in (("memory", "a", 0), ("memory", "a", 1), ("memory", "b", 1)):
+    for task, variant, seed in (("memory", "a", 0), ("memory", "a", 10), ("memory", "b", 2)):
         make_run(tmp_path / "runs", task=task, variant=variant, seed=seed)
     make_run(tmp_path / "runs", task="point", variant="a", seed=0)
     out, rows = reported()
-    assert "no run of memory/b (seed 0), point/a (seed 1), point/b (no seed)" in out
+    assert "no run of point/a (seed 10), point/b (no seed)." in out
+    assert "variants have different seeds: a 0, 10; b 2." in out
     assert "not every variant has a score there: point." in out
     assert rows.loc["dummy", "", "a", "probability_of_improvement:b"]["tasks"] == 1
 
@@ -161,6 +165,6 @@ def test_figures_films_and_page_are_written_beside_the_runs(tmp_path, monkeypatc
     page = (out / "report.html").read_text()
     assert "policy_0000003000.mp4" in page
     assert "policy_0000001000.mp4" not in page
-    assert "every run has reached 3,000 frames" in page
+    assert "3,000 frames, the most that every run has reached" in page
     assert report.main([str(tmp_path)]) == 0  # the report is no run
     assert "2 run(s): 2 finished" in capsys.readouterr().out
