@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.tables import TABLE_1
+from experiments import published
+from experiments.tables import PEOPLE, TABLE_1
 
 AGGREGATES = (*TABLE_1, "gamer_interquartile_mean", "gamer_optimality_gap")
 
@@ -20,15 +21,22 @@ def aggregates(table: pd.DataFrame) -> pd.DataFrame:
     for row in table[table["measure"].isin(AGGREGATES)].to_dict("records"):
         cells = wide.setdefault(row["variant"], {"games": str(row["tasks"]), "runs": runs(row)})
         cells[row["measure"].replace("_", " ")] = interval(row)
-    return pd.DataFrame.from_dict(wide, "index")
+    return pd.DataFrame.from_dict(wide, "index").rename_axis("variant")
 
 
-def per_task(table: pd.DataFrame, measure: str = "score") -> pd.DataFrame:
-    """One row per task, one column per variant: mean, 95 % interval, and how many runs."""
+def per_task(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per task, one column per variant: mean score, 95 % interval, and how many runs.
+
+    Beside an Atari game, what random play, the professional gamer and the world record have.
+    """
     wide: dict[str, dict[str, str]] = {}
-    for row in table[table["measure"] == measure].to_dict("records"):
+    for row in table[table["measure"] == "score"].to_dict("records"):
         wide.setdefault(row["task"], {})[row["variant"]] = f"{interval(row)} ({runs(row)})"
-    return pd.DataFrame.from_dict(wide, "index").fillna("missing")
+    tasks = pd.DataFrame.from_dict(wide, "index").fillna("missing").rename_axis("task")
+    if (table["env"] != "atari").any():
+        return tasks
+    people = published.baselines()[list(PEOPLE)].rename(columns=lambda name: name.split("_")[-1])
+    return tasks.join(people.map(number, na_action="ignore")).fillna("-")
 
 
 def improvement(table: pd.DataFrame) -> pd.DataFrame:
@@ -38,7 +46,8 @@ def improvement(table: pd.DataFrame) -> pd.DataFrame:
         measure, _, other = row["measure"].partition(":")
         if measure == "probability_of_improvement":
             wide.setdefault(row["variant"], {})[other] = interval(row)
-    return pd.DataFrame.from_dict(wide, "index", columns=list(wide)).fillna("")
+    chances = pd.DataFrame.from_dict(wide, "index", columns=list(wide)).fillna("")
+    return chances.rename_axis("variant")
 
 
 def interval(row: Mapping[Hashable, Any]) -> str:

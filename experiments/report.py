@@ -31,6 +31,9 @@ class Request(NamedTuple):
 
 def main(words: Sequence[str]) -> int:
     """Report, and return the exit status: 2 if there is nothing to report."""
+    if {"-h", "--help", "help"} & set(words):
+        print(__doc__)
+        return 0
     try:
         request = parse(words)
         if request.folder:
@@ -78,7 +81,7 @@ def show(findings: Findings) -> None:
     """Print the tables, then what is to be known about them."""
     print(f"{findings.title}\n")
     for title, table in sections(findings.tidy).items():
-        print(f"{title}\n\n{table.to_string()}\n")
+        print(f"{title}\n\n{table.to_string(index_names=False)}\n")
     for line in findings.notes:
         print(f"- {line}")
     for line in findings.problems:

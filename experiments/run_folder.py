@@ -8,6 +8,7 @@ import fcntl
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,10 +48,15 @@ class UnusableError(ValueError):
 def run_folders(folder: Path) -> Iterator[Path]:
     """Every run folder in and under a folder, by name; nothing inside a run is searched."""
     for path, below, files in os.walk(folder):
-        below.sort()
+        below.sort(key=_by_number)
         if MARKS & set(files):
             below.clear()
             yield Path(path)
+
+
+def _by_number(name: str) -> list[str]:
+    """Order seed9 before seed10."""
+    return [part.zfill(12) for part in re.split(r"(\d+)", name)]
 
 
 def run_state(path: Path) -> str:

@@ -82,24 +82,29 @@ def atari_aggregates(
 
 
 def interquartile_mean(scores: ArrayLike) -> float:
-    """Mean of the middle half of all runs, over all tasks at once.
+    """Mean of the middle half of all runs, over all tasks at once, each task weighing the same.
 
-    A quarter of the runs is dropped at either end, rounded down to whole runs. Less noisy than the
-    median and not ruled by outliers as the mean is. Where tasks have different numbers of seeds,
-    those with more weigh more.
+    A quarter of the weight is dropped at either end, rounded down to whole runs. Less noisy than the
+    median and not ruled by outliers as the mean is. Where every task has as many seeds, this is the
+    trimmed mean of all runs.
 
     Args:
         scores: (S, G) normalised.
 
     Source: Agarwal et al. 2021, Section 4.3.
     """
-    runs = np.sort(_runs(scores))
-    dropped = len(runs) // 4
-    return float(runs[dropped : len(runs) - dropped].mean())
+    scores = _matrix(scores)
+    there = np.isfinite(scores)
+    weight = (there / there.sum(0))[there] / scores.shape[1]  # (runs,), sums to 1
+    order = np.argsort(scores[there], kind="stable")
+    runs, weight = scores[there][order], weight[order]
+    quarter = 0.25 + 1e-9  # sums of weights are not exact
+    middle = (np.cumsum(weight) > quarter) & (np.cumsum(weight[::-1])[::-1] > quarter)
+    return float(np.average(runs[middle], weights=weight[middle]))
 
 
 def optimality_gap(scores: ArrayLike, target: float = 1.0) -> float:
-    """How far the average run stays below `target`; less is better, beyond it counts as at it.
+    """How far runs stay below `target` on average; less is better, beyond it counts as at it.
 
     Args:
         scores: (S, G) normalised.
@@ -107,7 +112,7 @@ def optimality_gap(scores: ArrayLike, target: float = 1.0) -> float:
 
     Source: Agarwal et al. 2021, Section 4.3.
     """
-    return float(target - np.minimum(_runs(scores), target).mean())
+    return float(target - task_means(np.minimum(_matrix(scores), target)).mean())
 
 
 def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Array:
@@ -201,12 +206,6 @@ def _resample(scores: Array, seeds: NDArray[np.int64], rng: np.random.Generator)
     chosen = rng.integers(0, seeds, size=scores.shape)  # (S, G)
     drawn = np.take_along_axis(scores, chosen, axis=0)
     return np.where(np.arange(len(scores))[:, None] < seeds, drawn, np.nan)
-
-
-def _runs(scores: ArrayLike) -> Array:
-    """All scores that are there, in one row."""
-    scores = _matrix(scores)
-    return scores[np.isfinite(scores)]
 
 
 def _matrix(scores: ArrayLike) -> Array:

@@ -146,3 +146,8 @@ def test_frames_beyond_the_published_curves_are_said(tmp_path, capsys):
 def test_what_cannot_be_meant_is_refused_with_what_can(words, message, capsys):
     assert report.main(words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_help_is_given(capsys):
+    assert report.main(["--help"]) == 0
+    assert "source=published" in capsys.readouterr().out

@@ -31,6 +31,26 @@ def test_runs_are_read_with_their_curves(tmp_path):
     ]
 
 
+def test_what_a_real_run_leaves_is_read(trained_run):
+    curves, runs, problems = read_runs(trained_run)
+    row, summary = runs.iloc[0], json.loads((trained_run / "summary.json").read_text())
+    assert problems == []
+    assert list(row[["env", "task", "variant", "seed", "state"]]) == [
+        *("dummy", "memory", "debug", "0", "finished")
+    ]
+    assert [row["frames"], row["updates"]] == [summary["frames"], summary["updates"]]
+    assert [row["total_frames"], row["action_repeat"]] == [80, 1]
+    assert row["eval_return"] == summary["metrics"]["eval/return_mean"]
+    assert row["last_score"] == curves["score"].iloc[-1] == summary["metrics"]["collect/return"]
+    assert curves["episodes"].sum() == summary["metrics"]["collect/episodes"]
+
+
+def test_runs_come_in_the_order_of_their_numbers(tmp_path):
+    for seed in (10, 9, 2):
+        make_run(tmp_path, seed=seed)
+    assert list(read_runs(tmp_path).runs["seed"]) == ["2", "9", "10"]
+
+
 def test_a_point_knows_how_many_episodes_it_is_the_mean_of(tmp_path):
     path = make_run(tmp_path)
     lines = [

@@ -47,12 +47,17 @@ def test_interquartile_mean_equals_scipys_trimmed_mean(seeds, tasks):
     assert scores.interquartile_mean(matrix) == pytest.approx(expected)
 
 
-def test_interquartile_mean_ignores_missing_seeds():
-    assert scores.interquartile_mean([[0.0, 1.0], [2.0, NAN], [100.0, NAN]]) == 1.5
+def test_interquartile_mean_weighs_tasks_alike_where_seeds_are_missing():
+    # A third each for 0, 2 and 100; 1 counts whole. Of the weight 2, a quarter is 0.5.
+    assert scores.interquartile_mean([[0.0, 1.0], [2.0, NAN], [100.0, NAN]]) == pytest.approx(1.25)
+    whole = np.array([[1.0, 2.0, 3.0, 900.0], [1.0, 2.0, 3.0, 900.0]])
+    holes = whole.copy()
+    holes[1, 2] = NAN
+    assert scores.interquartile_mean(whole) == scores.interquartile_mean(holes) == 2.5
 
 
 def test_optimality_gap_counts_what_is_beyond_the_target_as_at_it():
-    assert scores.optimality_gap([[0.5, 3.0], [-1.0, NAN]]) == pytest.approx(1 - 0.5 / 3)
+    assert scores.optimality_gap([[0.5, 3.0], [-1.0, NAN]]) == pytest.approx(1 - (-0.25 + 1) / 2)
     assert scores.optimality_gap([[0.5, 3.0]], target=2.0) == pytest.approx(0.75)
 
 
