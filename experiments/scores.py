@@ -84,9 +84,9 @@ def atari_aggregates(
 def interquartile_mean(scores: ArrayLike) -> float:
     """Mean of the middle half of all runs, over all tasks at once, each task weighing the same.
 
-    A quarter of the weight is dropped at either end, rounded down to whole runs. Less noisy than the
-    median and not ruled by outliers as the mean is. Where every task has as many seeds, this is the
-    trimmed mean of all runs.
+    A quarter of the weight is dropped at either end, rounded down to whole runs. Less noisy than
+    the median and not ruled by outliers as the mean is. Where every task has as many seeds, this
+    is the trimmed mean of all runs.
 
     Args:
         scores: (S, G) normalised.
