@@ -319,3 +319,22 @@ def test_an_interrupted_run_goes_on_under_its_id_where_it_was(
     assert (resumed.exit_code, resumed.goes_on) == (0, False)
     frames = [row["frames"] for run in (stopped, resumed) for row in run.history]
     assert frames == sorted(set(frames))
+
+
+@pytest.mark.slow
+def test_a_job_of_a_wandb_sweep_is_the_run_that_its_agent_began(
+    compose_tiny, tmp_path, offline, monkeypatch
+):
+    import wandb
+
+    wandb.teardown()  # the next one reads what an agent sets
+    monkeypatch.setenv("WANDB_SWEEP_ID", "grid")
+    monkeypatch.setenv("WANDB_RUN_ID", "brought")
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(tmp_path / "parameters.yaml"))
+    (tmp_path / "parameters.yaml").write_text("wandb_version: 1\nlatents:\n  value: gaussian\n")
+    train(compose_tiny("logger=wandb", "latents=gaussian"))
+    run_dir = tmp_path / "dummy/memory/debug-latents_gaussian/seed0"
+    (run,) = offline_runs(run_dir)
+    assert (run.settings.run_id, run.settings.sweep_id) == ("brought", "grid")
+    assert (run_dir / "wandb_id").read_text() == "brought"
+    assert (run.config["latents"], run.config["task"]) == ("gaussian", "memory")
