@@ -63,7 +63,9 @@ def read_runs(folder: Path) -> Runs:
         found = choose(found, problems)
     problems += _mixed_settings(found)
     nothing = pd.DataFrame(columns=list(CURVE_COLUMNS))
-    curves = [run.points.assign(**{key: run.row[key] for key in RUN}) for run in found]
+    curves = [
+        run.points.assign(**{key: run.row[key] for key in RUN}) for run in found if len(run.points)
+    ]
     curves = pd.concat(curves, ignore_index=True) if curves else nothing
     rows = pd.DataFrame([run.row for run in found], columns=list(RUN_COLUMNS))
     return Runs(curves[list(CURVE_COLUMNS)], rows, problems)
