@@ -14,14 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import experiments.plots.style as style
-from experiments.plots.style import plural, readable, short_number
+from experiments.plots.style import PUBLISHED, plural, readable, short_number
 
 # A run that comes this close to the longest one of its variant counts as complete.
 NEARLY = 0.95
 BINS = 50
 # More panels than that are small ones, five to a row, as in the paper's appendix.
 MANY = 12
-PUBLISHED = "published"
 
 
 class Band(NamedTuple):
@@ -66,16 +65,19 @@ def binned(curves: pd.DataFrame, width: int) -> pd.DataFrame:
     The point of a bin `(x - width, x]` stands at x, its right edge, as in the published data.
 
     Args:
-        curves: table of curves.
+        curves: table of curves; a column `episodes`, if it is there, says how many the score of a
+            point is the mean of.
         width: of a bin, frames.
 
     Returns:
         A table of curves: one point for each run and bin in which an episode ended.
     """
     edges = np.ceil(curves["frames"] / width).astype(int) * width
-    keys = ["env", "task", "variant", "seed", "frames"]
-    scores = curves.assign(frames=edges).groupby(keys, observed=True)["score"].mean()
-    return scores.reset_index()
+    weight = curves.get("episodes", 1)
+    sums = curves.assign(frames=edges, weight=weight, score=curves["score"] * weight)
+    sums = sums.groupby(["env", "task", "variant", "seed", "frames"], observed=True)
+    totals = sums[["score", "weight"]].sum()
+    return (totals["score"] / totals["weight"]).rename("score").reset_index()
 
 
 def band(curves: pd.DataFrame) -> Band:
@@ -137,12 +139,12 @@ def learning_curves(
         end = of_task["frames"].max()
         if published is not None and (published["task"] == task).any():
             below = _within(band(published[published["task"] == task]), end)
-            _draw_band(axis, below, style.PUBLISHED, label=PUBLISHED)
+            draw_band(axis, below, style.PUBLISHED_STYLE, label=PUBLISHED)
             drawn[task][PUBLISHED] = below
             end = max(end, below.frames[-1])
         for variant, look in looks.items():
             if variant in drawn[task]:
-                _draw_band(axis, drawn[task][variant], look, label=variant)
+                draw_band(axis, drawn[task][variant], look, label=variant)
         axis.set_title(readable(task), fontsize=style.NORMAL if many else style.LARGE, pad=3)
         axis.set_xlim(0, end * 1.02)
     for axis in axes[-columns:]:
@@ -173,7 +175,7 @@ def _within(points: Band, end: int) -> Band:
     return Band(*(x[:count] for x in points[:4]), seeds=points.seeds, stops=stops)
 
 
-def _draw_band(axis: Axes, points: Band, look: style.Style, *, label: str) -> None:
+def draw_band(axis: Axes, points: Band, look: style.Style, *, label: str) -> None:
     """Draw the line, the band if there are several seeds, and a cross where a run stops early."""
     axis.plot(
         points.frames,
@@ -203,7 +205,7 @@ def _write_legend(
     """Name the lines with their usual number of seeds, and the exceptions in their panels."""
     handles = []
     remarks: dict[str, list[str]] = {task: [] for task in drawn}
-    for variant, look in (looks | {PUBLISHED: style.PUBLISHED}).items():
+    for variant, look in (looks | {PUBLISHED: style.PUBLISHED_STYLE}).items():
         counts = {t: lines[variant].seeds for t, lines in drawn.items() if variant in lines}
         if not counts:
             continue

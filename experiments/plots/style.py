@@ -5,7 +5,8 @@ matplotlib's global state: figures are plain objects, without pyplot and without
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from io import BytesIO
 from math import ceil
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from PIL import Image
 
 # Okabe & Ito (2008), https://jfly.uni-koeln.de/color: told apart with any kind of colour vision.
 # Their yellow is left out (too faint as a line on white), and black is kept for published data.
@@ -45,19 +47,23 @@ class Style(NamedTuple):
     linestyle: str | tuple[int, tuple[int, ...]]
 
 
-PUBLISHED = Style("black", (0, (4, 2)))
+PUBLISHED = "published"
+PUBLISHED_STYLE = Style("black", (0, (4, 2)))
 
 
 def variant_styles(variants: Iterable[str]) -> dict[str, Style]:
     """Give each variant its colour, the full agent the first, the others in alphabetical order.
 
-    From the seventh on, colours come again with other dashes.
+    From the seventh on, colours come again with other dashes. Published curves come last, dashed
+    in black.
     """
-    order = sorted(set(variants), key=lambda name: (name != FULL_AGENT, name))
-    return {
+    names = set(variants)
+    order = sorted(names - {PUBLISHED}, key=lambda name: (name != FULL_AGENT, name))
+    looks = {
         name: Style(COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)])
         for i, name in enumerate(order)
     }
+    return looks | ({PUBLISHED: PUBLISHED_STYLE} if PUBLISHED in names else {})
 
 
 def readable(name: str) -> str:
@@ -118,7 +124,7 @@ def plain(axis: Axes) -> None:
     axis.set_axisbelow(True)
 
 
-def legend_below(figure: Figure, handles: list[Artist]) -> None:
+def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
     """One legend for all panels, in rows under them."""
     # About twenty letters of the legend's size fit in an inch and a half.
     widest = max(len(str(handle.get_label())) for handle in handles)
@@ -144,7 +150,10 @@ def save(figure: Figure, stem: Path) -> Path:
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     png = stem.with_name(stem.name + ".png")
-    figure.savefig(png, dpi=PNG_DOTS_PER_INCH, metadata={"Software": None})
+    pixels = BytesIO()
+    figure.savefig(pixels, format="png", dpi=PNG_DOTS_PER_INCH)
+    # 256 colours are plenty for lines, bands and letters, and a third of the bytes.
+    Image.open(pixels).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(png)
     figure.set_layout_engine("none")  # everything has its place now; to search again takes seconds
     # Type 42 keeps letters as letters: to be searched, copied and accepted by conferences.
     with matplotlib.rc_context({"pdf.fonttype": 42}):

@@ -1,44 +1,18 @@
-"""Figures: the numbers in their axes, not their pixels."""
+"""Learning curves and the door of the figures: the numbers in their axes, not their pixels."""
 
-from collections.abc import Iterable
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.axes import Axes
+from drawing import legend, lines, remarks, run, table
 from matplotlib.figure import Figure
 
 from experiments import published
-from experiments.plots import figures
+from experiments.plots import figures, published_figures
 from experiments.plots.curves import band, bin_width, binned, learning_curves
 from experiments.plots.style import readable, save, short_number, variant_styles
-
-
-def run(scores: Iterable[float], *, seed="0", task="pong", variant="dreamerv2", every=10):
-    """A run whose episodes end every so many frames."""
-    scores = list(scores)
-    frames = (np.arange(len(scores)) + 1) * every
-    ids = {"env": "atari", "task": task, "variant": variant, "seed": seed}
-    return pd.DataFrame({**ids, "frames": frames, "score": scores})
-
-
-def table(*runs: pd.DataFrame) -> pd.DataFrame:
-    return pd.concat(runs, ignore_index=True)
-
-
-def lines(axis: Axes) -> dict[str, np.ndarray]:
-    """Label -> (P, 2) frames and scores."""
-    named = [line for line in axis.lines if not str(line.get_label()).startswith("_")]
-    return {str(line.get_label()): line.get_xydata() for line in named}
-
-
-def legend(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.legends[0].get_texts()]
-
-
-def remarks(axis: Axes) -> str:
-    return "\n".join(text.get_text() for text in axis.texts)
 
 
 @pytest.fixture(scope="module")
@@ -143,13 +117,88 @@ def test_nothing_to_draw_is_an_error():
         learning_curves(run([]))
 
 
+# ------------------------------------------------------------------------------------ the door
+
+
+def keep_figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
+    """Collect figures by the name of their file: drawing pixels takes seconds."""
+    found: dict[str, Figure] = {}
+
+    def keep(figure: Figure, stem: Path) -> Path:
+        found[stem.name] = figure
+        return stem.with_suffix(".png")
+
+    monkeypatch.setattr("experiments.plots.selection.save", keep)
+    monkeypatch.setattr("experiments.plots.aggregates.RESAMPLES", 3)
+    monkeypatch.setattr("experiments.plots.profiles.RESAMPLES", 3)
+    return found
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> dict[str, Figure]:
+    return keep_figures(monkeypatch)
+
+
+def test_a_grid_of_games_gets_every_figure(tmp_path, atari, drawn):
+    games = atari["task"].isin(["pong", "alien", "boxing"]) & (atari["frames"] <= 5e6)
+    own = atari[games & (atari["seed"] < "5")]
+    worse = own.assign(variant="no_kl_balancing", score=own["score"] - 5)
+    captions = dict(figures(table(own, worse), atari, tmp_path))
+    assert set(drawn) == {path.stem for path in captions}
+    assert [path.stem for path in captions] == [
+        f"{kind}_atari"
+        for kind in ("curves", "finals", "ablations", "aggregates", "profiles", "differences")
+    ]
+    assert [axis.get_title() for axis in drawn["differences_atari"].axes] == [
+        "DreamerV2 vs No KL Balancing",
+        "DreamerV2 vs Published",
+    ]
+    assert "3 games that all variants have" in captions[tmp_path / "ablations_atari.png"]
+    assert "at 5,000,000 frames" in captions[tmp_path / "finals_atari.png"]
+
+
+def test_figures_draw_each_environment_over_the_published_curve(tmp_path, atari, drawn):
+    own = table(
+        run(np.linspace(-21, 20, 40), every=100_000),
+        run(np.linspace(-21, 10, 12), every=100_000, seed="1"),
+        run(range(5), task="memory", variant="tiny", every=1000).assign(env="dummy"),
+    )
+    found = figures(own, atari, tmp_path / "new")
+    assert [path.name for path, _ in found] == ["curves_atari.png", "curves_dummy.png"]
+    captions = [caption for _, caption in found]
+    assert "the published curve of DreamerV2" in captions[0]
+    assert "1 run stops early: Pong DreamerV2 seed 1 at 1.2M." in captions[0]
+    assert "published" not in captions[1]
+
+
+def test_figures_find_a_game_whatever_its_spelling(tmp_path, atari, drawn):
+    figures(run([1, 2], task="jamesbond", every=1_000_000), atari, tmp_path)
+    axis = drawn["curves_atari"].axes[0]
+    assert lines(axis)["published"].shape == (2, 2)
+    assert axis.get_title() == "James Bond"
+
+
+def test_no_rows_no_figures(tmp_path):
+    assert figures(run([]), None, tmp_path) == []
+
+
 # -------------------------------------------------------------------------------- published data
 
 
-def test_published_grid_has_55_panels_with_the_means_of_the_raw_data(atari):
-    figure = learning_curves(atari)
+@pytest.fixture(scope="module")
+def paper_figures() -> dict[str, tuple[Figure, str]]:
+    """Figure and caption of the published data, by name."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        drawn = keep_figures(monkeypatch)
+        captions = {path.stem: caption for path, caption in published_figures(Path())}
+    return {name: (figure, captions[name]) for name, figure in drawn.items()}
+
+
+def test_published_grid_has_55_panels_with_the_means_of_the_raw_data(atari, paper_figures):
+    figure, caption = paper_figures["published_curves"]
     assert len(figure.axes) == 55
     assert legend(figure) == ["DreamerV2, 8 seeds", "a run stops early"]
+    assert "20 runs stop early" in caption
     by_game = {axis.get_title(): lines(axis)["dreamerv2"] for axis in figure.axes}
     at_end = atari[atari["frames"] == 199_000_000]
     for game in ("pong", "ms_pacman", "james_bond"):
@@ -161,34 +210,18 @@ def test_published_grid_has_55_panels_with_the_means_of_the_raw_data(atari):
     assert by_game["Pong"][-1][1] == pytest.approx(published.table_k1().loc["pong"].iloc[-1], abs=1)
 
 
-# ------------------------------------------------------------------------------------ the door
+def test_published_aggregates_end_at_the_printed_table_1(paper_figures):
+    axes = paper_figures["published_aggregates"][0].axes
+    for axis, measure in zip(axes, published.table_1().columns, strict=True):
+        ends = {label: round(xy[-1, 1], 2) for label, xy in lines(axis).items()}
+        assert ends == published.table_1()[measure].drop("impala").to_dict()
 
 
-def test_figures_draw_each_environment_over_the_published_curve(tmp_path, atari):
-    own = table(
-        run(np.linspace(-21, 20, 40), every=100_000),
-        run(np.linspace(-21, 10, 12), every=100_000, seed="1"),
-        run(range(5), task="memory", variant="tiny", every=1000).assign(env="dummy"),
-    )
-    found = figures(own, atari, tmp_path / "new")
-    assert [path.name for path, _ in found] == ["curves_atari.png", "curves_dummy.png"]
-    assert all(path.with_suffix(".pdf").stat().st_size > 1000 for path, _ in found)
-    captions = [caption for _, caption in found]
-    assert "the published curve of DreamerV2" in captions[0]
-    assert "1 run stops early: Pong DreamerV2 seed 1 at 1.2M." in captions[0]
-    assert "published" not in captions[1]
-
-
-def test_figures_find_a_game_whatever_its_spelling(tmp_path, atari, monkeypatch):
-    seen = []
-    monkeypatch.setattr("experiments.plots.selection.save", lambda figure, _: seen.append(figure))
-    figures(run([1, 2], task="jamesbond", every=1_000_000), atari, tmp_path)
-    assert lines(seen[0].axes[0])["published"].shape == (2, 2)
-    assert seen[0].axes[0].get_title() == "James Bond"
-
-
-def test_no_rows_no_figures(tmp_path):
-    assert figures(run([]), None, tmp_path) == []
+def test_published_agents_have_a_panel_of_differences_each(paper_figures):
+    figure, _ = paper_figures["published_differences"]
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == [f"DreamerV2 vs {agent}" for agent in ("IQN", "Rainbow", "C51", "DQN")]
+    assert [len(axis.patches) for axis in figure.axes] == [55] * 4
 
 
 # ---------------------------------------------------------------------------------------- style
