@@ -249,7 +249,7 @@ def test_a_whole_run_reads_as_one_seed_of_a_variant_on_a_task(
     assert settings.job_type == "debug-kl_balance_false"
     assert settings.display_name == "debug-kl_balance_false-memory-seed0"
     assert list(settings.tags) == ["dummy", "memory", "debug-kl_balance_false"]
-    grid = {key: run.config[key] for key in ("env_name", "task", "variant", "seed")}
+    grid = {key: run.config[key] for key in dashboard.GRID}
     assert list(grid.values()) == ["dummy", "memory", "debug-kl_balance_false", 0]
     assert run.config["batch"] == {"size": 4, "length": 12}
 
