@@ -45,7 +45,11 @@ def failures(runs: pd.DataFrame) -> list[str]:
     """The last line of what each failed run left."""
     sentences = []
     for path in runs.loc[runs["state"] == "failed", "path"]:
-        words = (Path(path) / "failure.txt").read_text(errors="replace").strip().splitlines()
+        try:
+            text = (Path(path) / "failure.txt").read_text(errors="replace")
+        except OSError:  # begun again since
+            continue
+        words = text.strip().splitlines()
         sentences.append(f"{path}: failed: {words[-1] if words else 'without a word'}")
     return sentences
 

@@ -100,12 +100,13 @@ def of_runs(folder: Path, frames: int | None, *, compare: bool) -> Findings:
     curves, runs, problems = read_runs(folder)
     if runs.empty:
         raise ValueError(" ".join([f"No runs in {folder}.", *problems]))
+    films = _films(runs)
     findings = Findings(
         title=f"Runs in {folder}",
         tidy=pd.DataFrame(columns=list(tables.TIDY)),
         extra={"runs.csv": runs, "curves.csv": curves},
         curves=curves,
-        films=_films(runs),
+        films=films[:FILMS],
         notes=caveats.states(runs),
         problems=[
             *problems,
@@ -114,6 +115,8 @@ def of_runs(folder: Path, frames: int | None, *, compare: bool) -> Findings:
             *caveats.budgets(runs),
         ],
     )
+    if len(films) > FILMS:
+        findings.notes.append(f"{FILMS} of {len(films)} videos are shown.")
     parts, compared = [], []
     for env, own in curves.groupby("env"):
         theirs = _published_curves(str(env), own, findings.problems) if compare else None
@@ -191,4 +194,4 @@ def _films(runs: pd.DataFrame) -> list[Path]:
     for path in runs.groupby(["env", "task", "variant"])["path"].first():
         for kind in ("policy", "open_loop"):
             films += sorted((Path(path) / "videos").glob(f"{kind}_*.mp4"))[-1:]
-    return films[:FILMS]
+    return films

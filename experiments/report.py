@@ -67,6 +67,8 @@ def parse(words: Sequence[str]) -> Request:
             "Expect one folder of runs, or source=published, actually: "
             f"{' '.join(words) or 'neither'}"
         )
+    if "source" in options and "compare" in options:
+        raise ValueError("Expect `compare` with a folder of runs; source=published has none")
     folder = Path(folders[0]) if folders else None
     default = folder / "report" if folder else Path("reports/published")
     return Request(
@@ -107,6 +109,7 @@ def write(findings: Findings, out: Path) -> None:
     findings.tidy.to_csv(out / "scores.csv", index=False)
     findings.tidy.to_json(out / "scores.json", orient="records", indent=1)
     aggregates = tables.table_1(findings.tidy)
+    (out / "aggregates.json").unlink(missing_ok=True)  # an earlier report's
     if aggregates:
         (out / "aggregates.json").write_text(json.dumps(aggregates, indent=2) + "\n")
     for name, table in findings.extra.items():

@@ -139,6 +139,7 @@ def test_frames_beyond_the_published_curves_are_said(tmp_path, capsys):
         (["source=published", "frames=-1"], "whole number"),
         (["source=publishd"], "Expect `source` to be `published`, actually: publishd"),
         (["source=published", "frame=1"], "Unknown option `frame`. The nearest: `frames`"),
+        (["source=published", "compare=published"], "Expect `compare` with a folder of runs"),
         (["source=published", "runs"], "Expect one folder of runs, or source=published"),
         ([], "actually: neither"),
     ],
