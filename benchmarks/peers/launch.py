@@ -9,20 +9,20 @@ from pathlib import Path
 from benchmarks.peers.protocol import Peer
 
 ROOT = Path(__file__).parents[2]  # of the repository
-VENV = "BENCHMARK_SHEEPRL_VENV"  # the variable that names another folder
 
 
-def sheeprl_venv() -> Path:
-    """The folder of SheepRL's virtual environment.
+def venv(peer: str) -> Path:
+    """The folder of a peer's virtual environment: BENCHMARK_<PEER>_VENV, or where setup.sh puts it.
 
     Raises:
         FileNotFoundError: there is none; the error says how to make it.
     """
-    folder = Path(os.environ.get(VENV) or ROOT / "benchmarks" / ".venv-sheeprl")
+    variable = f"BENCHMARK_{peer.upper()}_VENV"
+    folder = Path(os.environ.get(variable) or ROOT / "benchmarks" / f".venv-{peer}")
     if not (folder / "bin" / "python").exists():
         raise FileNotFoundError(
-            f"Expect SheepRL's virtual environment in {folder}, actually there is none. Make it "
-            f"with benchmarks/peers/setup.sh, or name its folder in {VENV}."
+            f"Expect the virtual environment of {peer} in {folder}, actually there is none. Make "
+            f"it with PEER={peer} benchmarks/peers/setup.sh, or name its folder in {variable}."
         )
     return folder.absolute()
 
@@ -44,16 +44,30 @@ def start_sheeprl(
         FileNotFoundError: its virtual environment is missing.
         PeerError: it could not start.
     """
-    return Peer(
-        [
-            str(sheeprl_venv() / "bin" / "python"),
-            *("-m", "benchmarks.peers.sheeprl_update"),
-            *("--size", size),
-            *("--precision", precision),
-            *("--compile", str(compile_losses).lower()),
-            *("--threads", str(threads)),
-            *("--device", device),
-        ],
-        {"OMP_NUM_THREADS": str(threads)},
-        folder=ROOT,
-    )
+    options = [
+        *("--size", size),
+        *("--precision", precision),
+        *("--compile", str(compile_losses).lower()),
+        *("--device", device),
+    ]
+    return _start("sheeprl", options, threads)
+
+
+def start_authors(*, size: str, threads: int) -> Peer:
+    """The authors' agent at one of `SIZES`, on the CPU in float32, waiting for requests.
+
+    Args:
+        size: "full" or "small".
+        threads: of TensorFlow.
+
+    Raises:
+        FileNotFoundError: its virtual environment is missing.
+        PeerError: it could not start.
+    """
+    return _start("authors", ["--size", size], threads)
+
+
+def _start(peer: str, options: list[str], threads: int) -> Peer:
+    script = ["-m", f"benchmarks.peers.{peer}_update", *options, "--threads", str(threads)]
+    command = [str(venv(peer) / "bin" / "python"), *script]
+    return Peer(command, {"OMP_NUM_THREADS": str(threads)}, folder=ROOT)

@@ -1,8 +1,9 @@
 #!/bin/sh
 # Makes the virtual environment of a peer:  benchmarks/peers/setup.sh [folder]
 #
-#   folder      where to; benchmarks/.venv-sheeprl if not given
-#   PYTHON      the interpreter, 3.11 or 3.12; python3.11 if not given
+#   folder      where to; benchmarks/.venv-<peer> if not given
+#   PEER        sheeprl, or authors; sheeprl if not given
+#   PYTHON      the interpreter, 3.11 or 3.12 (authors: 3.11); python3.11 if not given
 #   INHERIT=1   see the packages of that interpreter, such as a torch that is already there
 #
 # pip's own variables do the rest: without a GPU,
@@ -11,8 +12,13 @@
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
-folder=${1:-$here/../.venv-sheeprl}
+peer=${PEER:-sheeprl}
+folder=${1:-$here/../.venv-$peer}
 
 "${PYTHON:-python3.11}" -m venv ${INHERIT:+--system-site-packages} "$folder"
-"$folder/bin/python" -m pip install --quiet --requirement "$here/requirements-sheeprl.txt"
-"$folder/bin/python" -c 'import sheeprl, torch; print("SheepRL", sheeprl.__version__, "with torch", torch.__version__)'
+install() { "$folder/bin/python" -m pip install --quiet "$@"; }
+install --requirement "$here/requirements-$peer.txt"
+if [ "$peer" = authors ]; then
+    install --no-deps dreamerv2==2.2.0
+fi
+"$folder/bin/python" -m pip list 2>/dev/null | grep -E '^(sheeprl|dreamerv2|torch|tensorflow-cpu) '

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks.peers.launch import ROOT, sheeprl_venv
+from benchmarks.peers.launch import ROOT, venv
 
 EXPERIMENT = "dreamer_v2_benchmarks"  # theirs
 OUR_EXPERIMENT = "sheeprl_benchmark"
@@ -52,7 +52,7 @@ def run_sheeprl(
         RunError: it failed; the whole of what it said is in `<folder>/output.txt`.
     """
     # Its default films every cubic episode; without, it does as much as ours, and is faster.
-    command = [str(sheeprl_venv() / "bin" / "sheeprl"), f"exp={EXPERIMENT}"]
+    command = [str(venv("sheeprl") / "bin" / "sheeprl"), f"exp={EXPERIMENT}"]
     command += ["env.capture_video=false", *settings]
     seconds = _time(command, folder, folder, environment)
     policy_steps, updates = _sheeprl_counts(folder)

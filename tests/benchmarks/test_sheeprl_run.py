@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from benchmarks.peers.launch import VENV
 from benchmarks.peers.sheeprl_run import OUR_EXPERIMENT, RunError, run_sheeprl
 from dreamer.build import make_agent, make_envs
 
@@ -22,7 +21,7 @@ def stub(tmp_path, monkeypatch) -> Path:
     script = f'#!/bin/sh\necho "$@" $COLOUR\ncp -r {tmp_path}/events logs\n[ "$3" != fail ]\n'
     (scripts / "sheeprl").write_text(script)
     (scripts / "sheeprl").chmod(0o755)
-    monkeypatch.setenv(VENV, str(scripts.parent))
+    monkeypatch.setenv("BENCHMARK_SHEEPRL_VENV", str(scripts.parent))
     return tmp_path
 
 
@@ -46,8 +45,8 @@ def test_a_run_takes_no_folder_of_another_one(stub):
 
 
 def test_a_missing_environment_says_how_to_make_it(tmp_path, monkeypatch):
-    monkeypatch.setenv(VENV, str(tmp_path / "nowhere"))
-    with pytest.raises(FileNotFoundError, match="setup.sh"):
+    monkeypatch.setenv("BENCHMARK_SHEEPRL_VENV", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="PEER=sheeprl benchmarks/peers/setup.sh"):
         run_sheeprl(tmp_path / "run")
 
 
