@@ -85,10 +85,10 @@ def budgets(runs: pd.DataFrame) -> list[str]:
     for (env, task), part in runs.groupby(["env", "task"]):
         counts = part["total_frames"].value_counts().sort_index()
         if len(counts) > 1:
-            lengths = ", ".join(f"{frames:,} ({n} runs)" for frames, n in counts.items())
+            lengths = ", ".join(f"{n} of {frames:,}" for frames, n in counts.items())
             sentences.append(
-                f"{env}/{task}: runs of different lengths, {lengths} frames; they are compared at "
-                "one frame count."
+                f"{env}/{task}: runs of different lengths ({lengths} frames) are compared at one "
+                "frame count."
             )
     return sentences
 

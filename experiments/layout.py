@@ -40,14 +40,13 @@ def per_task(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def improvement(table: pd.DataFrame) -> pd.DataFrame:
-    """The probability that a run of the row's variant beats one of the column's."""
+    """The probability that a run of the row's variant beats one of the column's; NaN for itself."""
     wide: dict[str, dict[str, str]] = {}
     for row in table.to_dict("records"):
         measure, _, other = row["measure"].partition(":")
         if measure == "probability_of_improvement":
             wide.setdefault(row["variant"], {})[other] = interval(row)
-    chances = pd.DataFrame.from_dict(wide, "index", columns=list(wide)).fillna("")
-    return chances.rename_axis("variant")
+    return pd.DataFrame.from_dict(wide, "index", columns=list(wide)).rename_axis("variant")
 
 
 def interval(row: Mapping[Hashable, Any]) -> str:

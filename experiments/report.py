@@ -83,7 +83,7 @@ def show(findings: Findings) -> None:
     """Print the tables, then what is to be known about them."""
     print(f"{findings.title}\n")
     for title, table in sections(findings.tidy).items():
-        print(f"{title}\n\n{table.to_string(index_names=False)}\n")
+        print(f"{title}\n\n{table.to_string(index_names=False, na_rep='')}\n")
     for line in findings.notes:
         print(f"- {line}")
     for line in findings.problems:

@@ -78,7 +78,7 @@ def test_runs_of_different_lengths_are_named(tmp_path, reported):
     make_run(tmp_path / "runs", seed=0)
     make_run(tmp_path / "runs", seed=1, total_frames=9000)
     out, _ = reported()
-    assert "runs of different lengths, 3,000 (1 runs), 9,000 (1 runs) frames" in out
+    assert "runs of different lengths (1 of 3,000, 1 of 9,000 frames) are compared" in out
 
 
 def test_broken_and_failed_runs_are_named_and_the_rest_is_reported(tmp_path, reported):
