@@ -4,7 +4,6 @@
 metrics.jsonl, summary.json, failure.txt, lock, checkpoints/) and never writes there.
 """
 
-import fcntl
 import json
 import math
 import os
@@ -17,6 +16,7 @@ import pandas as pd
 import yaml
 
 from experiments import published
+from experiments.state import read_state
 
 MARKS = {"config.yaml", "metrics.jsonl", "summary.json", "failure.txt"}  # of a run folder
 NEEDED = ("env_name", "task", "seed", "total_frames", "experiment_name", "env")
@@ -59,30 +59,6 @@ def _by_number(name: str) -> list[str]:
     return [part.zfill(12) for part in re.split(r"(\d+)", name)]
 
 
-def run_state(path: Path) -> str:
-    """Tell from a folder whether its run is running, failed, finished, interrupted, or empty."""
-    if _is_locked(path / "lock"):
-        return "running"
-    if (path / "failure.txt").exists():
-        return "failed"
-    if (path / "summary.json").exists():
-        return "finished"
-    began = (path / "checkpoints" / "last.ckpt", path / "metrics.jsonl")
-    return "interrupted" if any(file.exists() for file in began) else "empty"
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether a process holds the lock; asking holds it for an instant, which runs wait out."""
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
 def read_run(path: Path) -> Run:
     """Read one run folder.
 
@@ -111,7 +87,7 @@ def read_run(path: Path) -> Run:
         "task": _task(cfg),
         "variant": _variant(cfg, path),
         "seed": str(cfg["seed"]),
-        "state": run_state(path),
+        "state": read_state(path).phase,
         "frames": max((line["frames"] for line in lines), default=0),
         "total_frames": int(cfg["total_frames"]),
         "updates": int(latest("updates") or 0),

@@ -41,5 +41,5 @@ def make_run(
         lines.append(json.dumps(line | {"updates": frames // 100, "actor/loss": 0.5}) + "\n")
     (path / "metrics.jsonl").write_text("".join(lines))
     if finished:
-        (path / "summary.json").write_text("{}")
+        (path / "summary.json").write_text(json.dumps({"frames": max(scores, default=0)}))
     return path

@@ -6,7 +6,6 @@ import json
 import pandas as pd
 import pytest
 
-from experiments.run_folder import run_state
 from experiments.runs import CURVE_COLUMNS, RUN_COLUMNS, read_runs
 from tests.experiments.folders import make_run
 
@@ -65,29 +64,18 @@ def test_a_point_knows_how_many_episodes_it_is_the_mean_of(tmp_path):
 
 
 def test_states_are_told_apart(tmp_path):
-    finished = make_run(tmp_path, seed=0)
-    interrupted = make_run(tmp_path, seed=1, finished=False)
+    make_run(tmp_path, seed=0)
+    make_run(tmp_path, seed=1, finished=False)
     failed = make_run(tmp_path, seed=2, finished=False)
     (failed / "failure.txt").write_text("Traceback")
     empty = make_run(tmp_path, seed=3, finished=False)
     (empty / "metrics.jsonl").unlink()
     (empty / "checkpoints" / "last.ckpt").unlink()
-    states = [run_state(path) for path in (finished, interrupted, failed, empty)]
-    assert states == ["finished", "interrupted", "failed", "empty"]
-    for path in (finished, interrupted, failed, empty):
-        with (path / "lock").open("w") as lock:
-            assert run_state(path) in states  # a lock that nobody holds says nothing
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            assert run_state(path) == "running"
-        assert run_state(path) in states
-    assert list(read_runs(tmp_path).runs["state"]) == states
-
-
-def test_a_run_can_take_its_lock_while_it_is_looked_at(tmp_path):
-    path = make_run(tmp_path)
-    with (path / "lock").open("w") as lock:
-        run_state(path)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    running = make_run(tmp_path, seed=4, finished=False)
+    with (running / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        states = list(read_runs(tmp_path).runs["state"])
+    assert states == ["finished", "interrupted", "failed", "empty", "running"]
 
 
 def test_a_run_without_a_point_has_no_curve_but_a_row(tmp_path):
