@@ -1,16 +1,23 @@
-"""Draw the figures of docs/ from a run folder: `python docs/make_figures.py RUN_DIR NAME`.
+"""Draw the figures of docs/, from the root of the repository.
 
-Writes docs/NAME_curves.png (losses and returns over frames) and docs/NAME_dream.png (a strip of
-the last open-loop film: truth, model, error).
+`python -m docs.make_figures published` draws those of the published data.
+`python -m docs.make_figures RUN_DIR NAME [RANDOM_RETURN]` draws one run: docs/NAME_curves.png
+(losses and returns over frames) and docs/NAME_dream.png (a strip of the last open-loop film: truth,
+model, error).
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import imageio.v2 as imageio
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
+
+import experiments.plots.style as style
+from experiments.plots import published_figures
 
 DOCS = Path(__file__).parent
 PANELS = {
@@ -23,22 +30,23 @@ PANELS = {
 }
 
 
-def draw_curves(run_dir: Path, path: Path, random_return: float | None) -> None:
+def draw_run(run_dir: Path, random_return: float | None) -> Figure:
     """One panel for each of the PANELS, frames on every x axis."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").open()]
-    figure, axes = plt.subplots(2, 3, figsize=(12, 6), layout="constrained")
-    for axis, (title, keys) in zip(axes.flat, PANELS.items(), strict=True):
-        for key in keys:
+    figure, axes = style.panels(len(PANELS), columns=3, width=3.0, height=2.3)
+    for axis, (title, keys) in zip(axes, PANELS.items(), strict=True):
+        for key, color in zip(keys, style.COLOURS, strict=False):
             points = [(x["frames"], x[key]) for x in lines if x.get(key) is not None]
             if points:
-                axis.plot(*zip(*points, strict=True), label=key, marker=".", markersize=3)
-        axis.set(title=title, xlabel="frames")
+                axis.plot(*zip(*points, strict=True), color=color, label=key, linewidth=1.2)
         if title.startswith("return") and random_return is not None:
-            axis.axhline(random_return, color="grey", linestyle=":", label="random policy")
-        axis.legend(frameon=False, fontsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(" / ".join(run_dir.parts[-4:]))
-    figure.savefig(path, dpi=110)
+            axis.axhline(random_return, color=style.GREY, linestyle=":", label="random policy")
+        axis.set_title(title, fontsize=style.LARGE)
+        axis.set_xlim(left=0)
+        axis.set_xlabel("frames", fontsize=style.NORMAL)
+        axis.legend(frameon=False, fontsize=style.SMALL)
+    figure.suptitle(f"{' / '.join(run_dir.parts[-4:])}: one run", fontsize=style.LARGE)
+    return figure
 
 
 def draw_strip(run_dir: Path, path: Path, steps: int) -> None:
@@ -51,12 +59,23 @@ def draw_strip(run_dir: Path, path: Path, steps: int) -> None:
     imageio.imwrite(path, strip.repeat(2, 0).repeat(2, 1))
 
 
+def keep_pictures(pictures: list[Path]) -> None:
+    """Put PNG files into docs/; the PDF beside each is for papers, not for a repository."""
+    for picture in pictures:
+        shutil.copy(picture, DOCS / picture.name)
+
+
 def main() -> None:
-    """Draw both figures of one run; the third argument is the random policy's return."""
-    run_dir, name = Path(sys.argv[1]), sys.argv[2]
-    random_return = float(sys.argv[3]) if len(sys.argv) > 3 else None
-    draw_curves(run_dir, DOCS / f"{name}_curves.png", random_return)
-    draw_strip(run_dir, DOCS / f"{name}_dream.png", steps=10)
+    """Draw what the command line asks for."""
+    with TemporaryDirectory() as folder:
+        if sys.argv[1:] == ["published"]:
+            keep_pictures([picture for picture, _ in published_figures(Path(folder))])
+            return
+        run_dir, name = Path(sys.argv[1]), sys.argv[2]
+        random_return = float(sys.argv[3]) if len(sys.argv) > 3 else None
+        figure = draw_run(run_dir, random_return)
+        keep_pictures([style.save(figure, Path(folder) / f"{name}_curves")])
+        draw_strip(run_dir, DOCS / f"{name}_dream.png", steps=10)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ DIFFERENCES_TEXT = (
     "are averaged over seeds. The axis is linear between -1 and 1 and logarithmic beyond, so that "
     "a few games do not hide the others; lengths of long bars cannot be compared by eye."
 )
-TICKS = (-1000, -30, -1, 1, 30, 1000)  # about equally far apart; the black line is zero
+TICKS = (-100, -1, 1, 100)  # the black line is zero
 FINALS_TEXT = (
     "A dot is a run, hollow if it stopped before; the black stroke is the mean, the line goes from "
     "the lowest to the highest seed. Dotted: the mean of the full agent."
@@ -61,12 +61,15 @@ def score_differences(runs: pd.DataFrame, agent: str, others: Sequence[str]) -> 
     """
     bars = [gamer_differences(runs, agent, other) for other in others]
     most = max(len(x) for x in bars)
+    lowest, highest = (float(pick([pick(x) for x in bars])) for pick in (min, max))
+    limits = (1.4 * min(-1.0, lowest), 1.4 * max(1.0, highest))
     columns = min(len(others), 4)
     figure, axes = style.panels(
         len(others), columns=columns, width=9.2 / max(columns, 2), height=0.135 * most + 0.9
     )
     for axis, other, differences in zip(axes, others, bars, strict=True):
         _draw_differences(axis, differences)
+        axis.set_xlim(limits)  # the same in all panels: lengths can be compared across
         axis.set_title(f"{readable(agent)} vs {readable(other)}", fontsize=style.NORMAL)
         axis.set_ylim(len(differences) - 0.4, -0.6)  # the first on top
     figure.supxlabel("difference of gamer-normalised scores", fontsize=style.NORMAL)
@@ -83,8 +86,6 @@ def _draw_differences(axis: Axes, differences: pd.Series) -> None:
     axis.xaxis.set_major_locator(FixedLocator(TICKS))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(style.short_number))
-    reach = max(1.0, float(differences.abs().max())) * 1.3
-    axis.set_xlim(-reach if differences.min() < -1 else -1.3, reach)
     axis.axvline(0, color="black", linewidth=0.6)
     axis.spines["left"].set_visible(False)
     axis.tick_params(axis="x", labelsize=style.SMALL - 1)

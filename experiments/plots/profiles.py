@@ -37,7 +37,7 @@ def performance_profiles(runs: pd.DataFrame) -> Figure:
         raise ValueError("Expect `runs` to hold a task that all variants share, actually: none")
     people = published.baselines().loc[games]
     looks = style.variant_styles(runs["variant"])
-    figure, (axis,) = style.panels(1, columns=1, width=5.2, height=3.4)
+    figure, (axis,) = style.panels(1, columns=1, width=7.2, height=3.4)
     for variant, look in looks.items():
         raw = matrix(runs[runs["variant"] == variant])[games]  # (S, G)
         scaled = scores.normalize(raw, people["random"], people["human_gamer"])
@@ -48,7 +48,9 @@ def performance_profiles(runs: pd.DataFrame) -> Figure:
             rng=np.random.default_rng(0),
             resamples=RESAMPLES,
         )
-        label = f"{readable(variant)}, {plural(len(raw), 'seed')}"
+        # An agent that was published as one number a game has no name for its seed.
+        rests_on = plural(len(raw), "seed") if any(raw.index) else "one number a game"
+        label = f"{readable(variant)}, {rests_on}"
         axis.plot(THRESHOLDS, share, **look._asdict(), linewidth=1.4, label=label)
         if np.isfinite(low).all():
             axis.fill_between(THRESHOLDS, low, high, color=look.color, alpha=0.18, linewidth=0)
@@ -60,5 +62,5 @@ def performance_profiles(runs: pd.DataFrame) -> Figure:
     axis.set_ylim(0, 1)
     axis.set_xlabel("gamer-normalised score", fontsize=style.NORMAL)
     axis.set_ylabel(f"share of runs above, {plural(len(games), 'game')}", fontsize=style.NORMAL)
-    axis.legend(frameon=False, fontsize=style.NORMAL)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=style.NORMAL)
     return figure

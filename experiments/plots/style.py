@@ -152,8 +152,9 @@ def save(figure: Figure, stem: Path) -> Path:
     png = stem.with_name(stem.name + ".png")
     pixels = BytesIO()
     figure.savefig(pixels, format="png", dpi=PNG_DOTS_PER_INCH)
-    # 256 colours are plenty for lines, bands and letters, and a third of the bytes.
-    Image.open(pixels).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(png)
+    # 64 colours are plenty for lines, bands and letters, and a third of the bytes.
+    image = Image.open(pixels).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    image.save(png, optimize=True)
     figure.set_layout_engine("none")  # everything has its place now; to search again takes seconds
     # Type 42 keeps letters as letters: to be searched, copied and accepted by conferences.
     with matplotlib.rc_context({"pdf.fonttype": 42}):

@@ -150,7 +150,7 @@ def test_ablation_bars_hold_the_last_values_best_on_top():
 
 def test_profiles_are_shares_of_runs_above_each_level(agents):
     dqn = agents[agents["variant"] == "dqn"]
-    drawn = lines(performance_profiles(dqn).axes[0])["DQN, 1 seed"]
+    drawn = lines(performance_profiles(dqn).axes[0])["DQN, one number a game"]
     people = published.baselines().loc[dqn["task"]]
     low, high = people["random"].to_numpy(), people["human_gamer"].to_numpy()
     beyond_gamer = ((dqn["score"].to_numpy() - low) / (high - low) > 1).mean()
