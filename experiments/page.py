@@ -21,7 +21,7 @@ EMBEDDED_VIDEO_BYTES = 2_000_000
 
 _STYLE = """
 :root { color-scheme: light; }
-body { margin: 0 auto; max-width: 68rem; padding: 2rem 1.5rem 4rem;
+body { margin: 0 auto; max-width: 76rem; padding: 2rem 1.5rem 4rem;
   background: #fff; color: #1c1c1c;
   font: 16px/1.5 system-ui, "Segoe UI", "Helvetica Neue", "DejaVu Sans", Arial, sans-serif; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .2rem; }
@@ -36,8 +36,8 @@ nav { margin: 1.5rem 0; } nav ul { margin: .2rem 0; padding-left: 1.2rem; }
 .problems ul, .notes ul { margin: .2rem 0; padding-left: 1.2rem; }
 .problems li, .notes li { overflow-wrap: anywhere; white-space: pre-wrap; }
 .table { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .88rem; }
-th, td { padding: .25rem .8rem; text-align: left; white-space: nowrap;
+table { border-collapse: collapse; font-size: .85rem; }
+th, td { padding: .25rem .6rem; text-align: left; white-space: nowrap;
   border-bottom: 1px solid #e6e6e6; }
 thead th { border-bottom: 2px solid #888; }
 tbody tr:hover { background: #f5f5f5; }
@@ -46,7 +46,7 @@ figure { margin: 1.5rem 0 2.2rem; }
 figure img { max-width: 100%; height: auto; }
 figcaption { color: #444; font-size: .92rem; max-width: 52rem; }
 .videos { display: flex; flex-wrap: wrap; gap: 1.5rem; }
-.videos figure { margin: 0; max-width: 100%; } .videos video { max-width: 100%; width: 20rem; }
+.videos figure { margin: 0; width: 20rem; max-width: 100%; } .videos video { width: 100%; }
 .videos figcaption { overflow-wrap: anywhere; }
 @media print { nav { display: none; } figure, tr { break-inside: avoid; } }
 """

@@ -120,8 +120,9 @@ def final_scores(runs: pd.DataFrame) -> Figure:
         axis.set_title(readable(task), fontsize=style.LARGE)
     for axis in axes[-columns:]:
         axis.set_xlabel("return of the training episodes", fontsize=style.NORMAL)
-    handles = [_dot("a run", style.GREY), _dot("a run that stopped before", "white")]
-    style.legend_below(figure, handles[: 1 + int(runs["short"].any())])
+    if runs["short"].any():
+        handles = [_dot("a run", style.GREY), _dot("a run that stopped before", "white")]
+        style.legend_below(figure, handles)
     return figure
 
 

@@ -19,8 +19,11 @@ from experiments.plots.style import PUBLISHED, plural, readable, short_number
 # A run that comes this close to the longest one of its variant counts as complete.
 NEARLY = 0.95
 BINS = 50
+# A published curve that begins at more than so many times our last frame is not drawn.
+FAR = 3
 # More panels than that are small ones, five to a row, as in the paper's appendix.
 MANY = 12
+RETURN = "return of the training episodes"
 
 
 class Band(NamedTuple):
@@ -118,7 +121,8 @@ def learning_curves(
     Args:
         curves: table of curves of one environment, with at least one row.
         published: table of curves of one agent, drawn dashed in black in the panels of its tasks,
-            as far as the frames of `curves` reach, its first point at least.
+            as far as the frames of `curves` reach, its first point at least. A first point that
+            lies so far beyond that our curves would shrink to nothing is told in words.
         bin_frames: width of the bins, frames; None if the seeds share their points already.
 
     Raises:
@@ -129,8 +133,8 @@ def learning_curves(
     looks = style.variant_styles(curves["variant"])
     tasks = sorted(curves["task"].unique())
     many = len(tasks) > MANY
-    width, height = (1.65, 1.35) if many else (3.0, 2.3)
-    columns = 5 if many else 2 if len(tasks) == 4 else 3
+    width, height = (1.65, 1.35) if many else (3.0, 2.3) if len(tasks) > 1 else (5.0, 3.0)
+    columns = 5 if many else 2 if len(tasks) == 4 else min(3, len(tasks))
     figure, axes = style.panels(len(tasks), columns=columns, width=width, height=height)
     drawn: dict[str, dict[str, Band]] = {}
     for axis, task in zip(axes, tasks, strict=True):
@@ -138,10 +142,10 @@ def learning_curves(
         drawn[task] = {v: band(x) for v, x in of_task.groupby("variant", observed=True)}
         end = of_task["frames"].max()
         if published is not None and (published["task"] == task).any():
-            below = _within(band(published[published["task"] == task]), end)
-            draw_band(axis, below, style.PUBLISHED_STYLE, label=PUBLISHED)
-            drawn[task][PUBLISHED] = below
-            end = max(end, below.frames[-1])
+            below = _draw_published(axis, published[published["task"] == task], end)
+            if below is not None:
+                drawn[task][PUBLISHED] = below
+                end = max(end, below.frames[-1])
         for variant, look in looks.items():
             if variant in drawn[task]:
                 draw_band(axis, drawn[task][variant], look, label=variant)
@@ -149,7 +153,10 @@ def learning_curves(
         axis.set_xlim(0, end * 1.02)
     for axis in axes[-columns:]:
         axis.set_xlabel("frames", fontsize=style.NORMAL)
-    figure.supylabel("return of the training episodes", fontsize=style.NORMAL)
+    if many:
+        figure.supylabel(RETURN, fontsize=style.NORMAL)
+    for axis in [] if many else axes[::columns]:
+        axis.set_ylabel(RETURN, fontsize=style.NORMAL)
     _write_legend(figure, axes, drawn, looks)
     return figure
 
@@ -168,11 +175,21 @@ def _check_lines(curves: pd.DataFrame, published: pd.DataFrame | None) -> None:
             raise ValueError(f"Expect `{name}` to hold one {column}, actually: {found}")
 
 
-def _within(points: Band, end: int) -> Band:
-    """Cut at a frame, but keep the first point."""
+def _draw_published(axis: Axes, published: pd.DataFrame, end: int) -> Band | None:
+    """Draw the published curve up to our last frame, its first point at least, if that is near."""
+    points = band(published)
+    first, mean = points.frames[0], points.mean[0]
+    if first > FAR * end:
+        text = f"published begins at {short_number(first)}: {mean:.4g}"
+        look = {"fontsize": style.SMALL, "color": style.GREY, "va": "top"}
+        axis.text(0.02, 0.98, text, transform=axis.transAxes, **look)
+        axis.margins(y=0.15)  # a place for the words
+        return None
     count = max(1, int((points.frames <= end).sum()))
     stops = [x for x in points.stops if x <= points.frames[count - 1]]
-    return Band(*(x[:count] for x in points[:4]), seeds=points.seeds, stops=stops)
+    kept = Band(*(x[:count] for x in points[:4]), seeds=points.seeds, stops=stops)
+    draw_band(axis, kept, style.PUBLISHED_STYLE, label=PUBLISHED)
+    return kept
 
 
 def draw_band(axis: Axes, points: Band, look: style.Style, *, label: str) -> None:

@@ -144,7 +144,7 @@ def _learning_curves(
     figure = learning_curves(own, theirs, bin_frames=width)
     caption = f"Learning curves, {env}. {band_text(width)}"
     if theirs is not None:
-        caption += " Black, dashed: the published curve of DreamerV2."
+        caption += " Black, dashed: the published curve of DreamerV2, where ours come near it."
         absent = sorted(set(own["task"]) - set(theirs["task"]))
         if absent:
             caption += f" Nothing is published for {', '.join(map(readable, absent))}."

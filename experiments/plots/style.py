@@ -125,10 +125,11 @@ def plain(axis: Axes) -> None:
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
-    """One legend for all panels, in rows under them."""
+    """One legend for all panels, in rows under them, for which the figure grows."""
     # About twenty letters of the legend's size fit in an inch and a half.
     widest = max(len(str(handle.get_label())) for handle in handles)
     columns = max(1, int(figure.get_figwidth() / (0.6 + 0.065 * widest)))
+    figure.set_figheight(figure.get_figheight() + 0.19 * ceil(len(handles) / columns))
     figure.legend(
         handles=handles,
         loc="outside lower center",

@@ -100,6 +100,13 @@ def test_published_curve_ends_where_ours_do_but_shows_its_first_point():
     assert sparse.get_xlim()[1] > 40
 
 
+def test_a_published_curve_that_begins_far_beyond_ours_is_told_in_words():
+    axis = learning_curves(run([1, 2, 3], every=10), run([8, 9], every=1000)).axes[0]
+    assert remarks(axis) == "published begins at 1000: 8"
+    assert axis.get_xlim()[1] < 40
+    assert list(lines(axis)) == ["dreamerv2"]
+
+
 def test_our_line_is_the_mean_of_binned_seeds():
     curves = table(run([1, 2, 3, 4], every=5), run([5, 6, 7, 8], every=5, seed="1"))
     figure = learning_curves(curves, bin_frames=10)
