@@ -114,10 +114,13 @@ def write(findings: Findings, out: Path) -> None:
         (out / "aggregates.json").write_text(json.dumps(aggregates, indent=2) + "\n")
     for name, table in findings.extra.items():
         table.to_csv(out / name, index=False)
+    # By env; figures show scores where the tables do.
+    frames = dict(zip(findings.tidy["env"], findings.tidy["frames"].astype(int), strict=True))
+    folder = out / "figures"
     if findings.curves is None:
-        pictures = plots.published_figures(out / "figures")
+        pictures = plots.published_figures(folder, frames=frames["atari"])
     else:
-        pictures = plots.figures(findings.curves, findings.published, out / "figures")
+        pictures = plots.figures(findings.curves, findings.published, folder, frames=frames)
     shown = {"Runs": findings.extra["runs.csv"]} if "runs.csv" in findings.extra else {}
     write_page(
         out / "report.html",

@@ -4,7 +4,7 @@
 runs, what the band is, which runs stop early.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -47,7 +47,7 @@ def figures(
     published: pd.DataFrame | None,
     out: Path,
     *,
-    frames: int | None = None,
+    frames: Mapping[str, int] | None = None,
 ) -> list[Captioned]:
     """Draw every figure that makes sense for a table of runs, as PNG and PDF.
 
@@ -58,8 +58,8 @@ def figures(
         curves: table of curves (env, task, variant, seed, frames, score); no rows, no figures.
         published: table of published curves to compare with; its full agent is drawn. None: none.
         out: folder for the files, made if needed.
-        frames: where scores are read; of an env of which no run has come so far, or if not given:
-            what every run of the env has reached.
+        frames: by env, where scores are read; of an env that is not in it, what every run has
+            reached.
 
     Returns:
         The PNG files with their captions, in the order in which to show them.
@@ -69,7 +69,7 @@ def figures(
     for name, own in curves.groupby("env", observed=True, sort=True):
         env = str(name)
         own = _published_spelling(own) if env == "atari" else own
-        end = frames if frames and frames <= own["frames"].max() else common_end(own)
+        end = (frames or {}).get(env) or common_end(own)
         theirs = _full_agent(published, own)
         found.append(_learning_curves(env, own, theirs, out))
         several = own["variant"].nunique() > 1
@@ -81,11 +81,12 @@ def figures(
     return found
 
 
-def published_figures(out: Path) -> list[Captioned]:
+def published_figures(out: Path, *, frames: int = TABLE_1_FRAMES) -> list[Captioned]:
     """Draw the figures of the published Atari data alone, as PNG and PDF.
 
     Args:
         out: folder for the files, made if needed.
+        frames: where scores are read, and the aggregates end.
 
     Returns:
         The PNG files with their captions: the learning curves of 55 games, Figure 4, Figure E1,
@@ -93,12 +94,13 @@ def published_figures(out: Path) -> list[Captioned]:
     """
     curves = paper.curves("atari-dreamerv2")
     both = pd.concat([curves, paper.curves("atari-dreamerv2-schedules")])
-    runs = tables.published_runs(TABLE_1_FRAMES)
+    runs = tables.published_runs(frames)
+    where = f"at {frames:,} frames (agents published with one score a game: at 200M)"
     agents = tables.MODEL_FREE
     return [
         (
             save(
-                aggregate_curves(both, _measures(agents), end=TABLE_1_FRAMES),
+                aggregate_curves(both, _measures(agents), end=frames),
                 out / "published_aggregates",
             ),
             "Published agents on 55 Atari games, as in the paper's Figure 4. Horizontal lines: "
@@ -106,11 +108,11 @@ def published_figures(out: Path) -> list[Captioned]:
         ),
         (
             save(score_differences(runs, FULL_AGENT, agents), out / "published_differences"),
-            f"DreamerV2 against four agents, as in the paper's Figure E1. {DIFFERENCES_TEXT}",
+            f"DreamerV2 against four agents, as in Figure E1, {where}. {DIFFERENCES_TEXT}",
         ),
         (
             save(performance_profiles(runs), out / "published_profiles"),
-            f"Performance profiles of the published agents at 200M frames. {PROFILES_TEXT}",
+            f"Performance profiles of the published agents {where}. {PROFILES_TEXT}",
         ),
         (
             save(learning_curves(curves), out / "published_curves"),

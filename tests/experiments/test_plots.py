@@ -178,6 +178,17 @@ def test_figures_draw_each_environment_over_the_published_curve(tmp_path, atari,
     assert "published" not in captions[1]
 
 
+def test_scores_are_read_at_the_frames_asked_for_else_at_what_all_runs_reached(tmp_path, drawn):
+    own = table(run([1, 2, 3]), run([4, 5], variant="no_kl_balancing"))
+    for frames, where in (
+        (None, "20 frames"),
+        ({"atari": 30}, "30 frames"),
+        ({"x": 9}, "20 frames"),
+    ):
+        captions = dict(figures(own, None, tmp_path, frames=frames))
+        assert f"at {where}" in captions[tmp_path / "finals_atari.png"]
+
+
 def test_figures_find_a_game_whatever_its_spelling(tmp_path, atari, drawn):
     figures(run([1, 2], task="jamesbond", every=1_000_000), atari, tmp_path)
     axis = drawn["curves_atari"].axes[0]

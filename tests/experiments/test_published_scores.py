@@ -38,7 +38,7 @@ def quick():
     """Few resamples, and no figure: what is promised here are numbers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "RESAMPLES", 5)
-        patch.setattr(plots, "published_figures", lambda out: [])
+        patch.setattr(plots, "published_figures", lambda out, frames: [])
         yield
 
 

@@ -13,7 +13,7 @@ from tests.experiments.folders import make_run
 def quick(monkeypatch):
     """Few resamples, and no figure: what is promised here are numbers."""
     monkeypatch.setattr(tables, "RESAMPLES", 20)
-    monkeypatch.setattr(report.plots, "figures", lambda *given: [])
+    monkeypatch.setattr(report.plots, "figures", lambda *given, frames: [])
 
 
 @pytest.fixture
