@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from dreamer.command_line import explain
+from dreamer.process import prepare
 
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
@@ -45,8 +46,7 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    # Threads that spin while they wait make a run ten times slower beside any other busy process.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what is wrong with a command line comes to us
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     # Hydra wants no plus for a group that stands, empty, in the defaults list; take it either way.

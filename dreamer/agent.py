@@ -110,7 +110,9 @@ class DreamerAgent(pl.LightningModule):
             NonFiniteError: a loss or gradient is not finite; its weights stay as they were.
         """
         noise = noise or UpdateNoise()
-        model_opt, actor_opt, critic_opt = self._optimizers()
+        model_opt, actor_opt, critic_opt = optimizers = self._optimizers()
+        for optimizer in optimizers:  # before the forward pass: their memory is needed there
+            optimizer.zero_grad()
 
         model = self.world_model.loss(batch, start, noise.posterior)
         metrics = model.metrics | self._step(model_opt, model.loss, "world_model")
@@ -127,6 +129,7 @@ class DreamerAgent(pl.LightningModule):
                     self.config.horizon,
                     action_noise=noise.action,
                     state_noise=noise.state,
+                    one_hots=True,
                 )
             actor = self.actor_critic.actor_loss(trajectory, self.policy_steps)
             metrics |= actor.metrics | self._step(actor_opt, actor.loss, "actor")
@@ -144,7 +147,6 @@ class DreamerAgent(pl.LightningModule):
 
     def _step(self, optimizer: LightningOptimizer, loss: Tensor, name: str) -> dict[str, Tensor]:
         """Backward pass, clipping and step of one loss, in one place."""
-        optimizer.zero_grad()
         self.manual_backward(loss)
         inner = optimizer.optimizer
         assert isinstance(inner, EpsilonHatAdam)

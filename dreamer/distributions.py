@@ -47,7 +47,8 @@ class Distribution(Protocol):
 
 def gumbel_like(x: Tensor) -> Tensor:
     """Standard Gumbel noise of the shape of `x`, float32: argmax(logits + noise) is a sample."""
-    return torch.empty_like(x, dtype=torch.float32).exponential_().log_().neg_()
+    # Uniform numbers first: the CPU draws exponential ones, one by one, at a quarter of the speed.
+    return torch.rand_like(x, dtype=torch.float32).log_().neg_().log_().neg_()
 
 
 def _sum_event(x: Tensor, dims: int) -> Tensor:
@@ -91,8 +92,11 @@ class OneHot:
     def sample(self, noise: Tensor | None = None) -> Tensor:
         """(..., K), decided by Gumbel noise of that shape."""
         noise = gumbel_like(self.logits) if noise is None else noise
+        sample = one_hot_argmax(self.logits.detach() + noise)
+        if not self.logits.requires_grad:
+            return sample
         probs = self.probs
-        return one_hot_argmax(self.logits.detach() + noise) + (probs - probs.detach())
+        return sample + (probs - probs.detach())
 
 
 def one_hot_argmax(scores: Tensor) -> Tensor:

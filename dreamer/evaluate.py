@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from dreamer.command_line import explain
+from dreamer.process import prepare
 
 
 @hydra.main(config_path="../conf", config_name="evaluate", version_base="1.3")
@@ -40,7 +41,7 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what is wrong with a command line comes to us
     try:
         main()

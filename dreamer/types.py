@@ -13,10 +13,12 @@ Shape letters, project-wide:
     C  image channels                                       F = S * K + D  features
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -72,14 +74,46 @@ class RSSMState(NamedTuple):
         return RSSMState(*(x[index] for x in self))
 
 
+@dataclass(frozen=True)
+class OneHotFeatures:
+    """Features of categorical latents without a graph: which entries are 1, not the rows.
+
+    A dense layer picks columns of its weights by them, in place of a product with zeros.
+    """
+
+    ones: Tensor  # (..., S) int64, positions in the flattened (S * K) part
+    deter: Tensor  # (..., D)
+    requires_grad = False
+
+    def __getitem__(self, index: int | slice) -> "OneHotFeatures":
+        """Those at an index of the leading axis."""
+        return OneHotFeatures(self.ones[index], self.deter[index])
+
+    def detach(self) -> "OneHotFeatures":
+        """The same numbers; there is no graph to leave behind."""
+        return self
+
+    def linear(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """The dense layer: weight (U, F) and bias (U,) -> (..., U); gradients flow into both."""
+        stoch_size = weight.shape[1] - self.deter.shape[-1]
+        columns = weight[:, :stoch_size].t()
+        y = F.linear(self.deter, weight[:, stoch_size:], bias)  # (..., U)
+        ones = self.ones.flatten(0, -2)
+        return y + F.embedding_bag(ones, columns.to(y.dtype).contiguous(), mode="sum").view_as(y)
+
+
+Features: TypeAlias = Tensor | OneHotFeatures  # (..., F) or what stands for it
+
+
 class Trajectory(NamedTuple):
     """An imagined future of N starts; index 0 is the real start state."""
 
-    features: Tensor  # (H+1, N, F)
+    features: Features  # (H+1, N, F)
     prev_action: Tensor  # (H+1, N, A); [0] is zero
     reward: Tensor  # (H+1, N) the reward head's mean
     discount: Tensor  # (H+1, N) gamma times the probability to go on; [0] from the replay
 
     def detach(self) -> "Trajectory":
         """The same numbers without a graph."""
-        return Trajectory(*(x.detach() for x in self))
+        features, *others = self
+        return Trajectory(features.detach(), *(x.detach() for x in others))

@@ -9,7 +9,16 @@ ROOT = Path(__file__).parent.parent
 
 # Rooms by floor, the ground first; the longest name that fits a module is its room.
 FLOORS = (
-    ("types", "losses", "distributions", "schedule", "optimizer", "video", "command_line"),
+    (
+        "types",
+        "losses",
+        "distributions",
+        "schedule",
+        "optimizer",
+        "video",
+        "command_line",
+        "process",
+    ),
     ("models", "replay", "envs", "collector"),
     ("agent", "policy", "convert"),
     ("callbacks", "loggers", "evaluation", "cost"),

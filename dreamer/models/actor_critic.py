@@ -14,7 +14,7 @@ from dreamer.distributions import Distribution, SampleGradient, gumbel_like
 from dreamer.losses import actor_loss, critic_loss, lambda_return, trajectory_weight
 from dreamer.models.mlp import Head, HeadConfig, Norm
 from dreamer.schedule import parse_schedule
-from dreamer.types import ActionSpace, Trajectory
+from dreamer.types import ActionSpace, Features, Trajectory
 
 ActorDistribution = Literal["auto", "onehot", "trunc_normal", "tanh_normal", "normal"]
 ActorGradient = Literal["auto", "reinforce", "dynamics", "both"]
@@ -160,11 +160,11 @@ class ActorCritic(nn.Module):
                 f"actually: {config.critic.distribution}"
             )
 
-    def policy(self, features: Tensor) -> Distribution:
+    def policy(self, features: Features) -> Distribution:
         """(..., F) -> a distribution with batch (...) and event (A,)."""
         return self.actor(features)
 
-    def act(self, features: Tensor, noise: Tensor | None = None) -> Tensor:
+    def act(self, features: Features, noise: Tensor | None = None) -> Tensor:
         """(N, F) and noise (N, A) or None -> a sampled action (N, A), with its gradient."""
         return self.policy(features).sample(noise)
 

@@ -5,7 +5,7 @@ such a dictionary. Order is that of the dictionary; image embeddings come first.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -123,8 +123,26 @@ class Decoder(nn.Module):
             means = self.image(features).split(self.channels, -3)
             for key, mean in zip(self.image_keys, means, strict=True):
                 distributions[key] = Normal(mean, 1.0, event_dims=3)
-        if self.vector_keys:
-            x = self.vector(features)
-            for key in self.vector_keys:
-                distributions[key] = self.outputs[key](x)
-        return distributions
+        return distributions | self._vectors(features)
+
+    def log_prob(self, features: Tensor, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Log-densities of preprocessed observations.
+
+        Args:
+            features: (..., F).
+            obs: by key, (..., *shape), constants.
+
+        Returns:
+            By key, (...) in nats. Of an only image, the sum or mean may be differentiated.
+        """
+        if len(self.image_keys) != 1:
+            return {k: d.log_prob(obs[k]) for k, d in self(features).items()}
+        (key,) = self.image_keys
+        vectors = {k: d.log_prob(obs[k]) for k, d in self._vectors(features).items()}
+        return {key: self.image.log_prob(features, obs[key])} | vectors
+
+    def _vectors(self, features: Tensor) -> dict[str, Distribution]:
+        if not self.vector_keys:
+            return {}
+        x = self.vector(features)
+        return {key: self.outputs[key](x) for key in self.vector_keys}

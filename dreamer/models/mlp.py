@@ -21,6 +21,7 @@ from dreamer.distributions import (
     TanhNormal,
     TruncatedNormal,
 )
+from dreamer.types import Features, OneHotFeatures
 
 Norm = Literal["none", "layer"]
 DistributionName = Literal["mse", "normal", "binary", "onehot", "trunc_normal", "tanh_normal"]
@@ -92,6 +93,11 @@ class LayerNorm(nn.LayerNorm):
         return super().forward(input.float())
 
 
+def apply_linear(layer: nn.Linear, x: Features) -> Tensor:
+    """`layer(x)` for either kind of features: (..., input_size) -> (..., output_size)."""
+    return x.linear(layer.weight, layer.bias) if isinstance(x, OneHotFeatures) else layer(x)
+
+
 class DenseLayer(nn.Module):
     """`activation(norm(x W + b))`: (..., input_size) -> (..., units)."""
 
@@ -101,9 +107,9 @@ class DenseLayer(nn.Module):
         self.norm = make_norm(norm, units)
         self.activation = ACTIVATIONS[activation]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Features) -> Tensor:
         """(..., input_size) -> (..., units)."""
-        return self.finish(self.linear(x))
+        return self.finish(apply_linear(self.linear, x))
 
     def finish(self, x: Tensor) -> Tensor:
         """What follows the matrix product; callers that split the product end with it."""
@@ -148,9 +154,10 @@ class DistributionLayer(nn.Module):
         self.out = nn.Linear(input_size, size)
         self.std = nn.Linear(input_size, size) if "normal" in name else None
 
-    def forward(self, x: Tensor) -> Distribution:
+    def forward(self, x: Features) -> Distribution:
         """(..., input_size) -> a distribution with batch (...) and event `shape`."""
-        out = self.out(x).float().unflatten(-1, self.shape) if self.shape else self._scalar(x)
+        out = apply_linear(self.out, x).float()
+        out = out.unflatten(-1, self.shape) if self.shape else out.squeeze(-1)
         dims = len(self.shape)
         match self.name:
             case "mse":
@@ -160,7 +167,7 @@ class DistributionLayer(nn.Module):
             case "onehot":
                 return OneHot(out)
         assert self.std is not None
-        raw = self.std(x).float().view(out.shape)
+        raw = apply_linear(self.std, x).float().view(out.shape)
         match self.name:
             case "normal":
                 return Normal(out, raw, dims)  # raw on purpose: so the authors' code has it
@@ -170,9 +177,6 @@ class DistributionLayer(nn.Module):
             case _:  # tanh_normal
                 scale = F.softplus(raw + self.init_std) + self.min_std
                 return TanhNormal(5 * torch.tanh(out / 5), scale, dims)
-
-    def _scalar(self, x: Tensor) -> Tensor:
-        return self.out(x).float().squeeze(-1)
 
 
 class Head(nn.Module):
@@ -205,6 +209,6 @@ class Head(nn.Module):
         )
         self.apply(init_glorot)
 
-    def forward(self, x: Tensor) -> Distribution:
+    def forward(self, x: Features) -> Distribution:
         """(..., input_size) -> a distribution with batch (...) and event `shape`."""
         return self.out(self.trunk(x))

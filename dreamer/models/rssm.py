@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from dreamer.models.latents import Latent
 from dreamer.models.mlp import DenseLayer, LayerNorm, Norm, check_activation, init_glorot
-from dreamer.types import RSSMState
+from dreamer.types import Features, OneHotFeatures, RSSMState
 
 UPDATE_BIAS = -1.0  # the GRU starts out slow to replace its state
 
-ImaginationPolicy = Callable[[Tensor, Tensor | None], Tensor]
+ImaginationPolicy = Callable[[Features, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ class RSSM(nn.Module):
         self.latent = latent
         self.deter_size = config.deter
         self.stoch_size = latent.variables * latent.classes
+        self.one_hot = latent.classes > 1
         self.feature_size = self.stoch_size + config.deter
         stats_size = latent.variables * latent.statistics
         dense = functools.partial(DenseLayer, activation=config.activation, norm=config.norm)
@@ -260,6 +261,38 @@ class RSSM(nn.Module):
             actions.append(policy(states[-1].features.detach(), noise))
             states.append(self.img_step(states[-1], actions[-1], state_noise[t]))
         return _stack(states), torch.stack([torch.zeros_like(actions[0]), *actions])
+
+    @torch.no_grad()
+    def imagine_one_hots(
+        self,
+        start: RSSMState,
+        policy: ImaginationPolicy,
+        horizon: int,
+        *,
+        action_noise: Tensor | None = None,
+        state_noise: Tensor | None = None,
+    ) -> tuple[OneHotFeatures, Tensor]:
+        """`imagine` for categorical latents without a graph, which never writes out a one-hot row.
+
+        Arguments and numbers are those of `imagine`; of the states, it gives the features.
+        """
+        latent = self.latent
+        first = torch.arange(latent.variables, device=start.stoch.device) * latent.classes  # (S,)
+        features = [OneHotFeatures(start.stoch.argmax(-1) + first, start.deter)]
+        actions = []
+        for t in range(horizon):
+            noise = None if action_noise is None else action_noise[t]
+            actions.append(policy(features[-1], noise))
+            # The dense layer reads the action where heads read the deterministic state.
+            x = self.img_in(OneHotFeatures(features[-1].ones, actions[-1]))
+            deter = self.gru(x, features[-1].deter)
+            stats = self.prior_stats(deter)  # (N, S, K)
+            noise = latent.draw_noise(stats) if state_noise is None else state_noise[t]
+            features.append(OneHotFeatures((stats + noise).argmax(-1) + first, deter))
+        ones = torch.stack([x.ones for x in features])
+        deter = torch.stack([x.deter for x in features])
+        prev_action = torch.stack([torch.zeros_like(actions[0]), *actions])
+        return OneHotFeatures(ones, deter), prev_action
 
 
 def _stack(states: list[RSSMState]) -> RSSMState:

@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dreamer.distributions import Normal
 from dreamer.models.mlp import ACTIVATIONS, Norm, check_activation, make_norm
+from dreamer.models.pieces import in_pieces, score_in_pieces
 
 IMAGE_SIZE = 64  # pixels, both sides
 STRIDE = 2
@@ -67,11 +69,17 @@ class ConvEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(..., C, 64, 64) float -> (..., M)."""
-        x = image.flatten(0, -4).contiguous(memory_format=torch.channels_last)  # (N, C, h, w)
+        x = in_pieces(self._encode, image.flatten(0, -4))  # (N, M)
+        return x.unflatten(0, image.shape[:-3])
+
+    def _encode(self, image: Tensor) -> Tensor:
+        """(N, C, 64, 64) -> (N, M)."""
+        x = image.contiguous(memory_format=torch.channels_last)  # (N, C, h, w)
+        if x.shape[1] == 1:  # both layouts at once: choose, or what follows is reordered
+            x = x.view(-1, IMAGE_SIZE, IMAGE_SIZE, 1).permute(0, 3, 1, 2)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = self.activation(norm(conv(x)))
-        x = x.permute(0, 2, 3, 1).flatten(1)  # (N, M): height, width, channel
-        return x.unflatten(0, image.shape[:-3])
+        return x.permute(0, 2, 3, 1).flatten(1)  # (N, M): height, width, channel
 
 
 class ConvDecoder(nn.Module):
@@ -100,12 +108,36 @@ class ConvDecoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(..., F) -> (..., C, 64, 64) float32."""
-        x = self.dense(features).flatten(0, -2)  # (N, 32 * depth)
-        x = self._first(x)
+        image = in_pieces(self._decode, features.flatten(0, -2))
+        return image.unflatten(0, features.shape[:-1])
+
+    def log_prob(self, features: Tensor, image: Tensor) -> Tensor:
+        """Log-density of images under unit normals around the decoded means.
+
+        Args:
+            features: (..., F).
+            image: (..., C, 64, 64).
+
+        Returns:
+            (...) in nats, of which the sum or mean may be differentiated, nothing else.
+        """
+        scores = score_in_pieces(
+            lambda x, target: Normal(self._decode(x), 1.0, event_dims=3).log_prob(target),
+            features.flatten(0, -2),
+            image.flatten(0, -4),
+            list(self.parameters()),
+        )
+        return scores.unflatten(0, features.shape[:-1])
+
+    def _decode(self, features: Tensor) -> Tensor:
+        """(N, F) -> (N, C, 64, 64) float32."""
+        x = self._first(self.dense(features))
         for conv, norm in zip(self.convs[1:-1], self.norms[1:-1], strict=True):
-            x = self.activation(norm(conv(x)))
-        x = sub_pixel_transposed(x, self.convs[-1])
-        return x.float().unflatten(0, features.shape[:-1])
+            x = self.activation(norm(transposed(x, conv)))
+        on_cpu = x.device.type == "cpu"  # where so few channels are slower in bfloat16
+        with torch.autocast(x.device.type, enabled=not on_cpu and torch.is_autocast_enabled()):
+            x = sub_pixel_transposed(x.float() if on_cpu else x, self.convs[-1])
+        return x.float()
 
     def _first(self, x: Tensor) -> Tensor:
         """The first layer: a transposed convolution of one pixel is a matrix product.
@@ -121,6 +153,17 @@ class ConvDecoder(nn.Module):
         y = y.unflatten(-1, (kernel, kernel, -1))  # (N, k, k, C)
         y = self.activation(channel_norm.norm(y))
         return y.permute(0, 3, 1, 2)  # (N, C, k, k), channels last in memory
+
+
+def transposed(x: Tensor, conv: nn.Module) -> Tensor:
+    """A transposed convolution of stride 2, its bias added apart where the kernel is odd.
+
+    With the bias, CPUs take up to four times as long there. (N, C, n, n) -> (N, C', m, m).
+    """
+    assert isinstance(conv, nn.ConvTranspose2d) and conv.bias is not None
+    if conv.kernel_size[0] % STRIDE == 0:
+        return conv(x)
+    return F.conv_transpose2d(x, conv.weight, stride=STRIDE).add_(conv.bias[:, None, None])
 
 
 def sub_pixel_transposed(x: Tensor, conv: nn.Module) -> Tensor:

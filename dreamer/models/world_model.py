@@ -11,13 +11,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dreamer.distributions import Distribution
 from dreamer.losses import balanced_kl
 from dreamer.models.encoder import Decoder, Encoder, ObservationConfig, ObsShapes
 from dreamer.models.latents import Latent
 from dreamer.models.mlp import Head, HeadConfig
 from dreamer.models.rssm import RSSM, ImaginationPolicy, RSSMConfig
-from dreamer.types import Batch, RSSMState, Trajectory
+from dreamer.types import Batch, Features, RSSMState, Trajectory
 
 RewardTransform = Literal["tanh", "sign", "identity"]
 
@@ -167,8 +166,7 @@ class WorldModel(nn.Module):
         if self.discount_head is not None:
             # Differs from the paper: a soft label, so that the head's mean includes gamma.
             targets["discount"] = self.real_discount(batch.is_terminal)
-        predictions = self.predict(posterior.features)
-        log_probs = {k: p.log_prob(targets[k]) for k, p in predictions.items()}  # (T, B) each
+        log_probs = self.score(posterior.features, targets)  # (T, B) each
         losses = {"kl": kl_loss} | {k: -x.mean() for k, x in log_probs.items()}
         scales = config.loss_scales
         loss = torch.stack([scales.get(k, 1.0) * x for k, x in losses.items()]).sum()
@@ -184,20 +182,20 @@ class WorldModel(nn.Module):
         metrics = {f"world_model/{k}": x.detach() for k, x in metrics.items()}
         return WorldModelOutput(loss, posterior, prior_stats, losses, log_probs, kl, metrics)
 
-    def predict(self, features: Tensor) -> dict[str, Distribution]:
-        """Every head's distribution by its key: observations, `reward`, and `discount` if any.
+    def score(self, features: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Log-densities (...) in nats of observations, `reward`, and `discount` if there is a head.
 
         Features (..., F) get no gradient from a head whose switch is off.
         """
         config = self.config
         constant = features.detach()
-        predictions = self.decoder(features if config.image_gradients else constant)
+        scores = self.decoder.log_prob(features if config.image_gradients else constant, targets)
         reward_input = features if config.reward_gradients else constant
-        predictions["reward"] = self.reward_head(reward_input)
+        scores["reward"] = self.reward_head(reward_input).log_prob(targets["reward"])
         if self.discount_head is not None:
             discount_input = features if config.discount_gradients else constant
-            predictions["discount"] = self.discount_head(discount_input)
-        return predictions
+            scores["discount"] = self.discount_head(discount_input).log_prob(targets["discount"])
+        return scores
 
     def imagine(
         self,
@@ -208,6 +206,7 @@ class WorldModel(nn.Module):
         *,
         action_noise: Tensor | None = None,
         state_noise: Tensor | None = None,
+        one_hots: bool = False,
     ) -> Trajectory:
         """Dream `horizon` steps from each start.
 
@@ -218,14 +217,21 @@ class WorldModel(nn.Module):
             horizon: H.
             action_noise: (H, N, A) or None.
             state_noise: (H, N, S, K) or None.
+            one_hots: features may be `OneHotFeatures`, for the policy too, where that is faster:
+                on the CPU, without a graph, if the latents are categorical.
 
         Returns:
             (H+1, N, ...). Gradients flow through the actions, the dynamics and the heads.
         """
-        states, prev_action = self.rssm.imagine(
-            start, policy, horizon, action_noise=action_noise, state_noise=state_noise
-        )
-        features = states.features  # (H+1, N, F)
+        noise = {"action_noise": action_noise, "state_noise": state_noise}
+        features: Features  # (H+1, N, F)
+        # Other devices multiply by zeros faster than they look up.
+        one_hots &= start.deter.device.type == "cpu" and not torch.is_grad_enabled()
+        if one_hots and self.rssm.one_hot:
+            features, prev_action = self.rssm.imagine_one_hots(start, policy, horizon, **noise)
+        else:
+            states, prev_action = self.rssm.imagine(start, policy, horizon, **noise)
+            features = states.features
         reward = self.reward_head(features).mean
         if self.discount_head is None:
             discount = torch.full_like(reward, self.config.discount)

@@ -236,3 +236,26 @@ def test_sizes_below_one_are_refused(name):
 def test_unknown_activation_is_refused():
     with pytest.raises(ValueError, match="`activation` to be one of .*, actually: ela"):
         dataclasses.replace(RSSM_CONFIG, activation="ela")
+
+
+@pytest.mark.parametrize("ensemble", [1, 3])
+def test_imagining_positions_of_ones_is_imagining_states(ensemble):
+    rssm = make_rssm(ensemble=ensemble)
+    start = make_state(CATEGORICAL, N)
+    actor = nn.Linear(rssm.feature_size, A)
+
+    def dense(features, noise):
+        return torch.tanh(actor(features) + noise)
+
+    def looked_up(features, noise):
+        return torch.tanh(features.linear(actor.weight, actor.bias) + noise)
+
+    noise = {"action_noise": torch.randn(H, N, A), "state_noise": torch.randn(H, N, S, K)}
+    torch.manual_seed(7)
+    states, actions = rssm.imagine(start, dense, H, **noise)
+    torch.manual_seed(7)
+    features, same_actions = rssm.imagine_one_hots(start, looked_up, H, **noise)
+    assert_close(same_actions, actions)
+    assert_close(features.deter, states.deter)
+    rows = torch.zeros(H + 1, N, S * K).scatter_(-1, features.ones, 1)
+    assert_close(rows, states.stoch.flatten(-2))
