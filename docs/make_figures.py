@@ -67,6 +67,8 @@ def keep_pictures(pictures: list[Path]) -> None:
 
 def main() -> None:
     """Draw what the command line asks for."""
+    if len(sys.argv) < 3 and sys.argv[1:] != ["published"]:
+        sys.exit(__doc__)
     with TemporaryDirectory() as folder:
         if sys.argv[1:] == ["published"]:
             keep_pictures([picture for picture, _ in published_figures(Path(folder))])

@@ -81,6 +81,7 @@ def aggregate_bands(curves: pd.DataFrame, frames: Sequence[int]) -> dict[str, Ba
 
 def _scores_at(curves: pd.DataFrame, frames: Sequence[int]) -> np.ndarray:
     """Read every run's last score up to each frame count: (P, S, G), NaN before its first."""
+    curves = curves.drop_duplicates(["task", "seed", "frames"], keep="last")
     wide = curves.pivot(index="frames", columns=["task", "seed"], values="score").sort_index()
     rows = wide.index.searchsorted(np.asarray(frames), side="right")
     values = np.vstack([np.full(wide.shape[1], np.nan), wide.ffill().to_numpy(float)])[rows]

@@ -135,7 +135,7 @@ def _dot(label: str, face: str) -> Line2D:
 def _draw_runs(axis: Axes, row: int, runs: pd.DataFrame, color: str) -> None:
     if runs.empty:
         place = {"transform": axis.get_yaxis_transform(), "va": "center", "ha": "center"}
-        axis.text(0.5, row, "no run", fontsize=style.SMALL, color=style.GREY, **place)
+        axis.text(0.5, row, "no score", fontsize=style.SMALL, color=style.GREY, **place)
         return
     values = runs["score"]
     axis.hlines(row, values.min(), values.max(), color=color, linewidth=1.2, alpha=0.6)

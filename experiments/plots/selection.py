@@ -179,6 +179,8 @@ def _of_all_games(
     shared = tables.shared_tasks(known)
     if len(shared) < FEW:
         return []
+    # What has no score yet where the others are read would leave nothing to draw.
+    own = own[own["task"].isin(shared) & own["variant"].isin(known["variant"])]
     over = f"{plural(len(shared), 'game')} that all variants have"
     found = [
         (

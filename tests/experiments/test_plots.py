@@ -57,6 +57,11 @@ def test_bins_average_runs_one_by_one_and_stand_at_their_right_edge():
     assert found["score"].tolist() == [1.5, 3.5, 10, 7]
 
 
+def test_bins_weigh_points_by_their_episodes():
+    curves = run([1, 4], every=5).assign(episodes=[2, 1])
+    assert binned(curves, width=10)["score"].tolist() == [2]
+
+
 @pytest.mark.parametrize(
     ("frames", "width"), [(200_000_000, 2_000_000), (200_000, 2_000), (99, 1), (7, 1), (5_001, 100)]
 )
@@ -187,6 +192,15 @@ def test_scores_are_read_at_the_frames_asked_for_else_at_what_all_runs_reached(t
     ):
         captions = dict(figures(own, None, tmp_path, frames=frames))
         assert f"at {where}" in captions[tmp_path / "finals_atari.png"]
+
+
+def test_what_has_no_score_yet_is_left_out_of_what_is_said_of_all_games(tmp_path, drawn):
+    games = ("pong", "alien", "boxing", "hero")
+    own = table(*(run([1, 2, 3], task=x, variant=v) for x in games for v in ("dreamerv2", "b")))
+    late = (own["task"] == "hero") & (own["frames"] < 30)
+    early = (own["task"] == "pong") & (own["variant"] == "b") & (own["frames"] > 20)
+    captions = dict(figures(own[~late & ~early], None, tmp_path))
+    assert "3 games that all variants have" in captions[tmp_path / "ablations_atari.png"]
 
 
 def test_figures_find_a_game_whatever_its_spelling(tmp_path, atari, drawn):

@@ -90,7 +90,7 @@ def test_final_scores_show_every_run_and_what_is_missing():
     strokes = [line.get_xydata().tolist() for line in pong.lines if line.get_marker() == "|"]
     assert strokes == [[[5, 0]], [[4, 1]]]
     assert labels(alien) == ["DreamerV2", "No KL Balancing"]
-    assert remarks(alien) == "no run"
+    assert remarks(alien) == "no score"
     assert legend(alien.figure) == ["a run", "a run that stopped before"]
 
 
