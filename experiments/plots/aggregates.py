@@ -175,12 +175,13 @@ def _draw_ends(axis: Axes, bands: dict[str, Band], looks: dict[str, style.Style]
     """A row for each variant: the last value of its band with its interval, the best on top."""
     order = sorted(bands, key=lambda variant: bands[variant].mean[-1])
     for row, variant in enumerate(order):
-        points, color = bands[variant], looks[variant].color
+        points = bands[variant]
         value = points.mean[-1]
         hatch = None if looks[variant].linestyle == "-" else "///"  # as its line has dashes
-        face = {"color": color, "alpha": 0.85, "hatch": hatch, "edgecolor": "white"}
+        face = {"color": looks[variant].color, "alpha": 0.85, "hatch": hatch, "edgecolor": "white"}
         axis.barh(row, value, height=0.62, linewidth=0, label=variant, **face)
-        axis.hlines(row, points.low[-1], points.high[-1], color="black", linewidth=1.1)
+        for color, width in (("white", 3.0), ("black", 1.1)):  # to be seen on a dark bar too
+            axis.hlines(row, points.low[-1], points.high[-1], color=color, linewidth=width)
         right = max(value, points.high[-1], 0)
         text = {"fontsize": style.SMALL, "va": "center", "xytext": (3, 0)}
         axis.annotate(f"{value:.3f}", (right, row), textcoords="offset points", **text)

@@ -102,7 +102,7 @@ def final_scores(runs: pd.DataFrame) -> Figure:
     looks = style.variant_styles(runs["variant"])
     tasks = sorted(runs["task"].unique())
     names = [readable(variant) for variant in looks]
-    columns = min(len(tasks), 3)
+    columns = style.columns_of(len(tasks))
     figure, axes = style.panels(
         len(tasks), columns=columns, width=3.0, height=0.26 * len(looks) + 0.9
     )

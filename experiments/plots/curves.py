@@ -134,7 +134,7 @@ def learning_curves(
     tasks = sorted(curves["task"].unique())
     many = len(tasks) > MANY
     width, height = (1.65, 1.35) if many else (3.0, 2.3) if len(tasks) > 1 else (5.0, 3.0)
-    columns = 5 if many else 2 if len(tasks) == 4 else min(3, len(tasks))
+    columns = 5 if many else style.columns_of(len(tasks))
     figure, axes = style.panels(len(tasks), columns=columns, width=width, height=height)
     drawn: dict[str, dict[str, Band]] = {}
     for axis, task in zip(axes, tasks, strict=True):

@@ -89,6 +89,11 @@ def short_number(number: float, _position: int | None = None) -> str:
     return f"{number:g}"
 
 
+def columns_of(count: int) -> int:
+    """How many of a few panels stand side by side: up to three, and four as two by two."""
+    return 2 if count == 4 else min(count, 3)
+
+
 def panels(
     count: int, *, columns: int, width: float = 2.4, height: float = 1.9
 ) -> tuple[Figure, list[Axes]]:
