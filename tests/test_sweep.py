@@ -2,7 +2,11 @@
 
 import fcntl
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,6 +19,7 @@ from dreamer.run_folder import RunFolder
 from dreamer.runner import train
 from experiments import jobs
 from experiments.grid import Choice, Grid
+from experiments.state import read_state
 
 STUB = Path(__file__).parent / "experiments" / "stub_train.py"
 GRID = ("grid=ablations", "env=dummy", "task=memory", "variant=dreamerv2,no_layer_norm", "seeds=2")
@@ -121,7 +126,7 @@ def test_a_process_that_dies_without_a_word_is_given_one(run, starts, tmp_path, 
     assert len(starts()) == 4
 
 
-@pytest.mark.parametrize("fate", ["SIGKILL", "SIGTERM"])
+@pytest.mark.parametrize("fate", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_a_job_killed_from_outside_has_not_failed_and_goes_on_next_time(run, starts, fate):
     status, out, _ = run(fates={NAMES[0]: fate})
     assert status == 1
@@ -152,6 +157,7 @@ def test_a_job_that_another_process_runs_is_waited_for_and_not_run_twice(run, st
     assert starts() == NAMES[1:]
 
 
+@pytest.mark.slow
 def test_a_job_that_another_process_gives_up_is_taken_over(run, starts, tmp_path):
     folder = tmp_path / "runs" / NAMES[0]
     folder.mkdir(parents=True)
@@ -222,3 +228,89 @@ def test_a_folder_of_another_configuration_is_told_before_any_job_starts(
     assert status == 2
     assert re.search(r"error: .*dreamerv2/seed1: .*holds a run of another configuration, diff", err)
     assert starts() == []
+
+
+# --------------------------------------------------------------------------- real jobs, and signals
+
+
+@pytest.fixture
+def start(tmp_path, repository, tiny_overrides):
+    """Start a sweep of four real jobs as a process of its own, which leads a process group."""
+    kept = [w for w in tiny_overrides if not w.startswith(("env=", "task=", "root=", "total"))]
+    processes = []
+
+    def start_sweep(*words: str) -> subprocess.Popen:
+        own = {word.partition("=")[0] for word in words}
+        grid = [word for word in GRID if word.partition("=")[0] not in own]
+        process = subprocess.Popen(
+            [
+                *(sys.executable, str(repository / "sweep.py"), *grid, *kept),
+                *("total_frames=1000", "callbacks.evaluate=null", *words),
+            ],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        processes.append(process)
+        return process
+
+    yield start_sweep
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for(process: subprocess.Popen, path: Path):
+    deadline = time.time() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.time() < deadline
+        time.sleep(0.05)
+
+
+def summaries(tmp_path: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("summary.json")}
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_in_the_middle_does_nothing_twice_and_loses_nothing(
+    start, tmp_path, repository
+):
+    runs = tmp_path / "runs"
+    process = start()
+    wait_for(process, runs / NAMES[1] / "checkpoints" / "last.ckpt")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = summaries(tmp_path)
+    assert [path.parent for path in done] == [runs / NAMES[0]]
+    two = start(), start()  # which share what is left
+    outputs = [process.communicate(timeout=300)[0] for process in two]
+    assert [process.returncode for process in two] == [0, 0], outputs
+    assert summaries(tmp_path).items() > done.items()
+    for name in NAMES:
+        lines = (runs / name / "metrics.jsonl").read_text().splitlines()
+        frames = [json.loads(line)["frames"] for line in lines]
+        assert frames == sorted(set(frames))  # none twice
+        assert frames[-1] == json.loads((runs / name / "summary.json").read_text())["frames"]
+        logs = (runs / name / "log.txt").read_text()
+        assert logs.count("Finished after") == 1
+    assert "(resumed at frame" in (runs / NAMES[1] / "log.txt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "launcher", [(), ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")], ids=["basic", "joblib"]
+)
+def test_a_signal_lets_the_jobs_save_before_the_sweep_ends(start, tmp_path, launcher, number, code):
+    folder = tmp_path / "runs" / NAMES[0]
+    process = start("seeds=1", "total_frames=4000", *launcher)
+    wait_for(process, folder / "metrics.jsonl")
+    process.send_signal(number)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == code, output
+    assert "the jobs that run here save first" in output
+    assert "Stopped by SIGTERM; everything is saved" in (folder / "log.txt").read_text()
+    assert read_state(folder, 4000).phase == "interrupted"
