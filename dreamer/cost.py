@@ -48,7 +48,13 @@ def update_flops(agent: DreamerAgent, batch_size: int, length: int) -> float:
         with FlopCounterMode(display=False) as learning:
             posterior = model.loss(batch).posterior.flatten_time()
         with FlopCounterMode(display=False) as dreaming:
-            trajectory = model.imagine(posterior, None, heads.act, agent.config.horizon)
+            trajectory = model.imagine(
+                posterior,
+                None,
+                heads.act,
+                agent.config.horizon,
+                one_hots=not heads.through_dynamics,
+            )
         with FlopCounterMode(display=False) as judging:
             heads.policy(trajectory.features[:-2])
             heads.critic(trajectory.features[:-1])

@@ -4,20 +4,21 @@ The networks of `vision.py` use it on CPUs, where memory is got and cleared at a
 piece stays in the cache. It knows functions of images, and no network.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-PIECE = 100  # images; fewer make the matrix products too small
+PIECE = 128  # images; fewer make the matrix products too small
 
 
 def in_pieces(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """`function(x)` of independent rows (N, ...); the backward pass, too, goes piece by piece."""
     if x.device.type != "cpu":
         return function(x)
-    return torch.cat([function(piece) for piece in x.split(PIECE)])
+    return torch.cat([function(piece) for piece in _split(x)])
 
 
 def score_in_pieces(
@@ -50,11 +51,16 @@ def score_in_pieces(
     return scores
 
 
+def _split(x: Tensor) -> Sequence[Tensor]:
+    """As few pieces of one size as there can be of at most PIECE rows."""
+    return x.chunk(math.ceil(len(x) / PIECE))
+
+
 class _Scores(torch.autograd.Function):
     @staticmethod
     def forward(ctx, function, x: Tensor, target: Tensor, *parameters: Parameter) -> Tensor:
         scores, x_grads, sums = [], [], [torch.zeros_like(p) for p in parameters]
-        for piece, piece_target in zip(x.split(PIECE), target.split(PIECE), strict=True):
+        for piece, piece_target in zip(_split(x), _split(target), strict=True):
             with torch.enable_grad():
                 piece = piece.detach().requires_grad_()
                 score = function(piece, piece_target)

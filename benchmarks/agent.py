@@ -1,0 +1,53 @@
+"""Our agent at one of the sizes, with random experience, as the command line would build it.
+
+The benchmarks of the update and of acting use it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from benchmarks.peers.sizes import Size
+from dreamer.agent import DreamerAgent
+from dreamer.config import checked
+from dreamer.types import ActionSpace, Batch
+
+CONF = Path(__file__).parent.parent / "conf"
+
+
+def configuration(size: Size, settings: Sequence[str] = ()) -> DictConfig:
+    """The configuration of `train.py env=atari` at a size, and further Hydra overrides."""
+    overrides = [
+        "env=atari",
+        "task=pong",
+        f"batch.size={size.batch_size}",
+        f"batch.length={size.batch_length}",
+        f"model.horizon={size.horizon}",
+        f"stochastic.variables={size.variables}",
+        f"stochastic.classes={size.classes}",
+        *(f"sizes.{k}={getattr(size, k)}" for k in ("deter", "hidden", "units", "layers", "depth")),
+    ]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return checked(compose("train", [*overrides, *settings]))
+
+
+def make_agent(size: Size, cfg: DictConfig) -> DreamerAgent:
+    """The agent for grey or coloured images and discrete actions."""
+    shapes = {"image": (size.channels, 64, 64)}
+    config = instantiate(cfg.model, _convert_="all")
+    return DreamerAgent(config, shapes, ActionSpace(size.actions, discrete=True))
+
+
+def random_batch(size: Size) -> Batch:
+    """A batch (T, B, ...) of noise, in which about one episode in fifty steps begins and ends."""
+    length, count = size.batch_length, size.batch_size
+    image = torch.randint(256, (length, count, size.channels, 64, 64), dtype=torch.uint8)
+    action = F.one_hot(torch.randint(size.actions, (length, count)), size.actions).float()
+    is_first, is_terminal = torch.rand(2, length, count) < 0.02
+    is_first[0] = True
+    return Batch({"image": image}, action, torch.randn(length, count), is_first, is_terminal)
