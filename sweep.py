@@ -32,7 +32,7 @@ from types import FrameType
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -98,7 +98,9 @@ def make_plan(jobs: Sequence[Job]) -> list[Planned]:
                 if folder.checkpoints.exists():
                     folder.check_same_run(checked(cfg))
             except (ValueError, HydraException) as error:
-                raise ValueError(f"{job.name}: {_explain(error)}") from error
+                # What Hydra could not build has the reason for its cause.
+                reason = error.__cause__ if isinstance(error, InstantiationException) else error
+                raise ValueError(f"{job.name}: {_explain(reason or error)}") from error
             plan.append(Planned(job, folder.path, *costs[job.task, *kind]))
     return plan
 
@@ -219,7 +221,7 @@ def _saving_jobs(plan: Sequence[Planned]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: BaseException) -> str:
     """One line, with the nearest keys where one is unknown."""
     text = explain(error)
     unknown = re.match(r"Could not override '([^']+)'", text)

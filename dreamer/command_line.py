@@ -6,7 +6,7 @@ The doors (`train.py`, `dreamer/evaluate.py`) use it. It knows Hydra's sentences
 import re
 
 
-def explain(error: Exception) -> str:
+def explain(error: BaseException) -> str:
     """Shorten what Hydra says of a command line to one line."""
     text = str(error).split("Config search path:")[0]
     text = re.sub(r"To append to your .*", "`--cfg job` shows every key.", text)
