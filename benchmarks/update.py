@@ -6,6 +6,7 @@ updates every peer makes one, so that a machine that slows down slows all of the
 """
 
 import argparse
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ from benchmarks.peers.sizes import SIZES  # noqa: E402
 from dreamer.types import Batch  # noqa: E402
 
 WARM_UP = 3  # updates of everybody that do not count
+PAUSE = 0.02  # seconds between turns, in which the threads of the last one stop to spin
 PEERS = ("sheeprl", "sheeprl-compiled", "sheeprl-bf16", "authors")
 DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
 
@@ -52,7 +54,9 @@ class _Turns(IterableDataset):
     def __iter__(self) -> Iterator[Batch]:
         for _ in range(self.updates):
             for name, peer in self.peers.items():
+                time.sleep(PAUSE)
                 self.seconds[name].append(peer.ask("update")["seconds"])
+            time.sleep(PAUSE)
             yield self.batch
 
     def __len__(self) -> int:
@@ -81,9 +85,11 @@ class _Clock(pl.Callback):
         self.device, self.updates = device, updates
         self.seconds: list[float] = []
         self.counter = _Flops()
+        self.memory = 0  # bytes, at most, before the update that is counted
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if batch_idx == self.updates:
+            self.memory = peak_memory(self.device)
             self.counter.__enter__()
         self.start = now(self.device)
 
@@ -127,11 +133,12 @@ def measure(
         enable_model_summary=False,
     )
     trainer.fit(make_agent(size, cfg), DataLoader(turns, batch_size=None))
+    memory = {name: peer.ask("memory")["rss_bytes"] for name, peer in peers.items()}
     programs = {
         "ours": {
             "precision": precision,
             **Spread.of(clock.seconds[WARM_UP:])._asdict(),
-            "memory_bytes": peak_memory(device),
+            "memory_bytes": clock.memory,
             "flops": clock.counter.total,
         }
     }
@@ -140,7 +147,7 @@ def measure(
             "precision": "bf16-mixed" if name == "sheeprl-bf16" else "32-true",
             # The last of theirs is beside our update that is counted, not timed.
             **Spread.of(turns.seconds[name][WARM_UP:-1])._asdict(),
-            "memory_bytes": peer.ask("memory")["rss_bytes"],
+            "memory_bytes": memory[name],
             "flops": peer.ask("flops")["flops"] if name != "authors" else None,
         }
         peer.close()

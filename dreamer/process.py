@@ -7,6 +7,12 @@ import ctypes
 import os
 import platform
 
+VARIABLES = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "3000",  # a thread that waits spins for some ten microseconds, then sleeps
+    "THP_MEM_ALLOC_ENABLE": "1",  # torch's own allocations in huge pages
+}
+
 # Of glibc's <malloc.h>.
 M_TRIM_THRESHOLD = -1
 M_TOP_PAD = -2
@@ -16,14 +22,15 @@ M_MMAP_MAX = -4
 def prepare() -> None:
     """Set what torch and OpenMP read when they are loaded; what the user has set stays.
 
-    Threads that spin while they wait make a run ten times slower beside any other busy process.
+    Threads that spin while they wait make a run ten times slower beside any other busy process;
+    threads that never do make small updates wait for the system at every step.
 
     glibc gives every large tensor back to the system when it is freed and gets it again, page by
     page, a moment later: a sixth of an update on the CPU. Here it keeps what it has, at most the
     peak of one update, and takes it in huge pages.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch's own allocations in huge pages
+    for name, value in VARIABLES.items():
+        os.environ.setdefault(name, value)
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)

@@ -16,6 +16,7 @@ from dreamer.distributions import (
     TruncatedNormal,
     explore,
     gumbel_like,
+    unit_normal_log_prob,
 )
 
 DRAWS = 20_000
@@ -329,3 +330,9 @@ def test_continuous_exploration_adds_noise_of_the_given_width():
     samples = explore(action, 0.3, discrete=False).sample()
     assert_close(samples.mean(0), action[0], atol=0.01, rtol=0)
     assert_close(samples.std(0), torch.full((A,), 0.3), atol=0.01, rtol=0)
+
+
+def test_unit_normal_log_prob_is_that_of_a_normal():
+    mean, value = torch.randn(5, 2, 3, 4), torch.randn(5, 2, 3, 4)
+    expected = Normal(mean, 1.0, event_dims=3).log_prob(value)
+    assert_close(unit_normal_log_prob(mean, value), expected)

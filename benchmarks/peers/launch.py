@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from benchmarks.peers.protocol import Peer
+from dreamer.process import VARIABLES
 
 ROOT = Path(__file__).parents[2]  # of the repository
 
@@ -69,5 +70,7 @@ def start_authors(*, size: str, threads: int) -> Peer:
 
 def _start(peer: str, options: list[str], threads: int) -> Peer:
     script = ["-m", f"benchmarks.peers.{peer}_update", *options, "--threads", str(threads)]
-    command = [str(venv(peer) / "bin" / "python"), *script]
+    # What we set for ourselves is no concern of theirs: they run as their users run them.
+    without = [word for name in VARIABLES for word in ("-u", name)]
+    command = ["env", *without, str(venv(peer) / "bin" / "python"), *script]
     return Peer(command, {"OMP_NUM_THREADS": str(threads)}, folder=ROOT)

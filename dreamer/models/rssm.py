@@ -217,15 +217,14 @@ class RSSM(nn.Module):
             shape = (length, batch_size, latent.variables, latent.statistics)
             noise = latent.draw_noise(state.stats.new_empty(shape))
         states = []
-        for t in range(length):
+        steps = (from_embed.unbind(), prev_action.unbind(), keep.unbind(), noise.unbind())
+        for embedded, action, kept, step_noise in zip(*steps, strict=True):
             # Everything is masked, though only the start of a chunk meets a non-zero action.
-            masked = RSSMState(
-                state.deter * keep[t], state.stoch * keep[t].unsqueeze(-1), state.stats
-            )
-            deter = self._advance(masked, prev_action[t])
-            hidden = self.obs_out.finish(from_embed[t] + F.linear(deter, weight_deter))
+            masked = RSSMState(state.deter * kept, state.stoch * kept.unsqueeze(-1), state.stats)
+            deter = self._advance(masked, action)
+            hidden = self.obs_out.finish(embedded + F.linear(deter, weight_deter))
             stats = latent.to_stats(self.obs_dist(hidden))
-            state = RSSMState(deter, latent.sample(stats, noise[t]), stats)
+            state = RSSMState(deter, latent.sample(stats, step_noise), stats)
             states.append(state)
         return _stack(states)
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamer.distributions import Normal
+from dreamer.distributions import unit_normal_log_prob
 from dreamer.models.mlp import ACTIVATIONS, Norm, check_activation, make_norm
 from dreamer.models.pieces import in_pieces, score_in_pieces
 
@@ -108,7 +108,7 @@ class ConvDecoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(..., F) -> (..., C, 64, 64) float32."""
-        image = in_pieces(self._decode, features.flatten(0, -2))
+        image = in_pieces(self._to_pixels, self._first(features.flatten(0, -2)))
         return image.unflatten(0, features.shape[:-1])
 
     def log_prob(self, features: Tensor, image: Tensor) -> Tensor:
@@ -122,16 +122,15 @@ class ConvDecoder(nn.Module):
             (...) in nats, of which the sum or mean may be differentiated, nothing else.
         """
         scores = score_in_pieces(
-            lambda x, target: Normal(self._decode(x), 1.0, event_dims=3).log_prob(target),
-            features.flatten(0, -2),
+            lambda x, target: unit_normal_log_prob(self._to_pixels(x), target),
+            self._first(features.flatten(0, -2)),
             image.flatten(0, -4),
-            list(self.parameters()),
+            [*self.convs[1:].parameters(), *self.norms[1:].parameters()],
         )
         return scores.unflatten(0, features.shape[:-1])
 
-    def _decode(self, features: Tensor) -> Tensor:
-        """(N, F) -> (N, C, 64, 64) float32."""
-        x = self._first(self.dense(features))
+    def _to_pixels(self, x: Tensor) -> Tensor:
+        """The other layers: (N, C, k, k) -> (N, C, 64, 64) float32."""
         for conv, norm in zip(self.convs[1:-1], self.norms[1:-1], strict=True):
             x = self.activation(norm(transposed(x, conv)))
         on_cpu = x.device.type == "cpu"  # where so few channels are slower in bfloat16
@@ -139,20 +138,19 @@ class ConvDecoder(nn.Module):
             x = sub_pixel_transposed(x.float() if on_cpu else x, self.convs[-1])
         return x.float()
 
-    def _first(self, x: Tensor) -> Tensor:
-        """The first layer: a transposed convolution of one pixel is a matrix product.
+    def _first(self, features: Tensor) -> Tensor:
+        """The first two layers, dense and a transposed convolution of one pixel.
 
-        (N, 32 * depth) -> (N, C, k, k). The convolution kernels of CPUs are several times slower.
+        (N, F) -> (N, C, k, k). A convolution of one pixel is a matrix product, and the convolution
+        kernels of CPUs are several times slower.
         """
-        conv, channel_norm = self.convs[0], self.norms[0]
+        conv = self.convs[0]
         assert isinstance(conv, nn.ConvTranspose2d) and conv.bias is not None
-        assert isinstance(channel_norm, ChannelNorm)
         kernel = conv.kernel_size[0]
-        weight = conv.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (k * k * C, 32 * depth)
-        y = F.linear(x, weight, conv.bias.repeat(kernel * kernel))
-        y = y.unflatten(-1, (kernel, kernel, -1))  # (N, k, k, C)
-        y = self.activation(channel_norm.norm(y))
-        return y.permute(0, 3, 1, 2)  # (N, C, k, k), channels last in memory
+        weight = conv.weight.flatten(1).t()  # (C * k * k, 32 * depth)
+        x = F.linear(self.dense(features), weight, conv.bias.repeat_interleave(kernel**2))
+        x = x.view(-1, conv.out_channels, kernel, kernel)
+        return self.activation(self.norms[0](x.contiguous(memory_format=torch.channels_last)))
 
 
 def transposed(x: Tensor, conv: nn.Module) -> Tensor:
