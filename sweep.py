@@ -39,6 +39,7 @@ from omegaconf import DictConfig, OmegaConf
 from dreamer.build import make_envs
 from dreamer.command_line import explain
 from dreamer.config import checked
+from dreamer.process import prepare
 from dreamer.replay.buffer import Replay
 from dreamer.run_folder import RunFolder
 from experiments.board import Board, make_console, read_states, summary_line, table
@@ -239,7 +240,6 @@ def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    # Threads that spin while they wait make a run ten times slower beside any other busy process.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what is wrong with a job comes to us
     sys.exit(main(sys.argv[1:]))
