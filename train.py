@@ -23,6 +23,7 @@ def main(cfg: DictConfig) -> None:
 
     from dreamer.agent import NonFiniteError
     from dreamer.callbacks.interrupt import Interrupted
+    from dreamer.envs.group import EnvironmentFault
     from dreamer.run_folder import FolderInUse
     from dreamer.runner import train
 
@@ -37,7 +38,8 @@ def main(cfg: DictConfig) -> None:
         if not alone:  # Hydra would tell only after the last job
             traceback.print_exc()
             raise
-        if not isinstance(error, ValueError | OSError | ImportError | NonFiniteError):
+        known = ValueError | OSError | ImportError | NonFiniteError | EnvironmentFault
+        if not isinstance(error, known):
             if not isinstance(error, HydraException):
                 raise
             error = error.__cause__ or error  # an object that could not be built

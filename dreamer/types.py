@@ -23,10 +23,15 @@ from torch import Tensor
 
 
 class ActionSpace(NamedTuple):
-    """What a policy may do: one of `size` choices (one-hot), or `size` numbers in [-1, 1]."""
+    """What a policy may do: one of `size` choices (one-hot), or `size` numbers in [-1, 1].
+
+    Or several choices at once: then `choices` says how many options each has, (3, 2) say, and an
+    action is their one-hot vectors one after the other, `size` numbers in all.
+    """
 
     size: int
     discrete: bool
+    choices: tuple[int, ...] = ()  # empty: one choice, or continuous
 
 
 class TimeStep(NamedTuple):

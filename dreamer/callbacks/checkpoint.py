@@ -15,6 +15,7 @@ from dreamer.agent import DreamerAgent
 from dreamer.callbacks.clock import Every
 from dreamer.callbacks.interrupt import Interrupted
 from dreamer.callbacks.metrics import Metrics
+from dreamer.envs.group import EnvironmentFault
 
 SCORE = "eval/return_mean"  # what "best" means
 
@@ -66,13 +67,15 @@ class Checkpoint(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Save what there is: after an interruption, and before a loss that is not finite.
+        """Save what there is, whatever the run ended by.
 
-        Of a prefill that failed nothing is kept: another configuration may then begin anew.
+        Of a prefill nothing is kept, so that another configuration may begin anew, unless it was
+        interrupted or the environment failed: then the same one goes on.
         """
         assert isinstance(pl_module, DreamerAgent)
         in_prefill = pl_module.updates == 0 and pl_module.policy_steps > 0
-        if self._started or (in_prefill and isinstance(exception, Interrupted)):
+        kept = Interrupted | EnvironmentFault
+        if self._started or (in_prefill and isinstance(exception, kept)):
             self._save(trainer, "last")
 
     def state_dict(self) -> dict[str, Any]:

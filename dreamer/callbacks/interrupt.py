@@ -11,8 +11,11 @@ from typing import Any
 import pytorch_lightning as pl
 
 
-class Interrupted(Exception):  # noqa: N818 -- nothing went wrong
-    """The run was asked to stop; `signal_number` tells by what."""
+class Interrupted(BaseException):  # noqa: N818 -- nothing went wrong
+    """The run was asked to stop; `signal_number` tells by what.
+
+    Not an `Exception`: it may arise inside an environment, whose exceptions are survived.
+    """
 
     def __init__(self, signal_number: int):
         super().__init__(signal.Signals(signal_number).name)

@@ -119,7 +119,7 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.config = config
         actor = config.actor
-        self.action_size, self.discrete = action_space
+        self.action_size, self.discrete = action_space.size, action_space.discrete
         discrete = self.discrete
         distribution = actor.distribution
         if distribution == "auto":
