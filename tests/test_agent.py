@@ -356,6 +356,29 @@ def test_bf16_gives_the_losses_of_float32_within_two_percent_and_float32_statist
     assert {x.dtype for x in state} == {x.dtype for x in weights.values()} == {torch.float32}
 
 
+@latents
+@modes
+def test_bf16_gives_every_parameter_the_gradient_of_float32(latent, gradient):
+    noise, gradients = noise_for(latent), []
+    for precision in ("32-true", "bf16-mixed"):
+        agent = agent_with(CONTINUOUS, latent, gradient, obs_shapes=IMAGE | VECTORS)
+        fit(
+            agent,
+            [make_batch(CONTINUOUS, IMAGE | VECTORS)],
+            lambda batch, agent=agent: agent.update(batch, noise=noise)[1],
+            precision=precision,
+        )
+        gradients.append(gradients_of(agent))
+    full, half = gradients
+    assert half.keys() == full.keys() == {k for k in full if "target_critic" not in k}
+    cosines = {
+        k: torch.cosine_similarity(x.flatten(), half[k].flatten(), dim=0).item()
+        for k, x in full.items()
+        if x.any()
+    }
+    assert {k: x for k, x in cosines.items() if not x > 0.98} == {}
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @latents
