@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dreamer.run_folder import CONF
+from dreamer.paths import CONF
 
 WHOLE_NUMBERS = (
     "seed",

@@ -13,10 +13,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from dreamer.command_line import explain
+from dreamer.paths import CONF
 from dreamer.process import prepare
 
 
-@hydra.main(config_path="../conf", config_name="evaluate", version_base="1.3")
+@hydra.main(config_path=str(CONF), config_name="evaluate", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Play the episodes that the configuration asks for."""
     from dreamer.player import evaluate
@@ -40,7 +41,8 @@ def main(cfg: DictConfig) -> None:
     print(json.dumps(result, indent=2))
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Do what the words of this process's command line say; the process ends with it."""
     prepare()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what is wrong with a command line comes to us
     try:
@@ -48,3 +50,7 @@ if __name__ == "__main__":
     except HydraException as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()

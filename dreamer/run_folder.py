@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TextIO
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-CONF = Path(__file__).parent.parent / "conf"
+from dreamer.paths import CONF
 
 SWITCHES = (
     "kl_balance",

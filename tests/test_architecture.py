@@ -18,15 +18,16 @@ FLOORS = (
         "video",
         "command_line",
         "process",
+        "paths",
     ),
     ("models", "replay", "envs", "collector"),
     ("agent", "policy", "convert"),
     ("callbacks", "loggers", "evaluation", "cost"),
     ("run_folder", "config", "build", "briefing", "player", "runner"),
-    ("evaluate",),
+    ("evaluate", "main"),
 )
 FLOOR_OF = {f"dreamer.{room}": n for n, rooms in enumerate(FLOORS) for room in rooms}
-DOORS = ("train", "sweep", "dreamer.evaluate", "experiments")
+DOORS = ("train", "sweep", "dreamer.main", "dreamer.evaluate", "experiments")
 
 
 def modules() -> dict[str, Path]:

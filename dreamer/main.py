@@ -1,0 +1,73 @@
+"""What `python train.py ...` and the installed command `dreamer-train ...` do.
+
+It composes the configuration from the command line, lets the runner train, and turns what went
+wrong into one line and an exit code. Nothing slow is imported before a run begins.
+"""
+
+import os
+import re
+import shlex
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from dreamer.command_line import explain
+from dreamer.paths import CONF
+from dreamer.process import prepare
+
+
+@hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    """Run one job; of a multirun, a failed job does not stop the others."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from dreamer.agent import NonFiniteError
+    from dreamer.callbacks.interrupt import Interrupted
+    from dreamer.envs.group import EnvironmentFault
+    from dreamer.run_folder import FolderInUse
+    from dreamer.runner import train
+
+    alone = HydraConfig.get().mode == RunMode.RUN
+    try:
+        train(cfg)
+    except Interrupted as stop:
+        print(f"\nStopped by {stop}; everything is saved. To go on: {_command()}", file=sys.stderr)
+        sys.exit(128 + stop.signal_number)
+    except Exception as error:
+        if not alone:  # Hydra would tell only after the last job
+            traceback.print_exc()
+            raise
+        known = ValueError | OSError | ImportError | NonFiniteError | EnvironmentFault
+        if not isinstance(error, known):
+            if not isinstance(error, HydraException):
+                raise
+            error = error.__cause__ or error  # an object that could not be built
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL if isinstance(error, FolderInUse) else 2)
+
+
+def run() -> None:
+    """Do what the words of this process's command line say; the process ends with it."""
+    prepare()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # what is wrong with a command line comes to us
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    # Hydra wants no plus for a group that stands, empty, in the defaults list; take it either way.
+    sys.argv[1:] = [re.sub(r"^\+(experiment|debug)=", r"\1=", word) for word in sys.argv[1:]]
+    try:
+        main()
+    except HydraException as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _command() -> str:
+    """The command that started this process, as a person types it."""
+    program, *words = sys.argv
+    head = ["python", program] if program.endswith(".py") else [Path(program).name]
+    return shlex.join([*head, *words])
