@@ -26,6 +26,7 @@ CHOICES = {
     "layer_norm": (True, False),
     "actor_gradient": ("auto", "reinforce", "dynamics", "both"),
     "collect_policy": ("actor", "random"),
+    "collect.overlap": (True, False),
 }
 # Top-level keys that come with a group of conf/, not with conf/train.yaml.
 GROUP_KEYS = {
@@ -62,8 +63,9 @@ def checked(cfg: DictConfig) -> DictConfig:
             raise ValueError(f"Expect `{key}` to be a whole number, actually: {value}")
         OmegaConf.update(cfg, key, int(value))
     for key, choices in CHOICES.items():
-        if cfg[key] not in choices:
-            raise ValueError(f"Expect `{key}` to be one of {choices}, actually: {cfg[key]}")
+        value = OmegaConf.select(cfg, key)
+        if value not in choices:
+            raise ValueError(f"Expect `{key}` to be one of {choices}, actually: {value}")
     balance = cfg.kl_balance
     if not (isinstance(balance, bool) or (_is_number(balance) and 0 < balance < 1)):
         raise ValueError(f"Expect `kl_balance` to be true, false or in (0, 1), actually: {balance}")

@@ -45,10 +45,11 @@ class Distribution(Protocol):
         ...
 
 
-def gumbel_like(x: Tensor) -> Tensor:
+def gumbel_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Standard Gumbel noise of the shape of `x`, float32: argmax(logits + noise) is a sample."""
     # Uniform numbers first: the CPU draws exponential ones, one by one, at a quarter of the speed.
-    return torch.rand_like(x, dtype=torch.float32).log_().neg_().log_().neg_()
+    noise = torch.empty_like(x, dtype=torch.float32).uniform_(generator=generator)
+    return noise.log_().neg_().log_().neg_()
 
 
 def _sum_event(x: Tensor, dims: int) -> Tensor:

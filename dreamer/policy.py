@@ -3,13 +3,16 @@
 The collector and the evaluation call them. They know the networks but nothing of learning.
 """
 
+import copy
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
-from dreamer.distributions import explore
+from dreamer.distributions import explore, gumbel_like
 from dreamer.models.actor_critic import ActorCritic
 from dreamer.models.world_model import WorldModel
 from dreamer.types import ActionSpace, RSSMState, TimeStep
@@ -58,6 +61,7 @@ class DreamerPolicy:
         self.actor_critic = actor_critic
         self.sample_actions = sample_actions
         self.exploration_noise = exploration_noise
+        self.generator: torch.Generator | None = None  # None: torch's global one
 
     @property
     def _device(self) -> torch.device:
@@ -93,14 +97,86 @@ class DreamerPolicy:
         if state is None:
             action = torch.zeros((count, self.actor_critic.action_size), device=is_first.device)
             state = MemoryState(self.world_model.rssm.initial(count), action)
+        if latent_noise is None:
+            latent_noise = self.world_model.rssm.latent.draw_noise(
+                state.latent.stats, self.generator
+            )
         embed = self.world_model.embed(obs)
         latent = self.world_model.rssm.obs_step(*state, embed, is_first, latent_noise)
         policy = self.actor_critic.policy(latent.features)
         if not self.sample_actions:
             return MemoryState(latent, policy.mode)
+        if action_noise is None:
+            action_noise = self.actor_critic.draw_noise((count,), is_first.device, self.generator)
         action = policy.sample(action_noise)
         if self.exploration_noise > 0:
-            discrete = self.actor_critic.discrete
-            action = explore(action, self.exploration_noise, discrete).sample()
-            action = action if discrete else action.clamp(-1, 1)
+            action = self._explore(action)
         return MemoryState(latent, action)
+
+    def _explore(self, action: Tensor) -> Tensor:
+        """(E, A) -> (E, A)."""
+        if self.actor_critic.discrete:
+            noise = gumbel_like(action, self.generator)
+            return explore(action, self.exploration_noise, True).sample(noise)
+        noise = torch.empty_like(action).normal_(generator=self.generator)
+        return explore(action, self.exploration_noise, False).sample(noise).clamp(-1, 1)
+
+
+class SnapshotPolicy(DreamerPolicy):
+    """Acts with the weights of the last `refresh`, while another thread may change the learner's.
+
+    One thread refreshes and another acts, in turns. The draws come from a generator of its own,
+    so that neither thread disturbs the other's.
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        actor_critic: ActorCritic,
+        *,
+        exploration_noise: float,
+        seed: int,
+    ):
+        """Copy the networks that acting needs; the others stay shared, and are not used."""
+        model, heads = world_model, actor_critic
+        idle = (model.decoder, model.reward_head, model.discount_head)
+        idle += (heads.critic, heads.target_critic, heads.reward_norm)
+        memo = {id(module): module for module in idle}
+        super().__init__(
+            copy.deepcopy(model, memo),
+            copy.deepcopy(heads, memo),
+            sample_actions=True,
+            exploration_noise=exploration_noise,
+        )
+        self._learner: list[Tensor] = [*_acting_parameters(model, heads)]
+        self._own: list[Tensor] = [*_acting_parameters(self.world_model, self.actor_critic)]
+        self._seed = seed
+        self._stream: torch.cuda.Stream | None = None
+
+    @torch.no_grad()
+    def refresh(self, policy_steps: int) -> None:
+        """Take over the learner's weights, and begin the draws that belong to this clock."""
+        device = self._learner[0].device
+        if self.generator is None or self.generator.device != device:
+            self.world_model.to(device)
+            self.actor_critic.to(device)
+            self.generator = torch.Generator(device)
+            self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        torch._foreach_copy_(self._own, self._learner)
+        # No state to save: a resumed run gets the draws it would have got.
+        stream = np.random.SeedSequence([self._seed, policy_steps])
+        self.generator.manual_seed(int(stream.generate_state(1, np.uint64)[0] >> 1))
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(device))
+
+    def __call__(self, step: TimeStep, state: MemoryState | None) -> tuple[np.ndarray, MemoryState]:
+        """See `DreamerPolicy`; on a GPU in a stream of its own, beside the learner's."""
+        if self._stream is None:
+            return super().__call__(step, state)
+        with torch.cuda.stream(self._stream):
+            return super().__call__(step, state)
+
+
+def _acting_parameters(model: WorldModel, heads: ActorCritic) -> Iterator[Parameter]:
+    for module in (model.encoder, model.rssm, heads.actor):
+        yield from module.parameters()

@@ -32,7 +32,7 @@ SWITCHES = (
 # A run stays the same run when these change.
 FREE = (
     *("root", "run_dir", "variant", "total_frames"),
-    *("logger", "callbacks", "trainer", "precision"),
+    *("logger", "callbacks", "trainer", "precision", "collect"),
 )
 LOCK_PATIENCE = 0.3  # seconds: others hold the lock for a moment, to see whether it is free
 

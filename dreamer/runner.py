@@ -32,7 +32,7 @@ from dreamer.config import checked, most_updates
 from dreamer.envs.factory import Envs
 from dreamer.evaluation import EVALUATION_SEED
 from dreamer.loggers import finish
-from dreamer.policy import DreamerPolicy, RandomPolicy
+from dreamer.policy import DreamerPolicy, RandomPolicy, SnapshotPolicy
 from dreamer.replay.buffer import Replay, ReplayConfig
 from dreamer.replay.dataset import ReplayDataModule
 from dreamer.run_folder import FolderInUse, ResumePoint, RunFolder
@@ -183,9 +183,12 @@ def _make_callbacks(
 ) -> list[pl.Callback]:
     """In the order in which they act after an update: collect first, save before stopping."""
     networks = agent.world_model, agent.actor_critic
-    explorer = DreamerPolicy(
-        *networks, sample_actions=True, exploration_noise=cfg.exploration_noise
-    )
+    exploration, refresh = cfg.exploration_noise, None
+    if cfg.collect.overlap:
+        explorer = SnapshotPolicy(*networks, exploration_noise=exploration, seed=cfg.seed)
+        refresh = explorer.refresh
+    else:
+        explorer = DreamerPolicy(*networks, sample_actions=True, exploration_noise=exploration)
     interrupt = Interrupt()
     collect = Collect(
         Collector(envs),
@@ -201,6 +204,7 @@ def _make_callbacks(
         pretrain_updates=cfg.pretrain_updates,
         train_every_policy_steps=cfg.train_every_policy_steps,
         on_frames=progress.advance,
+        refresh=refresh,
     )
     callbacks: list[pl.Callback] = [collect, metrics]
     if cfg.callbacks.evaluate:

@@ -6,7 +6,7 @@ import torch
 from tiny import CONTINUOUS, DISCRETE, IMAGE, VECTORS, A, B, K, S, make_agent, make_obs
 from torch.testing import assert_close
 
-from dreamer.policy import DreamerPolicy, RandomPolicy
+from dreamer.policy import DreamerPolicy, RandomPolicy, SnapshotPolicy
 from dreamer.types import ActionSpace, TimeStep
 
 E = 8  # environments
@@ -175,3 +175,64 @@ def test_evaluation_does_not_explore():
     obs, is_first = tensors(make_step(True))
     first, second = (policy.act(obs, is_first, latent_noise=noise()).action for _ in range(2))
     assert_close(first, second)
+
+
+# ------------------------------------------------------------------------------- snapshots
+
+
+def make_snapshot(action_space=DISCRETE, seed: int = 0, **options):
+    agent = make_agent(action_space, obs_shapes=OBS_SHAPES)
+    options = {"exploration_noise": 0.1} | options
+    return agent, SnapshotPolicy(agent.world_model, agent.actor_critic, seed=seed, **options)
+
+
+def features_of(policy) -> torch.Tensor:
+    return policy.act(*tensors(make_step(True)), latent_noise=noise()).latent.features
+
+
+def test_a_snapshot_acts_with_the_weights_of_its_last_refresh():
+    agent, policy = make_snapshot()
+    live = DreamerPolicy(agent.world_model, agent.actor_critic, sample_actions=True)
+    policy.refresh(0)
+    before = features_of(policy)
+    assert_close(before, features_of(live))
+    with torch.no_grad():
+        torch._foreach_add_(list(agent.parameters()), 0.1)
+    assert_close(features_of(policy), before)
+    policy.refresh(1)
+    assert_close(features_of(policy), features_of(live))
+    assert not torch.isclose(features_of(policy), before).all()
+
+
+@spaces
+def test_a_snapshot_copies_every_weight_it_acts_with_and_no_other(action_space):
+    agent, policy = make_snapshot(action_space)
+    live = {id(p) for p in agent.parameters()}
+    acting = (policy.world_model.encoder, policy.world_model.rssm, policy.actor_critic.actor)
+    assert not live & {id(p) for module in acting for p in module.parameters()}
+    with torch.no_grad():
+        torch._foreach_add_(list(agent.parameters()), 0.1)
+    policy.refresh(0)
+    copies = {**policy.world_model.state_dict(), **policy.actor_critic.state_dict()}
+    learner = {**agent.world_model.state_dict(), **agent.actor_critic.state_dict()}
+    assert_close(copies, learner, rtol=0, atol=0)
+    assert policy.world_model.decoder is agent.world_model.decoder
+    assert policy.actor_critic.critic is agent.actor_critic.critic
+
+
+@spaces
+def test_draws_of_a_snapshot_depend_on_seed_and_clock_and_on_nothing_else(action_space):
+    def play(seed: int, policy_steps: int, torch_seed: int) -> np.ndarray:
+        _, policy = make_snapshot(action_space, seed)
+        policy.refresh(policy_steps)
+        step = make_step(True)
+        torch.manual_seed(torch_seed)
+        global_state = torch.get_rng_state()
+        action, state = policy(step, None)
+        actions = [action, *(policy(step, state)[0] for _ in range(20))]
+        assert torch.get_rng_state().equal(global_state), "the learner's draws were disturbed"
+        return np.stack(actions)
+
+    assert_close(play(0, 7, 1), play(0, 7, 2))
+    assert (play(0, 7, 1) != play(1, 7, 1)).any()
+    assert (play(0, 7, 1) != play(0, 8, 1)).any()

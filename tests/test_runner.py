@@ -272,6 +272,70 @@ def test_the_best_score_survives_a_resume(compose_tiny, after_update, monkeypatc
     assert checkpoint(longer.run_dir, "best")["counters"]["frames"] > best["counters"]["frames"]
 
 
+# -------------------------------------------------------------------- acting beside the update
+
+BESIDE = "collect.overlap=true"
+
+
+def test_acting_beside_the_update_makes_the_same_frames_and_updates(compose_tiny):
+    assert_whole(train(compose_tiny(BESIDE)))
+
+
+def test_acting_beside_the_update_repeats_with_its_seed_watched_or_not(compose_tiny):
+    options = {"a": (), "b": QUIET}
+    first, again = (
+        checkpoint(train(compose_tiny(BESIDE, f"run_dir={name}", *watching)).run_dir)
+        for name, watching in options.items()
+    )
+    assert_same_agent(first, again)
+
+
+@pytest.mark.parametrize("updates", [3, pytest.param(1, marks=SLOW), UPDATES])
+def test_a_run_interrupted_beside_an_update_goes_on(compose_tiny, after_update, updates):
+    with after_update(updates, interrupt), pytest.raises(Interrupted, match="SIGINT"):
+        train(compose_tiny(BESIDE))
+    assert checkpoint(run_folder(compose_tiny()))["counters"]["updates"] == updates
+    assert_whole(train(compose_tiny(BESIDE)))
+
+
+@pytest.mark.parametrize(
+    "step", [62, 68, pytest.param(75, marks=SLOW), pytest.param(89, marks=SLOW)]
+)
+def test_a_run_interrupted_by_a_step_beside_an_update_goes_on(compose_tiny, after_step, step):
+    with after_step(step, interrupt), pytest.raises(Interrupted, match="SIGINT"):
+        train(compose_tiny(BESIDE, *QUIET))
+    counters = checkpoint(run_folder(compose_tiny()))["counters"]
+    assert counters["frames"] == counters["policy_steps"] > 48
+    assert_whole(train(compose_tiny(BESIDE, *QUIET)))
+
+
+@pytest.mark.parametrize("step", [68, pytest.param(75, marks=SLOW)])
+def test_a_run_killed_beside_an_update_goes_on(compose_tiny, tmp_path, after_step, step):
+    run_dir, copy = run_folder(compose_tiny()), tmp_path / "copy"
+    with after_step(step, lambda: shutil.copytree(run_dir, copy)):
+        train(compose_tiny(BESIDE, *QUIET))
+    assert_whole(train(compose_tiny(BESIDE, f"run_dir={copy}", *QUIET)))
+
+
+def test_a_run_may_change_to_acting_beside_the_update(compose_tiny, after_step):
+    with after_step(68, interrupt), pytest.raises(Interrupted):
+        train(compose_tiny(BESIDE, *QUIET))
+    assert_whole(train(compose_tiny(*QUIET)))
+
+
+def test_an_environment_that_fails_beside_an_update_ends_the_run(compose_tiny, after_step):
+    def fail():
+        raise ValueError("the emulator is gone")
+
+    with after_step(68, fail), pytest.raises(ValueError, match="the emulator is gone"):
+        train(compose_tiny(BESIDE, *QUIET))
+    run_dir = run_folder(compose_tiny())
+    assert "in step_and_act" in (run_dir / "failure.txt").read_text()
+    counters = checkpoint(run_dir)["counters"]
+    assert counters["frames"] > 48 and counters["updates"] >= 2
+    assert_whole(train(compose_tiny(BESIDE, *QUIET)))
+
+
 # ------------------------------------------------------------------------------- what goes wrong
 
 

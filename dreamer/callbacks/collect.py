@@ -2,16 +2,25 @@
 
 It decides when the agent acts and when the run ends. It knows the agent's clock and the collector,
 and leaves acting to the policy it is given.
+
+With `refresh` the environments step while the device updates. Batch and weights are those that
+they are without; only the draws differ, and the schedules of the loss see the clock from before.
+
+# main thread   batch k | update k            | callbacks | batch k+1 | update k+1 ...
+# its worker            | act with weights k-1|           |           | act with weights k
+# replay        sampled | added to            | read      | sampled   | added to
 """
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 
 from dreamer.agent import DreamerAgent
-from dreamer.callbacks.interrupt import Interrupt
+from dreamer.callbacks.interrupt import Interrupt, Interrupted
 from dreamer.callbacks.metrics import Metrics
 from dreamer.collector import Collector, EpisodeStats, Policy
 from dreamer.replay.buffer import Replay
@@ -37,6 +46,7 @@ class Collect(pl.Callback):
         pretrain_updates: int,
         train_every_policy_steps: int,
         on_frames: Callable[[int], None] = lambda frames: None,
+        refresh: Callable[[int], None] | None = None,
     ):
         """Connect environments and replay.
 
@@ -54,6 +64,9 @@ class Collect(pl.Callback):
             pretrain_updates: updates before the policy acts for the first time.
             train_every_policy_steps: policy steps from one update to the next.
             on_frames: told the frame count after every collection.
+            refresh: None collects between updates. Else the environments step in a thread of
+                their own while the agent learns, after this was told the policy steps made: it
+                has to part `policy` from all that the update will change.
 
         Raises:
             ValueError: the prefill alone exceeds the budget, or a count is too small.
@@ -78,6 +91,11 @@ class Collect(pl.Callback):
         self._pretrain = pretrain_updates
         self._train_every = train_every_policy_steps
         self._on_frames = on_frames
+        self._refresh = refresh
+        self._counted = collector.policy_steps  # of the collector's, those the agent knows of
+        # One thread and one core: the update needs the others, and the policy is small.
+        self._worker = ThreadPoolExecutor(1, "collect", initializer=_use_one_core)
+        self._running: Future[list[EpisodeStats]] | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prefill, before the loader is asked for the first batch; a resumed run has done so."""
@@ -95,8 +113,13 @@ class Collect(pl.Callback):
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Learn no more where a run was stopped between its last update and its end."""
-        self._stop_at_budget(trainer, pl_module)
+        """Finish a collection that was stopped beside its update, and stop a run at its budget."""
+        agent = pl_module
+        assert isinstance(agent, DreamerAgent)
+        self._begin(agent, self._missing(agent, agent.updates - 1))
+        self._join(agent)
+        self._interrupt.check()
+        self._stop_at_budget(trainer, agent)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -104,11 +127,7 @@ class Collect(pl.Callback):
         """Act until the next update is due: the first is after one policy step, as in the code."""
         agent = pl_module
         assert isinstance(agent, DreamerAgent)
-        if agent.updates < self._pretrain:
-            return
-        due = self._prefill + 1 + (agent.updates - self._pretrain) * self._train_every
-        if agent.policy_steps < due:
-            self._collect(agent, self._policy, due - agent.policy_steps)
+        self._begin(agent, self._missing(agent, agent.updates))
 
     def on_train_batch_end(
         self,
@@ -118,20 +137,77 @@ class Collect(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Stop at the budget."""
+        """Wait for the collection, before anyone else looks at its results; stop at the budget."""
+        assert isinstance(pl_module, DreamerAgent)
+        self._join(pl_module)
         self._stop_at_budget(trainer, pl_module)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Wait for the collection, before what there is gets saved."""
+        assert isinstance(pl_module, DreamerAgent)
+        try:
+            self._join(pl_module)
+        except Exception as error:
+            exception.add_note(f"Meanwhile the collection failed, too: {error!r}")
 
     def _stop_at_budget(self, trainer: pl.Trainer, agent: pl.LightningModule) -> None:
         assert isinstance(agent, DreamerAgent)
         trainer.should_stop = agent.frames >= self._total_frames
 
     def _collect(self, agent: DreamerAgent, policy: Policy, steps: int) -> None:
-        before = self._collector.policy_steps
         try:
-            episodes = self._collector.collect(policy, steps=steps, on_step=self._on_step)
-        finally:  # an interrupted collection counts: its steps are in the replay
-            agent.policy_steps += self._collector.policy_steps - before
-            agent.frames = agent.policy_steps * self._action_repeat
+            episodes = self._step(policy, steps)
+        finally:
+            self._count(agent)
+        self._tell(agent, episodes)
+
+    def _missing(self, agent: DreamerAgent, update: int) -> int:
+        """Policy steps that belong before (or beside) the update of this number, still to make."""
+        due = self._prefill + 1 + (update - self._pretrain) * self._train_every
+        return max(due - agent.policy_steps, 0) if update >= self._pretrain else 0
+
+    def _begin(self, agent: DreamerAgent, steps: int) -> None:
+        """Collect, or let it go on until `_join`."""
+        if not steps:
+            return
+        if self._refresh is None:
+            self._collect(agent, self._policy, steps)
+        else:
+            self._refresh(agent.policy_steps)
+            self._running = self._worker.submit(self._step, self._policy, steps)
+
+    def _join(self, agent: DreamerAgent) -> None:
+        """Wait for a collection beside the update; its errors become ours.
+
+        All but a request to stop: that is obeyed once the other callbacks have seen the update.
+        """
+        running = self._running
+        if running is None:
+            return
+        try:
+            episodes = running.result()
+        except Interrupted:
+            if not running.done():
+                raise  # a second Ctrl-C, while we waited
+            episodes = []
+        finally:
+            if running.done():
+                self._running = None
+                self._count(agent)
+        self._tell(agent, episodes)
+
+    def _step(self, policy: Policy, steps: int) -> list[EpisodeStats]:
+        return self._collector.collect(policy, steps=steps, on_step=self._on_step)
+
+    def _count(self, agent: DreamerAgent) -> None:
+        """Move the clock; an interrupted collection counts: its steps are in the replay."""
+        agent.policy_steps += self._collector.policy_steps - self._counted
+        agent.frames = agent.policy_steps * self._action_repeat
+        self._counted = self._collector.policy_steps
+
+    def _tell(self, agent: DreamerAgent, episodes: list[EpisodeStats]) -> None:
         for episode in episodes:
             self._report(episode)
         self._on_frames(agent.frames)
@@ -149,3 +225,7 @@ class Collect(pl.Callback):
         self._metrics.count("collect/episodes")
         self._metrics.best("collect/best_return", episode.episode_return)
         self._metrics.latest |= values
+
+
+def _use_one_core() -> None:
+    torch.set_num_threads(1)

@@ -168,16 +168,21 @@ class ActorCritic(nn.Module):
         """(N, F) and noise (N, A) or None -> a sampled action (N, A), with its gradient."""
         return self.policy(features).sample(noise)
 
-    def draw_noise(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    def draw_noise(
+        self,
+        shape: tuple[int, ...],
+        device: torch.device,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Noise (*shape, A) that decides sampled actions, for `act`."""
         empty = torch.empty((*shape, self.action_size), device=device)
         match self.actor.out.name:
             case "onehot":
-                return gumbel_like(empty)
+                return gumbel_like(empty, generator)
             case "trunc_normal":
-                return torch.rand_like(empty)
+                return empty.uniform_(generator=generator)
             case _:
-                return torch.randn_like(empty)
+                return empty.normal_(generator=generator)
 
     # states     [z0]   [z1]    z2     z3      H = 3
     # actions       [a1]   [a2]    a3          a_t was chosen in z_{t-1}

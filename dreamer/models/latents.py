@@ -36,7 +36,7 @@ class Latent(Protocol):
         """Order a layer's outputs (..., S * P) as statistics (..., S, P)."""
         ...
 
-    def draw_noise(self, stats: Tensor) -> Tensor:
+    def draw_noise(self, stats: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Noise (..., S, K) for statistics of shape (..., S, P)."""
         ...
 
@@ -87,9 +87,9 @@ class CategoricalLatent:
         """(..., S * K) -> (..., S, K) float32."""
         return outputs.float().unflatten(-1, (self.variables, self.classes))
 
-    def draw_noise(self, stats: Tensor) -> Tensor:
+    def draw_noise(self, stats: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Gumbel noise (..., S, K)."""
-        return gumbel_like(stats)
+        return gumbel_like(stats, generator)
 
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
         """One-hot rows (..., S, K), decided by Gumbel noise of that shape."""
@@ -161,9 +161,9 @@ class GaussianLatent:
                 std = 2 * torch.sigmoid(raw / 2)
         return mean, std + self.min_std
 
-    def draw_noise(self, stats: Tensor) -> Tensor:
+    def draw_noise(self, stats: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Standard normal noise (..., S, 1)."""
-        return torch.randn_like(stats[..., :1])
+        return torch.empty_like(stats[..., :1]).normal_(generator=generator)
 
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
         """(..., S, 2), (..., S, 1) -> (..., S, 1)."""

@@ -1,7 +1,10 @@
 """Who fills the replay when: prefill, first update, rhythm, end."""
 
+import threading
+
 import numpy as np
 import pytest
+import torch
 
 from dreamer.callbacks.collect import Collect
 from dreamer.callbacks.interrupt import Interrupt, Interrupted
@@ -139,3 +142,131 @@ def test_a_prefill_without_a_whole_sequence_is_told(make_collect, trainer, agent
 def test_schedules_that_cannot_be_are_refused(make_collect, change, message):
     with pytest.raises(ValueError, match=message):
         make_collect(**change)
+
+
+# ----------------------------------------------------------------------- beside the update
+
+
+class SlowActor(Actor):
+    """Notes where and how old it acts; may wait until the update lets it go on."""
+
+    def __init__(self, agent):
+        super().__init__()
+        self.agent = agent
+        self.refreshed_at = -1  # updates made when it got its weights
+        self.clocks: list[int] = []
+        self.ages: list[int] = []
+        self.threads: list[tuple[str, int]] = []
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.error: Exception | None = None
+
+    def refresh(self, policy_steps):
+        self.refreshed_at = self.agent.updates
+        self.clocks.append(policy_steps)
+
+    def __call__(self, step, state):
+        assert self.go_on.wait(10)
+        self.ages.append(self.agent.updates - self.refreshed_at)
+        self.threads.append((threading.current_thread().name, torch.get_num_threads()))
+        if self.error:
+            raise self.error
+        return super().__call__(step, state)
+
+
+@pytest.fixture
+def beside(make_collect, trainer, agent):
+    """A collection beside the update, its prefill made; `collect.actor` acts."""
+    actor = SlowActor(agent)
+    collect = make_collect(policy=actor, refresh=actor.refresh)
+    collect.actor = actor
+    collect.on_fit_start(trainer, agent)
+    return collect
+
+
+def test_beside_the_update_the_schedule_is_the_same(beside, trainer, agent, replay):
+    assert [update(beside, trainer, agent) for _ in range(4)] == [20, 21, 28, 35]
+    assert replay.policy_steps == 35
+    assert agent.frames == 4 * 35
+    assert beside.actor.clocks == [20, 21, 28]
+
+
+def test_the_environments_step_while_the_agent_learns(beside, trainer, agent, replay):
+    update(beside, trainer, agent)
+    beside.actor.go_on.clear()
+    beside.on_train_batch_start(trainer, agent, None, 0)
+    assert (agent.policy_steps, replay.policy_steps) == (20, 20)
+    agent.updates += 1  # the update is done before the first step is
+    beside.actor.go_on.set()
+    beside.on_train_batch_end(trainer, agent, {}, None, 0)
+    assert (agent.policy_steps, replay.policy_steps) == (21, 21)
+    assert set(beside.actor.ages) == {1}
+
+
+def test_the_policy_is_at_most_one_update_old(beside, trainer, agent):
+    for _ in range(5):
+        update(beside, trainer, agent)
+    assert set(beside.actor.ages) <= {0, 1}
+    assert len(beside.actor.ages) == beside.actor.steps > 20
+
+
+def test_the_policy_takes_one_core_and_leaves_the_learner_its_own(beside, trainer, agent):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for _ in range(3):
+            update(beside, trainer, agent)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(beside.actor.threads) == {("collect_0", 1)}
+
+
+def test_an_error_beside_the_update_reaches_the_user(beside, trainer, agent):
+    update(beside, trainer, agent)
+    beside.actor.error = ValueError("the emulator is gone")
+    with pytest.raises(ValueError, match="the emulator is gone"):
+        update(beside, trainer, agent)
+    beside.on_exception(trainer, agent, ValueError())  # nothing is left to wait for
+
+
+def test_where_the_update_fails_the_collection_still_counts(beside, trainer, agent, replay):
+    update(beside, trainer, agent)
+    update(beside, trainer, agent)
+    beside.on_train_batch_start(trainer, agent, None, 0)
+    failure = RuntimeError("not a number")
+    beside.on_exception(trainer, agent, failure)
+    assert agent.policy_steps == replay.policy_steps == 28
+    assert not hasattr(failure, "__notes__")
+
+
+def test_where_both_fail_both_are_told(beside, trainer, agent):
+    update(beside, trainer, agent)
+    beside.actor.error = ValueError("the emulator is gone")
+    beside.on_train_batch_start(trainer, agent, None, 0)
+    failure = RuntimeError("not a number")
+    beside.on_exception(trainer, agent, failure)
+    assert failure.__notes__ == [
+        "Meanwhile the collection failed, too: ValueError('the emulator is gone')"
+    ]
+
+
+def test_an_interrupted_collection_beside_the_update_still_counts(beside, trainer, agent, replay):
+    update(beside, trainer, agent)
+    update(beside, trainer, agent)
+    beside.actor.go_on.clear()
+    beside.on_train_batch_start(trainer, agent, None, 0)
+    beside.interrupt.signal_number = 2
+    beside.actor.go_on.set()
+    beside.on_train_batch_end(trainer, agent, {}, None, 0)  # raises later, with `Interrupt`
+    assert agent.policy_steps == replay.policy_steps == 22
+    with pytest.raises(Interrupted):
+        beside.on_train_start(trainer, agent)
+
+
+def test_a_collection_that_was_cut_short_is_finished_on_resume(beside, trainer, agent, replay):
+    """Else its update would be made twice: once without its steps and once for them."""
+    agent.updates = 3
+    beside.on_train_start(trainer, agent)
+    assert agent.policy_steps == replay.policy_steps == 28
+    assert [update(beside, trainer, agent) for _ in range(2)] == [35, 42]
