@@ -336,6 +336,41 @@ def test_an_environment_that_fails_beside_an_update_ends_the_run(compose_tiny, a
     assert_whole(train(compose_tiny(BESIDE, *QUIET)))
 
 
+# ------------------------------------------------------------------------------------ long runs
+
+
+def private_memory() -> int:
+    """Bytes of this process without the pages of files, which the system may drop at any time."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(x.split()[1]) for x in status if x.startswith("RssAnon:"))
+
+
+@SLOW
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+@pytest.mark.parametrize("beside", ["collect.overlap=false", "collect.overlap=true"])
+def test_the_memory_of_a_run_stays_flat_while_its_ring_fills_and_wraps(
+    compose_tiny, monkeypatch, beside
+):
+    update, memory = DreamerAgent.update, []
+
+    def update_and_weigh(*args, **kwargs):
+        result = update(*args, **kwargs)
+        memory.append(private_memory())
+        return result
+
+    monkeypatch.setattr(DreamerAgent, "update", update_and_weigh)
+    train(
+        compose_tiny(
+            *("total_frames=20_000", "train_every_policy_steps=200"),
+            *("callbacks.metrics.every_frames=1000", "callbacks.checkpoint.every_frames=5000"),
+            *(beside, *QUIET),
+        )
+    )
+    # The least of many: how much an update holds at its end differs by a megabyte or two.
+    first, last = (min(memory[at : at + 30]) for at in (10, 70))  # 12,000 steps apart
+    assert last - first < 5e5, memory  # a ring in memory takes 4 MB, a small object a step 1 MB
+
+
 # ------------------------------------------------------------------------------- what goes wrong
 
 
