@@ -1,0 +1,199 @@
+"""Any Gymnasium environment: one that is registered, or an object of the user's own.
+
+The runner builds registered ones from conf/env/gym.yaml; other suites that speak Gymnasium wrap
+their objects in `GymEnv`. It knows spaces and how to step, and neither policies nor processes.
+"""
+
+import functools
+import importlib
+import os
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import load_env_creator
+
+from dreamer.envs.factory import enlarge, find_task, require_at_least
+from dreamer.envs.group import Arrival, EnvironmentFault, GymEnvs, Observation, OneEnv
+from dreamer.envs.spaces import ActionWriter, ObservationReader
+
+
+def make_gym(
+    task: str,
+    *,
+    count: int,
+    seed: int,
+    action_repeat: int,
+    time_limit_frames: int | None,
+    grayscale: bool,
+    flat_keys: str,
+    max_restarts: int,
+    kwargs: dict[str, Any],
+) -> GymEnvs:
+    """Build E copies of a registered environment; conf/env/gym.yaml explains the options.
+
+    Args:
+        task: An id that Gymnasium knows, as "CartPole-v1", or one that a module registers when it
+            is imported, as "my_module:MyEnv-v0".
+        count: E, copies that step one after the other.
+        seed: Of the environments; see `GymEnvs`.
+        action_repeat: Steps of the environment per policy step; their rewards are summed.
+        time_limit_frames: Steps of the environment in an episode; None: as registered.
+        grayscale: See `ObservationReader`.
+        flat_keys: See `ObservationReader`.
+        max_restarts: See `GymEnvs`.
+        kwargs: Given to the environment.
+
+    Raises:
+        ImportError: The task's module, or a package that the environment needs, is missing.
+        ValueError: Unknown task, options it does not take, spaces that an agent cannot learn with,
+            or a number out of its range.
+    """
+    require_at_least(1, count=count)
+    if time_limit_frames is not None:
+        require_at_least(1, time_limit_frames=time_limit_frames)
+    make = partial(
+        make_registered,
+        _find_id(task),
+        kwargs,
+        time_limit_frames,
+        action_repeat=action_repeat,
+        grayscale=grayscale,
+        flat_keys=flat_keys,
+    )
+    return GymEnvs(
+        [make] * count, seed=seed, action_repeat=action_repeat, max_restarts=max_restarts
+    )
+
+
+def make_registered(
+    id_: str, kwargs: dict[str, Any], time_limit_frames: int | None, **options: Any
+) -> "GymEnv":
+    """Make one environment by its registered id; `options` are those of `GymEnv`."""
+    module, _, name = id_.rpartition(":")
+    if module:  # in another process it has not been imported yet
+        importlib.import_module(module)
+    if "DISPLAY" not in os.environ:  # spare people SDL's complaint about it
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    try:
+        kwargs = {"render_mode": "rgb_array"} | kwargs if _can_draw(name) else kwargs
+        env = gymnasium.make(
+            name, max_episode_steps=time_limit_frames, disable_env_checker=True, **kwargs
+        )
+    except (TypeError, gymnasium.error.Error) as error:
+        if isinstance(error, gymnasium.error.DependencyNotInstalled):
+            raise ImportError(f"{name}: {error}") from error
+        raise ValueError(f"{name} cannot be made with `env.kwargs` {kwargs}: {error}") from error
+    return GymEnv(env, **options)
+
+
+class GymEnv(OneEnv):
+    """One Gymnasium environment, in this process."""
+
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        *,
+        action_repeat: int = 1,
+        grayscale: bool = False,
+        flat_keys: str = "$^",
+    ):
+        """Wrap an environment.
+
+        Args:
+            env: With the current API of Gymnasium; pictures need its `render_mode` "rgb_array".
+            action_repeat: Its steps per policy step.
+            grayscale: See `ObservationReader`.
+            flat_keys: See `ObservationReader`.
+
+        Raises:
+            ValueError: Its spaces are none that an agent can learn with, or a number is too small.
+        """
+        require_at_least(1, action_repeat=action_repeat)
+        self._env, self._action_repeat = env, action_repeat
+        self._read = ObservationReader(
+            env.observation_space, grayscale=grayscale, flat_keys=flat_keys
+        )
+        self._write = ActionWriter(env.action_space)
+        self.obs_shapes, self.action_space = self._read.shapes, self._write.action_space
+        self._obs: Observation = {}
+        self._can_render = env.render_mode == "rgb_array"
+        for name, space in self._read.left_out.items():
+            _say_once(f"observation `{name}` is left out: {space} is neither image nor vector")
+
+    def reset(self, seed: int | None) -> Observation:
+        """See `OneEnv`."""
+        raw, _ = self._env.reset(seed=seed)
+        self._obs = self._read(raw)
+        return self._obs
+
+    def step(self, action: np.ndarray) -> Arrival:
+        """See `OneEnv`."""
+        raw_action = self._write(action)
+        total, raw, terminated, truncated = 0.0, None, False, False
+        for _ in range(self._action_repeat):
+            result = self._env.step(raw_action)
+            if len(result) != 5:
+                raise EnvironmentFault(
+                    "Expect `step` to return observation, reward, terminated, truncated and info, "
+                    f"actually {len(result)} things: is it of the old Gym?"
+                )
+            raw, reward, terminated, truncated, _ = result
+            total += float(reward)
+            if terminated or truncated:
+                break
+        self._obs = self._read(raw)
+        return Arrival(self._obs, total, bool(terminated), bool(terminated or truncated))
+
+    def render(self) -> np.ndarray:
+        """See `OneEnv`: the environment's own picture, or one drawn from its observation."""
+        if self._can_render:
+            try:
+                return np.asarray(self._env.render())
+            except gymnasium.error.DependencyNotInstalled as error:
+                self._can_render = False
+                _say_once(f"pictures show observations, as the environment cannot draw: {error}")
+        return draw(self._obs)
+
+    def close(self) -> None:
+        """See `OneEnv`."""
+        self._env.close()
+
+
+def draw(obs: Observation) -> np.ndarray:
+    """Draw an observation for people: (256, 256, 3), its first image, else its numbers as bars.
+
+    A bar of half the height is a zero, one of the full height positive infinity.
+    """
+    images = [value for value in obs.values() if value.ndim == 3]
+    if images:
+        colours = images[0][:3] if len(images[0]) > 2 else images[0][:1]
+        return enlarge(colours[None], 4)[0]
+    numbers = np.concatenate(list(obs.values()))  # (O,)
+    height = np.rint(128 * (1 - np.tanh(numbers))).astype(int)  # (O,) rows above the bar
+    bar = np.arange(256) * len(numbers) // 256  # (256,) which bar a column belongs to
+    lit = np.arange(256)[:, None] >= height[bar]  # (256, 256)
+    return np.repeat(np.where(lit, 255, 40).astype(np.uint8)[..., None], 3, -1)
+
+
+def _find_id(task: str) -> str:
+    """The id that a task means, with its module, which is imported."""
+    module, colon, name = task.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    exact = name in gymnasium.registry
+    return module + colon + (name if exact else find_task(name, gymnasium.registry, "Gymnasium"))
+
+
+def _can_draw(name: str) -> bool:
+    """Tell whether an environment's class says that it gives pictures."""
+    entry = gymnasium.spec(name).entry_point
+    creator = load_env_creator(entry) if isinstance(entry, str) else entry
+    return "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ())
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    """Print a line; environments of one kind would say it again and again."""
+    print(line)
