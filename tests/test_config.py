@@ -24,6 +24,7 @@ FILES = sorted(
     for path in CONF.rglob("*.yaml")
     if path.parent != CONF and path.parent.name not in MANY_RUNS
 )
+SOME_TASK = {"dummy": "memory", "gym": "CartPole-v1"}  # by environment, where it is not pong
 EXPERIMENTS = [name for group, name in FILES if group == "experiment"]
 SMALL = ("debug=fast", "total_frames=60", "prefill_policy_steps=48", "train_every_policy_steps=8")
 
@@ -49,9 +50,9 @@ def some_batch() -> Batch:
 
 @pytest.mark.parametrize(("group", "name"), FILES, ids=map("/".join, FILES))
 def test_every_file_composes_and_what_it_describes_is_built(compose_any, tmp_path, group, name):
-    world = ["env=dummy", "task=memory"] if group != "env" else ["task=pong"]
-    if name == "dummy":
-        world = ["task=memory"]
+    world = ["env=dummy", "task=memory"]
+    if group == "env":
+        world = [f"task={SOME_TASK.get(name, 'pong')}"]
     if name == "atari":
         pytest.importorskip("ale_py")
     cfg = compose_any(*world, f"{group}={name}")
