@@ -3,7 +3,7 @@
 The runner and the player put them together. Hydra instantiates; everything built gets plain values.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from hydra.utils import instantiate
@@ -13,6 +13,14 @@ from dreamer.agent import AgentConfig, DreamerAgent
 from dreamer.envs.factory import Envs
 from dreamer.loggers import JsonLinesLogger
 from dreamer.run_folder import ResumePoint, RunFolder
+from dreamer.types import ActionSpace
+
+
+class Spaces(Protocol):
+    """What a group of environments says of itself, and a run folder of those it was trained in."""
+
+    obs_shapes: dict[str, tuple[int, ...]]
+    action_space: ActionSpace
 
 
 def make_envs(cfg: DictConfig, *, seed: int, count: int | None = None) -> Envs:
@@ -21,10 +29,10 @@ def make_envs(cfg: DictConfig, *, seed: int, count: int | None = None) -> Envs:
     return instantiate(cfg.env, **options)
 
 
-def make_agent(cfg: DictConfig, envs: Envs) -> DreamerAgent:
-    """Build the agent that fits what the environments show and accept."""
+def make_agent(cfg: DictConfig, spaces: Spaces) -> DreamerAgent:
+    """Build the agent that fits what its environments show and accept."""
     config: AgentConfig = instantiate(cfg.model, _convert_="all")
-    return DreamerAgent(config, envs.obs_shapes, envs.action_space)
+    return DreamerAgent(config, spaces.obs_shapes, spaces.action_space)
 
 
 def make_loggers(

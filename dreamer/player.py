@@ -5,29 +5,27 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
-from dreamer.agent import DreamerAgent
 from dreamer.build import make_agent, make_envs
+from dreamer.envs.terms import Terms, read_terms, terms_of
 from dreamer.evaluation import EVALUATION_SEED, play
-from dreamer.policy import DreamerPolicy
 from dreamer.run_folder import RunFolder
+from dreamer.trained import TrainedAgent
 from dreamer.video import write_mp4
 
 
-class Player(NamedTuple):
-    """A trained agent, ready to act: `action, state = player.policy(step, state)`."""
-
-    policy: DreamerPolicy
-    agent: DreamerAgent
-    cfg: DictConfig  # of the run
-
-
-def load(run_dir: Path | str, checkpoint: str = "best", *, sample_actions: bool = False) -> Player:
-    """Load the agent of a run folder, on the CPU.
+def load(
+    run_dir: Path | str,
+    checkpoint: str = "best",
+    *,
+    sample_actions: bool = False,
+    device: str = "cpu",
+) -> TrainedAgent:
+    """Load the agent of a run folder; its environment need not be installed.
 
     A run folder is code: its configuration says what is built. Load none that you do not trust.
     Weights are read as tensors and plain types.
@@ -36,6 +34,7 @@ def load(run_dir: Path | str, checkpoint: str = "best", *, sample_actions: bool 
         run_dir: of a finished or running run.
         checkpoint: `best`, or `last` where there is none; or `last`.
         sample_actions: act as in training, not with the actor's mode.
+        device: where the networks work, as torch names it.
 
     Raises:
         FileNotFoundError: there is no such run or checkpoint.
@@ -46,18 +45,17 @@ def load(run_dir: Path | str, checkpoint: str = "best", *, sample_actions: bool 
     folder = RunFolder(Path(run_dir))
     cfg = folder.config()
     path = folder.checkpoints / f"{checkpoint}.ckpt"
-    state = folder.read_checkpoint(path if path.exists() else folder.checkpoints / "last.ckpt")
-    envs = make_envs(cfg, seed=cfg.seed, count=1)
-    agent = make_agent(cfg, envs)
-    envs.close()
+    path = path if path.exists() else folder.checkpoints / "last.ckpt"
+    state = folder.read_checkpoint(path)
+    spaces = folder.spaces()
+    terms = read_terms(spaces) if spaces else _ask_environment(cfg)
+    networks = make_agent(cfg, terms)
     try:
-        agent.load_state_dict(state["state_dict"])
+        networks.load_state_dict(state["state_dict"])
     except RuntimeError as error:
         raise ValueError(f"{path} is not a checkpoint of the agent in config.yaml") from error
-    agent.on_load_checkpoint(state)
-    agent.eval()
-    policy = DreamerPolicy(agent.world_model, agent.actor_critic, sample_actions=sample_actions)
-    return Player(policy, agent, cfg)
+    networks.on_load_checkpoint(state)
+    return TrainedAgent(networks.to(device), terms, sample_actions=sample_actions)
 
 
 def evaluate(
@@ -86,14 +84,16 @@ def evaluate(
     """
     if episodes < 1:
         raise ValueError(f"Expect `episodes` to be at least 1, actually: {episodes}")
-    player = load(run_dir, checkpoint, sample_actions=sample_actions)
+    agent = load(run_dir, checkpoint, sample_actions=sample_actions)
     torch.manual_seed(seed)
-    envs = make_envs(player.cfg, seed=seed + EVALUATION_SEED, count=min(episodes, 10))
+    envs = make_envs(
+        RunFolder(run_dir).config(), seed=seed + EVALUATION_SEED, count=min(episodes, 10)
+    )
     try:
-        result = play(envs, player.policy, episodes, video_steps=video_policy_steps)
+        result = play(envs, agent.step_policy, episodes, video_steps=video_policy_steps)
     finally:
         envs.close()
-    frames = player.agent.frames
+    frames = agent.frames
     scores: dict[str, Any] = {"frames": frames, "checkpoint": checkpoint} | result.summary()
     scores["returns"] = [e.episode_return for e in result.episodes]
     if result.images is not None:
@@ -102,3 +102,10 @@ def evaluate(
         scores["video"] = str(path)
     (Path(run_dir) / "evaluation.json").write_text(json.dumps(scores, indent=2) + "\n")
     return scores
+
+
+def _ask_environment(cfg: DictConfig) -> Terms:
+    """The terms of a run whose folder does not hold them: an older program wrote it."""
+    envs = make_envs(cfg, seed=cfg.seed, count=1)
+    envs.close()
+    return terms_of(envs)

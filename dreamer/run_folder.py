@@ -1,8 +1,9 @@
 """The folder of a run: where it lies, what it holds, and whether it is that of this run.
 
 The runner asks it; `sweep.py` and `experiments/` need nothing but what it leaves behind:
-config.yaml, metrics.jsonl, summary.json (its presence means finished), failure.txt (the traceback
-of a run that failed), lock (held while a process works here), checkpoints/, replay/ and videos/.
+config.yaml, spaces.json (what is observed and done), metrics.jsonl, summary.json (its presence
+means finished), failure.txt (the traceback of a run that failed), lock (held while a process works
+here), checkpoints/, replay/ and videos/.
 """
 
 import fcntl
@@ -11,7 +12,7 @@ import os
 import pickle
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -91,11 +92,15 @@ class RunFolder:
             file.flush()
             yield
 
-    def begin(self, cfg: DictConfig) -> None:
-        """Write the configuration; how the run ended before no longer holds."""
+    def begin(self, cfg: DictConfig, spaces: Mapping[str, Any]) -> None:
+        """Write the configuration, and what is observed and done, in plain types.
+
+        How the run ended before no longer holds.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         for name in ("summary.json", "failure.txt"):
             (self.path / name).unlink(missing_ok=True)
+        _write(self.path / "spaces.json", json.dumps(spaces, indent=2) + "\n")
         _write(self.path / "config.yaml", OmegaConf.to_yaml(cfg))
 
     def finish(self, summary: dict[str, Any]) -> None:
@@ -123,6 +128,11 @@ class RunFolder:
         cfg = OmegaConf.load(path)
         assert isinstance(cfg, DictConfig)
         return cfg
+
+    def spaces(self) -> dict[str, Any] | None:
+        """What `begin` wrote of observations and actions; None where an older program did not."""
+        path = self.path / "spaces.json"
+        return json.loads(path.read_text()) if path.exists() else None
 
     def check_same_run(self, cfg: DictConfig) -> None:
         """Refuse to go on with a run of another configuration.

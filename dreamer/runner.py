@@ -30,6 +30,7 @@ from dreamer.callbacks.progress import Progress
 from dreamer.collector import Collector
 from dreamer.config import checked, most_updates
 from dreamer.envs.factory import Envs
+from dreamer.envs.terms import terms_of
 from dreamer.evaluation import EVALUATION_SEED
 from dreamer.loggers import finish
 from dreamer.policy import DreamerPolicy, RandomPolicy, SnapshotPolicy
@@ -125,7 +126,7 @@ def _fit(
     callbacks = _make_callbacks(
         cfg, folder, envs, agent, replay, metrics, progress, random_policy=random_policy
     )
-    folder.begin(cfg)
+    folder.begin(cfg, terms_of(envs).as_plain())
     with _open_loggers(cfg, folder, envs, resume) as loggers:
         trainer: pl.Trainer = instantiate(
             cfg.trainer,

@@ -21,7 +21,7 @@ FLOORS = (
         "paths",
     ),
     ("models", "replay", "envs", "collector"),
-    ("agent", "policy", "convert"),
+    ("agent", "policy", "convert", "trained"),
     ("callbacks", "loggers", "evaluation", "cost"),
     ("run_folder", "config", "build", "briefing", "player", "runner"),
     ("evaluate", "main"),

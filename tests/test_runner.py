@@ -10,13 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from dreamer.agent import DreamerAgent, NonFiniteError
-from dreamer.build import make_envs
 from dreamer.callbacks.interrupt import Interrupted
 from dreamer.envs.dummy import MemoryEnvs
-from dreamer.player import load
 from dreamer.replay.buffer import Replay, ReplayConfig
 from dreamer.runner import Summary, train
 
@@ -404,39 +401,3 @@ def test_a_corrected_command_begins_anew_after_a_prefill_without_a_whole_sequenc
     with pytest.raises(ValueError, match="`batch.length` 16 steps in the prefill.* longest has 9"):
         train(compose_tiny("replay.across_episodes=false"))
     assert_whole(train(compose_tiny("replay.across_episodes=false", "batch.length=9")))
-
-
-# ------------------------------------------------------------------------------ a trained agent
-
-
-def test_a_trained_agent_is_loaded_and_acts(finished_run):
-    player = load(finished_run)
-    envs = make_envs(player.cfg, seed=5)
-    step = envs.reset()
-    action, state = player.policy(step, None)
-    assert action.shape == (1, 2)
-    assert action.sum() == 1
-    action, state = player.policy(envs.step(action), state)
-    assert action.shape == (1, 2)
-
-
-def test_best_and_last_are_told_apart(finished_run):
-    best, last = load(finished_run, "best"), load(finished_run, "last")
-    assert best.agent.frames == checkpoint(finished_run, "best")["counters"]["frames"] < 81
-    assert last.agent.frames == 81
-    for name, value in last.agent.state_dict().items():
-        assert value.equal(checkpoint(finished_run)["state_dict"][name])
-    (finished_run / "checkpoints" / "best.ckpt").unlink()
-    assert load(finished_run).agent.frames == 81
-
-
-def test_what_cannot_be_loaded_is_told(finished_run, tmp_path):
-    with pytest.raises(FileNotFoundError, match="No run in .*nowhere: there is no config.yaml"):
-        load(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="`checkpoint` to be best or last, actually: newest"):
-        load(finished_run, "newest")
-    cfg = OmegaConf.load(finished_run / "config.yaml")
-    cfg.model.world_model.rssm.deter = 40
-    OmegaConf.save(cfg, finished_run / "config.yaml")
-    with pytest.raises(ValueError, match="is not a checkpoint of the agent in config.yaml"):
-        load(finished_run)
