@@ -13,6 +13,7 @@ from dreamer.cost import describe_cost
 from dreamer.envs.factory import Envs
 from dreamer.replay.buffer import Replay
 from dreamer.run_folder import ResumePoint, RunFolder
+from dreamer.types import ActionSpace
 
 
 def print_briefing(
@@ -26,7 +27,6 @@ def print_briefing(
 ) -> None:
     """Print environment, spaces, keys, parameters, device, disk, schedule and cost."""
     model, heads = agent.world_model, agent.actor_critic
-    kind = "discrete" if envs.action_space.discrete else "continuous"
     shapes = ", ".join(f"{k} {tuple(s)}" for k, s in envs.obs_shapes.items())
     images, vectors = model.encoder.image_keys, model.encoder.vector_keys
     device = trainer.strategy.root_device
@@ -37,7 +37,7 @@ def print_briefing(
         f"{envs.action_repeat} frames a policy step",
         "observations": f"{shapes}; as images: {', '.join(images) or 'none'}; "
         f"as vectors: {', '.join(vectors) or 'none'}",
-        "actions": f"{envs.action_space.size} {kind}",
+        "actions": _describe(envs.action_space),
         "parameters": f"world model {_millions(model)}, actor {_millions(heads.actor)}, "
         f"critic {_millions(heads.critic)}",
         "device": f"{device}, precision {trainer.precision}, {torch.get_num_threads()} threads",
@@ -51,6 +51,12 @@ def print_briefing(
         lines["cost"] = describe_cost(agent, cfg.batch.size, cfg.batch.length, left)
     for name, line in lines.items():
         print(f"{name:>13}  {line}")
+
+
+def _describe(space: ActionSpace) -> str:
+    if space.choices:
+        return f"{len(space.choices)} choices at once, among {', '.join(map(str, space.choices))}"
+    return f"{space.size} {'discrete' if space.discrete else 'continuous'}"
 
 
 def _millions(module: torch.nn.Module) -> str:

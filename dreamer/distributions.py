@@ -5,7 +5,9 @@ an update can be made in one call, and a saved draw gives a saved sample. Statis
 whatever the precision of the networks.
 """
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -98,6 +100,54 @@ class OneHot:
             return sample
         probs = self.probs
         return sample + (probs - probs.detach())
+
+
+class OneHots:
+    """Several independent choices as one-hot vectors, one after the other, event (A,).
+
+    `choices` says how many classes each has; A is their sum.
+    """
+
+    def __init__(self, logits: Tensor, choices: Sequence[int]):
+        self.choices = choices
+        self._blocks = [OneHot(block) for block in self._split(logits)]
+
+    def _split(self, x: Tensor) -> list[Tensor]:
+        """(..., A) -> (..., G, K) for every run of G neighbouring choices among K classes each."""
+        runs = [(len(list(group)), size) for size, group in itertools.groupby(self.choices)]
+        blocks = x.split([count * size for count, size in runs], -1)
+        return [block.unflatten(-1, run) for block, run in zip(blocks, runs, strict=True)]
+
+    @property
+    def mean(self) -> Tensor:
+        """(..., A), the probabilities."""
+        return _join([block.mean for block in self._blocks])
+
+    @property
+    def mode(self) -> Tensor:
+        """(..., A) the likeliest class of each choice, without a gradient."""
+        return _join([block.mode for block in self._blocks])
+
+    @property
+    def entropy(self) -> Tensor:
+        """(...) in nats, the sum over choices."""
+        return torch.cat([block.entropy for block in self._blocks], -1).sum(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """(..., A) -> (...) in nats; no gradient flows into `value`."""
+        pairs = zip(self._blocks, self._split(value), strict=True)
+        return torch.cat([block.log_prob(x) for block, x in pairs], -1).sum(-1)
+
+    def sample(self, noise: Tensor | None = None) -> Tensor:
+        """(..., A), decided by Gumbel noise of that shape; straight-through as `OneHot`."""
+        noises = [None] * len(self._blocks) if noise is None else self._split(noise)
+        pairs = zip(self._blocks, noises, strict=True)
+        return _join([block.sample(x) for block, x in pairs])
+
+
+def _join(blocks: list[Tensor]) -> Tensor:
+    """Undo `OneHots._split`."""
+    return torch.cat([block.flatten(-2) for block in blocks], -1)
 
 
 def one_hot_argmax(scores: Tensor) -> Tensor:
@@ -345,15 +395,25 @@ class TanhNormal:
         return self.normal.sample(noise).tanh()
 
 
-def explore(action: Tensor, amount: float, discrete: bool) -> Distribution:
+def explore(
+    action: Tensor, amount: float, discrete: bool, choices: Sequence[int] = ()
+) -> Distribution:
     """Add exploration noise to chosen actions (..., A).
 
-    Discrete actions are replaced by a uniform one with probability `amount`; continuous ones get
-    normal noise of that standard deviation (the caller clips to [-1, 1]).
+    Discrete actions are replaced by a uniform one with probability `amount`, where there are
+    several `choices` each on its own; continuous ones get normal noise of that standard deviation
+    (the caller clips to [-1, 1]).
 
     Source: `action_noise` of the authors' code.
     """
+    if choices:
+        logits = [_mix_in_uniform(x, amount) for x in action.split(list(choices), -1)]
+        return OneHots(torch.cat(logits, -1), choices)
     if discrete:
-        probs = amount / action.shape[-1] + (1 - amount) * action
-        return OneHot(probs.log())
+        return OneHot(_mix_in_uniform(action, amount))
     return Normal(action, amount, event_dims=1)
+
+
+def _mix_in_uniform(action: Tensor, amount: float) -> Tensor:
+    """One-hot (..., K) -> logits (..., K)."""
+    return (amount / action.shape[-1] + (1 - amount) * action).log()

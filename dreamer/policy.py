@@ -26,11 +26,15 @@ class RandomPolicy:
         self.rng = np.random.default_rng(seed)
 
     def __call__(self, step: TimeStep, state: None) -> tuple[np.ndarray, None]:
-        """Actions (E, A): one-hot, or in [-1, 1]."""
+        """Actions (E, A): one-hot, for every choice, or in [-1, 1]."""
         count, size = len(step.is_first), self.action_space.size
         if self.action_space.discrete:
-            choices = self.rng.integers(size, size=count)
-            return np.eye(size, dtype=np.float32)[choices], None
+            choices = self.action_space.choices or (size,)
+            one_hots = [
+                np.eye(options, dtype=np.float32)[self.rng.integers(options, size=count)]
+                for options in choices
+            ]
+            return np.concatenate(one_hots, 1), None
         return self.rng.uniform(-1, 1, (count, size)).astype(np.float32), None
 
 
@@ -117,7 +121,8 @@ class DreamerPolicy:
         """(E, A) -> (E, A)."""
         if self.actor_critic.discrete:
             noise = gumbel_like(action, self.generator)
-            return explore(action, self.exploration_noise, True).sample(noise)
+            choices = self.actor_critic.choices
+            return explore(action, self.exploration_noise, True, choices).sample(noise)
         noise = torch.empty_like(action).normal_(generator=self.generator)
         return explore(action, self.exploration_noise, False).sample(noise).clamp(-1, 1)
 

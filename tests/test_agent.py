@@ -10,6 +10,7 @@ from tiny import (
     ACTOR_CRITIC,
     AGENT,
     CATEGORICAL,
+    CHOICES,
     CONTINUOUS,
     DISCRETE,
     GAUSSIAN,
@@ -66,7 +67,9 @@ def numbers(metrics: dict[str, torch.Tensor]) -> dict[str, float]:
 
 
 @latents
-@spaces
+@pytest.mark.parametrize(
+    "action_space", [DISCRETE, CONTINUOUS, CHOICES], ids=["discrete", "contin", "choices"]
+)
 @modes
 def test_every_combination_learns(latent, action_space, gradient):
     agent = agent_with(action_space, latent, gradient)

@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 import torch.distributions as td
-from tiny import A, B, K, T
+from tiny import CHOICES, A, B, K, T
 from torch.testing import assert_close
 
 from dreamer.distributions import (
     Bernoulli,
     Normal,
     OneHot,
+    OneHots,
     TanhNormal,
     TruncatedNormal,
     explore,
@@ -314,7 +315,61 @@ def test_tanh_normal_sample_is_the_squashed_normal_sample():
     assert_close(TanhNormal(loc, scale).sample(noise), torch.tanh(loc + scale * noise))
 
 
+# Several choices at once
+
+
+def test_choices_at_once_agree_with_torch_choice_by_choice():
+    logits = 3 * torch.randn(T, B, CHOICES.size)
+    ours = OneHots(logits, CHOICES.choices)
+    torchs = [td.OneHotCategorical(logits=x) for x in logits.split(CHOICES.choices, -1)]
+    values = [x.sample() for x in torchs]
+    expected = sum(x.log_prob(value) for x, value in zip(torchs, values, strict=True))
+    assert_close(ours.log_prob(torch.cat(values, -1)), expected)
+    assert_close(ours.entropy, sum(x.entropy() for x in torchs))
+    assert_close(ours.mean, torch.cat([x.mean for x in torchs], -1))
+    assert_close(ours.mode, torch.cat([x.mode for x in torchs], -1))
+
+
+def test_choices_at_once_are_sampled_each_as_alone_with_its_part_of_the_noise():
+    logits = torch.randn(T, B, CHOICES.size)
+    noise = gumbel_like(logits)
+    pairs = zip(logits.split(CHOICES.choices, -1), noise.split(CHOICES.choices, -1), strict=True)
+    expected = torch.cat([OneHot(part).sample(draw) for part, draw in pairs], -1)
+    assert_close(OneHots(logits, CHOICES.choices).sample(noise), expected)
+
+
+def test_choices_at_once_are_as_frequent_as_their_probabilities():
+    dist = OneHots(torch.randn(CHOICES.size).expand(DRAWS, -1), CHOICES.choices)
+    assert_close(dist.sample().mean(0), dist.mean[0], atol=0.012, rtol=0)
+
+
+def test_choices_at_once_pass_the_gradient_of_their_probabilities_straight_through():
+    logits = torch.randn(T, B, CHOICES.size, requires_grad=True)
+    direction = torch.randn(T, B, CHOICES.size)
+    dist = OneHots(logits, CHOICES.choices)
+    through_sample = torch.autograd.grad((dist.sample() * direction).sum(), logits)
+    through_mean = torch.autograd.grad((dist.mean * direction).sum(), logits)
+    assert_close(through_sample, through_mean)
+
+
+def test_a_single_choice_is_the_plain_one_hot():
+    logits = torch.randn(T, B, K)
+    noise = gumbel_like(logits)
+    one, alone = OneHots(logits, (K,)), OneHot(logits)
+    assert one.sample(noise).equal(alone.sample(noise))
+    assert one.entropy.equal(alone.entropy)
+
+
 # Exploration
+
+
+def test_exploration_replaces_each_of_several_choices_on_its_own():
+    action = torch.tensor([0.0, 1, 0, 1, 0]).expand(DRAWS, 5)
+    samples = explore(action, 0.3, True, (3, 2)).sample()
+    expected = torch.tensor([0.1, 0.8, 0.1, 0.85, 0.15])
+    assert_close(samples.mean(0), expected, atol=0.012, rtol=0)
+    both_kept = (samples * action).sum(-1) == 2
+    assert_close(both_kept.float().mean(), torch.tensor(0.8 * 0.85), atol=0.012, rtol=0)
 
 
 def test_discrete_exploration_replaces_an_action_by_a_uniform_one():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny import CONTINUOUS, DISCRETE, IMAGE, VECTORS, A, B, K, S, make_agent, make_obs
+from tiny import CHOICES, CONTINUOUS, DISCRETE, IMAGE, VECTORS, A, B, K, S, make_agent, make_obs
 from torch.testing import assert_close
 
 from dreamer.policy import DreamerPolicy, RandomPolicy, SnapshotPolicy
@@ -42,6 +42,16 @@ def test_random_choices_are_one_hot_and_uniform():
     assert action.dtype == np.float32
     assert_close(np.sort(action, 1), np.eye(K, dtype=np.float32)[[K - 1] * 6000])
     assert_close(action.mean(0), np.full(K, 1 / K, np.float32), atol=0.02, rtol=0)
+
+
+def test_random_choices_at_once_are_uniform_each_on_its_own():
+    action, _ = RandomPolicy(ActionSpace(5, True, (3, 2)), seed=0)(make_step(count=6000), None)
+    assert action.dtype == np.float32
+    assert_close(action[:, :3].sum(1), np.ones(6000, np.float32))
+    assert_close(action[:, 3:].sum(1), np.ones(6000, np.float32))
+    expected = np.array([1 / 3, 1 / 3, 1 / 3, 1 / 2, 1 / 2], np.float32)
+    assert_close(action.mean(0), expected, atol=0.02, rtol=0)
+    assert np.mean(action[:, 0] * action[:, 3]) == pytest.approx(1 / 6, abs=0.02)
 
 
 def test_random_numbers_are_uniform_between_minus_one_and_one():
@@ -161,6 +171,15 @@ def test_full_exploration_makes_choices_uniform():
     assert np.mean(chosen) == pytest.approx(0.5, abs=0.06)
     policy.exploration_noise = 0.0
     assert policy(step, None)[0][:, 0].all()
+
+
+@pytest.mark.parametrize("exploration_noise", [0.0, 1.0])
+def test_each_of_several_choices_is_made(exploration_noise):
+    policy = make_policy(CHOICES, exploration_noise=exploration_noise)
+    action, _ = policy(make_step(True), None)
+    parts = np.split(action, np.cumsum(CHOICES.choices)[:-1], 1)
+    for part, options in zip(parts, CHOICES.choices, strict=True):
+        assert_close(np.sort(part, 1), np.eye(options, dtype=np.float32)[[options - 1] * E])
 
 
 def test_exploration_of_numbers_stays_within_the_bounds():

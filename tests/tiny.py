@@ -30,6 +30,7 @@ GAUSSIAN = GaussianLatent(S, "sigmoid2", 0.1)
 VECTORS = {"angle": (9,), "speed": (1,)}
 IMAGE = {"image": (1, 64, 64)}
 DISCRETE, CONTINUOUS = ActionSpace(A, discrete=True), ActionSpace(A, discrete=False)
+CHOICES = ActionSpace(9, discrete=True, choices=(3, 2, 2, 2))  # several at once
 
 
 def head(distribution: str = "mse") -> HeadConfig:
@@ -117,9 +118,11 @@ def make_batch(
 ) -> Batch:
     """Random steps; an episode ends in the middle of sequence 2, where the next one begins."""
     torch.manual_seed(seed)
-    action = torch.rand(T, B, A) * 2 - 1
+    action = torch.rand(T, B, action_space.size) * 2 - 1
     if action_space.discrete:
-        action = nn.functional.one_hot(torch.randint(A, (T, B)), A).float()
+        choices = action_space.choices or (action_space.size,)
+        one_hots = [nn.functional.one_hot(torch.randint(n, (T, B)), n) for n in choices]
+        action = torch.cat(one_hots, -1).float()
     is_first, is_terminal = torch.zeros(2, T, B, dtype=torch.bool)
     is_first[0], is_first[4, 2], is_terminal[3, 2] = True, True, True
     return Batch(make_obs(obs_shapes, T, B), action, torch.randn(T, B), is_first, is_terminal)

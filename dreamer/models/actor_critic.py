@@ -120,7 +120,7 @@ class ActorCritic(nn.Module):
         self.config = config
         actor = config.actor
         self.action_size, self.discrete = action_space.size, action_space.discrete
-        discrete = self.discrete
+        discrete, self.choices = self.discrete, action_space.choices
         distribution = actor.distribution
         if distribution == "auto":
             distribution = "onehot" if discrete else "trunc_normal"
@@ -147,6 +147,7 @@ class ActorCritic(nn.Module):
             min_std=actor.min_std,
             init_std=actor.init_std,
             sample_gradient=actor.sample_gradient,
+            choices=action_space.choices,
         )
         self.critic = Head(feature_size, (), config.critic)
         # Its own random weights until the first update of the slow critic, as in the code.

@@ -17,6 +17,7 @@ from dreamer.distributions import (
     Distribution,
     Normal,
     OneHot,
+    OneHots,
     SampleGradient,
     TanhNormal,
     TruncatedNormal,
@@ -142,14 +143,19 @@ class DistributionLayer(nn.Module):
         min_std: float = 0.1,
         init_std: float = 0.0,
         sample_gradient: SampleGradient = "exact",
+        choices: Sequence[int] = (),
     ):
-        """`min_std` and `init_std` belong to the two bounded normals, which learn their scale."""
+        """`min_std` and `init_std` belong to the two bounded normals, which learn their scale.
+
+        `choices` belongs to onehot: the sizes of several one-hot vectors, empty for a single one.
+        """
         super().__init__()
         self.shape = tuple(shape)
         self.name = name
         self.min_std = min_std
         self.init_std = init_std
         self.sample_gradient: SampleGradient = sample_gradient
+        self.choices = tuple(choices)
         size = int(torch.Size(self.shape).numel())
         self.out = nn.Linear(input_size, size)
         self.std = nn.Linear(input_size, size) if "normal" in name else None
@@ -165,7 +171,7 @@ class DistributionLayer(nn.Module):
             case "binary":
                 return Bernoulli(out, dims)
             case "onehot":
-                return OneHot(out)
+                return OneHots(out, self.choices) if self.choices else OneHot(out)
         assert self.std is not None
         raw = apply_linear(self.std, x).float().view(out.shape)
         match self.name:
@@ -191,7 +197,9 @@ class Head(nn.Module):
         min_std: float = 0.1,
         init_std: float = 0.0,
         sample_gradient: SampleGradient = "exact",
+        choices: Sequence[int] = (),
     ):
+        """The options after `config` are those of `DistributionLayer`."""
         super().__init__()
         self.trunk = MLP(
             input_size,
@@ -206,6 +214,7 @@ class Head(nn.Module):
             min_std=min_std,
             init_std=init_std,
             sample_gradient=sample_gradient,
+            choices=choices,
         )
         self.apply(init_glorot)
 
