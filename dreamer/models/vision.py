@@ -17,6 +17,7 @@ from dreamer.models.pieces import in_pieces, score_in_pieces
 
 IMAGE_SIZE = 64  # pixels, both sides
 STRIDE = 2
+FEW_OUTPUTS = 64  # images times pixels of a layer
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class ConvEncoder(nn.Module):
         if x.shape[1] == 1:  # both layouts at once: choose, or what follows is reordered
             x = x.view(-1, IMAGE_SIZE, IMAGE_SIZE, 1).permute(0, 3, 1, 2)
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = self.activation(norm(conv(x)))
+            x = self.activation(norm(strided(x, conv)))
         return x.permute(0, 2, 3, 1).flatten(1)  # (N, M): height, width, channel
 
 
@@ -151,6 +152,22 @@ class ConvDecoder(nn.Module):
         x = F.linear(self.dense(features), weight, conv.bias.repeat_interleave(kernel**2))
         x = x.view(-1, conv.out_channels, kernel, kernel)
         return self.activation(self.norms[0](x.contiguous(memory_format=torch.channels_last)))
+
+
+def strided(x: Tensor, conv: nn.Module) -> Tensor:
+    """A convolution of stride 2, on CPUs as a matrix product where it has few outputs.
+
+    With few outputs all the time goes to the weights: a product reads them once, as they lie, and
+    a convolution copies them twice before. (N, C, n, n) -> (N, C', m, m), channels last.
+    """
+    assert isinstance(conv, nn.Conv2d)
+    kernel = conv.kernel_size[0]
+    size = (x.shape[-1] - kernel) // STRIDE + 1
+    if x.device.type != "cpu" or len(x) * size**2 > FEW_OUTPUTS:
+        return conv(x)
+    patches = x.unfold(2, kernel, STRIDE).unfold(3, kernel, STRIDE)  # (N, C, m, m, k, k)
+    patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3)  # (N, m, m, C * k * k)
+    return F.linear(patches, conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
 
 
 def transposed(x: Tensor, conv: nn.Module) -> Tensor:

@@ -9,7 +9,13 @@ from tiny import DECODER, ENCODER, B, D, T
 from torch import nn
 from torch.testing import assert_close
 
-from dreamer.models.vision import ConvDecoder, ConvEncoder, sub_pixel_transposed
+from dreamer.models.vision import (
+    FEW_OUTPUTS,
+    ConvDecoder,
+    ConvEncoder,
+    strided,
+    sub_pixel_transposed,
+)
 
 CHANNELS, DEPTH = 5, 3
 
@@ -43,6 +49,23 @@ def test_encoder_shrinks_64_to_31_14_6_2_and_flattens_height_width_channel(norm)
     expected = torch.stack([x[:, :, i, j] for i in (0, 1) for j in (0, 1)], 1).flatten(1)
     assert_close(encoder(image), expected, rtol=1e-4, atol=1e-5)
     assert encoder.output_size == 8 * DEPTH * 4
+
+
+@pytest.mark.parametrize("few", [0, FEW_OUTPUTS, 1000])
+@pytest.mark.parametrize(("kernel", "size"), [(4, 6), (4, 14), (3, 9)])
+def test_an_encoders_layer_equals_torchs_convolution_in_either_form(monkeypatch, kernel, size, few):
+    monkeypatch.setattr("dreamer.models.vision.FEW_OUTPUTS", few)
+    conv = nn.Conv2d(5, 7, kernel, stride=2)
+    x = torch.randn(B, 5, size, size, requires_grad=True)
+    inputs = [x, *conv.parameters()]
+    ours, torchs = strided(x.contiguous(memory_format=torch.channels_last), conv), conv(x)
+    assert_close(ours, torchs, rtol=1e-4, atol=1e-5)
+    assert_close(
+        torch.autograd.grad(ours.square().sum(), inputs),
+        torch.autograd.grad(torchs.square().sum(), inputs),
+        rtol=1e-4,
+        atol=1e-4,
+    )
 
 
 def test_encoder_keeps_leading_axes():
