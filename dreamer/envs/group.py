@@ -10,7 +10,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,6 +45,7 @@ class OneEnv(ABC):
 
     obs_shapes: dict[str, tuple[int, ...]]  # image (C, 64, 64) uint8; a vector (O,) float32
     action_space: ActionSpace
+    user_spaces: Any = None  # `GymSpaces`, where users know it by Gymnasium's spaces
 
     @abstractmethod
     def reset(self, seed: int | None) -> Observation:
@@ -123,6 +124,7 @@ class GymEnvs:
         except BaseException:
             self.close()
             raise
+        self.user_spaces = self._members[0].user_spaces
         self._restarts = [0] * self.count
         self._unseeded = [True] * self.count  # made anew: the next reset gets a seed
         self._broken = [False] * self.count  # to be replaced before the next reset

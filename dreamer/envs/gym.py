@@ -16,7 +16,7 @@ from gymnasium.envs.registration import load_env_creator
 
 from dreamer.envs.factory import enlarge, find_task, require_at_least
 from dreamer.envs.group import Arrival, EnvironmentFault, GymEnvs, Observation, OneEnv
-from dreamer.envs.spaces import ActionWriter, ObservationReader
+from dreamer.envs.spaces import ActionWriter, GymSpaces, ObservationReader
 
 
 def make_gym(
@@ -117,6 +117,7 @@ class GymEnv(OneEnv):
         )
         self._write = ActionWriter(env.action_space)
         self.obs_shapes, self.action_space = self._read.shapes, self._write.action_space
+        self.user_spaces = GymSpaces(env.observation_space, env.action_space, grayscale, flat_keys)
         self._obs: Observation = {}
         self._can_render = env.render_mode == "rgb_array"
         for name, space in self._read.left_out.items():

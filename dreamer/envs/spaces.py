@@ -17,7 +17,7 @@ four, alpha is one more colour: a stack of four frames looks the same, and loses
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -34,6 +34,15 @@ OBSERVABLE = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBin
 Read = Callable[[np.ndarray], np.ndarray]
 
 
+class GymSpaces(NamedTuple):
+    """Both spaces of an environment, and how its observations are read."""
+
+    observation: spaces.Space
+    action: spaces.Space
+    grayscale: bool
+    flat_keys: str
+
+
 class ObservationReader:
     """Turns observations of one space into dictionaries of images and vectors."""
 
@@ -43,7 +52,8 @@ class ObservationReader:
         Args:
             space: of the observations.
             grayscale: RGB images become one channel, their luminance.
-            flat_keys: pattern of names that are vectors though they have an image's shape.
+            flat_keys: pattern of names that are vectors though they have an image's shape; a bare
+                image's is "image".
 
         Raises:
             ValueError: nothing in the space can be an image or a vector, or two parts would have
@@ -55,7 +65,9 @@ class ObservationReader:
         self._kinds: dict[str, str] = {}  # of the data that came first
         for place, part in _parts(space):
             name = "/".join(map(str, place)).replace(".", "_")  # dots would divide modules' names
-            plan = _plan(part, name or "observation", grayscale, re.match(flat_keys, name))
+            plan = _plan(
+                part, name or "observation", grayscale, re.match(flat_keys, name or "image")
+            )
             if plan is None:
                 self.left_out[name] = part
                 continue

@@ -1,0 +1,125 @@
+"""The terms of environments that speak our words from the start, and the arithmetic of choices.
+
+`terms.py` says what terms are for. It knows arrays, no environment and no network.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dreamer.types import ActionSpace
+
+Leading = tuple[int, ...]
+
+
+class OwnTerms:
+    """Of environments that speak our words from the start, such as Atari and the dummy worlds.
+
+    Observations are a dictionary of arrays, or a bare array where there is one key: images
+    (C, 64, 64) uint8, vectors (O,). Actions are the number of a choice, or A numbers in [-1, 1];
+    where several choices are made at once, an array of their numbers.
+    """
+
+    def __init__(self, obs_shapes: dict[str, tuple[int, ...]], action_space: ActionSpace):
+        self.obs_shapes, self.action_space = obs_shapes, action_space
+        size, self._discrete, choices = action_space
+        self._choices = choices or (size,)
+
+    def read_observations(self, raw: Any) -> tuple[dict[str, np.ndarray], Leading]:
+        """See `Terms`."""
+        if not isinstance(raw, Mapping):
+            if len(self.obs_shapes) != 1:
+                raise ValueError(
+                    f"Expect a dictionary of the observations {list(self.obs_shapes)}, "
+                    f"actually: {type(raw).__name__}"
+                )
+            raw = dict.fromkeys(self.obs_shapes, raw)
+        if missing := self.obs_shapes.keys() - raw.keys():
+            raise ValueError(f"Expect observations {list(self.obs_shapes)}, without: {missing}")
+        obs = {k: _read_array(k, raw[k], shape) for k, shape in self.obs_shapes.items()}
+        leading = {k: x.shape[: x.ndim - len(self.obs_shapes[k])] for k, x in obs.items()}
+        if len(set(leading.values())) > 1:
+            raise ValueError(f"Expect observations of the same leading axes, actually: {leading}")
+        return obs, next(iter(leading.values()))
+
+    def read_actions(self, raw: Any) -> np.ndarray:
+        """See `Terms`."""
+        array = np.asarray(raw)
+        if not self._discrete:
+            size = self.action_space.size
+            if array.shape[-1:] != (size,) or not (np.abs(array) <= 1).all():
+                raise ValueError(
+                    f"Expect actions of {size} numbers in [-1, 1], actually: {describe(array)}"
+                )
+            return array.astype(np.float32)
+        if not self.action_space.choices:
+            array = array[..., None]
+        return one_hots(array, self._choices)
+
+    def write_actions(self, actions: np.ndarray) -> Any:
+        """See `Terms`."""
+        if not self._discrete:
+            return actions
+        chosen = chosen_options(actions, self._choices)
+        if self.action_space.choices:
+            return chosen
+        return chosen[..., 0] if chosen.ndim > 1 else int(chosen[0])
+
+    def as_plain(self) -> dict[str, Any]:
+        """See `Terms`."""
+        return describe_kind(self.obs_shapes, self.action_space)
+
+
+def describe_kind(
+    obs_shapes: dict[str, tuple[int, ...]], action_space: ActionSpace
+) -> dict[str, Any]:
+    """What is observed and done, in our words and plain types."""
+    return {
+        "observations": {key: list(shape) for key, shape in obs_shapes.items()},
+        "actions": action_space._asdict() | {"choices": list(action_space.choices)},
+    }
+
+
+def one_hots(chosen: np.ndarray, choices: tuple[int, ...]) -> np.ndarray:
+    """Numbers of options (*leading, len(choices)) -> their one-hot vectors in a row (*leading, A).
+
+    Raises:
+        ValueError: there is no such option.
+    """
+    limits = np.array(choices)
+    whole = chosen.dtype.kind in "biu" and chosen.shape[-1:] == limits.shape
+    if not whole or (chosen < 0).any() or (chosen >= limits).any():
+        raise ValueError(
+            f"Expect whole numbers below {', '.join(map(str, choices))} for actions, "
+            f"actually: {describe(chosen.squeeze(-1) if len(choices) == 1 else chosen)}"
+        )
+    rows = [np.eye(n, dtype=np.float32)[chosen[..., i]] for i, n in enumerate(choices)]
+    return np.concatenate(rows, -1)
+
+
+def chosen_options(actions: np.ndarray, choices: tuple[int, ...]) -> np.ndarray:
+    """One-hot vectors in a row (*leading, A) -> numbers of options (*leading, len(choices))."""
+    parts = np.split(actions, np.cumsum(choices)[:-1], -1)
+    return np.stack([part.argmax(-1) for part in parts], -1)
+
+
+def _read_array(key: str, raw: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """One observation, or many, of a shape: uint8 if it is an image, else float32."""
+    array = np.asarray(raw)
+    if array.shape[max(array.ndim - len(shape), 0) :] != shape:
+        raise ValueError(f"Expect `{key}` of shape (..., {shape}), actually: {array.shape}")
+    if len(shape) == 3:
+        if array.dtype != np.uint8:
+            raise ValueError(f"Expect image `{key}` as uint8, actually: {array.dtype}")
+        return array
+    if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+        raise ValueError(f"Expect `{key}` to hold finite numbers, actually: {describe(array)}")
+    return array.astype(np.float32)
+
+
+def describe(array: np.ndarray) -> str:
+    """An array on one line: what it holds if that is short, else its shape and range."""
+    if array.size <= 8 or array.dtype.kind not in "biuf":
+        return str(array.tolist())[:200]
+    return f"shape {array.shape}, {array.dtype}, from {array.min()} to {array.max()}"
