@@ -247,7 +247,7 @@ class Replay:
     def _close_episodes(self, which: np.ndarray) -> None:
         """Mark the newest step of some environments, (E,) bool, as the last of its episode."""
         steps, oldest = self._files.steps, self._files.oldest
-        for env in np.flatnonzero(which).tolist():
+        for env in which.nonzero()[0].tolist():
             self._files.columns["is_last"][env, (steps - 1) % self._files.slots] = True
             if self._open_start[env] >= oldest:
                 self._episodes.append(env, int(self._open_start[env]), steps)

@@ -4,6 +4,8 @@ Only `Replay` uses it. It knows step numbers, not what the steps hold; it is reb
 flags whenever a replay is opened, so it is never saved.
 """
 
+import sys
+
 import numpy as np
 
 
@@ -18,6 +20,7 @@ class EpisodeIndex:
         self._bounds = np.zeros((env_count, 16, 2), np.int64)  # start, stop (past the last step)
         self._head = np.zeros(env_count, np.int64)
         self._tail = np.zeros(env_count, np.int64)
+        self._oldest = sys.maxsize  # start of the oldest episode of all; no number without one
 
     def __len__(self) -> int:
         """Count the episodes."""
@@ -35,6 +38,7 @@ class EpisodeIndex:
     def clear(self) -> None:
         """Drop all episodes."""
         self._head[:] = self._tail[:] = 0
+        self._oldest = sys.maxsize
 
     def append(self, env: int, start: int, stop: int) -> None:
         """Add the newest episode of an environment: steps start ... stop - 1."""
@@ -42,16 +46,17 @@ class EpisodeIndex:
             self._make_room()
         self._bounds[env, self._tail[env]] = start, stop
         self._tail[env] += 1
+        self._oldest = min(self._oldest, start)
 
     def drop_before(self, step: int) -> None:
         """Drop the episodes that begin before this step: the ring has overwritten their start."""
-        env = np.arange(len(self._head))
-        while True:
-            first = np.minimum(self._head, self._bounds.shape[1] - 1)
-            stale = (self._head < self._tail) & (self._bounds[env, first, 0] < step)
-            if not stale.any():
-                return
-            self._head += stale
+        while self._oldest < step:
+            starts = [
+                int(bounds[head, 0]) if head < tail else sys.maxsize
+                for bounds, head, tail in zip(self._bounds, self._head, self._tail, strict=True)
+            ]
+            self._head += np.array(starts) < step
+            self._oldest = min(starts)
 
     def draw(self, generator: np.random.Generator, count: int) -> tuple[np.ndarray, ...]:
         """Draw episodes uniformly, with replacement: environment, start and stop, each (count,)."""
