@@ -4,12 +4,12 @@ The callbacks use it: with random or learned policies, to fill the replay or to 
 neither networks nor the replay: a policy is anything callable, a consumer a function per step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from dreamer.envs.factory import Envs
+from dreamer.envs.factory import Envs, episode_metrics
 from dreamer.types import TimeStep
 
 PolicyState: TypeAlias = Any  # what a policy remembers of E running episodes; its own business
@@ -38,6 +38,7 @@ class EpisodeStats(NamedTuple):
     env: int
     episode_return: float  # sum of raw rewards
     length: int  # policy steps
+    metrics: Mapping[str, float] = {}  # what else the environment tells of it, by name
 
 
 class Collector:
@@ -101,7 +102,12 @@ class Collector:
             counted = step.is_last & ((due > 0) | (steps > 0))
             due = np.maximum(due - counted, 0)
             ended += [
-                EpisodeStats(env, float(self._episode_return[env]), int(self._length[env]))
+                EpisodeStats(
+                    env,
+                    float(self._episode_return[env]),
+                    int(self._length[env]),
+                    episode_metrics(self.envs, env),
+                )
                 for env in np.flatnonzero(counted).tolist()
             ]
         return ended

@@ -24,9 +24,12 @@ class Evaluation(NamedTuple):
     images: np.ndarray | None  # (T, H, W, 3) uint8
 
     def summary(self) -> dict[str, float]:
-        """Raw returns and lengths, as the metrics name them."""
+        """Raw returns, lengths and what else was told, as the metrics name them."""
         returns = np.array([e.episode_return for e in self.episodes])
+        told = {name for e in self.episodes for name in e.metrics}
+        means = {n: np.mean([e.metrics[n] for e in self.episodes if n in e.metrics]) for n in told}
         return {
+            **{f"eval/{name}": float(means[name]) for name in sorted(told)},
             "eval/return_mean": float(returns.mean()),
             "eval/return_std": float(returns.std()),
             "eval/length": float(np.mean([e.length for e in self.episodes])),

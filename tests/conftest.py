@@ -41,6 +41,18 @@ def measure_no_machine(monkeypatch):
     monkeypatch.setattr("dreamer.briefing.describe_cost", lambda *_: "not measured")
 
 
+@pytest.fixture(scope="session")
+def renderer() -> str:
+    """What draws for MuJoCo here; a test that needs it is skipped where nothing can."""
+    from dreamer.envs.rendering import NoRenderer, choose_renderer
+
+    pytest.importorskip("mujoco")
+    try:
+        return choose_renderer()
+    except NoRenderer as problem:
+        pytest.skip(str(problem))
+
+
 @pytest.fixture
 def repository() -> Path:
     return REPOSITORY

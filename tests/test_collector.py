@@ -129,8 +129,19 @@ def test_episodes_are_whole():
     collector.collect(policy, steps=4)
     stats = collector.collect(policy, episodes=2)
     assert envs.resets == 2
-    assert sorted(stats) == [(0, 6, 6), (1, 90, 9)]
+    assert sorted(stats) == [EpisodeStats(0, 6, 6), EpisodeStats(1, 90, 9)]
     assert policy.states[2] is None  # afresh with the fresh episodes
+
+
+def test_stats_hold_what_else_an_environment_tells_of_its_episode():
+    class Telling(Clocks):
+        @property
+        def episode_metrics(self):
+            return [{"laps": 7.0}, {}]
+
+    stats = Collector(Telling(2, 3)).collect(Counting(), steps=6)
+    assert [e.metrics for e in stats] == [{"laps": 7.0} if e.env == 0 else {} for e in stats]
+    assert {e.env for e in stats} == {0, 1}
 
 
 def test_another_policy_starts_afresh_in_mid_episode():
@@ -155,7 +166,7 @@ def test_restart_drops_the_running_episode():
     assert record.steps[0].is_first.all()
     assert not record.prev_actions[0].any()
     assert policy.states[3] is None
-    assert stats == [(0, 5, 5)]
+    assert stats == [EpisodeStats(0, 5, 5)]
     assert collector.policy_steps == 8
 
 

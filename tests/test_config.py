@@ -24,7 +24,15 @@ FILES = sorted(
     for path in CONF.rglob("*.yaml")
     if path.parent != CONF and path.parent.name not in MANY_RUNS
 )
-SOME_TASK = {"dummy": "memory", "gym": "CartPole-v1"}  # by environment, where it is not pong
+SOME_TASK = {  # by environment, where it is not pong
+    "dummy": "memory",
+    "gym": "CartPole-v1",
+    "dmc_vision": "walker_walk",
+    "dmc_proprio": "walker_walk",
+    "minigrid": "DoorKey-6x6",
+    "crafter": "reward",
+}
+PACKAGES = {"atari": "ale_py", "dmc_vision": "dm_control", "dmc_proprio": "dm_control"}
 EXPERIMENTS = [name for group, name in FILES if group == "experiment"]
 SMALL = ("debug=fast", "total_frames=60", "prefill_policy_steps=48", "train_every_policy_steps=8")
 
@@ -49,12 +57,16 @@ def some_batch() -> Batch:
 
 
 @pytest.mark.parametrize(("group", "name"), FILES, ids=map("/".join, FILES))
-def test_every_file_composes_and_what_it_describes_is_built(compose_any, tmp_path, group, name):
+def test_every_file_composes_and_what_it_describes_is_built(
+    compose_any, tmp_path, group, name, request
+):
     world = ["env=dummy", "task=memory"]
     if group == "env":
         world = [f"task={SOME_TASK.get(name, 'pong')}"]
-    if name == "atari":
-        pytest.importorskip("ale_py")
+        if name in ("atari", "minigrid", "crafter", "dmc_vision", "dmc_proprio"):
+            pytest.importorskip(PACKAGES.get(name, name))
+        if name == "dmc_vision":
+            request.getfixturevalue("renderer")
     cfg = compose_any(*world, f"{group}={name}")
     OmegaConf.resolve(cfg)
     envs = make_envs(cfg, seed=0)

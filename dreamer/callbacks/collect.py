@@ -220,6 +220,7 @@ class Collect(pl.Callback):
         values = {
             "collect/return": episode.episode_return,
             "collect/length": float(episode.length),
+            **{f"collect/{name}": value for name, value in episode.metrics.items()},
         }
         self._metrics.observe(values)
         self._metrics.count("collect/episodes")

@@ -5,8 +5,8 @@ shapes. This file knows no suite, no policy and no replay.
 """
 
 import difflib
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -51,6 +51,19 @@ class Envs(Protocol):
     def close(self) -> None:
         """Free the emulators; nothing may be called afterwards."""
         ...
+
+
+@runtime_checkable
+class ReportsEpisodes(Protocol):
+    """Environments with more to tell of an episode than its return and length."""
+
+    # Of each environment whose episode ended with the latest step, by name; for the metrics.
+    episode_metrics: Sequence[Mapping[str, float]]
+
+
+def episode_metrics(envs: Envs, env: int) -> Mapping[str, float]:
+    """Return what an environment tells of the episode that its latest step has ended."""
+    return envs.episode_metrics[env] if isinstance(envs, ReportsEpisodes) else {}
 
 
 def find_task(task: str, known: Iterable[str], suite: str) -> str:

@@ -8,7 +8,7 @@ here. This file knows no suite.
 import sys
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ class Arrival(NamedTuple):
     reward: float = 0.0  # raw, summed over the action repeat
     is_terminal: bool = False
     is_last: bool = False
+    episode_metrics: Mapping[str, float] = {}  # of the episode that ends here
 
 
 class OneEnv(ABC):
@@ -130,6 +131,7 @@ class GymEnvs:
         self._broken = [False] * self.count  # to be replaced before the next reset
         self._obs: list[Observation | None] = [None] * self.count  # the last good ones
         self._is_last = np.zeros(self.count, bool)
+        self.episode_metrics: list[Mapping[str, float]] = [{}] * self.count
 
     def reset(self) -> TimeStep:
         """See `Envs`."""
@@ -147,6 +149,7 @@ class GymEnvs:
                 member.start_step(action[env])
         arrivals = [self._finish(env, bool(is_first[env])) for env in range(self.count)]
         self._is_last = np.array([x.is_last for x in arrivals], bool)
+        self.episode_metrics = [x.episode_metrics for x in arrivals]
         return TimeStep(
             {key: np.stack([x.obs[key] for x in arrivals]) for key in self.obs_shapes},
             np.array([x.reward for x in arrivals], np.float32),

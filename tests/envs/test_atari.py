@@ -240,13 +240,13 @@ def test_native_render_changes_nothing_the_agent_sees():
 
 @pytest.mark.parametrize("name", ["ms_pacman", "MsPacman", "Ms-Pacman"])
 def test_a_task_goes_by_any_spelling(name):
-    assert make(name, full_action_space=False).action_space == (9, True)
+    assert make(name, full_action_space=False).action_space[:2] == (9, True)
 
 
 def test_action_sets():
-    assert make("pong").action_space == (18, True)
-    assert make("pong", full_action_space=False).action_space == (6, True)
-    assert make("skiing").action_space == (9, True)  # no button: there is nothing to fire
+    assert make("pong").action_space[:2] == (18, True)
+    assert make("pong", full_action_space=False).action_space[:2] == (6, True)
+    assert make("skiing").action_space[:2] == (9, True)  # no button: there is nothing to fire
 
 
 @pytest.mark.slow

@@ -9,8 +9,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from dreamer.envs.atari import make_atari
+from dreamer.envs.crafter import make_crafter
+from dreamer.envs.dmc import make_dmc
 from dreamer.envs.dummy import make_dummy
 from dreamer.envs.gym import make_gym
+from dreamer.envs.minigrid import make_minigrid
 
 ATARI = dict(
     action_repeat=4,
@@ -30,6 +33,11 @@ GYM = dict(
     max_restarts=0,
     kwargs={},
 )
+HERE = dict(processes=False, hang_seconds=60, max_restarts=0)
+APART = HERE | dict(processes=True)
+DMC = dict(action_repeat=4, time_limit_frames=50)  # 13 policy steps
+CRAFTER = dict(time_limit_frames=13)
+OBSTACLES = "Dynamic-Obstacles-Random-5x5"  # a random walk soon hits one
 
 SUITES = {
     "atari": partial(make_atari, "pong", **ATARI),
@@ -41,13 +49,34 @@ SUITES = {
     "pixel_point": partial(make_dummy, "pixel_point", **DUMMY),
     "cartpole": partial(make_gym, "CartPole-v1", **GYM),
     "pendulum": partial(make_gym, "Pendulum-v1", **GYM),
+    "dmc_proprio": partial(make_dmc, "finger_spin", observation="proprio", **DMC, **HERE),
+    "dmc_vision": partial(make_dmc, "cartpole_swingup", observation="vision", **DMC, **APART),
+    "minigrid": partial(make_minigrid, OBSTACLES, observation="pixels", **HERE),
+    "minigrid_symbolic": partial(make_minigrid, OBSTACLES, observation="symbolic", **HERE),
+    "minigrid_apart": partial(make_minigrid, OBSTACLES, observation="symbolic", **APART),
+    "crafter": partial(make_crafter, "reward", **CRAFTER, **HERE),
+    "crafter_apart": partial(make_crafter, "reward", **CRAFTER, **APART),
 }
+SLOW = ("dmc_vision", "minigrid_apart", "crafter", "crafter_apart")
+PACKAGES = {"dmc": "dm_control", "minigrid": "minigrid", "crafter": "crafter"}  # optional ones
 POLICY_STEPS = 40  # several episodes of each
 
 
-@pytest.fixture(params=SUITES)
+@pytest.fixture(
+    params=[pytest.param(s, marks=[pytest.mark.slow] if s in SLOW else []) for s in SUITES]
+)
 def make(request):
+    need(request.param, request)
     return SUITES[request.param]
+
+
+def need(suite, request):
+    """Skip a test where a suite is not installed, or cannot draw."""
+    package = PACKAGES.get(suite.partition("_")[0])
+    if package is not None:
+        pytest.importorskip(package)
+    if suite == "dmc_vision":
+        request.getfixturevalue("renderer")
 
 
 def actions_for(envs, seed, rounds=POLICY_STEPS):
@@ -188,13 +217,23 @@ def test_closing_twice_is_harmless(make):
 
 
 @pytest.mark.parametrize(
-    ("file", "task"), [("atari", "pong"), ("dummy", "memory"), ("gym", "CartPole-v1")]
+    ("file", "task"),
+    [
+        ("atari", "pong"),
+        ("dummy", "memory"),
+        ("gym", "CartPole-v1"),
+        ("dmc_vision", "walker_walk"),
+        ("minigrid", "DoorKey-6x6"),
+        ("crafter", "reward"),
+    ],
 )
-def test_conf_holds_every_option_and_no_other(file, task):
+def test_conf_holds_every_option_and_no_other(file, task, request):
+    need(file, request)
     group = OmegaConf.load(Path(__file__).parents[2] / "conf" / "env" / f"{file}.yaml")
     config = OmegaConf.merge(group, {"task": task})
     envs = instantiate(config.env, seed=3, count=2)
     assert envs.reset().is_first.shape == (2,)
+    envs.close()
 
 
 @pytest.mark.parametrize("suite", ["atari", "memory"])

@@ -1,0 +1,326 @@
+"""Environments in processes of their own, so that E of them step at once and none harms the run.
+
+Suites whose environments cost Python or drawing use it. An environment answers over a pipe and
+shows its observations in memory that both processes see. This file knows no suite.
+"""
+
+import mmap
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing import reduction
+from multiprocessing.connection import Connection
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
+
+import cloudpickle
+import numpy as np
+
+from dreamer.envs.factory import require_at_least
+from dreamer.envs.group import Arrival, EnvironmentFault, GymEnvs, Observation, OneEnv
+from dreamer.types import ActionSpace
+
+GOODBYE = 5  # seconds that an environment has to close
+ALIGNMENT = 64  # bytes: no two observations share a cache line
+
+# One thread each: as many environments as cores, each with as many threads, only wait.
+SINGLE_THREADED = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "LP_NUM_THREADS": "0",  # of Mesa's software renderer, beside the one that asks
+}
+
+
+def make_group(
+    make: Callable[[], OneEnv],
+    *,
+    count: int,
+    seed: int,
+    action_repeat: int,
+    processes: bool | Literal["auto"],
+    hang_seconds: float,
+    max_restarts: int,
+    reference_returns: dict[str, float] | None = None,
+) -> GymEnvs:
+    """Build E environments of one kind that step together.
+
+    Args:
+        make: Builds one of them, here or in another process.
+        count: E.
+        seed: See `GymEnvs`.
+        action_repeat: See `GymEnvs`.
+        processes: Whether each gets a process of its own; "auto" where there are several, and
+            several cores.
+        hang_seconds: An environment in another process that does not answer for so long is killed
+            and restarted. In this process it would be waited for.
+        max_restarts: See `GymEnvs`.
+        reference_returns: See `Envs`.
+
+    Raises:
+        ValueError: A setting out of its range.
+    """
+    require_at_least(1, count=count)
+    if processes not in (True, False, "auto"):
+        raise ValueError(f"Expect `processes` to be true, false or auto, actually: {processes}")
+    if not hang_seconds > 0:
+        raise ValueError(f"Expect `hang_seconds` to be positive, actually: {hang_seconds}")
+    apart = count > 1 and _cores() > 1 if processes == "auto" else processes
+    maker = partial(ProcessEnv, make, hang_seconds=hang_seconds) if apart else make
+    return GymEnvs(
+        [maker] * count,
+        seed=seed,
+        action_repeat=action_repeat,
+        max_restarts=max_restarts,
+        reference_returns=reference_returns,
+    )
+
+
+class ProcessEnv(OneEnv):
+    """One environment in a process of its own.
+
+    The process ends with `close`, with a fault, and with this one, however this one ends.
+    """
+
+    def __init__(self, make: Callable[[], OneEnv], *, hang_seconds: float):
+        """Start the process, which builds the environment meanwhile; `make` is cloudpickled."""
+        self._hang_seconds = hang_seconds
+        self._views: dict[str, np.ndarray] | None = None  # None: it has not introduced itself yet
+        self._questions = 0
+        # Forked off a process that has imported everything and runs no thread: forking this one,
+        # with the threads of torch and CUDA, would not be safe, and starting afresh takes seconds.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([Arrival.__module__])
+        self._pipe, theirs = context.Pipe()
+        recipe = cloudpickle.dumps(make)
+        self._process = context.Process(
+            target=_serve, args=(theirs, recipe, dict(os.environ)), daemon=True
+        )
+        with _bare_surroundings():
+            self._process.start()
+        theirs.close()
+
+    @property
+    def obs_shapes(self) -> dict[str, tuple[int, ...]]:  # type: ignore[override]
+        """See `OneEnv`; waits until the environment is built, and raises what hindered that."""
+        return self._introduction().obs_shapes
+
+    @property
+    def action_space(self) -> ActionSpace:  # type: ignore[override]
+        """See `OneEnv`."""
+        return self._introduction().action_space
+
+    def reset(self, seed: int | None) -> Observation:
+        """See `OneEnv`."""
+        self.start_reset(seed)
+        return self.finish().obs
+
+    def step(self, action: np.ndarray) -> Arrival:
+        """See `OneEnv`."""
+        self.start_step(action)
+        return self.finish()
+
+    def start_reset(self, seed: int | None) -> None:
+        """See `OneEnv`."""
+        self._ask("reset", seed)
+
+    def start_step(self, action: np.ndarray) -> None:
+        """See `OneEnv`."""
+        self._ask("step", action)
+
+    def finish(self) -> Arrival:
+        """See `OneEnv`."""
+        self._introduction()
+        arrival: Arrival = self._answer()
+        if arrival.obs:  # it did not fit into the shared memory
+            return arrival
+        assert self._views is not None
+        return arrival._replace(obs={key: view.copy() for key, view in self._views.items()})
+
+    def render(self) -> np.ndarray:
+        """See `OneEnv`."""
+        self._introduction()
+        self._ask("render", None)
+        return self._answer()
+
+    def close(self) -> None:
+        """End the process, by force where it does not answer."""
+        if self._pipe.closed:
+            return
+        self._ask("close", None)
+        self._process.join(GOODBYE)
+        self._end()
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
+
+    def _introduction(self) -> "_Introduction":
+        if self._views is None:
+            self._hello: _Introduction = self._answer()
+            memory = reduction.recv_handle(self._pipe)
+            self._views = _observations_in(memory, self._hello.obs_shapes)
+        return self._hello
+
+    def _ask(self, word: str, argument: Any) -> None:
+        self._questions += 1
+        with suppress(OSError):  # of a process that has died; the answer will tell
+            self._pipe.send((self._questions, word, argument))
+
+    def _answer(self) -> Any:
+        """Wait for the answer to the latest question.
+
+        Raises:
+            EnvironmentFault: It raised, died or hung; its process has ended.
+        """
+        expected = self._questions if self._views is not None else 0
+        number = -1
+        try:
+            while number != expected:  # else it is to a question whose answer nobody waited for
+                if not self._pipe.poll(self._hang_seconds):
+                    raise EnvironmentFault(
+                        f"It did not answer for `hang_seconds` {self._hang_seconds}; its process "
+                        "was killed"
+                    )
+                number, answer = self._pipe.recv()
+                if isinstance(answer, _Fault):
+                    raise EnvironmentFault(f"It failed in its process:\n{answer.traceback}")
+        except EnvironmentFault:
+            self._end()
+            raise
+        except (EOFError, OSError) as error:
+            self._process.join(GOODBYE)
+            code = self._process.exitcode
+            self._end()
+            raise EnvironmentFault(f"Its process died, with exit code {code}") from error
+        return answer
+
+
+class _Introduction(NamedTuple):
+    """The first thing an environment says; the shared memory comes right after."""
+
+    obs_shapes: dict[str, tuple[int, ...]]
+    action_space: ActionSpace
+
+
+class _Fault(NamedTuple):
+    """The last thing an environment says that failed."""
+
+    traceback: str
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _bare_surroundings() -> Iterator[None]:
+    """Let a process start without our program and with one thread.
+
+    multiprocessing would import the user's script again in every process, which costs seconds and
+    runs it where the script has no `if __name__ == "__main__"`.
+    """
+    changes = SINGLE_THREADED | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    before = {name: os.environ.get(name) for name in changes}
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _observations_in(memory: int, obs_shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Map a file of shared memory, made as large as needed, and close it.
+
+    Args:
+        memory: File descriptor.
+        obs_shapes: Of one environment.
+
+    Returns:
+        Writable views of it, one after the other.
+    """
+    views, offset = {}, 0
+    sizes = [-(-_empty(shape).nbytes // ALIGNMENT) * ALIGNMENT for shape in obs_shapes.values()]
+    os.ftruncate(memory, sum(sizes))
+    shared = mmap.mmap(memory, sum(sizes))
+    os.close(memory)
+    for (key, shape), size in zip(obs_shapes.items(), sizes, strict=True):
+        views[key] = np.ndarray(shape, _empty(shape).dtype, shared, offset)
+        offset += size
+    return views
+
+
+def _empty(shape: tuple[int, ...]) -> np.ndarray:
+    return np.empty(shape, np.uint8 if len(shape) == 3 else np.float32)
+
+
+# ------------------------------------------------------------------------- in the other process
+
+
+def _serve(pipe: Connection, recipe: bytes, environ: dict[str, str]) -> None:
+    """Build the environment and answer questions until told to close."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which closes us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.update(environ | SINGLE_THREADED)
+    number = 0
+    try:
+        env: OneEnv = cloudpickle.loads(recipe)()
+        shapes = dict(env.obs_shapes)
+        pipe.send((number, _Introduction(shapes, env.action_space)))
+        memory = _new_memory()
+        reduction.send_handle(pipe, memory, os.getppid())
+        views = _observations_in(memory, shapes)
+        while True:
+            number, word, argument = pipe.recv()
+            if word == "close":
+                break
+            pipe.send((number, _do(env, word, argument, views)))
+        env.close()
+    except Exception:
+        with suppress(OSError):
+            pipe.send((number, _Fault(traceback.format_exc())))
+
+
+def _do(env: OneEnv, word: str, argument: Any, views: dict[str, np.ndarray]) -> Any:
+    if word == "render":
+        return env.render()
+    arrival = Arrival(env.reset(argument)) if word == "reset" else env.step(argument)
+    if arrival.obs.keys() != views.keys() or any(
+        value.shape != views[key].shape or value.dtype != views[key].dtype
+        for key, value in arrival.obs.items()
+    ):
+        return arrival  # the group says what is wrong with it
+    for key, value in arrival.obs.items():
+        views[key][...] = value
+    return arrival._replace(obs={})
+
+
+def _new_memory() -> int:
+    """Return the descriptor of a file without a name, which vanishes with its last user."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("observation")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _end_with_parent() -> None:
+    """Even a killed run leaves nothing behind, and no environment that hangs."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

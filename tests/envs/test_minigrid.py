@@ -1,0 +1,124 @@
+"""MiniGrid: what the agent sees of a room, in pixels and in symbols."""
+
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+
+pytest.importorskip("minigrid")
+
+from dreamer.envs import minigrid as ours
+from dreamer.envs.minigrid import MiniGrid, make_minigrid
+from dreamer.runner import train
+
+OPTIONS = dict(count=1, seed=0, processes=False, hang_seconds=60, max_restarts=0)
+make_pixels = partial(make_minigrid, observation="pixels", **OPTIONS)
+LEFT, RIGHT, FORWARD = np.eye(7, dtype=np.float32)[:3]
+
+
+def test_pixels_are_the_agents_view_enlarged():
+    from minigrid.wrappers import RGBImgPartialObsWrapper
+
+    env = MiniGrid("MiniGrid-DoorKey-6x6-v0", True)
+    image = env.reset(3)["image"]
+    assert image.shape == (3, 64, 64)
+    assert image.dtype == np.uint8
+    theirs = RGBImgPartialObsWrapper(env._env).observation({"image": None})["image"]
+    assert theirs.shape == (56, 56, 3)
+    np.testing.assert_array_equal(image[:, 0, 0], theirs[0, 0])
+    np.testing.assert_array_equal(image[:, -1, -1], theirs[-1, -1])
+    # Seven pixels become eight: every pixel is there, one in seven of them twice.
+    assert {tuple(p) for p in image.reshape(3, -1).T} == {tuple(p) for p in theirs.reshape(-1, 3)}
+
+
+def test_symbols_say_what_stands_where():
+    env = MiniGrid("MiniGrid-Empty-5x5-v0", False)
+    assert env.obs_shapes == {"tiles": (7 * 7 * (11 + 6 + 3),), "direction": (4,)}
+    obs = env.reset(0)
+    assert obs["direction"].tolist() == [1, 0, 0, 0]  # it looks to the right
+    kinds, colours, states = np.split(obs["tiles"], [49 * 11, 49 * 17])
+    kinds = kinds.reshape(7, 7, 11)
+    np.testing.assert_array_equal(kinds.sum(-1), 1)
+    assert colours.sum() == states.sum() == 49
+    empty, wall, goal = 1, 2, 8
+    assert kinds[3, 6, empty] == 1  # where the agent stands, below in the middle of its view
+    assert kinds[3, 3, wall] == 1  # three tiles ahead
+    assert kinds[5, 4, goal] == 1  # two ahead and two to the right
+    assert env.step(RIGHT).obs["direction"].tolist() == [0, 1, 0, 0]
+
+
+def test_the_goal_ends_the_episode_for_good_with_a_reward():
+    env = MiniGrid("MiniGrid-Empty-5x5-v0", False)
+    env.reset(0)
+    for action in (FORWARD, FORWARD, RIGHT, FORWARD):
+        arrival = env.step(action)
+        assert not arrival.is_last
+        assert arrival.reward == 0
+    arrival = env.step(FORWARD)
+    assert arrival.is_last and arrival.is_terminal
+    assert arrival.reward == pytest.approx(1 - 0.9 * 5 / 100)
+
+
+def test_a_time_limit_does_not_end_it_for_good():
+    env = MiniGrid("MiniGrid-Empty-5x5-v0", False)
+    env.reset(0)
+    arrivals = [env.step(LEFT) for _ in range(100)]
+    assert [arrival.is_last for arrival in arrivals] == [False] * 99 + [True]
+    assert not arrivals[-1].is_terminal
+
+
+@pytest.mark.parametrize(
+    ("name", "id_"),
+    [
+        ("DoorKey-6x6", "MiniGrid-DoorKey-6x6-v0"),
+        ("doorkey_6x6", "MiniGrid-DoorKey-6x6-v0"),
+        ("MiniGrid-DoorKey-6x6-v0", "MiniGrid-DoorKey-6x6-v0"),
+        ("MultiRoom-N4-S5", "MiniGrid-MultiRoom-N4-S5-v1"),  # the newest
+        ("MultiRoom-N4-S5-v0", "MiniGrid-MultiRoom-N4-S5-v0"),
+        ("BabyAI-GoToLocal", "BabyAI-GoToLocal-v0"),
+    ],
+)
+def test_tasks_go_by_their_id_with_or_without_prefix_and_version(monkeypatch, name, id_):
+    built = []
+    monkeypatch.setattr(ours, "make_group", lambda make, **_: built.append(make.args[0]))
+    make_pixels(name)
+    assert built == [id_]
+
+
+def test_an_unknown_task_is_refused_with_its_nearest():
+    with pytest.raises(ValueError, match="MiniGrid task `DoorKay-6x6`.*`DoorKey-6x6`"):
+        make_pixels("DoorKay-6x6")
+
+
+def test_an_unknown_observation_is_refused():
+    with pytest.raises(ValueError, match="'pixels' or 'symbolic', actually: 'text'"):
+        make_minigrid("DoorKey-6x6", observation="text", **OPTIONS)
+
+
+def test_without_the_package_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "minigrid", None)
+    with pytest.raises(ImportError, match="pip install 'minigrid"):
+        make_pixels("DoorKey-6x6")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("observation", ["pixels", "symbolic"])
+def test_a_run_trains(compose_any, tmp_path, observation):
+    summary = train(
+        compose_any(
+            "env=minigrid",
+            "task=Empty-5x5",
+            f"env.observation={observation}",
+            "env.count=2",
+            "env.processes=true",
+            "debug=fast",
+            "total_frames=400",
+            "prefill_policy_steps=200",
+            "callbacks.evaluate.video_policy_steps=3",
+            "logger=jsonl",
+            f"root={tmp_path}",
+        )
+    )
+    assert summary.updates >= 5
+    assert np.isfinite(summary.metrics["world_model/loss"])
