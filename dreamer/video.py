@@ -11,11 +11,14 @@ import numpy as np
 
 
 def to_rgb(images: np.ndarray) -> np.ndarray:
-    """Images (..., C, H, W) in [0, 1] or uint8, C = 1 or 3 -> (..., H, W, 3) uint8."""
+    """Images (..., C, H, W) in [0, 1] or uint8 -> (..., H, W, 3) uint8.
+
+    One or two channels give a grey picture of the first, more give a coloured one of three.
+    """
     if images.dtype != np.uint8:
         images = (images.clip(0, 1) * 255).round().astype(np.uint8)
     images = np.moveaxis(images, -3, -1)
-    return images.repeat(3, -1) if images.shape[-1] == 1 else images[..., :3]
+    return images[..., :1].repeat(3, -1) if images.shape[-1] < 3 else images[..., :3]
 
 
 def open_loop_grid(truth: np.ndarray, model: np.ndarray, context: int) -> np.ndarray:

@@ -23,6 +23,14 @@ def test_rgb_repeats_grey_and_keeps_colours():
     np.testing.assert_allclose(to_rgb(colour)[..., 1], colour[:, 1] * 255, atol=1)
 
 
+def test_rgb_shows_the_first_of_two_channels_and_three_of_four():
+    two, four = np.zeros((2, 5, 6), np.uint8), np.zeros((4, 5, 6), np.uint8)
+    two[0], four[3] = 7, 9
+    assert (to_rgb(two) == 7).all()
+    assert to_rgb(four).shape == (5, 6, 3)
+    assert (to_rgb(four) == 0).all()
+
+
 def test_rgb_clips_what_is_too_dark_or_too_bright():
     assert to_rgb(np.array([-1.0, 2.0]).reshape(1, 1, 2)).tolist() == [[[0] * 3, [255] * 3]]
 

@@ -83,7 +83,7 @@ class OpenLoopVideo(pl.Callback):
                 truth.cpu().numpy(), prediction.float().cpu().numpy(), self._context
             )
             name = "open_loop" if len(predictions) == 1 else f"open_loop_{key}"
-            path = self._run_dir / "videos" / f"{name}_{agent.frames:010d}.mp4"
+            path = self._run_dir / "videos" / f"{name.replace('/', '_')}_{agent.frames:010d}.mp4"
             log_video(
                 trainer.loggers,
                 f"video/{name}",

@@ -65,9 +65,8 @@ class ObservationReader:
         self._kinds: dict[str, str] = {}  # of the data that came first
         for place, part in _parts(space):
             name = "/".join(map(str, place)).replace(".", "_")  # dots would divide modules' names
-            plan = _plan(
-                part, name or "observation", grayscale, re.match(flat_keys, name or "image")
-            )
+            flat = re.match(flat_keys, name or "image") is not None
+            plan = _plan(part, name or "observation", grayscale, flat)
             if plan is None:
                 self.left_out[name] = part
                 continue
@@ -167,7 +166,7 @@ def _parts(space: spaces.Space, place: tuple = ()) -> Iterator[tuple[tuple, spac
 
 
 def _plan(
-    space: spaces.Space, name: str, grayscale: bool, flat: Any
+    space: spaces.Space, name: str, grayscale: bool, flat: bool
 ) -> tuple[tuple[int, ...], Read] | None:
     """Shape and reader of one part; None if it cannot be observed."""
     match space:
@@ -307,4 +306,4 @@ def _write_numbers(space: spaces.Box, action: np.ndarray) -> np.ndarray:
     numbers = low + share * (high - low)
     if space.dtype.kind != "f":
         numbers = numbers.round()
-    return numbers.clip(low, high).astype(space.dtype)
+    return np.asarray(numbers.clip(low, high), space.dtype)

@@ -110,7 +110,9 @@ class Decoder(nn.Module):
             )
             self.outputs = nn.ModuleDict(
                 {
-                    k: DistributionLayer(self.vector.output_size, obs_shapes[k], "mse")
+                    _module_name(k): DistributionLayer(
+                        self.vector.output_size, obs_shapes[k], "mse"
+                    )
                     for k in self.vector_keys
                 }
             )
@@ -145,4 +147,9 @@ class Decoder(nn.Module):
         if not self.vector_keys:
             return {}
         x = self.vector(features)
-        return {key: self.outputs[key](x) for key in self.vector_keys}
+        return {key: self.outputs[_module_name(key)](x) for key in self.vector_keys}
+
+
+def _module_name(key: str) -> str:
+    """An observation's key, changed where a dictionary of modules has that name for itself."""
+    return f"{key}_" if hasattr(nn.ModuleDict(), key) else key

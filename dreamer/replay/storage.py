@@ -12,6 +12,7 @@ import os
 import shutil
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ class RingFiles:
 
         Args:
             directory: holds the replay and nothing else; made if missing.
-            columns: by name, which is also the name of the file.
+            columns: by name, which names the file too.
             env_count: E, rings per column.
             capacity: steps held per environment.
 
@@ -71,11 +72,11 @@ class RingFiles:
         directory.mkdir(parents=True, exist_ok=True)
         if not any(directory.iterdir()):
             for name, array in stored.items():
-                with open(directory / name, "xb") as file:
+                with open(_path(directory, name), "xb") as file:
                     file.truncate(_count_bytes(array))
             _write_whole(directory / LAYOUT, json.dumps(layout, indent=2))  # last: now it counts
         _check_layout(directory, layout)
-        self.columns = {name: _map(directory / name, array) for name, array in stored.items()}
+        self.columns = {name: _map(_path(directory, name), array) for name, array in stored.items()}
         self._journal = self.columns.pop(JOURNAL)
         if self._journal.min() < 0:
             raise ValueError(f"The replay in {directory} is damaged: its journal is negative.")
@@ -116,6 +117,10 @@ class RingFiles:
         # One thread: several would wait for each other while the cores are busy elsewhere.
         np.take(column.numpy(), rows, axis=0, out=out.numpy(), mode="clip")  # clip: no buffer
         return out
+
+
+def _path(directory: Path, name: str) -> Path:
+    return directory / quote(name, safe="")  # nested observations are named "arm/joints"
 
 
 def size_on_disk(columns: dict[str, Column], *, env_count: int, capacity: int) -> int:

@@ -103,3 +103,10 @@ def test_decoder_splits_its_channels_in_the_order_of_the_dictionary():
 def test_unknown_activation_of_the_vectors_is_refused():
     with pytest.raises(ValueError, match="`activation` to be one of .*, actually: ela"):
         dataclasses.replace(ENCODER.vector, activation="ela")
+
+
+@pytest.mark.parametrize("key", ["arm/joints", "keys", "training"])
+def test_any_name_may_be_that_of_a_vector(key):
+    config = dataclasses.replace(DECODER, **ANY)
+    decoder = Decoder(D, {key: (3,)}, config)
+    assert decoder(torch.randn(T, B, D))[key].mean.shape == (T, B, 3)

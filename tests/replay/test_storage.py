@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dreamer.replay.buffer import Replay, ReplayConfig
-from dreamer.replay.storage import RingFiles
+from dreamer.replay.storage import Column, RingFiles
 
 ROOT = Path(__file__).parents[2]
 Usage = namedtuple("Usage", "total used free")
@@ -188,6 +188,14 @@ def test_what_the_replay_holds_already_counts_as_free_for_it(make_replay, make_w
     make_world(3).play(replay, 2001)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 4096))
     assert make_replay(3, 3 * 2000).policy_steps > 0
+
+
+def test_a_nested_name_is_one_file_of_the_directory(tmp_path):
+    column = {"obs_arm/joints": Column((3,), "float32")}
+    for _ in range(2):  # made, and opened again
+        files = RingFiles(tmp_path / "replay", column, env_count=1, capacity=5)
+        assert files.columns["obs_arm/joints"].shape == (1, 6, 3)
+    assert len(list((tmp_path / "replay").iterdir())) == 3  # with layout and journal
 
 
 def test_memory_and_disk_grow_with_the_steps_not_with_the_capacity(tmp_path, monkeypatch):
