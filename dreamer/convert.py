@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from dreamer.models.actor_critic import ActorCritic
 from dreamer.models.encoder import Decoder, Encoder
 from dreamer.models.mlp import MLP, DenseLayer, DistributionLayer, Head
-from dreamer.models.rssm import RSSM, GRUCell, Prior
+from dreamer.models.recurrent import GRUCell
+from dreamer.models.rssm import RSSM, Prior
 from dreamer.models.vision import ChannelNorm
 from dreamer.models.world_model import WorldModel
 

@@ -95,11 +95,24 @@ class OneHot:
     def sample(self, noise: Tensor | None = None) -> Tensor:
         """(..., K), decided by Gumbel noise of that shape."""
         noise = gumbel_like(self.logits) if noise is None else noise
-        sample = one_hot_argmax(self.logits.detach() + noise)
-        if not self.logits.requires_grad:
-            return sample
-        probs = self.probs
-        return sample + (probs - probs.detach())
+        if not (self.logits.requires_grad and torch.is_grad_enabled()):
+            return one_hot_argmax(self.logits + noise)
+        sample = _StraightThrough.apply(self.logits, noise)
+        assert isinstance(sample, Tensor)
+        return sample
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits: Tensor, noise: Tensor) -> Tensor:
+        ctx.save_for_backward(logits.softmax(-1))
+        return one_hot_argmax(logits + noise)
+
+    @staticmethod
+    def backward(ctx, *grad_outputs: Tensor):
+        (probs,) = ctx.saved_tensors
+        softmax_backward = torch.ops.aten._softmax_backward_data
+        return softmax_backward(grad_outputs[0], probs, -1, probs.dtype), None
 
 
 class OneHots:

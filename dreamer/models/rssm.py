@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamer.models.latents import Latent
-from dreamer.models.mlp import DenseLayer, LayerNorm, Norm, check_activation, init_glorot
+from dreamer.models.mlp import DenseLayer, Norm, check_activation, init_glorot
+from dreamer.models.recurrent import GRUCell, LoopLinear
 from dreamer.types import Features, OneHotFeatures, RSSMState
-
-UPDATE_BIAS = -1.0  # the GRU starts out slow to replace its state
 
 ImaginationPolicy = Callable[[Features, Tensor | None], Tensor]
 
@@ -39,29 +38,6 @@ class RSSMConfig:
                 raise ValueError(
                     f"Expect `{name}` to be at least 1, actually: {getattr(self, name)}"
                 )
-
-
-class GRUCell(nn.Module):
-    """A gated recurrent unit with one layer norm over all its gates.
-
-    The reset gate multiplies the normalised candidate, not the old state; an update near 1
-    replaces the state.
-
-    Source: `GRUCell` of the authors' code. Differs from the paper: layer norm is on by default.
-    """
-
-    def __init__(self, input_size: int, size: int, *, layer_norm: bool):
-        super().__init__()
-        self.linear = nn.Linear(input_size + size, 3 * size)
-        self.norm = LayerNorm(3 * size) if layer_norm else nn.Identity()
-
-    def forward(self, x: Tensor, deter: Tensor) -> Tensor:
-        """Input (..., input_size) and state (..., D) -> new state (..., D) float32."""
-        gates = self.norm(self.linear(torch.cat([x, deter], -1))).float()  # (..., 3 * D)
-        reset, candidate, update = gates.chunk(3, -1)
-        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        update = torch.sigmoid(update + UPDATE_BIAS)
-        return update * candidate + (1 - update) * deter
 
 
 class Prior(nn.Module):
@@ -190,8 +166,8 @@ class RSSM(nn.Module):
         """Infer the states of sequences of observations.
 
         What does not depend on the recurrent state is computed for all steps at once: the
-        embedding's part of the posterior's first layer before the loop, and the prior, by the
-        caller, after it.
+        parts of actions and embeddings in the first layers before the loop, the gradients of its
+        weights and the prior, by the caller, after it.
 
         Args:
             embed: (T, B, M).
@@ -205,25 +181,32 @@ class RSSM(nn.Module):
         """
         length, batch_size = embed.shape[:2]
         latent = self.latent
-        weight_deter, weight_embed = self.obs_out.linear.weight.split(
-            [self.deter_size, embed.shape[-1]], -1
-        )
-        from_embed = F.linear(embed, weight_embed, self.obs_out.linear.bias)  # (T, B, hidden)
         keep = (~is_first).float().unsqueeze(-1)  # (T, B, 1)
-        prev_action = prev_action * keep
+        weight, bias = self.img_in.linear.weight, self.img_in.linear.bias
+        weight_stoch, weight_action = weight.split([self.stoch_size, prev_action.shape[-1]], -1)
+        from_action = F.linear(prev_action * keep, weight_action, bias)  # (T, B, hidden)
+        weight, bias = self.obs_out.linear.weight, self.obs_out.linear.bias
+        weight_deter, weight_embed = weight.split([self.deter_size, embed.shape[-1]], -1)
+        from_embed = F.linear(embed, weight_embed, bias)  # (T, B, hidden)
+
+        from_stoch = LoopLinear(weight_stoch)
+        gates = LoopLinear(self.gru.linear.weight, self.gru.linear.bias)
+        from_deter = LoopLinear(weight_deter)
+        obs_dist = LoopLinear(self.obs_dist.weight, self.obs_dist.bias)
 
         state = self.initial(batch_size) if start is None else start
         if noise is None:
             shape = (length, batch_size, latent.variables, latent.statistics)
             noise = latent.draw_noise(state.stats.new_empty(shape))
         states = []
-        steps = (from_embed.unbind(), prev_action.unbind(), keep.unbind(), noise.unbind())
-        for embedded, action, kept, step_noise in zip(*steps, strict=True):
+        steps = (from_embed.unbind(), from_action.unbind(), keep.unbind(), noise.unbind())
+        for embedded, acted, kept, step_noise in zip(*steps, strict=True):
             # Everything is masked, though only the start of a chunk meets a non-zero action.
-            masked = RSSMState(state.deter * kept, state.stoch * kept.unsqueeze(-1), state.stats)
-            deter = self._advance(masked, action)
-            hidden = self.obs_out.finish(embedded + F.linear(deter, weight_deter))
-            stats = latent.to_stats(self.obs_dist(hidden))
+            stoch, deter = state.stoch.flatten(-2) * kept, state.deter * kept
+            x = self.img_in.finish(from_stoch(stoch, acted))
+            deter = self.gru.finish(gates(torch.cat([x, deter], -1)), deter)
+            hidden = self.obs_out.finish(from_deter(deter, embedded))
+            stats = latent.to_stats(obs_dist(hidden))
             state = RSSMState(deter, latent.sample(stats, step_noise), stats)
             states.append(state)
         return _stack(states)

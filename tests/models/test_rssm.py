@@ -21,7 +21,7 @@ from tiny import (
 from torch import nn
 from torch.testing import assert_close
 
-from dreamer.models.rssm import RSSM, GRUCell
+from dreamer.models.rssm import RSSM
 from dreamer.types import RSSMState
 
 M = 13
@@ -38,27 +38,6 @@ def sequence(latent) -> tuple[torch.Tensor, ...]:
     is_first[0, 0] = is_first[4, 1] = True
     noise = latent.draw_noise(torch.randn(T, B, S, latent.statistics))
     return torch.randn(T, B, M), torch.randn(T, B, A), is_first, noise
-
-
-def test_gru_equals_its_equations():
-    cell = GRUCell(M, D, layer_norm=True)
-    nn.init.uniform_(cell.norm.weight, 0.5, 2)
-    nn.init.uniform_(cell.norm.bias)
-    x, deter = torch.randn(B, M), torch.randn(B, D)
-    gates = torch.cat([x, deter], -1) @ cell.linear.weight.T + cell.linear.bias
-    gates = (gates - gates.mean(-1, keepdim=True)) / (
-        gates.var(-1, correction=0, keepdim=True) + 1e-3
-    ).sqrt()
-    gates = gates * cell.norm.weight + cell.norm.bias
-    reset, candidate, update = gates[:, :D], gates[:, D : 2 * D], gates[:, 2 * D :]
-    reset, update = 1 / (1 + (-reset).exp()), 1 / (1 + (1 - update).exp())
-    expected = update * torch.tanh(reset * candidate) + (1 - update) * deter
-    assert_close(cell(x, deter), expected)
-
-
-def test_gru_without_layer_norm_has_none():
-    names = [name for name, _ in GRUCell(M, D, layer_norm=False).named_parameters()]
-    assert names == ["linear.weight", "linear.bias"]
 
 
 @both

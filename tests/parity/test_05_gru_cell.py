@@ -1,7 +1,7 @@
 import torch
 from golden import Case, golden
 
-from dreamer.models.rssm import GRUCell
+from dreamer.models.recurrent import GRUCell
 
 
 @golden("05_*")
