@@ -205,8 +205,9 @@ def unit_normal_log_prob(mean: Tensor, value: Tensor) -> Tensor:
 
     That of `Normal(mean, 1.0)` with fewer passes over what may be millions of pixels.
     """
-    squares = (value - mean).square().flatten(1)  # (N, numbers of the event)
-    return -0.5 * squares.sum(-1) - squares.shape[1] * _HALF_LOG_TAU
+    squares = F.mse_loss(mean, value, reduction="none")  # (N, *event)
+    constant = value[0].numel() * _HALF_LOG_TAU
+    return -0.5 * squares.sum(tuple(range(1, value.ndim))) - constant
 
 
 class Bernoulli:

@@ -18,6 +18,7 @@ from dreamer.models.pieces import in_pieces, score_in_pieces
 IMAGE_SIZE = 64  # pixels, both sides
 STRIDE = 2
 FEW_OUTPUTS = 64  # images times pixels of a layer
+FEW_CHANNELS = 3  # of a layer; up to so many, CPUs are faster with four pixels at a time
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class ConvDecoder(nn.Module):
             (...) in nats, of which the sum or mean may be differentiated, nothing else.
         """
         scores = score_in_pieces(
-            lambda x, target: unit_normal_log_prob(self._to_pixels(x), target),
+            lambda x, target: unit_normal_log_prob(self._to_sub_pixels(x), sub_pixels(target)),
             self._first(features.flatten(0, -2)),
             image.flatten(0, -4),
             [*self.convs[1:].parameters(), *self.norms[1:].parameters()],
@@ -132,11 +133,15 @@ class ConvDecoder(nn.Module):
 
     def _to_pixels(self, x: Tensor) -> Tensor:
         """The other layers: (N, C, k, k) -> (N, C, 64, 64) float32."""
+        return F.pixel_shuffle(self._to_sub_pixels(x), STRIDE)
+
+    def _to_sub_pixels(self, x: Tensor) -> Tensor:
+        """The other layers: (N, C, k, k) -> (N, C * 4, 32, 32) float32, see `sub_pixels`."""
         for conv, norm in zip(self.convs[1:-1], self.norms[1:-1], strict=True):
             x = self.activation(norm(transposed(x, conv)))
         on_cpu = x.device.type == "cpu"  # where so few channels are slower in bfloat16
         with torch.autocast(x.device.type, enabled=not on_cpu and torch.is_autocast_enabled()):
-            x = sub_pixel_transposed(x.float() if on_cpu else x, self.convs[-1])
+            x = transposed_to_sub_pixels(x.float() if on_cpu else x, self.convs[-1])
         return x.float()
 
     def _first(self, features: Tensor) -> Tensor:
@@ -171,17 +176,20 @@ def strided(x: Tensor, conv: nn.Module) -> Tensor:
 
 
 def transposed(x: Tensor, conv: nn.Module) -> Tensor:
-    """A transposed convolution of stride 2, its bias added apart where the kernel is odd.
+    """A transposed convolution of stride 2, in the form that CPUs run fastest.
 
-    With the bias, CPUs take up to four times as long there. (N, C, n, n) -> (N, C', m, m).
+    (N, C, n, n) -> (N, C', 2 (n - 1) + k, 2 (n - 1) + k).
     """
     assert isinstance(conv, nn.ConvTranspose2d) and conv.bias is not None
-    if conv.kernel_size[0] % STRIDE == 0:
-        return conv(x)
-    return F.conv_transpose2d(x, conv.weight, stride=STRIDE).add_(conv.bias[:, None, None])
+    kernel = conv.kernel_size[0]
+    if kernel % STRIDE:  # its bias apart: with it, they take up to four times as long
+        return F.conv_transpose2d(x, conv.weight, stride=STRIDE).add_(conv.bias[:, None, None])
+    if conv.out_channels <= FEW_CHANNELS:
+        return F.pixel_shuffle(transposed_to_sub_pixels(x, conv), STRIDE)
+    return conv(x)
 
 
-def sub_pixel_transposed(x: Tensor, conv: nn.Module) -> Tensor:
+def transposed_to_sub_pixels(x: Tensor, conv: nn.Module) -> Tensor:
     """A transposed convolution of stride 2, as a convolution to four pixels at a time.
 
     Equal in numbers; where there are few output channels, CPUs run it nine times faster.
@@ -191,20 +199,34 @@ def sub_pixel_transposed(x: Tensor, conv: nn.Module) -> Tensor:
 
     Args:
         x: (N, C, n, n).
-        conv: a ConvTranspose2d with a kernel of k pixels, without padding.
+        conv: a ConvTranspose2d with a kernel of k pixels, an even number, without padding.
 
     Returns:
-        (N, C', 2 (n - 1) + k, 2 (n - 1) + k).
+        (N, C' * 4, m, m), m = n - 1 + k / 2: the images in the form of `sub_pixels`.
     """
     assert isinstance(conv, nn.ConvTranspose2d) and conv.bias is not None
     inputs, outputs, kernel, _ = conv.weight.shape
-    taps = (kernel + 1) // 2
-    weight = F.pad(conv.weight, (0, kernel % 2, 0, kernel % 2))
-    weight = weight.view(inputs, outputs, taps, 2, taps, 2).flip(2, 4)
+    taps = kernel // 2
+    weight = conv.weight.view(inputs, outputs, taps, 2, taps, 2).flip(2, 4)
     weight = weight.permute(1, 3, 5, 0, 2, 4).flatten(0, 2)  # (C' * 4, C, taps, taps)
-    y = F.conv2d(x, weight, conv.bias.repeat_interleave(4), padding=taps - 1)
-    size = STRIDE * (x.shape[-1] - 1) + kernel
-    return F.pixel_shuffle(y, STRIDE)[..., :size, :size]
+    return F.conv2d(x, weight, conv.bias.repeat_interleave(4), padding=taps - 1)
 
 
+def sub_pixels(image: Tensor) -> Tensor:
+    """Four neighbouring pixels as channels of one: `pixel_unshuffle(image, 2)`, channels last.
+
+    Args:
+        image: (N, C, h, w) float32; h and w even.
+
+    Returns:
+        (N, C * 4, h / 2, w / 2), in memory (N, h / 2, w / 2, C * 4).
+    """
+    if image.device.type != "cpu":
+        return F.pixel_unshuffle(image, STRIDE)
+    pairs = image.contiguous().view(torch.float64)  # (N, C, h, w / 2): neighbours move as one number
+    pairs = pairs.unflatten(2, (-1, 2)).permute(1, 0, 2, 4, 3)  # (C, N, h / 2, w / 2, 2)
+    result = pairs.new_empty(*pairs.shape[1:4], len(pairs), 2)
+    for channel, of_channel in enumerate(pairs):  # one by one, the inner loops are long
+        result[:, :, :, channel] = of_channel
+    return result.view(torch.float32).flatten(3).permute(0, 3, 1, 2)
 IN_DEPTHS = 32  # the decoder starts from one pixel of this many times `depth` channels

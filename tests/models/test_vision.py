@@ -14,7 +14,9 @@ from dreamer.models.vision import (
     ConvDecoder,
     ConvEncoder,
     strided,
-    sub_pixel_transposed,
+    sub_pixels,
+    transposed,
+    transposed_to_sub_pixels,
 )
 
 CHANNELS, DEPTH = 5, 3
@@ -106,18 +108,28 @@ def test_decoder_keeps_leading_axes():
     assert_close(image[2, 1], decoder(features[2, 1:2])[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("outputs", [3, 4])
 @pytest.mark.parametrize("kernel", [2, 3, 5, 6])
-def test_four_pixels_at_a_time_equal_the_transposed_convolution(kernel):
-    conv = nn.ConvTranspose2d(CHANNELS, 4, kernel, 2)
+def test_a_transposed_convolution_equals_torchs_in_every_form(kernel, outputs):
+    conv = nn.ConvTranspose2d(CHANNELS, outputs, kernel, 2)
     x = torch.randn(B, CHANNELS, 7, 7, requires_grad=True)
     inputs = [x, *conv.parameters()]
-    assert_close(sub_pixel_transposed(x, conv), conv(x), rtol=1e-4, atol=1e-5)
+    assert_close(transposed(x, conv), conv(x), rtol=1e-4, atol=1e-5)
     assert_close(
-        torch.autograd.grad(sub_pixel_transposed(x, conv).square().sum(), inputs),
+        torch.autograd.grad(transposed(x, conv).square().sum(), inputs),
         torch.autograd.grad(conv(x).square().sum(), inputs),
         rtol=1e-4,
         atol=1e-4,
     )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sub_pixels_are_those_of_torch_and_of_the_transposed_convolution(channels):
+    image = torch.randn(B, channels, 16, 16)
+    assert torch.equal(sub_pixels(image), F.pixel_unshuffle(image, 2))
+    conv = nn.ConvTranspose2d(CHANNELS, channels, 6, 2)
+    x = torch.randn(B, CHANNELS, 6, 6)
+    assert_close(transposed_to_sub_pixels(x, conv), sub_pixels(conv(x)), rtol=1e-4, atol=1e-5)
 
 
 def test_encoder_refuses_kernels_that_leave_no_pixel():
