@@ -223,10 +223,14 @@ def sub_pixels(image: Tensor) -> Tensor:
     """
     if image.device.type != "cpu":
         return F.pixel_unshuffle(image, STRIDE)
-    pairs = image.contiguous().view(torch.float64)  # (N, C, h, w / 2): neighbours move as one number
+    pairs = image.contiguous().view(
+        torch.float64
+    )  # (N, C, h, w / 2): neighbours move as one number
     pairs = pairs.unflatten(2, (-1, 2)).permute(1, 0, 2, 4, 3)  # (C, N, h / 2, w / 2, 2)
     result = pairs.new_empty(*pairs.shape[1:4], len(pairs), 2)
     for channel, of_channel in enumerate(pairs):  # one by one, the inner loops are long
         result[:, :, :, channel] = of_channel
     return result.view(torch.float32).flatten(3).permute(0, 3, 1, 2)
+
+
 IN_DEPTHS = 32  # the decoder starts from one pixel of this many times `depth` channels
