@@ -174,7 +174,8 @@ class Normal:
 
     def __init__(self, mean: Tensor, std: Tensor | float = 1.0, event_dims: int = 0):
         self.mean = mean.float()
-        self.std = torch.as_tensor(std, dtype=torch.float32, device=mean.device)
+        # Filled on the device: a number copied there would have to wait for it.
+        self.std = std.float() if isinstance(std, Tensor) else self.mean.new_full((), std)
         self.event_dims = event_dims
 
     @property

@@ -3,8 +3,10 @@
 The agent makes one for each of its three losses. The file knows parameters, not modules.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,6 +68,54 @@ class EpsilonHatAdam(torch.optim.Adam):
             group["eps"] = self.config.epsilon / correction
         super().step()
         return loss
+
+    @torch.no_grad()
+    def step_on_device(self, allowed: Tensor) -> None:
+        """`step` for a recording: nothing in it waits for the device or changes with the update.
+
+        Args:
+            allowed: () float; where it is 0, weights and state stay as they are, bit by bit.
+
+        The bias corrections are in the rate, a tensor; the kernel's own vanish at a step count that
+        is beyond them. Its epsilon, a number of the host, is then the one of the class's formula.
+        """
+        for group in self.param_groups:
+            parameters, gradients, first, second, counts = [], [], [], [], []
+            self._init_group(group, parameters, gradients, first, second, [], counts)
+            torch._foreach_mul_(group["params"], 1 - self.config.weight_decay * allowed)
+            if not parameters:
+                continue
+            # A list: one tensor would be taken for a number, which waits for the device.
+            torch._foreach_add_(counts, [allowed] * len(counts))
+            betas = group["betas"]
+            # 1 - b^t without the loss of digits at small t
+            corrections = [-torch.expm1(counts[0] * math.log(beta)) for beta in betas]
+            torch._fused_adam_(
+                parameters,
+                gradients,
+                first,
+                second,
+                [],
+                [torch.full_like(counts[0], BEYOND_CORRECTION)] * len(parameters),
+                lr=group["lr"] * corrections[1].sqrt() / corrections[0],
+                beta1=betas[0],
+                beta2=betas[1],
+                weight_decay=0.0,
+                eps=self.config.epsilon,
+                amsgrad=False,
+                maximize=False,
+                found_inf=1 - allowed,  # the kernel's word for "leave all as it is"
+            )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take a state back, of either kind of step."""
+        super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            states = [self.state[p] for p in group["params"] if p in self.state]
+            group["updates"] = max((int(s["step"]) for s in states), default=group["updates"])
+
+
+BEYOND_CORRECTION = 1e9  # steps after which 1 - b^t is 1 in any precision
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """The optimiser against a plain NumPy loop, and what a checkpoint keeps of it."""
 
+import copy
 import dataclasses
 import io
 
@@ -125,6 +126,56 @@ def test_optimizer_continues_identically_from_a_saved_state():
         apply(optimizer, gradient)
         apply(other, gradient)
     assert_close(restored, parameters, rtol=0, atol=0)
+
+
+def test_steps_on_the_device_give_the_weights_of_steps_on_the_host():
+    host, device = start(), start()
+    options = dataclasses.replace(CONFIG, weight_decay=1e-3)
+    optimizers = EpsilonHatAdam(host, options), EpsilonHatAdam(device, options)
+    for seed in range(4):  # 24 steps
+        for gradient in gradients(seed):
+            apply(optimizers[0], gradient)
+            for parameter, g in zip(device, gradient, strict=True):
+                parameter.grad = torch.tensor(g, dtype=torch.float32)
+            optimizers[1].step_on_device(torch.ones(()))
+            assert_close(device, host, rtol=1e-5, atol=1e-6)
+
+
+def test_step_on_the_device_that_is_not_allowed_changes_nothing():
+    parameters = start()
+    optimizer = EpsilonHatAdam(parameters, CONFIG)
+    for allowed in (0.0, 1.0, 0.0):
+        for parameter in parameters:
+            parameter.grad = torch.full_like(parameter, 1.0 if allowed else torch.nan)
+        before = copy.deepcopy((parameters, optimizer.state_dict()["state"]))
+        optimizer.step_on_device(torch.tensor(allowed))
+        after = (parameters, optimizer.state_dict()["state"])
+        if allowed:
+            assert not torch.equal(after[0][0], before[0][0])
+        elif before[1]:
+            assert_close(after, before, rtol=0, atol=0)
+        else:
+            assert_close(after[0], before[0], rtol=0, atol=0)
+            assert {s["step"].item() for s in after[1].values()} == {0}
+
+
+@pytest.mark.parametrize("first_on_device", [True, False])
+def test_either_kind_of_step_goes_on_from_the_state_of_the_other(first_on_device):
+    expected, parameters = start(), start()
+    reference, optimizer = (EpsilonHatAdam(p, CONFIG) for p in (expected, parameters))
+    for number, gradient in enumerate(gradients()):
+        apply(reference, gradient)
+        if number == 3:
+            state = copy.deepcopy(optimizer.state_dict())
+            optimizer = EpsilonHatAdam(parameters, CONFIG)
+            optimizer.load_state_dict(state)
+        if first_on_device == (number < 3):
+            for parameter, g in zip(parameters, gradient, strict=True):
+                parameter.grad = torch.tensor(g, dtype=torch.float32)
+            optimizer.step_on_device(torch.ones(()))
+        else:
+            apply(optimizer, gradient)
+    assert_close(parameters, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

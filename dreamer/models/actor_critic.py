@@ -241,7 +241,7 @@ class ActorCritic(nn.Module):
             metrics = {
                 "actor/loss": loss,
                 "actor/entropy": entropy.mean(),
-                "actor/entropy_scale": torch.tensor(entropy_scale),
+                "actor/entropy_scale": loss.new_full((), entropy_scale),
                 "imagine/reward": trajectory.reward.mean(),
                 "imagine/reward_std": trajectory.reward.std(correction=0),
                 "imagine/normed_reward": reward.mean(),
