@@ -28,8 +28,9 @@ from benchmarks.measure import (  # noqa: E402
 )
 from benchmarks.peers.launch import start_authors, start_sheeprl  # noqa: E402
 from benchmarks.peers.sizes import SIZES  # noqa: E402
+from dreamer.build import make_explorer  # noqa: E402
 from dreamer.collector import Collector  # noqa: E402
-from dreamer.policy import DreamerPolicy, RandomPolicy  # noqa: E402
+from dreamer.policy import RandomPolicy  # noqa: E402
 from dreamer.types import TimeStep  # noqa: E402
 
 CALLS = 20  # of one measurement, as the peers make
@@ -37,12 +38,19 @@ STEPS = 2000  # of the emulators in one measurement
 
 
 def policy_calls(
-    *, size_name: str, counts: tuple[int, ...], device: str, repeats: int, peers: tuple[str, ...]
+    *,
+    size_name: str,
+    counts: tuple[int, ...],
+    device: str,
+    repeats: int,
+    peers: tuple[str, ...],
+    settings: tuple[str, ...] = (),
 ) -> dict[str, dict[str, Any]]:
     """Seconds of a policy call for E environments, by program and E, measured in turns."""
     size = SIZES[size_name]
-    agent = make_agent(size, configuration(size)).to(device)
-    policy = DreamerPolicy(agent.world_model, agent.actor_critic, sample_actions=True)
+    cfg = configuration(size, settings)
+    agent = make_agent(size, cfg).to(device)
+    policy = make_explorer(cfg, agent)
     threads = torch.get_num_threads()
     running = {
         "sheeprl": lambda: start_sheeprl(
@@ -151,6 +159,7 @@ def main() -> None:
         "--peer", choices=("sheeprl", "authors"), action="append", default=[], dest="peers"
     )
     parser.add_argument("--out", type=Path, help="JSON file")
+    parser.add_argument("settings", nargs="*", help="further Hydra overrides of our configuration")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     report = {
@@ -163,6 +172,7 @@ def main() -> None:
             device=options.device,
             repeats=options.repeats,
             peers=tuple(options.peers),
+            settings=tuple(options.settings),
         ),
         "emulation": {str(count): emulation(count, repeats=5) for count in (1, 8)},
     }

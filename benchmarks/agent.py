@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from benchmarks.peers.sizes import Size
 from dreamer.agent import DreamerAgent
+from dreamer.build import choose_tape
 from dreamer.config import checked
 from dreamer.types import ActionSpace, Batch
 
@@ -40,7 +41,8 @@ def make_agent(size: Size, cfg: DictConfig) -> DreamerAgent:
     """The agent for grey or coloured images and discrete actions."""
     shapes = {"image": (size.channels, 64, 64)}
     config = instantiate(cfg.model, _convert_="all")
-    return DreamerAgent(config, shapes, ActionSpace(size.actions, discrete=True))
+    space = ActionSpace(size.actions, discrete=True)
+    return DreamerAgent(config, shapes, space, make_tape=choose_tape(cfg))
 
 
 def random_batch(size: Size) -> Batch:

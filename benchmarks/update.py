@@ -38,7 +38,7 @@ from benchmarks.peers.protocol import Peer  # noqa: E402
 from benchmarks.peers.sizes import SIZES  # noqa: E402
 from dreamer.types import Batch  # noqa: E402
 
-WARM_UP = 3  # updates of everybody that do not count
+WARM_UP = {"cpu": 3, "cuda": 6}  # updates of everybody that do not count, recordings included
 PAUSE = 0.02  # seconds between turns, in which the threads of the last one stop to spin
 PEERS = ("sheeprl", "sheeprl-compiled", "sheeprl-bf16", "authors")
 DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
@@ -119,7 +119,7 @@ def measure(
     size = SIZES[size_name]
     cfg = configuration(size, settings)
     peers = {name: _start(name, size_name, threads, device) for name in peer_names}
-    updates = WARM_UP + repeats
+    updates = WARM_UP[device] + repeats
     turns, clock = _Turns(random_batch(size), peers, updates + 1), _Clock(device, updates)
     trainer = pl.Trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
@@ -137,7 +137,7 @@ def measure(
     programs = {
         "ours": {
             "precision": precision,
-            **Spread.of(clock.seconds[WARM_UP:])._asdict(),
+            **Spread.of(clock.seconds[WARM_UP[device] :])._asdict(),
             "memory_bytes": clock.memory,
             "flops": clock.counter.total,
         }
@@ -146,7 +146,7 @@ def measure(
         programs[name] = {
             "precision": "bf16-mixed" if name == "sheeprl-bf16" else "32-true",
             # The last of theirs is beside our update that is counted, not timed.
-            **Spread.of(turns.seconds[name][WARM_UP:-1])._asdict(),
+            **Spread.of(turns.seconds[name][WARM_UP[device] : -1])._asdict(),
             "memory_bytes": memory[name],
             "flops": peer.ask("flops")["flops"] if name != "authors" else None,
         }

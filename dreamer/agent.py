@@ -4,7 +4,7 @@ The Trainer feeds it batches from the replay. It knows the networks and their lo
 environment, no schedule of a run and no logger: it returns its metrics.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,10 +13,14 @@ import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
+from dreamer.graph import Alarm, RecordedUpdate, Tape
 from dreamer.models.actor_critic import ActorCritic, ActorCriticConfig
 from dreamer.models.world_model import WorldModel, WorldModelConfig
 from dreamer.optimizer import EpsilonHatAdam, OptimizerConfig, clip_gradients
+from dreamer.schedule import is_constant
 from dreamer.types import ActionSpace, Batch, RSSMState
+
+LOSSES = ("world_model", "actor", "critic")
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class DreamerAgent(pl.LightningModule):
         config: AgentConfig,
         obs_shapes: dict[str, tuple[int, ...]],
         action_space: ActionSpace,
+        *,
+        make_tape: Callable[[], Tape] | None = None,
     ):
         """Build the networks.
 
@@ -62,6 +68,10 @@ class DreamerAgent(pl.LightningModule):
             config: every choice.
             obs_shapes: by key, one observation: (C, 64, 64) or (O,).
             action_space: what the environment accepts.
+            make_tape: on which `training_step` records its updates; None: they are not recorded.
+
+        Raises:
+            ValueError: a recording is asked for, but a schedule changes with the update.
         """
         super().__init__()
         self.automatic_optimization = False
@@ -75,6 +85,17 @@ class DreamerAgent(pl.LightningModule):
         self.frames = 0  # THE clock: emulator frames seen, prefill included
         self.policy_steps = 0  # decisions made, prefill included
         self.updates = 0  # batches learned from
+        self.recorded: RecordedUpdate | None = None
+        if make_tape is not None:
+            self.recorded = RecordedUpdate(self._learn_from_batch, make_tape, LOSSES)
+            actor = config.actor_critic.actor
+            for name in ("entropy_scale", "gradient_mix"):
+                # A recording would go on with the value of the update that was recorded.
+                if not is_constant(getattr(actor, name)):
+                    raise ValueError(
+                        f"Expect `{name}` to be a number with cuda_graphs=true, "
+                        f"actually: {getattr(actor, name)}"
+                    )
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """One optimiser for each loss: world model, actor, critic, in this order."""
@@ -87,8 +108,20 @@ class DreamerAgent(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Learn from one batch (T, B, ...); returns detached metrics, each ()."""
-        _, metrics = self.update(batch)
+        if self.recorded is None:
+            return self.update(batch)[1]
+        self._raise_alarm()
+        optimizers = self._optimizers()
+        metrics = self.recorded(batch, [optimizer.optimizer for optimizer in optimizers])
+        for optimizer in optimizers:  # the Trainer counts steps, and this one was not told of any
+            optimizer._on_before_step()
+            optimizer._on_after_step()
+        self._end_update()
         return metrics
+
+    def on_train_end(self) -> None:
+        """Raise what the device has not told in time."""
+        self._raise_alarm(wait=True)
 
     def update(
         self,
@@ -109,13 +142,24 @@ class DreamerAgent(pl.LightningModule):
         Raises:
             NonFiniteError: a loss or gradient is not finite; its weights stay as they were.
         """
-        noise = noise or UpdateNoise()
+        result = self._learn(batch, start, noise or UpdateNoise())
+        self._end_update()
+        return result
+
+    def _learn(
+        self,
+        batch: Batch,
+        start: RSSMState | None,
+        noise: UpdateNoise,
+        alarm: Alarm | None = None,
+    ) -> tuple[RSSMState, dict[str, Tensor]]:
+        """`update` but for what changes with its number; with an alarm nothing waits."""
         model_opt, actor_opt, critic_opt = optimizers = self._optimizers()
         for optimizer in optimizers:  # before the forward pass: their memory is needed there
             optimizer.zero_grad()
 
         model = self.world_model.loss(batch, start, noise.posterior)
-        metrics = model.metrics | self._step(model_opt, model.loss, "world_model")
+        metrics = model.metrics | self._step(model_opt, model.loss, "world_model", alarm)
 
         # The states are those of the loss, the dynamics those of the model just updated.
         posterior = model.posterior.detach()
@@ -132,25 +176,45 @@ class DreamerAgent(pl.LightningModule):
                     one_hots=True,
                 )
             actor = self.actor_critic.actor_loss(trajectory, self.policy_steps)
-            metrics |= actor.metrics | self._step(actor_opt, actor.loss, "actor")
+            metrics |= actor.metrics | self._step(actor_opt, actor.loss, "actor", alarm)
 
         critic = self.actor_critic.critic_loss(trajectory.detach(), actor.target.detach())
-        metrics |= critic.metrics | self._step(critic_opt, critic.loss, "critic")
+        metrics |= critic.metrics | self._step(critic_opt, critic.loss, "critic", alarm)
+        return posterior.at(-1), metrics
+
+    def _learn_from_batch(self, batch: Batch, alarm: Alarm) -> dict[str, Tensor]:
+        """What is recorded of an update."""
+        return self._learn(batch, None, UpdateNoise(), alarm)[1]
+
+    def _end_update(self) -> None:
         self.actor_critic.update_target_critic(self.updates)
         self.updates += 1
-        return posterior.at(-1), metrics
+
+    def _raise_alarm(self, *, wait: bool = False) -> None:
+        name = self.recorded.failure(wait=wait) if self.recorded else None
+        if name is not None:
+            raise NonFiniteError(
+                f"The {name} loss or its gradient is not finite in update {self.updates - 1} or "
+                f"shortly before, frame {self.frames}. No weight has moved since; try a smaller "
+                f"learning rate, precision=32-true, or look at the rewards."
+            )
 
     def _optimizers(self) -> list[LightningOptimizer]:
         optimizers = self.optimizers()
         assert isinstance(optimizers, list)
         return optimizers  # pyright: ignore[reportReturnType]
 
-    def _step(self, optimizer: LightningOptimizer, loss: Tensor, name: str) -> dict[str, Tensor]:
+    def _step(
+        self, optimizer: LightningOptimizer, loss: Tensor, name: str, alarm: Alarm | None
+    ) -> dict[str, Tensor]:
         """Backward pass, clipping and step of one loss, in one place."""
         self.manual_backward(loss)
         inner = optimizer.optimizer
         assert isinstance(inner, EpsilonHatAdam)
         norm = clip_gradients(inner.param_groups[0]["params"], inner.config.clip)
+        if alarm is not None:
+            inner.step_on_device(alarm.allow(name, norm.isfinite()))
+            return {f"grad_norm/{name}": norm}
         if not norm.isfinite():
             optimizer.zero_grad()
             raise NonFiniteError(

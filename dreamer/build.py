@@ -11,7 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreamer.agent import AgentConfig, DreamerAgent
 from dreamer.envs.factory import Envs
+from dreamer.graph import CudaTape
 from dreamer.loggers import JsonLinesLogger
+from dreamer.policy import DreamerPolicy, RecordedPolicy, SnapshotPolicy
 from dreamer.run_folder import ResumePoint, RunFolder
 from dreamer.types import ActionSpace
 
@@ -32,7 +34,19 @@ def make_envs(cfg: DictConfig, *, seed: int, count: int | None = None) -> Envs:
 def make_agent(cfg: DictConfig, spaces: Spaces) -> DreamerAgent:
     """Build the agent that fits what its environments show and accept."""
     config: AgentConfig = instantiate(cfg.model, _convert_="all")
-    return DreamerAgent(config, spaces.obs_shapes, spaces.action_space)
+    return DreamerAgent(config, spaces.obs_shapes, spaces.action_space, make_tape=choose_tape(cfg))
+
+
+def make_explorer(cfg: DictConfig, agent: DreamerAgent) -> DreamerPolicy:
+    """Build the policy that collects."""
+    networks, noise = (agent.world_model, agent.actor_critic), cfg.exploration_noise
+    if cfg.collect.overlap:
+        return SnapshotPolicy(*networks, exploration_noise=noise, seed=cfg.seed)
+    if make_tape := choose_tape(cfg):
+        return RecordedPolicy(
+            *networks, make_tape=make_tape, sample_actions=True, exploration_noise=noise
+        )
+    return DreamerPolicy(*networks, sample_actions=True, exploration_noise=noise)
 
 
 def make_loggers(
@@ -70,5 +84,24 @@ def choose_precision(cfg: DictConfig) -> str:
     """The Trainer's precision; `auto` is bf16-mixed on CUDA and float32 elsewhere."""
     if cfg.precision != "auto":
         return cfg.precision
-    on_cuda = torch.cuda.is_available() and cfg.trainer.accelerator in ("auto", "gpu", "cuda")
-    return "bf16-mixed" if on_cuda else "32-true"
+    return "bf16-mixed" if _on_cuda(cfg) else "32-true"
+
+
+def check_device(cfg: DictConfig) -> None:
+    """Raise a ValueError where something is asked for that only a CUDA device can do."""
+    if cfg.cuda_graphs and not _on_cuda(cfg):
+        raise ValueError(
+            "Expect `cuda_graphs` to be false without a CUDA device, actually: true, with "
+            f"trainer.accelerator={cfg.trainer.accelerator} and "
+            f"{torch.cuda.device_count()} CUDA devices"
+        )
+
+
+def choose_tape(cfg: DictConfig) -> type[CudaTape] | None:
+    """On what updates and policy calls are recorded; None: they are not."""
+    # Runs from before there was the key do not have it.
+    return CudaTape if cfg.get("cuda_graphs") else None
+
+
+def _on_cuda(cfg: DictConfig) -> bool:
+    return torch.cuda.is_available() and cfg.trainer.accelerator in ("auto", "gpu", "cuda")

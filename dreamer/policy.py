@@ -4,7 +4,7 @@ The collector and the evaluation call them. They know the networks but nothing o
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from dreamer.distributions import explore, gumbel_like
+from dreamer.graph import Recorded, Tape
 from dreamer.models.actor_critic import ActorCritic
 from dreamer.models.world_model import WorldModel
 from dreamer.types import ActionSpace, RSSMState, TimeStep
@@ -98,9 +99,7 @@ class DreamerPolicy:
             action_noise: (E, A) that decides the sampled action; None draws it.
         """
         count = len(is_first)
-        if state is None:
-            action = torch.zeros((count, self.actor_critic.action_size), device=is_first.device)
-            state = MemoryState(self.world_model.rssm.initial(count), action)
+        state = self._initial(count) if state is None else state
         if latent_noise is None:
             latent_noise = self.world_model.rssm.latent.draw_noise(
                 state.latent.stats, self.generator
@@ -117,6 +116,11 @@ class DreamerPolicy:
             action = self._explore(action)
         return MemoryState(latent, action)
 
+    def _initial(self, count: int) -> MemoryState:
+        """The memory before the first step of E environments."""
+        action = torch.zeros((count, self.actor_critic.action_size), device=self._device)
+        return MemoryState(self.world_model.rssm.initial(count), action)
+
     def _explore(self, action: Tensor) -> Tensor:
         """(E, A) -> (E, A)."""
         if self.actor_critic.discrete:
@@ -125,6 +129,64 @@ class DreamerPolicy:
             return explore(action, self.exploration_noise, True, choices).sample(noise)
         noise = torch.empty_like(action).normal_(generator=self.generator)
         return explore(action, self.exploration_noise, False).sample(noise).clamp(-1, 1)
+
+
+class RecordedPolicy(DreamerPolicy):
+    """Acts by playing recordings, one for each number of environments.
+
+    A memory that it returns holds until its next call. Weights may change in place, but not move.
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        actor_critic: ActorCritic,
+        *,
+        make_tape: Callable[[], Tape],
+        sample_actions: bool,
+        exploration_noise: float = 0.0,
+    ):
+        """As `DreamerPolicy`; `make_tape` gives what a recording is made on."""
+        super().__init__(
+            world_model,
+            actor_critic,
+            sample_actions=sample_actions,
+            exploration_noise=exploration_noise,
+        )
+        self._make_tape = make_tape
+        self._recorded: dict[int, Recorded] = {}  # by E
+
+    def act(
+        self,
+        obs: dict[str, Tensor],
+        is_first: Tensor,
+        state: MemoryState | None = None,
+        *,
+        latent_noise: Tensor | None = None,
+        action_noise: Tensor | None = None,
+    ) -> MemoryState:
+        """See `DreamerPolicy`; calls with given noise are not recorded."""
+        if latent_noise is not None or action_noise is not None:
+            noise = {"latent_noise": latent_noise, "action_noise": action_noise}
+            return super().act(obs, is_first, state, **noise)
+        count = len(is_first)
+        state = self._initial(count) if state is None else state
+        if count not in self._recorded:
+            self._recorded[count] = Recorded(self._act_from_tensors(list(obs)), self._make_tape())
+        inputs = (is_first, state.action, *state.latent, *obs.values())
+        action, *latent = self._recorded[count](*inputs)
+        return MemoryState(RSSMState(*latent), action)
+
+    def _act_from_tensors(self, obs_keys: list[str]) -> Callable[..., list[Tensor]]:
+        """`act` as a function from tensors to tensors."""
+        plain = super().act
+
+        def act(is_first: Tensor, action: Tensor, *others: Tensor) -> list[Tensor]:
+            latent, obs = RSSMState(*others[:3]), dict(zip(obs_keys, others[3:], strict=True))
+            state = plain(obs, is_first, MemoryState(latent, action))
+            return [state.action, *state.latent]
+
+        return act
 
 
 class SnapshotPolicy(DreamerPolicy):

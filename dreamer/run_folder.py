@@ -34,6 +34,7 @@ SWITCHES = (
 FREE = (
     *("root", "run_dir", "variant", "total_frames"),
     *("logger", "callbacks", "trainer", "precision", "collect"),
+    *("cuda_graphs", "replay.device"),
 )
 LOCK_PATIENCE = 0.3  # seconds: others hold the lock for a moment, to see whether it is free
 
@@ -148,7 +149,7 @@ class RunFolder:
         differences = [
             f"{key} (there {old.get(key)}, here {new.get(key)})"
             for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and key.split(".")[0] not in FREE
+            if old.get(key) != new.get(key) and not {key, key.split(".")[0]} & set(FREE)
         ]
         if differences:
             raise ValueError(

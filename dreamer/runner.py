@@ -22,7 +22,14 @@ from pytorch_lightning.loggers import Logger
 
 from dreamer.agent import DreamerAgent
 from dreamer.briefing import print_briefing
-from dreamer.build import choose_precision, make_agent, make_envs, make_loggers
+from dreamer.build import (
+    check_device,
+    choose_precision,
+    make_agent,
+    make_envs,
+    make_explorer,
+    make_loggers,
+)
 from dreamer.callbacks.collect import Collect
 from dreamer.callbacks.interrupt import Interrupt, Interrupted
 from dreamer.callbacks.metrics import Metrics
@@ -68,6 +75,7 @@ def train(cfg: DictConfig) -> Summary:
     if finished and finished["frames"] >= cfg.total_frames:
         print(f"{folder.path} is finished: {finished['frames']} frames. Nothing to do.")
         return Summary(**finished)
+    check_device(cfg)
     _seed_everything(cfg.seed)
     _quiet_lightning()
 
@@ -184,12 +192,7 @@ def _make_callbacks(
 ) -> list[pl.Callback]:
     """In the order in which they act after an update: collect first, save before stopping."""
     networks = agent.world_model, agent.actor_critic
-    exploration, refresh = cfg.exploration_noise, None
-    if cfg.collect.overlap:
-        explorer = SnapshotPolicy(*networks, exploration_noise=exploration, seed=cfg.seed)
-        refresh = explorer.refresh
-    else:
-        explorer = DreamerPolicy(*networks, sample_actions=True, exploration_noise=exploration)
+    explorer = make_explorer(cfg, agent)
     interrupt = Interrupt()
     collect = Collect(
         Collector(envs),
@@ -205,7 +208,7 @@ def _make_callbacks(
         pretrain_updates=cfg.pretrain_updates,
         train_every_policy_steps=cfg.train_every_policy_steps,
         on_frames=progress.advance,
-        refresh=refresh,
+        refresh=explorer.refresh if isinstance(explorer, SnapshotPolicy) else None,
     )
     callbacks: list[pl.Callback] = [collect, metrics]
     if cfg.callbacks.evaluate:

@@ -47,6 +47,11 @@ def parse_schedule(text: str | float) -> Schedule:
     raise ValueError(f"Expect a schedule to be {_FORMS}, actually: {text!r}")
 
 
+def is_constant(text: str | float) -> bool:
+    """Whether the schedule is a plain number."""
+    return "(" not in str(text)
+
+
 def _linear(step: int, start: float, end: float, duration: float) -> float:
     mix = min(max(step / duration, 0.0), 1.0)
     return (1 - mix) * start + mix * end

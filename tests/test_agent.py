@@ -90,8 +90,8 @@ def test_actor_and_critic_losses_leave_the_world_model_alone(latent, gradient, m
     gradients, weights = {}, {}
     step = agent._step
 
-    def spy(optimizer, loss, name):
-        metrics = step(optimizer, loss, name)
+    def spy(optimizer, loss, name, alarm):
+        metrics = step(optimizer, loss, name, alarm)
         gradients[name], weights[name] = gradients_of(agent), weights_of(agent)
         return metrics
 

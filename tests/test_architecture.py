@@ -14,6 +14,7 @@ FLOORS = (
         "losses",
         "distributions",
         "schedule",
+        "graph",
         "optimizer",
         "video",
         "command_line",

@@ -105,9 +105,16 @@ def test_a_folder_of_another_configuration_is_refused_by_the_keys_that_differ(
 
 
 @pytest.mark.parametrize(
-    "override", ["callbacks.metrics.every_frames=3", "logger=none", "precision=32-true"]
+    "override",
+    [
+        "callbacks.metrics.every_frames=3",
+        "logger=none",
+        "precision=32-true",
+        "cuda_graphs=true",
+        "replay.device=cuda",
+    ],
 )
-def test_how_a_run_is_watched_may_change(compose_tiny, finished, override):
+def test_how_a_run_is_watched_and_on_what_may_change(compose_tiny, finished, override):
     finished.check_same_run(compose_tiny(override))
 
 

@@ -98,10 +98,11 @@ def make_agent(
     world_model: WorldModelConfig = WORLD_MODEL,
     actor_critic: ActorCriticConfig = ACTOR_CRITIC,
     seed: int = 0,
+    **options,
 ) -> DreamerAgent:
     torch.manual_seed(seed)
     config = dataclasses.replace(AGENT, world_model=world_model, actor_critic=actor_critic)
-    return DreamerAgent(config, obs_shapes, action_space)
+    return DreamerAgent(config, obs_shapes, action_space, **options)
 
 
 def make_obs(obs_shapes: ObsShapes, *leading: int) -> dict[str, Tensor]:

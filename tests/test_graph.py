@@ -1,0 +1,270 @@
+"""Recordings of updates and of acting: what they repeat, what they count, when they are renewed.
+
+On the CPU a tape that calls again stands for the device's; the real one has tests marked `gpu`.
+"""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+import torch
+from tiny import (
+    ACTOR,
+    ACTOR_CRITIC,
+    CONTINUOUS,
+    DISCRETE,
+    IMAGE,
+    VECTORS,
+    B,
+    T,
+    fit,
+    make_agent,
+    make_batch,
+    make_obs,
+    weights_of,
+)
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dreamer import graph
+from dreamer.agent import NonFiniteError
+from dreamer.graph import WARM_UP, Alarm, CudaTape, Recorded
+from dreamer.policy import DreamerPolicy, RecordedPolicy
+from dreamer.types import TimeStep
+
+UPDATES = WARM_UP + 5
+on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+class CpuTape:
+    """Plays by calling again; the call of the recording counts as the first play."""
+
+    def __init__(self):
+        self.calls: list[str] = []
+
+    def warm_up(self, function):
+        self.calls.append("warm_up")
+        return function()
+
+    def record(self, function):
+        self.calls.append("record")
+        self.function, self.is_fresh = function, True
+        self.outputs = [x.clone() for x in function()]
+        return self.outputs
+
+    def play(self):
+        self.calls.append("play")
+        if not self.is_fresh:
+            for output, x in zip(self.outputs, self.function(), strict=True):
+                output.copy_(x)
+        self.is_fresh = False
+
+
+# ---------------------------------------------------------------------------------- recordings
+
+
+def test_function_is_warmed_up_then_recorded_once_then_played():
+    tape = CpuTape()
+    double = Recorded(lambda x: [2 * x], tape)
+    results = [double(torch.tensor([float(n)]))[0].item() for n in range(UPDATES)]
+    assert results == [2 * n for n in range(UPDATES)]
+    assert tape.calls == ["warm_up"] * WARM_UP + ["record"] + ["play"] * (UPDATES - WARM_UP)
+
+
+@pytest.mark.parametrize("other", [torch.zeros(B, T), torch.zeros(T, B, dtype=torch.bool)])
+def test_inputs_of_another_shape_or_kind_are_refused_and_not_broadcast(other):
+    double = Recorded(lambda x: [2 * x], CpuTape())
+    for _ in range(UPDATES):
+        double(torch.zeros(T, B))
+    with pytest.raises(ValueError, match=re.escape(f"({T}, {B}) torch.float32, actually: (")):
+        double(other)
+
+
+def test_alarm_names_the_first_failure_and_allows_nothing_after_it():
+    alarm = Alarm(["model", "actor"], torch.device("cpu"))
+    yes, no = torch.tensor(True), torch.tensor(False)
+    checks = [("model", yes), ("actor", no), ("model", yes), ("model", no), ("actor", yes)]
+    assert [alarm.allow(*check).item() for check in checks] == [1, 0, 0, 0, 0]
+    assert alarm.heard() is None  # nothing was sent
+    assert alarm.heard(wait=True) == "actor"
+    alarm.send()
+    assert alarm.heard() == "actor"
+
+
+# ------------------------------------------------------------------------------------- updates
+
+
+def learn(make_tape=None, *, action_space=DISCRETE, gradient="auto", batches=None, **options):
+    """Updates from one seed: the agent and its metrics."""
+    actor = dataclasses.replace(ACTOR, gradient=gradient)
+    agent = make_agent(
+        action_space,
+        obs_shapes=IMAGE | VECTORS,
+        actor_critic=dataclasses.replace(ACTOR_CRITIC, actor=actor),
+        make_tape=make_tape,
+    )
+    torch.manual_seed(1)
+    if batches is None:
+        batches = some_batches(action_space)
+    metrics = fit(agent, batches, **options)
+    return agent, [{k: x.item() for k, x in m.items()} for m in metrics]
+
+
+def some_batches(action_space=DISCRETE):
+    return [make_batch(action_space, IMAGE | VECTORS, seed=n) for n in range(UPDATES)]
+
+
+@pytest.mark.parametrize(
+    ("action_space", "gradient", "precision"),
+    [
+        (DISCRETE, "auto", "32-true"),
+        (CONTINUOUS, "both", "32-true"),
+        (DISCRETE, "auto", "bf16-mixed"),
+    ],
+)
+def test_played_updates_give_weights_metrics_and_counts_of_plain_ones(
+    action_space, gradient, precision
+):
+    options = {"action_space": action_space, "gradient": gradient, "precision": precision}
+    plain, expected = learn(**options)
+    played, metrics = learn(CpuTape, **options)
+    tolerance = (
+        {"rtol": 1e-4, "atol": 1e-5} if precision == "32-true" else {"rtol": 0, "atol": 2e-3}
+    )
+    assert_close(weights_of(played), weights_of(plain), **tolerance)
+    for actual, numbers in zip(metrics, expected, strict=True):
+        assert actual == pytest.approx(numbers, rel=1e-2 if "bf16" in precision else 1e-3, abs=1e-3)
+    assert (played.recorded.captures, plain.recorded) == (1, None)
+    assert played.updates == plain.updates == UPDATES
+    assert played.trainer.global_step == plain.trainer.global_step == 3 * UPDATES
+
+
+@pytest.mark.parametrize("poisoned", [0, WARM_UP + 2, UPDATES - 1])
+def test_loss_that_is_not_finite_stops_the_run_with_the_weights_from_before_it(poisoned):
+    expected, _ = learn(CpuTape, batches=some_batches()[:poisoned])
+    batches = some_batches()
+    batches[poisoned].reward[2, 1] = torch.nan
+    agent = make_agent(obs_shapes=IMAGE | VECTORS, make_tape=CpuTape)
+    torch.manual_seed(1)
+    message = f"The world_model loss or its gradient is not finite in update {poisoned} or"
+    with pytest.raises(NonFiniteError, match=message):
+        fit(agent, batches)
+    assert_close(weights_of(agent.world_model), weights_of(expected.world_model), rtol=0, atol=0)
+    actor, expected_actor = agent.actor_critic.actor, expected.actor_critic.actor
+    assert_close(weights_of(actor), weights_of(expected_actor), rtol=0, atol=0)
+
+
+def test_optimizers_that_load_a_state_make_a_new_recording():
+    agent = make_agent(make_tape=CpuTape)
+    batches = [make_batch(seed=n) for n in range(2 * UPDATES)]
+
+    def step(batch):
+        if agent.updates == UPDATES:
+            for optimizer in agent.trainer.optimizers:
+                optimizer.load_state_dict(optimizer.state_dict())
+        return type(agent).training_step(agent, batch, 0)
+
+    fit(agent, batches, step)
+    assert agent.recorded.captures == 2
+
+
+@pytest.mark.parametrize("action_space", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
+def test_update_that_is_recorded_never_asks_the_device_for_a_number(action_space):
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            called.add(func.overloadpacket)
+            return func(*args, **(kwargs or {}))
+
+    class WatchingTape(CpuTape):
+        def record(self, function):
+            with Watch():
+                return super().record(function)
+
+    called = set()
+    agent = make_agent(action_space, make_tape=WatchingTape)
+    fit(agent, [make_batch(action_space, seed=n) for n in range(UPDATES)])
+    assert torch.ops.aten._fused_adam_ in called
+    assert not called & {torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero}
+
+
+@pytest.mark.parametrize("name", ["entropy_scale", "gradient_mix"])
+def test_schedule_that_changes_cannot_be_recorded(name):
+    actor = dataclasses.replace(ACTOR, **{name: "linear(1,0,100)"})
+    message = f"`{name}` to be a number with cuda_graphs=true, actually: linear(1,0,100)"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_agent(actor_critic=dataclasses.replace(ACTOR_CRITIC, actor=actor), make_tape=CpuTape)
+
+
+# -------------------------------------------------------------------------------------- acting
+
+
+def act(make_tape=None, device="cpu"):
+    """Actions (steps, E, A) of one seed, for three environments and then for two."""
+    agent = make_agent(obs_shapes=IMAGE | VECTORS).to(device)
+    networks = agent.world_model, agent.actor_critic
+    policy = DreamerPolicy(*networks, sample_actions=True)
+    if make_tape is not None:
+        policy = RecordedPolicy(*networks, sample_actions=True, make_tape=make_tape)
+    torch.manual_seed(1)
+    actions = []
+    for count in (3, 2):
+        state = None
+        for number in range(2 * WARM_UP):
+            obs = {k: x.numpy() for k, x in make_obs(IMAGE | VECTORS, count).items()}
+            no = np.zeros(count, bool)
+            is_first = np.arange(count) == number % 4
+            action, state = policy(TimeStep(obs, no.astype(np.float32), is_first, no, no), state)
+            actions.append(action.copy())  # on the CPU it is the memory's own
+    return actions
+
+
+def test_played_policy_calls_give_the_actions_of_plain_ones():
+    for actual, expected in zip(act(CpuTape), act(), strict=True):
+        assert np.array_equal(actual, expected)
+
+
+# ------------------------------------------------------------------------------------- on CUDA
+
+
+@pytest.mark.gpu
+@on_cuda
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize(
+    ("action_space", "gradient"),
+    [(DISCRETE, "auto"), (CONTINUOUS, "auto"), (CONTINUOUS, "both")],
+)
+def test_cuda_graph_repeats_the_update_that_was_recorded(
+    action_space, gradient, precision, monkeypatch
+):
+    options = {"action_space": action_space, "gradient": gradient, "precision": precision}
+    options |= {"accelerator": "cuda", "devices": 1}
+    played, metrics = learn(CudaTape, **options)
+    monkeypatch.setattr(graph, "WARM_UP", UPDATES)  # the same kernels, never recorded
+    eager, expected = learn(CudaTape, **options)
+    assert (played.recorded.captures, eager.recorded.captures) == (1, 0)
+    for actual, numbers in zip(metrics, expected, strict=True):
+        assert actual == pytest.approx(numbers, rel=1e-2, abs=1e-3)
+    assert_close(weights_of(played.cpu()), weights_of(eager.cpu()), rtol=0, atol=5e-3)
+    assert played.trainer.global_step == 3 * UPDATES
+
+
+@pytest.mark.gpu
+@on_cuda
+@pytest.mark.parametrize("poisoned", [1, UPDATES - 2, UPDATES - 1])
+def test_cuda_graph_tells_of_a_loss_that_is_not_finite(poisoned):
+    batches = some_batches()
+    batches[poisoned].reward[2, 1] = torch.nan
+    agent = make_agent(obs_shapes=IMAGE | VECTORS, make_tape=CudaTape)
+    with pytest.raises(NonFiniteError, match="The world_model loss"):
+        fit(agent, batches, accelerator="cuda", devices=1)
+    assert all(x.isfinite().all() for x in weights_of(agent).values())
+
+
+@pytest.mark.gpu
+@on_cuda
+def test_cuda_graph_acts_like_the_calls_it_was_recorded_from(monkeypatch):
+    played = act(CudaTape, "cuda")
+    monkeypatch.setattr(graph, "WARM_UP", 1000)
+    agreed = [np.array_equal(x, y) for x, y in zip(played, act(CudaTape, "cuda"), strict=True)]
+    assert sum(agreed) >= len(agreed) - 1  # rounding may turn a draw
