@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from dreamer.replay.episodes import EpisodeIndex
+from dreamer.replay.mirror import Mirror
 from dreamer.replay.sampling import EpisodeSampler, StepSampler, draw
 from dreamer.replay.storage import Column, RingFiles, size_on_disk
 from dreamer.types import Batch, TimeStep
@@ -25,8 +27,11 @@ class ReplayConfig:
     capacity_policy_steps: int  # of all environments together; a reset takes the room of a step
     sampling: Literal["episodes", "steps"]
     across_episodes: bool
+    device: Literal["cpu", "cuda"] = "cpu"  # where batches are gathered
 
     def __post_init__(self):
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f"Expect `device` to be 'cpu' or 'cuda', actually: {self.device!r}")
         if self.capacity_policy_steps < 1:
             raise ValueError(
                 "Expect `capacity_policy_steps` to be at least 1, "
@@ -67,13 +72,18 @@ class Replay:
 
         Raises:
             OSError: the disk has too little space for the replay when full.
-            ValueError: the directory holds a replay of another layout, or a damaged one; or the
-                capacity is less than one step per environment.
+            ValueError: the directory holds a replay of another layout, or a damaged one; the
+                capacity is less than one step per environment; or the device is missing or too
+                small.
         """
         if config.capacity_policy_steps < env_count:
             raise ValueError(
                 f"Expect `capacity_policy_steps` to be at least the {env_count} environments, "
                 f"actually: {config.capacity_policy_steps}"
+            )
+        if config.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError(
+                "Expect `replay.device` to be cpu without a CUDA device, actually: cuda"
             )
         self._generator = np.random.default_rng(seed)
         self._obs_keys = list(obs_shapes)
@@ -83,6 +93,10 @@ class Replay:
             env_count=env_count,
             capacity=config.capacity_policy_steps // env_count,
         )
+        self._sampled = [x for x in self._files.columns if x not in ("is_last", "episode")]
+        self._mirror: Mirror | None = None
+        if config.device == "cuda":
+            self._mirror = Mirror(self._files, self._sampled, torch.device("cuda"))
         self._episodes = EpisodeIndex(env_count)
         self._sampler = (
             EpisodeSampler(self._files, self._episodes, config.across_episodes)
@@ -174,15 +188,16 @@ class Replay:
         return self._sampler.can_sample(length)
 
     def sample(self, batch_size: int, length: int) -> Batch:
-        """Draw sequences, as the class describes it; with CUDA into pinned memory.
+        """Draw sequences, as the class describes it.
 
         Args:
             batch_size: B, sequences.
             length: T, steps of each.
 
         Returns:
-            Copies, time first. `is_first` is set at t = 0 of every sequence, and `prev_action[0]`
-            is left as it was stored, both as the authors do.
+            Copies, time first, on the replay's device; with CUDA those of the CPU are pinned, and
+            Lightning moves them without waiting. `is_first` is set at t = 0 of every sequence, and
+            `prev_action[0]` is left as it was stored, both as the authors do.
 
         Raises:
             ValueError: no sequence of this length is held.
@@ -197,11 +212,8 @@ class Replay:
                 "replay.across_episodes=true."
             ) from None
         step = start + np.arange(length)[:, None]  # (T, B)
-        gathered = {
-            name: self._files.gather(name, env, step)
-            for name in self._files.columns
-            if name not in ("is_last", "episode")
-        }
+        source = self._mirror or self._files
+        gathered = {name: source.gather(name, env, step) for name in self._sampled}
         gathered["is_first"][0] = True
         obs = {key: gathered.pop(f"obs_{key}") for key in self._obs_keys}
         return Batch(obs=obs, **gathered)
@@ -240,6 +252,8 @@ class Replay:
                     stacklevel=2,
                 )
             self._files.roll_back(state["steps"], floor=oldest)
+            if self._mirror:
+                self._mirror.forget()
         self._restore_index()
         self._close_episodes(self._is_open.copy())
         self._generator.bit_generator.state = json.loads(state["generator"])
