@@ -48,7 +48,13 @@ class EpsilonHatAdam(torch.optim.Adam):
     """
 
     def __init__(self, parameters: Iterable[Parameter], config: OptimizerConfig):
-        super().__init__(parameters, lr=config.learning_rate, fused=True)
+        super().__init__(
+            parameters,
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay / config.learning_rate,  # torch scales it by the rate
+            decoupled_weight_decay=True,
+            fused=True,
+        )
         self.config = config
         for group in self.param_groups:
             group["updates"] = 0
@@ -61,8 +67,8 @@ class EpsilonHatAdam(torch.optim.Adam):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            if self.config.weight_decay:
-                torch._foreach_mul_(group["params"], 1 - self.config.weight_decay)
+            if idle := [p for p in group["params"] if p.grad is None]:
+                torch._foreach_mul_(idle, 1 - self.config.weight_decay)
             group["updates"] += 1
             correction = (1 - group["betas"][1] ** group["updates"]) ** 0.5
             group["eps"] = self.config.epsilon / correction
