@@ -88,6 +88,7 @@ class OneHotFeatures:
 
     ones: Tensor  # (..., S) int64, positions in the flattened (S * K) part
     deter: Tensor  # (..., D)
+    rows: dict[Tensor, Tensor] | None = None  # of weights that stay as they are while this is used
     requires_grad = False
 
     def __getitem__(self, index: int | slice) -> "OneHotFeatures":
@@ -101,10 +102,13 @@ class OneHotFeatures:
     def linear(self, weight: Tensor, bias: Tensor) -> Tensor:
         """The dense layer: weight (U, F) and bias (U,) -> (..., U); gradients flow into both."""
         stoch_size = weight.shape[1] - self.deter.shape[-1]
-        columns = weight[:, :stoch_size].t()
         y = F.linear(self.deter, weight[:, stoch_size:], bias)  # (..., U)
-        ones = self.ones.flatten(0, -2)
-        return y + F.embedding_bag(ones, columns.to(y.dtype).contiguous(), mode="sum").view_as(y)
+        rows = None if self.rows is None else self.rows.get(weight)
+        if rows is None:
+            rows = weight[:, :stoch_size].t().to(y.dtype).contiguous()  # (S * K, U)
+        if self.rows is not None:
+            self.rows[weight] = rows
+        return y + F.embedding_bag(self.ones.flatten(0, -2), rows, mode="sum").view_as(y)
 
 
 Features: TypeAlias = Tensor | OneHotFeatures  # (..., F) or what stands for it

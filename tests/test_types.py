@@ -71,3 +71,12 @@ def test_positions_are_sliced_along_time_as_rows_are():
     features, dense = one_hot_features()
     weight, bias = torch.randn(5, S * K + D), torch.zeros(5)
     assert_close(features[1:-2].detach().linear(weight, bias), (dense @ weight.T)[1:-2])
+
+
+def test_positions_keep_the_rows_of_weights_when_asked_to():
+    features, dense = one_hot_features()
+    weight, bias = torch.randn(5, S * K + D), torch.zeros(5)
+    keeping = OneHotFeatures(features.ones, features.deter, {})
+    for _ in range(2):
+        assert_close(keeping.linear(weight, bias), dense @ weight.T)
+    assert_close(keeping.rows, {weight: weight[:, : S * K].T})

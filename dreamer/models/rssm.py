@@ -260,17 +260,18 @@ class RSSM(nn.Module):
         """
         latent = self.latent
         first = torch.arange(latent.variables, device=start.stoch.device) * latent.classes  # (S,)
-        features = [OneHotFeatures(start.stoch.argmax(-1) + first, start.deter)]
+        rows = {}  # the weights are the same at every step
+        features = [OneHotFeatures(start.stoch.argmax(-1) + first, start.deter, rows)]
         actions = []
         for t in range(horizon):
             noise = None if action_noise is None else action_noise[t]
             actions.append(policy(features[-1], noise))
             # The dense layer reads the action where heads read the deterministic state.
-            x = self.img_in(OneHotFeatures(features[-1].ones, actions[-1]))
+            x = self.img_in(OneHotFeatures(features[-1].ones, actions[-1], rows))
             deter = self.gru(x, features[-1].deter)
             stats = self.prior_stats(deter)  # (N, S, K)
             noise = latent.draw_noise(stats) if state_noise is None else state_noise[t]
-            features.append(OneHotFeatures((stats + noise).argmax(-1) + first, deter))
+            features.append(OneHotFeatures((stats + noise).argmax(-1) + first, deter, rows))
         ones = torch.stack([x.ones for x in features])
         deter = torch.stack([x.deter for x in features])
         prev_action = torch.stack([torch.zeros_like(actions[0]), *actions])
