@@ -141,6 +141,8 @@ class RSSM(nn.Module):
     ) -> RSSMState:
         """One step with an observation; where `is_first`, state and action start from zero.
 
+        As `observe` for one step, without what that prepares for many.
+
         Args:
             prev: (B, ...).
             prev_action: (B, A), the action that led to the observation.
@@ -151,9 +153,12 @@ class RSSM(nn.Module):
         Returns:
             The posterior (B, ...). Ask `prior_stats` of its `deter` for the prior.
         """
-        noise = None if noise is None else noise[None]
-        posterior = self.observe(embed[None], prev_action[None], is_first[None], prev, noise)
-        return posterior.at(0)
+        keep = (~is_first).float().unsqueeze(-1)  # (B, 1)
+        masked = RSSMState(prev.deter * keep, prev.stoch * keep.unsqueeze(-1), prev.stats)
+        deter = self._advance(masked, prev_action * keep)
+        stats = self.latent.to_stats(self.obs_dist(self.obs_out(torch.cat([deter, embed], -1))))
+        noise = self.latent.draw_noise(stats) if noise is None else noise
+        return RSSMState(deter, self.latent.sample(stats, noise), stats)
 
     def observe(
         self,
