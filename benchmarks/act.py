@@ -133,6 +133,8 @@ def show(report: dict[str, Any]) -> None:
             for count, spread in counts.items()
         ]
     )
+    if "emulation" not in report:
+        return
     print()
     print_table(
         [
@@ -158,6 +160,7 @@ def main() -> None:
     parser.add_argument(
         "--peer", choices=("sheeprl", "authors"), action="append", default=[], dest="peers"
     )
+    parser.add_argument("--emulation", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--out", type=Path, help="JSON file")
     parser.add_argument("settings", nargs="*", help="further Hydra overrides of our configuration")
     options = parser.parse_args()
@@ -174,8 +177,9 @@ def main() -> None:
             peers=tuple(options.peers),
             settings=tuple(options.settings),
         ),
-        "emulation": {str(count): emulation(count, repeats=5) for count in (1, 8)},
     }
+    if options.emulation:
+        report["emulation"] = {str(count): emulation(count, repeats=5) for count in (1, 8)}
     show(report)
     write_json(options.out, report)
 

@@ -3,7 +3,7 @@
 #
 #   benchmarks/gpu.sh OUT [WHEELS [PEER_WHEELS]]
 #
-#   OUT           folder for reports (JSON), logs and table.txt
+#   OUT           folder for table.txt, the same as results.json, reports of the parts and logs
 #   WHEELS        folder of wheels, for a machine without a network; needed beside a python with
 #                 torch (CUDA), pytorch-lightning, pytest, numpy, imageio, tqdm and tensorboard:
 #                 hydra-core, omegaconf, antlr4-python3-runtime, gymnasium, farama-notifications,
@@ -53,10 +53,12 @@ run="env=atari task=pong logger=jsonl callbacks.evaluate=null callbacks.video=nu
 run="$run replay.capacity_policy_steps=100000"
 if [ -n "${REHEARSE:-}" ]; then
     device=cpu size=small repeats=1 marks="not gpu and not slow" graphs=false
+    fastest="collect.overlap=true"
     run="$run model=tiny batch.size=4 batch.length=16 total_frames=6000 prefill_policy_steps=1000"
     run="$run replay.sampling=steps callbacks.metrics.every_frames=500 trainer.accelerator=cpu"
 else
     device=cuda size=full repeats=30 marks=gpu graphs="true false"
+    fastest="cuda_graphs=true replay.device=cuda collect.overlap=true"
     run="$run total_frames=160000 prefill_policy_steps=10000 callbacks.metrics.every_frames=2000"
 fi
 : >"$out/parts.txt"
@@ -74,16 +76,26 @@ done
 
 for graph in $graphs; do
     part "act_graphs_$graph" 60 "$python" -m benchmarks.act --device $device --size $size \
-        --repeats $repeats --out "$out/act_graphs_$graph.json" "cuda_graphs=$graph"
+        --no-emulation --repeats $repeats --out "$out/act_graphs_$graph.json" "cuda_graphs=$graph"
 done
 
-# whole_run GRAPHS SECONDS
+# whole_run NAME SECONDS OVERRIDE...
 whole_run() {
-    part "run_graphs_$1" "$2" "$python" train.py $run "cuda_graphs=$1" "run_dir=$work/run_$1"
-    cp "$work/run_$1/metrics.jsonl" "$out/run_graphs_$1.jsonl"
+    local name=run_$1 limit=$2
+    shift 2
+    part "$name" "$limit" "$python" train.py $run "$@" "run_dir=$work/$name"
+    cp "$work/$name/metrics.jsonl" "$out/$name.jsonl"
 }
-whole_run "${graphs%% *}" 120
+whole_run fastest 100 $fastest
+whole_run graphs 80 "cuda_graphs=${graphs%% *}"
 
+# beside PEER: our update and its, in turns
+beside() {
+    [ -n "$peer_wheels" ] || return
+    part "update_beside_$1" 120 "$python" -m benchmarks.update --device $device --size $size \
+        --precision bf16-mixed --repeats $repeats --peer "$1" \
+        --out "$out/update_beside_$1.json" "cuda_graphs=${graphs%% *}"
+}
 if [ -n "$peer_wheels" ]; then
     export BENCHMARK_SHEEPRL_VENV=$work/sheeprl
     # A virtual environment inside another sees the system's packages, not those of the other.
@@ -91,15 +103,10 @@ if [ -n "$peer_wheels" ]; then
         "$python" -c "import site; print(*site.getsitepackages(), sep='\n')" \
             >"$("$work/sheeprl/bin/python" -c 'import site; print(site.getsitepackages()[0])')/outer.pth" &&
         "$work/sheeprl/bin/python" -m pip install --quiet --no-index --no-deps "$peer_wheels"/*.whl
-    for peer in sheeprl sheeprl-bf16 sheeprl-compiled; do
-        part "update_beside_$peer" 120 "$python" -m benchmarks.update --device $device \
-            --size $size --precision bf16-mixed --repeats $repeats --peer $peer \
-            --out "$out/update_beside_$peer.json" "cuda_graphs=${graphs%% *}"
-    done
 fi
-
-if [ "$graphs" != false ]; then
-    whole_run false 90
-fi
+beside sheeprl-bf16
+whole_run plain 90
+beside sheeprl
+beside sheeprl-compiled # last: it compiles for minutes
 
 "$python" -m benchmarks.gpu_table "$out" | tee "$out/table.txt"

@@ -1,4 +1,6 @@
-"""One table of what `benchmarks/gpu.sh` left in a folder: `python -m benchmarks.gpu_table OUT`.
+"""One table of what `benchmarks/gpu.sh` left in a folder, and the same as results.json there.
+
+`python -m benchmarks.gpu_table OUT`
 
 It reads reports of the other benchmarks and the metrics of runs; parts without one are named.
 """
@@ -9,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import print_table
+from benchmarks.measure import print_table, write_json
 
 RATES = ("perf/updates_per_second", "perf/frames_per_second")
 
@@ -42,7 +44,7 @@ def _results(folder: Path, name: str) -> Iterator[tuple[str, str]]:
             if values:
                 yield key, f"{values[len(values) // 2]:.4g}"
     elif (folder / f"{name}.log").exists():
-        yield "last line", ((folder / f"{name}.log").read_text().splitlines() or [""])[-1]
+        yield "last line", (folder / f"{name}.log").read_text().strip().rpartition("\n")[-1]
 
 
 def _of_report(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -59,4 +61,7 @@ def _of_report(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    print_table(list(rows(Path(sys.argv[1]))))
+    folder = Path(sys.argv[1])
+    table = list(rows(folder))
+    print_table(table)
+    write_json(folder / "results.json", {"rows": table})
