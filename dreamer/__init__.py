@@ -1,20 +1,28 @@
 """DreamerV2 (Hafner et al., ICLR 2021) as a PyTorch Lightning project.
 
-`dreamer.load` gives a trained agent. It is imported when it is first asked for, so that
-`import dreamer.types` and the like stay light.
+`dreamer.train` trains in an environment of yours, `dreamer.load` gives a trained agent. They are
+imported when they are first asked for, so that `import dreamer.types` and the like stay light.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dreamer.library import train
     from dreamer.player import load
 
-__all__ = ["load"]
+__all__ = ["load", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from dreamer import player
+    if name == "train":
+        from dreamer.process import prepare
 
-    return getattr(player, name)
+        prepare()  # before torch is loaded, if it is not yet
+        from dreamer.library import train
+
+        return train
+    if name == "load":
+        from dreamer.player import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

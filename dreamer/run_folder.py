@@ -157,6 +157,21 @@ class RunFolder:
                 f"{', '.join(differences)}. Choose another run_dir=, or delete that folder."
             )
 
+    def check_same_spaces(self, spaces: Mapping[str, Any]) -> None:
+        """Refuse to go on with a run of other observations or actions.
+
+        Raises:
+            ValueError: naming what there was and what there is.
+        """
+        old = self.spaces()
+        new = json.loads(json.dumps(spaces))
+        if old not in (None, new) and (self.checkpoints / "last.ckpt").exists():
+            old, new = ((x["observations"], x["actions"]) for x in (old, new))
+            raise ValueError(
+                f"{self.path} holds a run of other observations or actions, there {old}, here "
+                f"{new}. Choose another run_dir=, or delete that folder."
+            )
+
     def resume_point(self) -> ResumePoint | None:
         """Where to go on from; None if there is no checkpoint.
 

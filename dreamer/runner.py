@@ -1,6 +1,6 @@
 """Runs what a configuration says: puts the parts together, trains, and says how it ended.
 
-`train.py` calls it, and so may any program that composes a configuration.
+`train.py` calls it, and `dreamer.train`, with environments of the user's program.
 """
 
 import logging
@@ -11,7 +11,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pytorch_lightning as pl
@@ -56,10 +56,22 @@ class Summary(NamedTuple):
     metrics: dict[str, float]  # the newest value of every key
 
 
-def train(cfg: DictConfig) -> Summary:
+class EnvsMaker(Protocol):
+    """Makes a group of environments; `count` replaces that of the configuration."""
+
+    def __call__(self, cfg: DictConfig, *, seed: int, count: int | None = None) -> Envs:
+        """See `build.make_envs`."""
+        ...
+
+
+def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
     """Run what the configuration says, or what is left of it.
 
     The same configuration again resumes an unfinished run, and leaves a finished one alone.
+
+    Args:
+        cfg: Composed of conf/train.yaml.
+        make_envs: Makes what the configuration names, or the environments of a program.
 
     Raises:
         ValueError: the configuration asks for something that cannot be.
@@ -85,6 +97,7 @@ def train(cfg: DictConfig) -> Summary:
     seed = int(stream.generate_state(1)[0]) % 2**31
     envs = make_envs(cfg, seed=seed)
     try:
+        folder.check_same_spaces(terms_of(envs).as_plain())
         agent = make_agent(cfg, envs)
         random_policy = RandomPolicy(envs.action_space, seed)
         with folder.lock():
@@ -94,7 +107,7 @@ def train(cfg: DictConfig) -> Summary:
                     "this one again, if there is still something to do."
                 )
             try:
-                return _fit(cfg, folder, envs, agent, random_policy, resume)
+                return _fit(cfg, folder, envs, agent, random_policy, resume, make_envs)
             except Interrupted:
                 raise
             except Exception:
@@ -111,6 +124,7 @@ def _fit(
     agent: DreamerAgent,
     random_policy: RandomPolicy,
     resume: ResumePoint | None,
+    make_envs: EnvsMaker,
 ) -> Summary:
     replay_config: ReplayConfig = instantiate(cfg.replay)
     if resume is None:
@@ -131,8 +145,18 @@ def _fit(
     )
     metrics: Metrics = instantiate(cfg.callbacks.metrics)(replay)
     progress: Progress = instantiate(cfg.callbacks.progress)(metrics, total_frames=cfg.total_frames)
+    interrupt = Interrupt()
     callbacks = _make_callbacks(
-        cfg, folder, envs, agent, replay, metrics, progress, random_policy=random_policy
+        cfg,
+        folder,
+        envs,
+        agent,
+        replay,
+        metrics,
+        progress,
+        interrupt,
+        random_policy=random_policy,
+        make_envs=make_envs,
     )
     folder.begin(cfg, terms_of(envs).as_plain())
     with _open_loggers(cfg, folder, envs, resume) as loggers:
@@ -147,16 +171,18 @@ def _fit(
         start = time.time()
         try:
             path = resume.path if resume else None
-            trainer.fit(agent, datamodule=data, ckpt_path=path, weights_only=True)
+            with interrupt.listening():
+                trainer.fit(agent, datamodule=data, ckpt_path=path, weights_only=True)
         finally:
             progress.close()
     summary = Summary(
         str(folder.path), agent.frames, agent.policy_steps, agent.updates, metrics.latest
     )
     folder.finish(summary._asdict())
+    score = metrics.latest.get("eval/return_mean")
     print(
         f"Finished after {time.time() - start:.0f} s: {agent.frames} frames, {agent.updates} "
-        f"updates, evaluation return {metrics.latest.get('eval/return_mean', float('nan')):.2f}. "
+        f"updates{'' if score is None else f', evaluation return {score:.2f}'}. "
         f"Results: {folder.path}"
     )
     return summary
@@ -187,13 +213,14 @@ def _make_callbacks(
     replay: Replay,
     metrics: Metrics,
     progress: Progress,
+    interrupt: Interrupt,
     *,
     random_policy: RandomPolicy,
+    make_envs: EnvsMaker,
 ) -> list[pl.Callback]:
     """In the order in which they act after an update: collect first, save before stopping."""
     networks = agent.world_model, agent.actor_critic
     explorer = make_explorer(cfg, agent)
-    interrupt = Interrupt()
     collect = Collect(
         Collector(envs),
         replay,

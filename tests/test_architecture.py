@@ -24,7 +24,7 @@ FLOORS = (
     ("models", "replay", "envs", "collector"),
     ("agent", "policy", "convert", "trained"),
     ("callbacks", "loggers", "evaluation", "cost"),
-    ("run_folder", "config", "build", "briefing", "player", "runner"),
+    ("run_folder", "config", "build", "briefing", "player", "runner", "compose", "library"),
     ("evaluate", "main"),
 )
 FLOOR_OF = {f"dreamer.{room}": n for n, rooms in enumerate(FLOORS) for room in rooms}

@@ -31,6 +31,7 @@ SOME_TASK = {  # by environment, where it is not pong
     "dmc_proprio": "walker_walk",
     "minigrid": "DoorKey-6x6",
     "crafter": "reward",
+    "own": "pole",
 }
 PACKAGES = {"atari": "ale_py", "dmc_vision": "dm_control", "dmc_proprio": "dm_control"}
 EXPERIMENTS = [name for group, name in FILES if group == "experiment"]
@@ -67,6 +68,8 @@ def test_every_file_composes_and_what_it_describes_is_built(
             pytest.importorskip(PACKAGES.get(name, name))
         if name == "dmc_vision":
             request.getfixturevalue("renderer")
+        if name == "own":
+            world += ["env.factory=gymnasium:make", "+env.kwargs.id=CartPole-v1"]
     cfg = compose_any(*world, f"{group}={name}")
     OmegaConf.resolve(cfg)
     envs = make_envs(cfg, seed=0)

@@ -5,6 +5,9 @@ loop is asked after every update.
 """
 
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -28,14 +31,20 @@ class Interrupt(pl.Callback):
     def __init__(self):
         self.signal_number: int | None = None
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Listen; the Trainer puts the old handlers of its own signals back."""
-        self._old = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen, and put the old handlers back at the end, whatever ends it.
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Stop listening."""
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
+        In a thread of somebody's program nothing is heard: signals are the main thread's.
+        """
+        main = threading.current_thread() is threading.main_thread()
+        signals = (signal.SIGINT, signal.SIGTERM) if main else ()
+        old = {number: signal.signal(number, self._note) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
 
     def _note(self, signal_number: int, frame: FrameType | None) -> None:
         if self.signal_number is not None and signal_number == signal.SIGINT:

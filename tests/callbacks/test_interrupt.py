@@ -12,9 +12,8 @@ from dreamer.callbacks.interrupt import Interrupt, Interrupted
 def listening():
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     interrupt = Interrupt()
-    interrupt.setup(None, None, "fit")
-    yield interrupt
-    interrupt.teardown(None, None, "fit")
+    with interrupt.listening():
+        yield interrupt
     assert {s: signal.getsignal(s) for s in before} == before
 
 

@@ -14,6 +14,7 @@ from dreamer.envs.dmc import make_dmc
 from dreamer.envs.dummy import make_dummy
 from dreamer.envs.gym import make_gym
 from dreamer.envs.minigrid import make_minigrid
+from dreamer.envs.own import make_own
 
 ATARI = dict(
     action_repeat=4,
@@ -56,6 +57,9 @@ SUITES = {
     "minigrid_apart": partial(make_minigrid, OBSTACLES, observation="symbolic", **APART),
     "crafter": partial(make_crafter, "reward", **CRAFTER, **HERE),
     "crafter_apart": partial(make_crafter, "reward", **CRAFTER, **APART),
+    "own": partial(
+        make_own, "pole", factory="gymnasium:make", **GYM | dict(kwargs={"id": "CartPole-v1"})
+    ),
 }
 SLOW = ("dmc_vision", "minigrid_apart", "crafter", "crafter_apart")
 PACKAGES = {"dmc": "dm_control", "minigrid": "minigrid", "crafter": "crafter"}  # optional ones

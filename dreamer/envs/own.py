@@ -1,0 +1,161 @@
+"""Environments of users' programs: an object, or a function that makes such objects.
+
+`dreamer.train` hands them over. A function with a name can be found again by other programs, from
+conf/env/own.yaml; anything else exists only in the program that made it.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+from gymnasium.wrappers import TimeLimit
+
+from dreamer.envs.factory import Envs, require_at_least
+from dreamer.envs.group import GymEnvs
+from dreamer.envs.gym import GymEnv
+
+Factory = Callable[..., Any]  # makes a gymnasium.Env, or of `seed` and `count` an `Envs`
+PROTOCOL = ("count", "obs_shapes", "action_space", "action_repeat", "reset", "step", "close")
+
+
+def make_own(task: str, *, factory: str | None, **options: Any) -> Envs:
+    """Build a group of environments by the name of the function that makes one.
+
+    Args:
+        task: What the environment is called.
+        factory: As "my_module:make"; None: it has no name.
+        options: See `make_group`.
+
+    Raises:
+        ImportError: There is no such module.
+        ValueError: There is no such function; or see `make_group`.
+    """
+    if factory is None:
+        raise ValueError(
+            f"The environment {task} can be made only by the program that gave it to "
+            "dreamer.train. To play in it: agent.policy, with agent = dreamer.load(run_dir)."
+        )
+    module, _, name = factory.partition(":")
+    made: Any = importlib.import_module(module)
+    for part in name.split("."):
+        made = getattr(made, part, None)
+    if not callable(made):
+        raise ValueError(f"Expect `env.factory` to name a function, actually: {factory}")
+    return make_group(made, **options)
+
+
+def make_group(
+    factory: Factory,
+    *,
+    count: int,
+    seed: int,
+    action_repeat: int,
+    time_limit_frames: int | None,
+    grayscale: bool,
+    flat_keys: str,
+    max_restarts: int,
+    kwargs: dict[str, Any],
+) -> Envs:
+    """Build E environments with a function; conf/env/gym.yaml explains the options.
+
+    Args:
+        factory: Makes one `gymnasium.Env`; or, if it takes `seed` and `count`, an `Envs`.
+        count: E.
+        seed: Of the environments.
+        action_repeat: See `GymEnv`.
+        time_limit_frames: Steps of the environment in an episode; None: no limit of ours.
+        grayscale: See `ObservationReader`.
+        flat_keys: See `ObservationReader`.
+        max_restarts: See `GymEnvs`.
+        kwargs: Given to the function.
+
+    Raises:
+        ValueError: It makes something else, or a number is out of its range.
+    """
+    require_at_least(1, count=count)
+    if makes_groups(factory):
+        envs = factory(seed=seed, count=count, **kwargs)
+        if not is_group(envs):
+            raise ValueError(
+                f"Expect a function of `seed` and `count` to make an `Envs`, with "
+                f"{', '.join(PROTOCOL)}, actually: {envs!r}"
+            )
+        return envs
+
+    def make() -> GymEnv:
+        env = factory(**kwargs)
+        if not isinstance(env, gymnasium.Env):
+            raise ValueError(
+                f"Expect a function that makes a gymnasium.Env, actually it makes: {env!r}"
+            )
+        if time_limit_frames is not None:
+            env = TimeLimit(env, time_limit_frames)
+        return GymEnv(env, action_repeat=action_repeat, grayscale=grayscale, flat_keys=flat_keys)
+
+    return GymEnvs(
+        [make] * count, seed=seed, action_repeat=action_repeat, max_restarts=max_restarts
+    )
+
+
+def is_group(env: Any) -> bool:
+    """Whether an object follows the protocol `Envs`."""
+    return all(hasattr(env, name) for name in PROTOCOL)
+
+
+def makes_groups(factory: Factory) -> bool:
+    """Whether a function makes an `Envs` by itself: it takes `seed` and `count`."""
+    try:
+        parameters = inspect.signature(factory).parameters
+    except ValueError:  # of a built-in
+        return False
+    return {"seed", "count"} <= parameters.keys()
+
+
+def address_of(factory: Factory) -> str | None:
+    """Where another program finds a function, as "my_module:make"; None if it cannot."""
+    module, name = getattr(factory, "__module__", None), getattr(factory, "__qualname__", None)
+    if not module or module == "__main__" or not name or "<" in name:  # <lambda>, <locals>
+        return None
+    return f"{module}:{name}"
+
+
+def task_of(env: Any, kwargs: dict[str, Any]) -> str:
+    """What an environment, or the function that makes it, may be called.
+
+    A function without a name, such as a lambda, is called once to see what it makes.
+    """
+    spec = getattr(env, "spec", None)
+    if spec is not None:
+        return spec.id
+    name = getattr(env, "__name__", None)
+    if name and "<" not in name:
+        return name
+    if not callable(env):
+        return type(getattr(env, "unwrapped", env)).__name__
+    if makes_groups(env):
+        return "envs"
+    made: Any = env(**kwargs)
+    made.close()
+    return task_of(made, {})
+
+
+class LentEnv(gymnasium.Wrapper):
+    """An environment that belongs to the user's program, and is not closed with ours."""
+
+    def close(self) -> None:
+        """Nothing: its owner closes it."""
+
+
+class LentEnvs:
+    """The same for an `Envs`."""
+
+    def __init__(self, envs: Envs):
+        self._envs = envs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._envs, name)
+
+    def close(self) -> None:
+        """Nothing: its owner closes them."""
