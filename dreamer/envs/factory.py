@@ -5,6 +5,7 @@ shapes. This file knows no suite, no policy and no replay.
 """
 
 import difflib
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -103,6 +104,12 @@ def require_at_least(minimum: int, **values: int) -> None:
     for name, value in values.items():
         if value < minimum:
             raise ValueError(f"Expect `{name}` to be at least {minimum}, actually: {value}")
+
+
+@functools.cache
+def say_once(line: str) -> None:
+    """Print a line; environments of one kind would say it again and again."""
+    print(line)
 
 
 def _letters(name: str) -> str:

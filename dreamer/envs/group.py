@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dreamer.envs.factory import require_at_least
+from dreamer.envs.factory import require_at_least, say_once
 from dreamer.types import ActionSpace, TimeStep
 
 Observation = dict[str, np.ndarray]  # of one environment, without a leading axis
@@ -47,6 +47,8 @@ class OneEnv(ABC):
     obs_shapes: dict[str, tuple[int, ...]]  # image (C, 64, 64) uint8; a vector (O,) float32
     action_space: ActionSpace
     user_spaces: Any = None  # `GymSpaces`, where users know it by Gymnasium's spaces
+
+    notes: tuple[str, ...] = ()  # what people should know of it, in sentences
 
     @abstractmethod
     def reset(self, seed: int | None) -> Observation:
@@ -126,6 +128,8 @@ class GymEnvs:
             self.close()
             raise
         self.user_spaces = self._members[0].user_spaces
+        for note in self._members[0].notes:
+            say_once(note)
         self._restarts = [0] * self.count
         self._unseeded = [True] * self.count  # made anew: the next reset gets a seed
         self._broken = [False] * self.count  # to be replaced before the next reset

@@ -1,21 +1,21 @@
 """Any Gymnasium environment: one that is registered, or an object of the user's own.
 
 The runner builds registered ones from conf/env/gym.yaml; other suites that speak Gymnasium wrap
-their objects in `GymEnv`. It knows spaces and how to step, and neither policies nor processes.
+their objects in `GymEnv`. It knows spaces and how to step, and no policy.
 """
 
-import functools
 import importlib
 import os
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
-from dreamer.envs.factory import enlarge, find_task, require_at_least
+from dreamer.envs.factory import enlarge, find_task, require_at_least, say_once
 from dreamer.envs.group import Arrival, EnvironmentFault, GymEnvs, Observation, OneEnv
+from dreamer.envs.processes import make_group
 from dreamer.envs.spaces import ActionWriter, GymSpaces, ObservationReader
 
 
@@ -28,6 +28,8 @@ def make_gym(
     time_limit_frames: int | None,
     grayscale: bool,
     flat_keys: str,
+    processes: bool | Literal["auto"],
+    hang_seconds: float,
     max_restarts: int,
     kwargs: dict[str, Any],
 ) -> GymEnvs:
@@ -36,12 +38,14 @@ def make_gym(
     Args:
         task: An id that Gymnasium knows, as "CartPole-v1", or one that a module registers when it
             is imported, as "my_module:MyEnv-v0".
-        count: E, copies that step one after the other.
+        count: E, copies that step together.
         seed: Of the environments; see `GymEnvs`.
         action_repeat: Steps of the environment per policy step; their rewards are summed.
         time_limit_frames: Steps of the environment in an episode; None: as registered.
         grayscale: See `ObservationReader`.
         flat_keys: See `ObservationReader`.
+        processes: Each environment in a process of its own; see `make_group`.
+        hang_seconds: See `make_group`.
         max_restarts: See `GymEnvs`.
         kwargs: Given to the environment.
 
@@ -62,8 +66,14 @@ def make_gym(
         grayscale=grayscale,
         flat_keys=flat_keys,
     )
-    return GymEnvs(
-        [make] * count, seed=seed, action_repeat=action_repeat, max_restarts=max_restarts
+    return make_group(
+        make,
+        count=count,
+        seed=seed,
+        action_repeat=action_repeat,
+        processes=processes,
+        hang_seconds=hang_seconds,
+        max_restarts=max_restarts,
     )
 
 
@@ -120,8 +130,10 @@ class GymEnv(OneEnv):
         self.user_spaces = GymSpaces(env.observation_space, env.action_space, grayscale, flat_keys)
         self._obs: Observation = {}
         self._can_render = env.render_mode == "rgb_array"
-        for name, space in self._read.left_out.items():
-            _say_once(f"observation `{name}` is left out: {space} is neither image nor vector")
+        self.notes = tuple(
+            f"The observation `{name}` is left out: {space} is neither image nor vector."
+            for name, space in self._read.left_out.items()
+        )
 
     def reset(self, seed: int | None) -> Observation:
         """See `OneEnv`."""
@@ -154,7 +166,7 @@ class GymEnv(OneEnv):
                 return np.asarray(self._env.render())
             except gymnasium.error.DependencyNotInstalled as error:
                 self._can_render = False
-                _say_once(f"pictures show observations, as the environment cannot draw: {error}")
+                say_once(f"Pictures show observations; the environment cannot draw: {error}")
         return draw(self._obs)
 
     def close(self) -> None:
@@ -192,9 +204,3 @@ def _can_draw(name: str) -> bool:
     entry = gymnasium.spec(name).entry_point
     creator = load_env_creator(entry) if isinstance(entry, str) else entry
     return "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ())
-
-
-@functools.cache
-def _say_once(line: str) -> None:
-    """Print a line; environments of one kind would say it again and again."""
-    print(line)

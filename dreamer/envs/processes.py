@@ -117,6 +117,16 @@ class ProcessEnv(OneEnv):
         """See `OneEnv`."""
         return self._introduction().action_space
 
+    @property
+    def user_spaces(self) -> Any:  # type: ignore[override]
+        """See `OneEnv`."""
+        return self._introduction().user_spaces
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """See `OneEnv`."""
+        return self._introduction().notes
+
     def reset(self, seed: int | None) -> Observation:
         """See `OneEnv`."""
         self.start_reset(seed)
@@ -209,6 +219,8 @@ class _Introduction(NamedTuple):
 
     obs_shapes: dict[str, tuple[int, ...]]
     action_space: ActionSpace
+    user_spaces: Any
+    notes: tuple[str, ...]
 
 
 class _Fault(NamedTuple):
@@ -281,7 +293,7 @@ def _serve(pipe: Connection, recipe: bytes, environ: dict[str, str]) -> None:
     try:
         env: OneEnv = cloudpickle.loads(recipe)()
         shapes = dict(env.obs_shapes)
-        pipe.send((number, _Introduction(shapes, env.action_space)))
+        pipe.send((number, _Introduction(shapes, env.action_space, env.user_spaces, env.notes)))
         memory = _new_memory()
         reduction.send_handle(pipe, memory, os.getppid())
         views = _observations_in(memory, shapes)

@@ -31,6 +31,8 @@ GYM = dict(
     time_limit_frames=15,  # 8 policy steps
     grayscale=False,
     flat_keys="$^",
+    processes=False,
+    hang_seconds=60,
     max_restarts=0,
     kwargs={},
 )

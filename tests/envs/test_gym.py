@@ -1,0 +1,218 @@
+"""Gymnasium's environments: how they step, what they show, and how they are found."""
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import MultiDiscrete
+from toys import SIGHT, Toy
+
+from dreamer.envs import gym
+from dreamer.envs.group import EnvironmentFault
+from dreamer.envs.gym import GymEnv, draw, make_gym
+from dreamer.types import ActionSpace
+
+OPTIONS = dict(
+    count=1,
+    seed=0,
+    action_repeat=1,
+    time_limit_frames=None,
+    grayscale=False,
+    flat_keys="$^",
+    processes=False,
+    hang_seconds=60,
+    max_restarts=0,
+    kwargs={},
+)
+FIRST, SECOND = np.eye(2, dtype=np.float32)
+
+
+def make(task, **options):
+    return make_gym(task, **OPTIONS | options)
+
+
+def length_of_episode(envs):
+    """Policy steps until the first end, and whether that is terminal."""
+    action = np.zeros((1, envs.action_space.size), np.float32)
+    envs.reset()
+    for length in range(1, 1000):
+        step = envs.step(action)
+        if step.is_last[0]:
+            return length, bool(step.is_terminal[0])
+    raise AssertionError("the episode does not end")
+
+
+# One environment
+
+
+def test_an_environment_shows_its_observations_in_our_words():
+    env = GymEnv(Toy())
+    assert env.obs_shapes == {"camera/left": (3, 64, 64), "gear": (3,), "joints": (4,)}
+    obs = env.reset(seed=3)
+    SIGHT.seed(3)
+    raw = SIGHT.sample()
+    np.testing.assert_array_equal(obs["joints"], raw["joints"].reshape(-1))
+    assert obs["gear"].argmax() == raw["gear"]
+
+
+def test_what_cannot_be_observed_is_noted():
+    (note,) = GymEnv(Toy()).notes
+    assert note.startswith("The observation `mission` is left out: Text(")
+
+
+@pytest.mark.parametrize(("terminal", "ends"), [(True, (True, True)), (False, (False, True))])
+def test_ends_and_time_limits_are_told_apart(terminal, ends):
+    env = GymEnv(Toy(length=2, terminal=terminal))
+    env.reset(seed=0)
+    assert env.step(FIRST)[1:4] == (1.0, False, False)
+    assert env.step(FIRST)[1:4] == (2.0, *ends)
+
+
+def test_action_repeat_sums_rewards_and_stops_at_the_end():
+    toy = Toy(length=5)
+    env = GymEnv(toy, action_repeat=3)
+    env.reset(seed=0)
+    assert env.step(SECOND)[1:4] == (1 + 2 + 3, False, False)
+    assert env.step(FIRST)[1:4] == (4 + 5, True, True)
+    assert toy.actions == [1, 1, 1, 0, 0]
+
+
+def test_actions_arrive_in_the_environments_own_terms():
+    toy = Toy(actions=MultiDiscrete([3, 2], start=[1, 0]))
+    env = GymEnv(toy)
+    assert env.action_space == ActionSpace(5, True, (3, 2))
+    env.reset(seed=0)
+    env.step(np.array([0, 0, 1, 0, 1], np.float32))
+    assert toy.actions[0].tolist() == [3, 1]
+
+
+def test_an_environment_of_the_old_gym_is_named(monkeypatch):
+    toy = Toy()
+    monkeypatch.setattr(toy, "step", lambda action: (SIGHT.sample(), 0.0, False, {}))
+    env = GymEnv(toy)
+    env.reset(seed=0)
+    with pytest.raises(EnvironmentFault, match="actually 4 things: is it of the old Gym?"):
+        env.step(FIRST)
+
+
+# Pictures
+
+
+def test_an_environments_own_picture_is_taken_where_it_draws_one():
+    class Drawing(Toy):
+        render_mode = "rgb_array"
+
+        def render(self):
+            return np.full((30, 40, 3), 7, np.uint8)
+
+    assert (GymEnv(Drawing()).render() == np.full((30, 40, 3), 7)).all()
+
+
+def test_an_environment_that_lacks_what_it_draws_with_shows_its_observation(capsys):
+    class Unequipped(Toy):
+        render_mode = "rgb_array"
+
+        def render(self):
+            raise gymnasium.error.DependencyNotInstalled("pip install pygame-of-this-test")
+
+    env = GymEnv(Unequipped())
+    env.reset(seed=0)
+    assert env.render().shape == env.render().shape == (256, 256, 3)
+    assert capsys.readouterr().out.count("pip install pygame-of-this-test") == 1
+
+
+def test_a_drawn_image_is_enlarged_in_its_colours():
+    image = np.zeros((3, 64, 64), np.uint8)
+    image[0, 0, 0], image[2, 1, 2] = 10, 20
+    picture = draw({"vector": np.zeros(2, np.float32), "image": image})
+    assert picture.shape == (256, 256, 3)
+    assert (picture[:4, :4] == [10, 0, 0]).all()
+    assert (picture[4:8, 8:12] == [0, 0, 20]).all()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 12])
+def test_images_of_any_number_of_channels_are_drawn(channels):
+    image = np.random.default_rng(0).integers(256, size=(channels, 64, 64), dtype=np.uint8)
+    picture = draw({"image": image})
+    np.testing.assert_array_equal(picture[::4, ::4, 0], image[0])
+    np.testing.assert_array_equal(picture[::4, ::4, 2], image[2 if channels > 2 else 0])
+
+
+def test_drawn_numbers_are_bars_from_the_ground_up():
+    picture = draw({"vector": np.array([-9, 0], np.float32), "other": np.array([9], np.float32)})
+    assert picture.shape == (256, 256, 3)
+    heights = (picture[..., 0] == 255).sum(0)
+    assert (heights[:85] == 0).all()
+    assert (heights[86:170] == 128).all()
+    assert (heights[171:] == 256).all()
+
+
+# Registered environments
+
+
+def test_options_reach_the_environment():
+    envs = make("CartPole-v1", kwargs={"sutton_barto_reward": True})
+    assert length_of_episode(envs) == (pytest.approx(9, abs=2), True)
+    envs.reset()
+    rewards = [envs.step(FIRST[None]).reward[0] for _ in range(15)]
+    assert min(rewards) == -1
+
+
+def test_a_time_limit_replaces_the_registered_one_and_is_not_terminal():
+    assert length_of_episode(make("Pendulum-v1")) == (200, False)
+    assert length_of_episode(make("Pendulum-v1", time_limit_frames=12)) == (12, False)
+    assert length_of_episode(make("Pendulum-v1", time_limit_frames=12, action_repeat=5)) == (
+        3,
+        False,
+    )
+
+
+def test_a_module_registers_its_own():
+    envs = make("toys:toys/MultiBinary-v0")
+    assert envs.obs_shapes == {"image": (1, 64, 64)}
+    assert envs.action_space.choices == (2, 2, 2)
+    assert length_of_episode(envs) == (4, True)
+
+
+def test_ids_are_found_whatever_their_case():
+    assert make("cartpole-V1").obs_shapes == {"vector": (4,)}
+
+
+def test_environments_in_processes_of_their_own_step_the_same(capfd):
+    here, there = (make("toys:toys/Plain-v0", count=2, processes=apart) for apart in (False, True))
+    try:
+        assert there.user_spaces == here.user_spaces
+        for mine, theirs in [(here.reset(), there.reset())] + [
+            (here.step(action), there.step(action)) for action in [np.stack([FIRST, SECOND])] * 9
+        ]:
+            for key in here.obs_shapes:
+                np.testing.assert_array_equal(mine.obs[key], theirs.obs[key])
+            np.testing.assert_array_equal(mine.reward, theirs.reward)
+    finally:
+        there.close()
+    assert capfd.readouterr().out.count("is left out") <= 1
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "error", "message"),
+    [
+        ("CartPole", {}, ValueError, "Unknown Gymnasium task `CartPole`. The nearest: `CartPole-v"),
+        ("CartPole-v1", {"kwargs": {"gravitas": 1}}, ValueError, "`env.kwargs` .*gravitas"),
+        ("CartPole-v1", {"time_limit_frames": 0}, ValueError, "`time_limit_frames` to be at least"),
+        ("CartPole-v1", {"action_repeat": 0}, ValueError, "`action_repeat` to be at least 1"),
+        ("CartPole-v1", {"count": 0}, ValueError, "`count` to be at least 1"),
+        ("toys:toys/Unbounded-v0", {}, ValueError, "actions between finite bounds"),
+        ("no_such_module:Toy-v0", {}, ImportError, "no_such_module"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_with_the_reason(task, options, error, message):
+    with pytest.raises(error, match=message):
+        make(task, **options)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    def fail(*args, **kwargs):
+        raise gymnasium.error.DependencyNotInstalled("pip install swig")
+
+    monkeypatch.setattr(gym.gymnasium, "make", fail)
+    with pytest.raises(ImportError, match="CartPole-v1: pip install swig"):
+        make("CartPole-v1")
