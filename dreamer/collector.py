@@ -99,6 +99,8 @@ class Collector:
         step = self._reset(on_step) if self._step is None else self._step
         while self.policy_steps < until or due.any():
             step = self._advance(policy, step, on_step)
+            if not step.is_last.any():
+                continue
             counted = step.is_last & ((due > 0) | (steps > 0))
             due = np.maximum(due - counted, 0)
             ended += [
@@ -131,7 +133,7 @@ class Collector:
         self._step = step
         self._episode_return = np.where(step.is_first, 0, self._episode_return + step.reward)
         self._length = np.where(step.is_first, 0, self._length + 1)
-        self.policy_steps += int(np.sum(~step.is_first))
+        self.policy_steps += self.envs.count - int(np.count_nonzero(step.is_first))
         if on_step is not None:
             on_step(step, prev_action)
         return step

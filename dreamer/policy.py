@@ -25,16 +25,14 @@ class RandomPolicy:
     def __init__(self, action_space: ActionSpace, seed: int):
         self.action_space = action_space
         self.rng = np.random.default_rng(seed)
+        choices = action_space.choices or (action_space.size,)
+        self._one_hots = [np.eye(options, dtype=np.float32) for options in choices]
 
     def __call__(self, step: TimeStep, state: None) -> tuple[np.ndarray, None]:
         """Actions (E, A): one-hot, for every choice, or in [-1, 1]."""
         count, size = len(step.is_first), self.action_space.size
         if self.action_space.discrete:
-            choices = self.action_space.choices or (size,)
-            one_hots = [
-                np.eye(options, dtype=np.float32)[self.rng.integers(options, size=count)]
-                for options in choices
-            ]
+            one_hots = [rows[self.rng.integers(len(rows), size=count)] for rows in self._one_hots]
             return np.concatenate(one_hots, 1), None
         return self.rng.uniform(-1, 1, (count, size)).astype(np.float32), None
 
