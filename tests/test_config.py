@@ -316,3 +316,62 @@ def test_cuda_graphs_without_a_cuda_device_are_refused(compose_tiny, tmp_path):
     with pytest.raises(ValueError, match="`cuda_graphs` to be false without a CUDA device"):
         train(cfg)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_control_presets_are_the_released_configuration(compose_any):
+    for name, observation in (("dmc_vision", "vision"), ("dmc_proprio", "proprio")):
+        cfg = compose_any(f"env={name}", "task=walker_walk")
+        assert (cfg.env.observation, cfg.env.action_repeat) == (observation, 2)
+        assert (cfg.prefill_policy_steps, cfg.pretrain_updates) == (1000, 100)
+        assert (cfg.train_every_policy_steps, cfg.batch.size, cfg.batch.length) == (5, 16, 50)
+        model = instantiate(cfg.model, _convert_="all")
+        assert (model.world_model.rssm.deter, model.world_model.rssm.hidden) == (200, 200)
+        assert model.world_model.discount_head is None
+        assert (model.world_model.reward_transform, model.world_model.discount) == (
+            "identity",
+            0.99,
+        )
+        assert (model.world_model.kl.free_nats, model.world_model.loss_scales["kl"]) == (1, 1)
+        assert model.actor_critic.actor.entropy_scale == 1e-4
+        assert learning_rates(model) == (3e-4, 8e-5, 8e-5)
+
+
+def test_the_minigrid_preset_is_the_authors_example(compose_any):
+    cfg = compose_any("env=minigrid", "task=DoorKey-6x6")
+    assert (cfg.prefill_policy_steps, cfg.train_every_policy_steps) == (100_000, 10)
+    model = instantiate(cfg.model, _convert_="all")
+    assert (model.world_model.discount, model.actor_critic.actor.entropy_scale) == (0.99, 3e-3)
+    assert model.world_model.loss_scales == {"kl": 1, "reward": 1, "discount": 1}
+    assert model.world_model.rssm.deter == 1024
+    assert learning_rates(model) == (1e-4, 8e-5, 2e-4)
+
+
+def test_the_crafter_preset_is_the_released_configuration(compose_any):
+    cfg = compose_any("env=crafter", "task=reward")
+    assert (cfg.prefill_policy_steps, cfg.train_every_policy_steps) == (10_000, 5)
+    model = instantiate(cfg.model, _convert_="all")
+    assert (model.world_model.discount, model.actor_critic.actor.entropy_scale) == (0.999, 3e-3)
+    assert (model.world_model.rssm.deter, model.world_model.rssm.hidden) == (1024, 1024)
+    assert learning_rates(model) == (1e-4, 1e-4, 1e-4)
+    world, acting = model.world_model, model.actor_critic
+    parts = (world.rssm, world.encoder.image, world.decoder.image, world.reward_head)
+    parts += (world.discount_head, acting.actor, acting.critic)
+    assert {part.norm for part in parts} == {"layer"}
+
+
+def test_the_appendices_change_what_they_say(compose_any):
+    vision = ("env=dmc_vision", "task=humanoid_walk")
+    assert differences(compose_any(*vision), compose_any(*vision, "experiment=humanoid")) == {
+        "world_model.loss_scales.kl": (1.0, 2.0),
+        "actor_critic.actor.entropy_scale": (1e-4, 1e-5),
+    }
+    atari = ("env=atari", "task=montezuma_revenge")
+    assert differences(compose_any(*atari), compose_any(*atari, "experiment=montezuma")) == {
+        "world_model.discount": (0.999, 0.99)
+    }
+
+
+def learning_rates(model: AgentConfig) -> tuple[float, float, float]:
+    parts = (model.world_model_optimizer, model.actor_optimizer, model.critic_optimizer)
+    a, b, c = (part.learning_rate for part in parts)
+    return a, b, c

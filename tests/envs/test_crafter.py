@@ -25,20 +25,27 @@ def play(env, steps, seed=0):
     return [env.step(ACTIONS[rng.integers(17)]) for _ in range(steps)]
 
 
-def test_rewards_are_the_games_and_none_without():
-    rewarded, unrewarded = Crafter(True, 200), Crafter(False, 200)
-    rewarded.reset(1), unrewarded.reset(1)
-    some, none = play(rewarded, 150), play(unrewarded, 150)
-    assert max(arrival.reward for arrival in some) >= 0.9  # random play unlocks something
-    assert not any(arrival.reward for arrival in none)
+@pytest.fixture(scope="module")
+def episode():
+    """A world, and all arrivals in it up to its time limit."""
+    env = Crafter(True, 60)
+    env.reset(1)
+    return env, play(env, 60)
+
+
+def test_a_seed_repeats_an_episode_with_rewards_or_without(episode):
+    _, some = episode
+    elsewhere = [Crafter(False, 60) for _ in range(3)]  # the last lies elsewhere in memory
+    elsewhere[-1].reset(1)
+    none = play(elsewhere[-1], 60)
     for a, b in zip(some, none, strict=True):
         np.testing.assert_array_equal(a.obs["image"], b.obs["image"])
+    assert max(arrival.reward for arrival in some) >= 0.9  # random play unlocks something
+    assert not any(arrival.reward for arrival in none)
 
 
-def test_the_end_tells_which_achievements_were_unlocked():
-    env = Crafter(True, 150)
-    env.reset(1)
-    *before, end = play(env, 150)
+def test_the_end_tells_which_achievements_were_unlocked(episode):
+    _, (*before, end) = episode
     assert end.is_last and not end.is_terminal
     assert all(not arrival.episode_metrics for arrival in before)
     names = [name for name in end.episode_metrics if name.startswith("achievement/")]
@@ -51,43 +58,20 @@ def test_the_end_tells_which_achievements_were_unlocked():
     assert unlocked == sum(arrival.reward > 0.5 for arrival in (*before, end))
 
 
+def test_creatures_keep_an_order_in_their_areas_while_they_move(episode):
+    world = episode[0]._env._world
+    where = {creature: area for area, those in world.chunks.items() for creature in those}
+    assert where == {creature: world.chunk_key(creature.pos) for creature in world.objects}
+    assert not any(isinstance(creatures, set) for creatures in world.chunks.values())
+
+
 def test_death_is_for_good():
     env = Crafter(True, 10_000)
     env.reset(0)
+    assert env.render().shape == (288, 288, 3)
     env._env._player.health = 0
     arrival = env.step(ACTIONS[0])
     assert arrival.is_last and arrival.is_terminal
-
-
-def test_a_seed_repeats_an_episode_whatever_lies_where_in_memory():
-    left = Crafter(True, 10_000)
-    left.reset(5)
-    mine = play(left, 120)
-    ballast = [Crafter(True, 10) for _ in range(3)]  # other objects elsewhere in memory
-    right = Crafter(True, 10_000)
-    right.reset(5)
-    yours = play(right, 120)
-    assert len(ballast) == 3
-    for a, b in zip(mine, yours, strict=True):
-        np.testing.assert_array_equal(a.obs["image"], b.obs["image"])
-    for areas in (left._env._world.chunks, right._env._world.chunks):
-        assert sum(map(len, areas.values())) == len(left._env._world.objects)
-        assert not any(isinstance(creatures, set) for creatures in areas.values())
-
-
-def test_creatures_keep_their_areas_while_they_move():
-    env = Crafter(True, 10_000)
-    env.reset(2)
-    play(env, 100)
-    world = env._env._world
-    where = {creature: area for area, those in world.chunks.items() for creature in those}
-    assert where == {creature: world.chunk_key(creature.pos) for creature in world.objects}
-
-
-def test_pictures_are_large():
-    env = Crafter(True, 10)
-    env.reset(0)
-    assert env.render().shape == (288, 288, 3)
 
 
 def test_an_unknown_task_is_refused():
