@@ -72,6 +72,22 @@ def summary(run_dir) -> dict:
     return json.loads((run_dir / "summary.json").read_text())
 
 
+# ----------------------------------------------------------------------------------- start-up
+
+
+def test_help_loads_nothing_that_takes_seconds(repository):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "train.py", "--help"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert "hydra" in loaded
+    assert not loaded & {"torch", "numpy", "pytorch_lightning", "gymnasium", "wandb"}
+
+
 # ---------------------------------------------------------------------------------- bad input
 
 
