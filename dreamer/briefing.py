@@ -37,7 +37,7 @@ def print_briefing(
         f"{envs.action_repeat} frames a policy step",
         "observations": f"{shapes}; as images: {', '.join(images) or 'none'}; "
         f"as vectors: {', '.join(vectors) or 'none'}",
-        "actions": _describe(envs.action_space),
+        "actions": describe_actions(envs.action_space),
         "parameters": f"world model {_millions(model)}, actor {_millions(heads.actor)}, "
         f"critic {_millions(heads.critic)}",
         "device": f"{device}, precision {trainer.precision}, {torch.get_num_threads()} threads",
@@ -53,7 +53,8 @@ def print_briefing(
         print(f"{name:>13}  {line}")
 
 
-def _describe(space: ActionSpace) -> str:
+def describe_actions(space: ActionSpace) -> str:
+    """Say in a few words what a policy may do."""
     if space.choices:
         return f"{len(space.choices)} choices at once, among {', '.join(map(str, space.choices))}"
     return f"{space.size} {'discrete' if space.discrete else 'continuous'}"

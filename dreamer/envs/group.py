@@ -114,9 +114,9 @@ class GymEnvs:
         self.reference_returns = reference_returns or {}
         self._makers, self._max_restarts = makers, max_restarts
         self._rngs = [np.random.default_rng([seed, env]) for env in range(self.count)]
-        self._members: list[OneEnv] = []
+        self.members: list[OneEnv] = []
         try:
-            self._members += [make() for make in makers]
+            self.members += [make() for make in makers]
             self.obs_shapes, self.action_space = kind = self._kind(0)
             for env in range(self.count):
                 if self._kind(env) != kind:
@@ -127,10 +127,10 @@ class GymEnvs:
         except BaseException:
             self.close()
             raise
-        self.user_spaces = self._members[0].user_spaces
-        for note in self._members[0].notes:
+        self.user_spaces = self.members[0].user_spaces
+        for note in self.members[0].notes:
             say_once(note)
-        self._restarts = [0] * self.count
+        self.restarts = [0] * self.count  # so far
         self._unseeded = [True] * self.count  # made anew: the next reset gets a seed
         self._broken = [False] * self.count  # to be replaced before the next reset
         self._obs: list[Observation | None] = [None] * self.count  # the last good ones
@@ -146,7 +146,7 @@ class GymEnvs:
         """See `Envs`."""
         assert action.shape == (self.count, self.action_space.size), action.shape
         is_first = self._is_last
-        for env, member in enumerate(self._members):
+        for env, member in enumerate(self.members):
             if is_first[env]:
                 self._start_reset(env)
             else:
@@ -164,28 +164,28 @@ class GymEnvs:
 
     def render(self) -> np.ndarray:
         """See `Envs`."""
-        return np.stack([member.render() for member in self._members])
+        return np.stack([member.render() for member in self.members])
 
     def close(self) -> None:
         """See `Envs`."""
-        while self._members:
-            _close(self._members.pop())
+        while self.members:
+            _close(self.members.pop())
 
     def _kind(self, env: int) -> tuple[dict[str, tuple[int, ...]], ActionSpace]:
-        return self._members[env].obs_shapes, self._members[env].action_space
+        return self.members[env].obs_shapes, self.members[env].action_space
 
     def _start_reset(self, env: int) -> None:
         if self._broken[env]:
-            _close(self._members[env])
+            _close(self.members[env])
             self._replace(env)
         seed = int(self._rngs[env].integers(2**31)) if self._unseeded[env] else None
         self._unseeded[env] = False
-        self._members[env].start_reset(seed)
+        self.members[env].start_reset(seed)
 
     def _replace(self, env: int) -> None:
         while self._broken[env]:
             try:
-                self._members[env] = self._makers[env]()
+                self.members[env] = self._makers[env]()
             except Exception as fault:
                 self._note(env, fault)
             else:
@@ -194,7 +194,7 @@ class GymEnvs:
     def _finish(self, env: int, is_first: bool) -> Arrival:
         """Return what an environment says, or what stands for it where it failed."""
         try:
-            arrival = self._members[env].finish()
+            arrival = self.members[env].finish()
             self._check(arrival)
         except Exception as fault:
             self._note(env, fault)
@@ -229,17 +229,17 @@ class GymEnvs:
     def _note(self, env: int, fault: Exception) -> None:
         """Report a fault, and mark the environment for replacement while that is allowed."""
         trace = "".join(traceback.format_exception(fault))
-        if self._obs[env] is None or self._restarts[env] == self._max_restarts:
+        if self._obs[env] is None or self.restarts[env] == self._max_restarts:
             when = "in its first reset" if self._obs[env] is None else "once more"
             print(f"environment {env} failed {when}:\n{trace}", file=sys.stderr)
             raise EnvironmentFault(
-                f"Environment {env} failed {when}, after {self._restarts[env]} restarts of at most "
+                f"Environment {env} failed {when}, after {self.restarts[env]} restarts of at most "
                 f"`max_restarts` {self._max_restarts}: {type(fault).__name__}: {fault}"
             ) from fault
-        self._restarts[env] += 1
+        self.restarts[env] += 1
         self._broken[env] = True
         print(
-            f"environment {env} failed and is restarted, for the {self._restarts[env]}. time of "
+            f"environment {env} failed and is restarted, for the {self.restarts[env]}. time of "
             f"at most {self._max_restarts}:\n{trace}",
             file=sys.stderr,
         )

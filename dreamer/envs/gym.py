@@ -121,7 +121,7 @@ class GymEnv(OneEnv):
             ValueError: Its spaces are none that an agent can learn with, or a number is too small.
         """
         require_at_least(1, action_repeat=action_repeat)
-        self._env, self._action_repeat = env, action_repeat
+        self.env, self._action_repeat = env, action_repeat
         self._read = ObservationReader(
             env.observation_space, grayscale=grayscale, flat_keys=flat_keys
         )
@@ -137,7 +137,7 @@ class GymEnv(OneEnv):
 
     def reset(self, seed: int | None) -> Observation:
         """See `OneEnv`."""
-        raw, _ = self._env.reset(seed=seed)
+        raw, _ = self.env.reset(seed=seed)
         self._obs = self._read(raw)
         return self._obs
 
@@ -146,7 +146,7 @@ class GymEnv(OneEnv):
         raw_action = self._write(action)
         total, raw, terminated, truncated = 0.0, None, False, False
         for _ in range(self._action_repeat):
-            result = self._env.step(raw_action)
+            result = self.env.step(raw_action)
             if len(result) != 5:
                 raise EnvironmentFault(
                     "Expect `step` to return observation, reward, terminated, truncated and info, "
@@ -163,7 +163,7 @@ class GymEnv(OneEnv):
         """See `OneEnv`: the environment's own picture, or one drawn from its observation."""
         if self._can_render:
             try:
-                return np.asarray(self._env.render())
+                return np.asarray(self.env.render())
             except gymnasium.error.DependencyNotInstalled as error:
                 self._can_render = False
                 say_once(f"Pictures show observations; the environment cannot draw: {error}")
@@ -171,7 +171,7 @@ class GymEnv(OneEnv):
 
     def close(self) -> None:
         """See `OneEnv`."""
-        self._env.close()
+        self.env.close()
 
 
 def draw(obs: Observation) -> np.ndarray:

@@ -63,7 +63,7 @@ class ObservationReader:
         self.shapes: dict[str, tuple[int, ...]] = {}  # by name, in our words
         self._parts: dict[str, tuple[tuple, Read]] = {}  # where it is, and how it is read
         self._kinds: dict[str, str] = {}  # of the data that came first
-        for place, part in _parts(space):
+        for place, part in list_parts(space):
             name = "/".join(map(str, place)).replace(".", "_")  # dots would divide modules' names
             flat = re.match(flat_keys, name or "image") is not None
             plan = _plan(part, name or "observation", grayscale, flat)
@@ -93,13 +93,7 @@ class ObservationReader:
 
     def _read(self, name: str, raw: Any) -> np.ndarray:
         place, read = self._parts[name]
-        for key in place:
-            try:
-                raw = raw[key]
-            except (KeyError, IndexError, TypeError) as error:
-                raise EnvironmentFault(
-                    f"Expect `{name}` in the observation, actually: {raw}"
-                ) from error
+        raw = find_part(raw, place, name)
         array = np.asarray(raw)
         if isinstance(raw, np.ndarray):  # plain numbers may well be whole by chance
             first = self._kinds.setdefault(name, array.dtype.kind)
@@ -151,7 +145,7 @@ class ActionWriter:
         return self._write(action)
 
 
-def _parts(space: spaces.Space, place: tuple = ()) -> Iterator[tuple[tuple, spaces.Space]]:
+def list_parts(space: spaces.Space, place: tuple = ()) -> Iterator[tuple[tuple, spaces.Space]]:
     """Yield what is neither dictionary nor tuple, with the keys and indices that lead to it."""
     children = {}
     match space:
@@ -162,7 +156,24 @@ def _parts(space: spaces.Space, place: tuple = ()) -> Iterator[tuple[tuple, spac
         case _:
             yield place, space
     for key, child in children.items():
-        yield from _parts(child, (*place, key))
+        yield from list_parts(child, (*place, key))
+
+
+def find_part(raw: Any, place: tuple, name: str) -> Any:
+    """Follow keys and indices into an observation.
+
+    Raises:
+        EnvironmentFault: there is no such part; the message calls it `name`.
+    """
+    part = raw
+    for key in place:
+        try:
+            part = part[key]
+        except (KeyError, IndexError, TypeError) as error:
+            raise EnvironmentFault(
+                f"Expect `{name}` in the observation, actually: {raw}"
+            ) from error
+    return part
 
 
 def _plan(

@@ -5,6 +5,7 @@ import torch
 
 from dreamer.callbacks.checkpoint import Checkpoint
 from dreamer.callbacks.interrupt import Interrupted
+from dreamer.envs.group import EnvironmentFault
 from dreamer.callbacks.metrics import Metrics
 
 
@@ -88,6 +89,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
         (False, 50, Interrupted(2), 30),
         (False, 0, Interrupted(2), None),
         (False, 50, ValueError("no sequence in the prefill"), None),
+        (False, 50, EnvironmentFault("it failed once more"), 30),
     ],
 )
 def test_an_exception_saves_what_is_worth_it(

@@ -151,5 +151,5 @@ def test_other_observations_are_refused(space, raw, message):
 
 def test_environments_name_their_spaces():
     env = GymEnv(gymnasium.make("CartPole-v1"), grayscale=True)
-    assert env.user_spaces.observation == env._env.observation_space
+    assert env.user_spaces.observation == env.env.observation_space
     assert env.user_spaces.grayscale

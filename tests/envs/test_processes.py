@@ -248,7 +248,7 @@ import numpy as np
 print("script", flush=True)
 envs = make_group(partial(Wheel, {habit!r}), **GROUP, processes=True)
 envs.reset()
-print(*(m._process.pid for m in envs._members), flush=True)
+print(*(m._process.pid for m in envs.members), flush=True)
 while True:
     envs.step(np.stack([ACTION] * 3))
     time.sleep(0.01)
