@@ -29,7 +29,7 @@ def measure(*, repeats: int, threads: int, steps: int | None, peer: bool) -> dic
                 runs["sheeprl"].append(run_sheeprl(path, peer_settings, environment))
     programs = {
         name: {
-            "command": made[0].command,
+            "command": _as_typed(made[0].command),
             "policy_steps": made[0].policy_steps,
             "updates": made[0].updates,
             **Spread.of([run.seconds for run in made])._asdict(),
@@ -39,6 +39,12 @@ def measure(*, repeats: int, threads: int, steps: int | None, peer: bool) -> dic
     for program in programs.values():
         program["ours_is_faster_by"] = program["median"] / programs["ours"]["median"]
     return {"benchmark": "run", "machine": machine("cpu", threads), "programs": programs}
+
+
+def _as_typed(command: list[str]) -> str:
+    """Without where things lie on this machine."""
+    program, *words = command
+    return " ".join([Path(program).name, *(w for w in words if not w.startswith("root="))])
 
 
 def show(report: dict[str, Any]) -> None:
