@@ -4,9 +4,9 @@ import json
 
 import pandas as pd
 import pytest
+from folders import make_run
 
 from experiments import published, report, tables
-from tests.experiments.folders import make_run
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,9 @@ import json
 
 import pandas as pd
 import pytest
+from folders import make_run
 
 from experiments.runs import CURVE_COLUMNS, RUN_COLUMNS, read_runs
-from tests.experiments.folders import make_run
 
 
 def test_runs_are_read_with_their_curves(tmp_path):
