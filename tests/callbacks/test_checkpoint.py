@@ -5,8 +5,8 @@ import torch
 
 from dreamer.callbacks.checkpoint import Checkpoint
 from dreamer.callbacks.interrupt import Interrupted
-from dreamer.envs.group import EnvironmentFault
 from dreamer.callbacks.metrics import Metrics
+from dreamer.envs.group import EnvironmentFault
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Gymnasium's environments: how they step, what they show, and how they are found."""
 
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from toys import SIGHT, Toy
 from dreamer.envs import gym
 from dreamer.envs.group import EnvironmentFault
 from dreamer.envs.gym import GymEnv, draw, make_gym
+from dreamer.runner import train
 from dreamer.types import ActionSpace
 
 OPTIONS = dict(
@@ -216,3 +219,78 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(gym.gymnasium, "make", fail)
     with pytest.raises(ImportError, match="CartPole-v1: pip install swig"):
         make("CartPole-v1")
+
+
+# Whole runs
+
+
+@pytest.fixture
+def compose_run(compose_any, tmp_path):
+    """A run of half a second on one of the toys."""
+    small = ("total_frames=80", "prefill_policy_steps=48", "train_every_policy_steps=8")
+    quiet = ("logger=jsonl", "callbacks.evaluate=null", "callbacks.video=null")
+
+    def compose(task, *overrides):
+        words = (*small, *quiet, f"root={tmp_path}", f"run_dir={tmp_path}/run", *overrides)
+        return compose_any("env=gym", f"task=toys:toys/{task}-v0", "debug=fast", *words)
+
+    return compose
+
+
+def test_an_agent_learns_from_images_and_bits(compose_run):
+    summary = train(compose_run("MultiBinary"))
+    assert (summary.frames, summary.updates) == (81, 6)
+    assert np.isfinite(list(summary.metrics.values())).all()
+
+
+def test_an_agent_learns_from_nested_spaces_and_makes_several_choices(compose_run):
+    summary = train(compose_run("MultiDiscrete"))
+    assert (summary.frames, summary.updates) == (81, 6)
+    files = Path(summary.run_dir) / "replay"
+    action = np.fromfile(files / "prev_action", np.float32).reshape(-1, 5)
+    action = action[: summary.policy_steps]
+    acted = action.any(1)
+    assert acted.sum() >= 60
+    assert (action[acted, :3].sum(1) == 1).all()
+    assert (action[acted, 3:].sum(1) == 1).all()
+
+
+def test_a_run_survives_faults_up_to_a_number_and_goes_on_after_more(
+    compose_run, monkeypatch, capsys
+):
+    steps = []
+
+    def step_with_faults(self, action):
+        steps.append(action)
+        if len(steps) in broken:
+            raise OSError("lost the simulator")
+        return step(self, action)
+
+    step = Toy.step
+    monkeypatch.setattr(Toy, "step", step_with_faults)
+    broken = {20, 60, 61}
+    with pytest.raises(EnvironmentFault, match="Environment 0 failed once more.*the simulator"):
+        train(compose_run("Bounded", "env.max_restarts=2"))
+    assert capsys.readouterr().err.count("lost the simulator") >= 3
+    made = len(steps)
+    summary = train(compose_run("Bounded", "env.max_restarts=2"))
+    assert "resumed at frame" in capsys.readouterr().out
+    assert summary.frames == 81
+    assert len(steps) - made < 30  # it did not begin anew
+
+
+def test_a_run_that_fails_in_its_prefill_keeps_what_it_has(compose_run, monkeypatch, capsys):
+    steps = []
+
+    def step_with_fault(self, action):
+        steps.append(action)
+        if len(steps) == 30:
+            raise OSError("lost the simulator")
+        return step(self, action)
+
+    step = Toy.step
+    monkeypatch.setattr(Toy, "step", step_with_fault)
+    with pytest.raises(EnvironmentFault):
+        train(compose_run("Bounded", "env.max_restarts=0"))
+    assert train(compose_run("Bounded", "env.max_restarts=0")).frames == 81
+    assert len(steps) < 30 + 81 - 20
