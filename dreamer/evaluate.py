@@ -44,6 +44,7 @@ def main(cfg: DictConfig) -> None:
 def run() -> None:
     """Do what the words of this process's command line say; the process ends with it."""
     prepare()
+    sys.path.append(os.getcwd())  # task=my_module:MyEnv-v0 may lie where the command is typed
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what is wrong with a command line comes to us
     try:
         main()

@@ -23,8 +23,8 @@ from dreamer.envs.own import (
     LentEnv,
     LentEnvs,
     address_of,
+    group_of,
     is_group,
-    make_group,
     task_of,
 )
 from dreamer.player import load
@@ -155,7 +155,7 @@ def _maker(factory: Factory) -> EnvsMaker:
         options: Any = OmegaConf.to_container(cfg.env)
         for key in ("_target_", "_convert_", "task", "factory"):
             del options[key]
-        return make_group(factory, **options | {"seed": seed, "count": count or cfg.env.count})
+        return group_of(factory, **options | {"seed": seed, "count": count or cfg.env.count})
 
     return make
 

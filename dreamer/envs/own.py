@@ -7,14 +7,14 @@ conf/env/own.yaml; anything else exists only in the program that made it.
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 from gymnasium.wrappers import TimeLimit
 
 from dreamer.envs.factory import Envs, require_at_least
-from dreamer.envs.group import GymEnvs
 from dreamer.envs.gym import GymEnv
+from dreamer.envs.processes import make_group
 
 Factory = Callable[..., Any]  # makes a gymnasium.Env, or of `seed` and `count` an `Envs`
 PROTOCOL = ("count", "obs_shapes", "action_space", "action_repeat", "reset", "step", "close")
@@ -26,11 +26,11 @@ def make_own(task: str, *, factory: str | None, **options: Any) -> Envs:
     Args:
         task: What the environment is called.
         factory: As "my_module:make"; None: it has no name.
-        options: See `make_group`.
+        options: See `group_of`.
 
     Raises:
         ImportError: There is no such module.
-        ValueError: There is no such function; or see `make_group`.
+        ValueError: There is no such function; or see `group_of`.
     """
     if factory is None:
         raise ValueError(
@@ -43,10 +43,10 @@ def make_own(task: str, *, factory: str | None, **options: Any) -> Envs:
         made = getattr(made, part, None)
     if not callable(made):
         raise ValueError(f"Expect `env.factory` to name a function, actually: {factory}")
-    return make_group(made, **options)
+    return group_of(made, **options)
 
 
-def make_group(
+def group_of(
     factory: Factory,
     *,
     count: int,
@@ -55,6 +55,8 @@ def make_group(
     time_limit_frames: int | None,
     grayscale: bool,
     flat_keys: str,
+    processes: bool | Literal["auto"],
+    hang_seconds: float,
     max_restarts: int,
     kwargs: dict[str, Any],
 ) -> Envs:
@@ -68,6 +70,8 @@ def make_group(
         time_limit_frames: Steps of the environment in an episode; None: no limit of ours.
         grayscale: See `ObservationReader`.
         flat_keys: See `ObservationReader`.
+        processes: Each environment in a process of its own; see `processes.make_group`.
+        hang_seconds: The same.
         max_restarts: See `GymEnvs`.
         kwargs: Given to the function.
 
@@ -94,8 +98,14 @@ def make_group(
             env = TimeLimit(env, time_limit_frames)
         return GymEnv(env, action_repeat=action_repeat, grayscale=grayscale, flat_keys=flat_keys)
 
-    return GymEnvs(
-        [make] * count, seed=seed, action_repeat=action_repeat, max_restarts=max_restarts
+    return make_group(
+        make,
+        count=count,
+        seed=seed,
+        action_repeat=action_repeat,
+        processes=processes,
+        hang_seconds=hang_seconds,
+        max_restarts=max_restarts,
     )
 
 

@@ -12,8 +12,8 @@ from dreamer.envs.own import (
     LentEnv,
     LentEnvs,
     address_of,
+    group_of,
     is_group,
-    make_group,
     make_own,
     makes_groups,
     task_of,
@@ -26,6 +26,8 @@ OPTIONS = dict(
     time_limit_frames=None,
     grayscale=False,
     flat_keys="$^",
+    processes=False,
+    hang_seconds=60,
     max_restarts=0,
     kwargs={},
 )
@@ -55,7 +57,7 @@ class Counter(gymnasium.Env):
 
 
 def test_a_function_makes_each_environment():
-    envs = make_group(Counter, **OPTIONS | {"kwargs": {"by": 2.0}, "time_limit_frames": 3})
+    envs = group_of(Counter, **OPTIONS | {"kwargs": {"by": 2.0}, "time_limit_frames": 3})
     envs.reset()
     steps = [envs.step(np.eye(2, dtype=np.float32)) for _ in range(3)]
     assert envs.count == 2
@@ -65,16 +67,16 @@ def test_a_function_makes_each_environment():
 
 def test_a_function_of_seed_and_count_makes_the_group():
     assert makes_groups(MEMORY) and not makes_groups(Counter) and not makes_groups(dict)
-    envs = make_group(MEMORY, **OPTIONS | {"count": 3})
+    envs = group_of(MEMORY, **OPTIONS | {"count": 3})
     assert envs.count == 3
     assert envs.obs_shapes == {"image": (1, 64, 64)}
 
 
 def test_what_a_function_makes_must_be_an_environment():
     with pytest.raises(ValueError, match="makes a gymnasium.Env, actually it makes: 3"):
-        make_group(lambda: 3, **OPTIONS)
+        group_of(lambda: 3, **OPTIONS)
     with pytest.raises(ValueError, match="function of `seed` and `count` to make an `Envs`.*: 3"):
-        make_group(lambda seed, count: 3, **OPTIONS)
+        group_of(lambda seed, count: 3, **OPTIONS)
 
 
 def test_functions_are_found_by_their_address():

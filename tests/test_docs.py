@@ -1,0 +1,44 @@
+"""The pages: no link leads nowhere, and every key that is logged is explained."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
+AREAS = "world_model|actor|critic|imagine|grad_norm|collect|eval|replay|perf"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_readme_leads_to_every_page():
+    readme = (ROOT / "README.md").read_text()
+    assert [p.name for p in PAGES[1:] if f"docs/{p.name}" not in readme] == []
+
+
+@pytest.fixture
+def explained() -> set[str]:
+    return set(re.findall(r"^\| `([\w/]+)` \|", (ROOT / "docs/logs.md").read_text(), re.MULTILINE))
+
+
+def test_every_key_of_a_run_is_explained(explained, trained_run):
+    lines = (trained_run / "metrics.jsonl").read_text().splitlines()
+    written = {key for line in lines for key in json.loads(line)}
+    assert len(written) > 30
+    assert written - explained == set()
+
+
+def test_every_key_in_the_code_is_explained(explained):
+    code = "\n".join(path.read_text() for path in (ROOT / "dreamer").rglob("*.py"))
+    in_code = set(re.findall(rf'"((?:{AREAS})/\w+)"', code))
+    assert {"actor/dynamics", "perf/gpu_gib", "eval/return_mean"} <= in_code
+    assert in_code - explained == set()
+    ends = set(re.findall(r'"(?:\w+/)?(\w+)"', code)) | {"image_nll", "vector_nll"}
+    ends |= {"reward_nll", "continue_nll"}
+    assert {key for key in explained if key.split("/")[-1] not in ends} == set()
