@@ -112,6 +112,7 @@ def test_a_folder_of_another_configuration_is_refused_by_the_keys_that_differ(
         "precision=32-true",
         "cuda_graphs=true",
         "replay.device=cuda",
+        "+env.processes=true",
     ],
 )
 def test_how_a_run_is_watched_and_on_what_may_change(compose_tiny, finished, override):
