@@ -6,7 +6,9 @@ import shutil
 # Before torch starts its threads: spinning ones slow a busy machine tenfold.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from dreamer.runner import train
+
+# MuJoCo's tools log through absl. Its handler closes the stream that it found at its import when
+# Hydra sets up logging anew: let that not be the one into which pytest captures.
+with suppress(ImportError), redirect_stderr(sys.__stderr__):
+    import absl.logging  # noqa: F401
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -238,17 +238,21 @@ def _bare_surroundings() -> Iterator[None]:
     """Let a process start without our program and with one thread.
 
     multiprocessing would import the user's script again in every process, which costs seconds and
-    runs it where the script has no `if __name__ == "__main__"`.
+    runs it where the script has no `if __name__ == "__main__"`. It would also pass on how processes
+    start by default, which only this one may know: inside a worker of joblib, "loky".
     """
     changes = SINGLE_THREADED | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     before = {name: os.environ.get(name) for name in changes}
     main = sys.modules["__main__"]
+    start_method = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("forkserver", force=True)
     sys.modules["__main__"] = ModuleType("__main__")
     os.environ.update(changes)
     try:
         yield
     finally:
         sys.modules["__main__"] = main
+        multiprocessing.set_start_method(start_method, force=True)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

@@ -302,6 +302,22 @@ def alive(pid):
     return state.stdout.strip() != "" and not state.stdout.startswith("Z")
 
 
+def build_in_a_worker():
+    env = ProcessEnv(Wheel, hang_seconds=30)
+    obs = env.reset(0)
+    env.close()
+    return obs["image"].shape
+
+
+@pytest.mark.slow
+def test_a_worker_of_joblib_may_start_processes():
+    joblib = pytest.importorskip("joblib")
+    with joblib.Parallel(n_jobs=2, backend="loky") as parallel:
+        shapes = parallel(joblib.delayed(build_in_a_worker)() for _ in range(2))
+    joblib.externals.loky.get_reusable_executor().shutdown()
+    assert shapes == [(1, 5, 7)] * 2
+
+
 def test_an_environment_that_is_forgotten_ends(start):
     env = ProcessEnv(Wheel, hang_seconds=30)
     env.reset(0)
