@@ -4,39 +4,25 @@ Suites whose environments cost Python or drawing use it. An environment answers 
 shows its observations in memory that both processes see. This file knows no suite.
 """
 
-import mmap
 import multiprocessing
 import os
-import signal
 import sys
-import tempfile
-import threading
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import reduction
-from multiprocessing.connection import Connection
 from types import ModuleType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import cloudpickle
 import numpy as np
 
 from dreamer.envs.factory import require_at_least
 from dreamer.envs.group import Arrival, EnvironmentFault, GymEnvs, Observation, OneEnv
+from dreamer.envs.worker import SINGLE_THREADED, Fault, Introduction, observations_in, serve
 from dreamer.types import ActionSpace
 
 GOODBYE = 5  # seconds that an environment has to close
-ALIGNMENT = 64  # bytes: no two observations share a cache line
-
-# One thread each: as many environments as cores, each with as many threads, only wait.
-SINGLE_THREADED = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "LP_NUM_THREADS": "0",  # of Mesa's software renderer, beside the one that asks
-}
 
 
 def make_group(
@@ -97,11 +83,11 @@ class ProcessEnv(OneEnv):
         # Forked off a process that has imported everything and runs no thread: forking this one,
         # with the threads of torch and CUDA, would not be safe, and starting afresh takes seconds.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([Arrival.__module__])
+        context.set_forkserver_preload([serve.__module__])
         self._pipe, theirs = context.Pipe()
         recipe = cloudpickle.dumps(make)
         self._process = context.Process(
-            target=_serve, args=(theirs, recipe, dict(os.environ)), daemon=True
+            target=serve, args=(theirs, recipe, dict(os.environ)), daemon=True
         )
         with _bare_surroundings():
             self._process.start()
@@ -173,11 +159,11 @@ class ProcessEnv(OneEnv):
         self._process.join()
         self._pipe.close()
 
-    def _introduction(self) -> "_Introduction":
+    def _introduction(self) -> Introduction:
         if self._views is None:
-            self._hello: _Introduction = self._answer()
+            self._hello: Introduction = self._answer()
             memory = reduction.recv_handle(self._pipe)
-            self._views = _observations_in(memory, self._hello.obs_shapes)
+            self._views = observations_in(memory, self._hello.obs_shapes)
         return self._hello
 
     def _ask(self, word: str, argument: Any) -> None:
@@ -201,7 +187,7 @@ class ProcessEnv(OneEnv):
                         "was killed"
                     )
                 number, answer = self._pipe.recv()
-                if isinstance(answer, _Fault):
+                if isinstance(answer, Fault):
                     raise EnvironmentFault(f"It failed in its process:\n{answer.traceback}")
         except EnvironmentFault:
             self._end()
@@ -212,21 +198,6 @@ class ProcessEnv(OneEnv):
             self._end()
             raise EnvironmentFault(f"Its process died, with exit code {code}") from error
         return answer
-
-
-class _Introduction(NamedTuple):
-    """The first thing an environment says; the shared memory comes right after."""
-
-    obs_shapes: dict[str, tuple[int, ...]]
-    action_space: ActionSpace
-    user_spaces: Any
-    notes: tuple[str, ...]
-
-
-class _Fault(NamedTuple):
-    """The last thing an environment says that failed."""
-
-    traceback: str
 
 
 def _cores() -> int:
@@ -258,85 +229,3 @@ def _bare_surroundings() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def _observations_in(memory: int, obs_shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Map a file of shared memory, made as large as needed, and close it.
-
-    Args:
-        memory: File descriptor.
-        obs_shapes: Of one environment.
-
-    Returns:
-        Writable views of it, one after the other.
-    """
-    views, offset = {}, 0
-    sizes = [-(-_empty(shape).nbytes // ALIGNMENT) * ALIGNMENT for shape in obs_shapes.values()]
-    os.ftruncate(memory, sum(sizes))
-    shared = mmap.mmap(memory, sum(sizes))
-    os.close(memory)
-    for (key, shape), size in zip(obs_shapes.items(), sizes, strict=True):
-        views[key] = np.ndarray(shape, _empty(shape).dtype, shared, offset)
-        offset += size
-    return views
-
-
-def _empty(shape: tuple[int, ...]) -> np.ndarray:
-    return np.empty(shape, np.uint8 if len(shape) == 3 else np.float32)
-
-
-# ------------------------------------------------------------------------- in the other process
-
-
-def _serve(pipe: Connection, recipe: bytes, environ: dict[str, str]) -> None:
-    """Build the environment and answer questions until told to close."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which closes us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ.update(environ | SINGLE_THREADED)
-    number = 0
-    try:
-        env: OneEnv = cloudpickle.loads(recipe)()
-        shapes = dict(env.obs_shapes)
-        pipe.send((number, _Introduction(shapes, env.action_space, env.user_spaces, env.notes)))
-        memory = _new_memory()
-        reduction.send_handle(pipe, memory, os.getppid())
-        views = _observations_in(memory, shapes)
-        while True:
-            number, word, argument = pipe.recv()
-            if word == "close":
-                break
-            pipe.send((number, _do(env, word, argument, views)))
-        env.close()
-    except Exception:
-        with suppress(OSError):
-            pipe.send((number, _Fault(traceback.format_exc())))
-
-
-def _do(env: OneEnv, word: str, argument: Any, views: dict[str, np.ndarray]) -> Any:
-    if word == "render":
-        return env.render()
-    arrival = Arrival(env.reset(argument)) if word == "reset" else env.step(argument)
-    if arrival.obs.keys() != views.keys() or any(
-        value.shape != views[key].shape or value.dtype != views[key].dtype
-        for key, value in arrival.obs.items()
-    ):
-        return arrival  # the group says what is wrong with it
-    for key, value in arrival.obs.items():
-        views[key][...] = value
-    return arrival._replace(obs={})
-
-
-def _new_memory() -> int:
-    """Return the descriptor of a file without a name, which vanishes with its last user."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("observation")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
-
-
-def _end_with_parent() -> None:
-    """Even a killed run leaves nothing behind, and no environment that hangs."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
