@@ -87,6 +87,15 @@ class Evaluate(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Close the environments."""
+        self._close()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """The same: the Trainer tears nothing down after an exception."""
+        self._close()
+
+    def _close(self) -> None:
         if self._envs is not None:
             self._envs.close()
             self._envs = None

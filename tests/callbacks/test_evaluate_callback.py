@@ -74,6 +74,15 @@ def test_its_worlds_are_made_when_they_are_wanted_and_closed_in_the_end(
     assert closed == [1]
 
 
+def test_its_worlds_are_closed_where_the_run_breaks_off(make_evaluate, trainer, agent, monkeypatch):
+    evaluate = make_evaluate()
+    play_at(evaluate, trainer, agent, 100)
+    closed = []
+    monkeypatch.setattr(evaluate.made[0], "close", lambda: closed.append(1))
+    evaluate.on_exception(trainer, agent, Interrupted(2))
+    assert closed == [1]
+
+
 def test_it_leaves_random_state_and_replay_alone(make_evaluate, trainer, agent, replay):
     torch.manual_seed(3)
     expected = torch.rand(2)
