@@ -253,6 +253,7 @@ while True:
     envs.step(np.stack([ACTION] * 3))
     time.sleep(0.01)
     if {raises}:
+        input()  # until the test has seen the processes
         raise RuntimeError("enough")
 """
 
@@ -274,6 +275,7 @@ def test_no_process_outlives_the_run(tmp_path, repository, habit, end):
     script.write_text(SCRIPT.format(tests=tests, habit=habit, raises=end is None))
     run = subprocess.Popen(
         [sys.executable, script],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -290,7 +292,8 @@ def test_no_process_outlives_the_run(tmp_path, repository, habit, end):
         os.killpg(run.pid, end)  # as a terminal does, to all in the foreground
     elif end is not None:
         run.send_signal(end)
-    rest, errors = run.communicate(timeout=30)  # its pipes close when the last process has ended
+    # Its pipes close when the last process has ended.
+    rest, errors = run.communicate("enough\n" if end is None else None, timeout=30)
     assert rest == ""
     assert not any(alive(pid) for pid in pids)
     assert "resource_tracker" not in errors
