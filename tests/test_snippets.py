@@ -162,6 +162,9 @@ def check_pip(conf: Path, words: list[str]) -> None:
 def check_pytest(conf: Path, words: list[str]) -> None:
     options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
     marks = {mark.partition(":")[0] for mark in options["markers"]}
+    if words[:1] == ["-n"]:
+        assert words[1] == "auto"  # pytest-xdist: a worker a core
+        words = words[2:]
     if words[:1] == ["-m"]:
         assert words[1].removeprefix("not ") in marks
         words = words[2:]

@@ -281,6 +281,8 @@ def test_no_process_outlives_the_run(tmp_path, repository, habit, end):
         text=True,
         env=os.environ | {"PYTHONPATH": str(repository)},
         start_new_session=True,
+        # A shell that starts the tests in the background has told them to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert run.stdout is not None
     assert run.stdout.readline() == "script\n"
