@@ -4,6 +4,8 @@
 `python -m docs.make_figures RUN_DIR NAME [RANDOM_RETURN]` draws one run: docs/NAME_curves.png
 (losses and returns over frames) and docs/NAME_dream.png (a strip of the last open-loop film: truth,
 model, error).
+`python -m docs.make_figures suites RUNS` draws docs/suites.png: the evaluations of the SUITES, whose
+runs lie under the folder RUNS.
 """
 
 import json
@@ -11,12 +13,15 @@ import shutil
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import imageio.v2 as imageio
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import experiments.plots.style as style
+from experiments import published
 from experiments.plots import published_figures
 
 DOCS = Path(__file__).parent
@@ -30,9 +35,33 @@ PANELS = {
 }
 
 
+class Suite(NamedTuple):
+    """A small task of a suite; returns are of episodes."""
+
+    folder: str  # <env>/<task>/<variant>
+    random: float  # what a random policy gets
+    goal: float
+    published: str | None = None  # its name among the authors' curves from pixels
+
+
+SUITES = {
+    "CartPole-v1, from vectors": Suite("gym/CartPole-v1/cartpole", 22, 475),
+    "Control Suite: cartpole_balance, from vectors": Suite(
+        "dmc_proprio/cartpole_balance/cartpole_balance", 299, 1000, "cartpole_balance"
+    ),
+    "MiniGrid: Empty-5x5, from pixels": Suite("minigrid/Empty-5x5/empty_room", 0.2, 0.955),
+    "Pendulum-v1, from vectors": Suite("gym/Pendulum-v1/pendulum", -1230, -200),
+}
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, float | None]]:
+    """The lines that a run has written, each with the values it had at its frame."""
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").open()]
+
+
 def draw_run(run_dir: Path, random_return: float | None) -> Figure:
     """One panel for each of the PANELS, frames on every x axis."""
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").open()]
+    lines = read_metrics(run_dir)
     figure, axes = style.panels(len(PANELS), columns=3, width=3.0, height=2.3)
     for axis, (title, keys) in zip(axes, PANELS.items(), strict=True):
         for key, color in zip(keys, style.COLOURS, strict=False):
@@ -47,6 +76,39 @@ def draw_run(run_dir: Path, random_return: float | None) -> Figure:
         axis.legend(frameon=False, fontsize=style.SMALL)
     figure.suptitle(f"{' / '.join(run_dir.parts[-4:])}: one run", fontsize=style.LARGE)
     return figure
+
+
+def draw_suites(runs: Path) -> Figure:
+    """One panel a suite: a line a seed, and what a random policy and the authors' agent reach."""
+    figure, axes = style.panels(len(SUITES), columns=2, width=3.4, height=2.3)
+    for axis, (title, suite) in zip(axes, SUITES.items(), strict=True):
+        _draw_suite(axis, runs / suite.folder, suite)
+        axis.set_title(title, fontsize=style.NORMAL)
+        axis.set_xlabel("frames", fontsize=style.NORMAL)
+        axis.set_xlim(left=0)
+        axis.legend(frameon=False, fontsize=style.SMALL, loc="best")
+    figure.suptitle("Return of evaluations, mean of their episodes", fontsize=style.LARGE)
+    return figure
+
+
+def _draw_suite(axis: Axes, folder: Path, suite: Suite) -> None:
+    seeds = sorted(folder.glob("seed*"))
+    if not seeds:
+        sys.exit(f"No runs in {folder}. docs/results.md has the commands that make them.")
+    key, end = "eval/return_mean", 0
+    for seed, color in zip(seeds, style.COLOURS, strict=False):
+        points = [(x["frames"], x[key]) for x in read_metrics(seed) if x.get(key) is not None]
+        end = max(end, points[-1][0])
+        axis.plot(*zip(*points, strict=True), color=color, label=seed.name, linewidth=1.2)
+    axis.axhline(suite.random, color=style.GREY, linestyle=":", label="random policy")
+    axis.axhline(suite.goal, color=style.GREY, linewidth=0.8, label="goal")
+    if suite.published:
+        curves = published.curves("dmc-vision-dreamerv2")
+        curve = curves[curves["task"] == suite.published].groupby("frames")["score"].mean()
+        shown = curve[curve.index <= end]
+        axis.plot(
+            shown.index, shown, "o", color="black", markersize=3, label="published, from pixels"
+        )
 
 
 def draw_strip(run_dir: Path, path: Path, steps: int) -> None:
@@ -72,6 +134,10 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         if sys.argv[1:] == ["published"]:
             keep_pictures([picture for picture, _ in published_figures(Path(folder))])
+            return
+        if sys.argv[1] == "suites":
+            figure = draw_suites(Path(sys.argv[2]))
+            keep_pictures([style.save(figure, Path(folder) / "suites")])
             return
         run_dir, name = Path(sys.argv[1]), sys.argv[2]
         random_return = float(sys.argv[3]) if len(sys.argv) > 3 else None

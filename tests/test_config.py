@@ -34,8 +34,14 @@ SOME_TASK = {  # by environment, where it is not pong
     "own": "pole",
 }
 PACKAGES = {"atari": "ale_py", "dmc_vision": "dm_control", "dmc_proprio": "dm_control"}
+WORLDS = {  # of experiments that are made for one: environment and task, and the package it needs
+    "cartpole": ("gym", "CartPole-v1", "gymnasium"),
+    "pendulum": ("gym", "Pendulum-v1", "gymnasium"),
+    "cartpole_balance": ("dmc_proprio", "cartpole_balance", "dm_control"),
+    "empty_room": ("minigrid", "Empty-5x5", "minigrid"),
+}
 EXPERIMENTS = [name for group, name in FILES if group == "experiment"]
-SMALL = ("debug=fast", "total_frames=60", "prefill_policy_steps=48", "train_every_policy_steps=8")
+SMALL = ("debug=fast", "total_frames=120", "prefill_policy_steps=48", "train_every_policy_steps=8")
 
 
 def make_tiny_agent(cfg: DictConfig) -> DreamerAgent:
@@ -62,6 +68,10 @@ def test_every_file_composes_and_what_it_describes_is_built(
     compose_any, tmp_path, group, name, request
 ):
     world = ["env=dummy", "task=memory"]
+    if group == "experiment" and name in WORLDS:
+        env, task, package = WORLDS[name]
+        pytest.importorskip(package)
+        world = [f"env={env}", f"task={task}"]
     if group == "env":
         world = [f"task={SOME_TASK.get(name, 'pong')}"]
         if name in ("atari", "minigrid", "crafter", "dmc_vision", "dmc_proprio"):
@@ -84,10 +94,12 @@ def test_every_file_composes_and_what_it_describes_is_built(
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_learns_on_the_dummy_world(compose_any, tmp_path, name):
+def test_every_experiment_learns_for_a_moment(compose_any, tmp_path, name):
+    env, task, package = WORLDS.get(name, ("dummy", "memory", "torch"))
+    pytest.importorskip(package)
     cfg = compose_any(
-        "env=dummy",
-        "task=memory",
+        f"env={env}",
+        f"task={task}",
         f"experiment={name}",
         *SMALL,
         "logger=jsonl",
@@ -97,7 +109,7 @@ def test_every_experiment_learns_on_the_dummy_world(compose_any, tmp_path, name)
     )
     summary = train(cfg)
     assert summary.updates >= 2
-    assert summary.frames >= 60
+    assert summary.frames >= 120
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
