@@ -50,6 +50,7 @@ def one_hot_features() -> tuple[OneHotFeatures, torch.Tensor]:
     """Features (T, B, ...) by the positions of their ones, and the same written out."""
     torch.manual_seed(0)
     classes, deter = torch.randint(K, (T, B, S)), torch.randn(T, B, D)
+    classes[..., 0] = 1  # and never another
     rows = torch.nn.functional.one_hot(classes, K).flatten(-2).float()
     return OneHotFeatures(classes + K * torch.arange(S), deter), torch.cat([rows, deter], -1)
 

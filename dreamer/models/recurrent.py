@@ -13,6 +13,12 @@ from dreamer.models.mlp import LayerNorm
 UPDATE_BIAS = -1.0  # the GRU starts out slow to replace its state
 
 
+def product_dtype(x: Tensor) -> torch.dtype:
+    """In which type a matrix product of `x` is made here: autocast's, or its own."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
 class GRUCell(nn.Module):
     """A gated recurrent unit with one layer norm over all its gates.
 
@@ -65,10 +71,8 @@ class _Parameters(torch.autograd.Function):
     def forward(ctx, steps, weight: Tensor, bias: Tensor | None):
         ctx.steps, ctx.has_bias = steps, bias is not None
         ctx.set_materialize_grads(False)
-        device = weight.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        ctx.dtype = weight.dtype
-        cast = [None if x is None else x.to(dtype or x.dtype, copy=True) for x in (weight, bias)]
+        ctx.dtype, dtype = weight.dtype, product_dtype(weight)
+        cast = [None if x is None else x.to(dtype, copy=True) for x in (weight, bias)]
         return tuple(cast)
 
     @staticmethod

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dreamer.models.latents import Latent
 from dreamer.models.mlp import DenseLayer, Norm, check_activation, init_glorot
-from dreamer.models.recurrent import GRUCell, LoopLinear
+from dreamer.models.recurrent import GRUCell, LoopLinear, product_dtype
 from dreamer.types import Features, OneHotFeatures, RSSMState
 
 ImaginationPolicy = Callable[[Features, Tensor | None], Tensor]
@@ -266,21 +266,25 @@ class RSSM(nn.Module):
         latent = self.latent
         first = torch.arange(latent.variables, device=start.stoch.device) * latent.classes  # (S,)
         rows = {}  # the weights are the same at every step
-        features = [OneHotFeatures(start.stoch.argmax(-1) + first, start.deter, rows)]
+        deter = start.deter
+        dtype = product_dtype(deter)  # once, where autocast would for every layer
+        features = [OneHotFeatures(start.stoch.argmax(-1) + first, deter.to(dtype), rows)]
         actions = []
         for t in range(horizon):
             noise = None if action_noise is None else action_noise[t]
             actions.append(policy(features[-1], noise))
             # The dense layer reads the action where heads read the deterministic state.
             x = self.img_in(OneHotFeatures(features[-1].ones, actions[-1], rows))
-            deter = self.gru(x, features[-1].deter)
-            stats = self.prior_stats(deter)  # (N, S, K)
+            gates = self.gru.linear(torch.cat([x, features[-1].deter], -1))
+            deter = self.gru.finish(gates, deter)
+            rounded = deter.to(dtype)
+            stats = self.prior_stats(rounded)  # (N, S, K)
             noise = latent.draw_noise(stats) if state_noise is None else state_noise[t]
-            features.append(OneHotFeatures((stats + noise).argmax(-1) + first, deter, rows))
+            features.append(OneHotFeatures((stats + noise).argmax(-1) + first, rounded, rows))
         ones = torch.stack([x.ones for x in features])
-        deter = torch.stack([x.deter for x in features])
+        deters = torch.stack([x.deter for x in features])
         prev_action = torch.stack([torch.zeros_like(actions[0]), *actions])
-        return OneHotFeatures(ones, deter), prev_action
+        return OneHotFeatures(ones, deters), prev_action
 
 
 def _stack(states: list[RSSMState]) -> RSSMState:
