@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamer.models.latents import Latent
-from dreamer.models.mlp import DenseLayer, Norm, check_activation, init_glorot
+from dreamer.models.mlp import DenseLayer, LayerNorm, Norm, check_activation, init_glorot
 from dreamer.models.recurrent import GRUCell, LoopLinear, product_dtype
+from dreamer.models.unrolled import Weights, unroll
 from dreamer.types import Features, OneHotFeatures, RSSMState
 
 ImaginationPolicy = Callable[[Features, Tensor | None], Tensor]
@@ -76,6 +77,9 @@ class RSSM(nn.Module):
         )
         self.obs_out = dense(config.deter + embed_size, config.hidden)
         self.obs_dist = nn.Linear(config.hidden, stats_size)
+        # The released agent's choices, for which `unrolled.py` is written.
+        dense_is_known = config.activation == "elu" and config.norm == "none"
+        self._may_unroll = self.one_hot and dense_is_known and config.layer_norm
         self.apply(init_glorot)
 
     def initial(self, batch_size: int) -> RSSMState:
@@ -194,15 +198,30 @@ class RSSM(nn.Module):
         weight_deter, weight_embed = weight.split([self.deter_size, embed.shape[-1]], -1)
         from_embed = F.linear(embed, weight_embed, bias)  # (T, B, hidden)
 
+        state = self.initial(batch_size) if start is None else start
+        if noise is None:
+            shape = (length, batch_size, latent.variables, latent.statistics)
+            noise = latent.draw_noise(state.stats.new_empty(shape))
+        if (
+            self._may_unroll
+            and embed.device.type == "cpu"
+            and product_dtype(embed) == torch.float32
+        ):
+            gru, last = self.gru, self.obs_dist
+            assert isinstance(gru.norm, LayerNorm)
+            norm = gru.norm.weight, gru.norm.bias
+            weights = Weights(
+                *(weight_stoch, gru.linear.weight, gru.linear.bias, *norm),
+                *(weight_deter, last.weight, last.bias),
+            )
+            inputs = from_embed, from_action, keep, noise
+            return RSSMState(*unroll(*inputs, state.deter, state.stoch, weights))
+
         from_stoch = LoopLinear(weight_stoch)
         gates = LoopLinear(self.gru.linear.weight, self.gru.linear.bias)
         from_deter = LoopLinear(weight_deter)
         obs_dist = LoopLinear(self.obs_dist.weight, self.obs_dist.bias)
 
-        state = self.initial(batch_size) if start is None else start
-        if noise is None:
-            shape = (length, batch_size, latent.variables, latent.statistics)
-            noise = latent.draw_noise(state.stats.new_empty(shape))
         states = []
         steps = (from_embed.unbind(), from_action.unbind(), keep.unbind(), noise.unbind())
         for embedded, acted, kept, step_noise in zip(*steps, strict=True):
