@@ -4,8 +4,8 @@
 `python -m docs.make_figures RUN_DIR NAME [RANDOM_RETURN]` draws one run: docs/NAME_curves.png
 (losses and returns over frames) and docs/NAME_dream.png (a strip of the last open-loop film: truth,
 model, error).
-`python -m docs.make_figures suites RUNS` draws docs/suites.png: the evaluations of the SUITES, whose
-runs lie under the folder RUNS.
+`python -m docs.make_figures suites RUNS` draws docs/suites.png: the evaluations of the SUITES,
+whose runs lie under the folder RUNS.
 """
 
 import json
@@ -86,7 +86,8 @@ def draw_suites(runs: Path) -> Figure:
         axis.set_title(title, fontsize=style.NORMAL)
         axis.set_xlabel("frames", fontsize=style.NORMAL)
         axis.set_xlim(left=0)
-        axis.legend(frameon=False, fontsize=style.SMALL, loc="best")
+    handles = [axis.get_legend_handles_labels()[0] for axis in axes]
+    style.legend_below(figure, max(handles, key=len))  # the panel with everything in it
     figure.suptitle("Return of evaluations, mean of their episodes", fontsize=style.LARGE)
     return figure
 
@@ -101,7 +102,7 @@ def _draw_suite(axis: Axes, folder: Path, suite: Suite) -> None:
         end = max(end, points[-1][0])
         axis.plot(*zip(*points, strict=True), color=color, label=seed.name, linewidth=1.2)
     axis.axhline(suite.random, color=style.GREY, linestyle=":", label="random policy")
-    axis.axhline(suite.goal, color=style.GREY, linewidth=0.8, label="goal")
+    axis.axhline(suite.goal, color=style.GREY, linewidth=0.8, label="goal, or best possible")
     if suite.published:
         curves = published.curves("dmc-vision-dreamerv2")
         curve = curves[curves["task"] == suite.published].groupby("frames")["score"].mean()
