@@ -1,5 +1,6 @@
 """The DeepMind Control Suite: our steps are the suite's own, and bad input is told."""
 
+import importlib
 import os
 import sys
 from functools import partial
@@ -28,11 +29,12 @@ make_proprio = partial(make_dmc, observation="proprio", **OPTIONS)
 
 @pytest.fixture(autouse=True, scope="module")
 def choose_how_to_draw():
-    """Before anything imports dm_control, which never asks again."""
+    """And import the suite at once: it never asks again, and a test below says "disable"."""
     try:
         choose_renderer()
     except NoRenderer:
         os.environ["MUJOCO_GL"] = "disable"
+    importlib.import_module("dm_control.suite")
 
 
 def one(domain, task, **options):
