@@ -176,7 +176,8 @@ class RSSM(nn.Module):
 
         What does not depend on the recurrent state is computed for all steps at once: the
         parts of actions and embeddings in the first layers before the loop, the gradients of its
-        weights and the prior, by the caller, after it.
+        weights and the prior, by the caller, after it. On a CPU in float32, `unrolled.py` does the
+        whole loop for the released agent's choices.
 
         Args:
             embed: (T, B, M).

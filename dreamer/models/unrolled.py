@@ -141,7 +141,8 @@ class _Unroll(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *grad_outputs: Tensor):
-        kept, w = _Kept(*ctx.saved_tensors[:13]), Weights(*ctx.saved_tensors[13:])
+        count = len(_Kept._fields)
+        kept, w = _Kept(*ctx.saved_tensors[:count]), Weights(*ctx.saved_tensors[count:])
         units, size = kept.hidden.shape[-1], kept.deter.shape[-1]
         like = kept.stats, kept.hidden, kept.hidden, kept.gates, kept.gates
         gradients = _Gradients(*map(torch.empty_like, like))
