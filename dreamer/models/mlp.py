@@ -22,6 +22,7 @@ from dreamer.distributions import (
     TanhNormal,
     TruncatedNormal,
 )
+from dreamer.models.linear import Linear
 from dreamer.types import Features, OneHotFeatures
 
 Norm = Literal["none", "layer"]
@@ -104,7 +105,7 @@ class DenseLayer(nn.Module):
 
     def __init__(self, input_size: int, units: int, *, activation: str, norm: Norm):
         super().__init__()
-        self.linear = nn.Linear(input_size, units)
+        self.linear = Linear(input_size, units)
         self.norm = make_norm(norm, units)
         self.activation = ACTIVATIONS[activation]
 
@@ -157,8 +158,8 @@ class DistributionLayer(nn.Module):
         self.sample_gradient: SampleGradient = sample_gradient
         self.choices = tuple(choices)
         size = int(torch.Size(self.shape).numel())
-        self.out = nn.Linear(input_size, size)
-        self.std = nn.Linear(input_size, size) if "normal" in name else None
+        self.out = Linear(input_size, size)
+        self.std = Linear(input_size, size) if "normal" in name else None
 
     def forward(self, x: Features) -> Distribution:
         """(..., input_size) -> a distribution with batch (...) and event `shape`."""

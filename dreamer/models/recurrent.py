@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from dreamer.models.linear import Linear
 from dreamer.models.mlp import LayerNorm
 
 UPDATE_BIAS = -1.0  # the GRU starts out slow to replace its state
@@ -30,7 +31,7 @@ class GRUCell(nn.Module):
 
     def __init__(self, input_size: int, size: int, *, layer_norm: bool):
         super().__init__()
-        self.linear = nn.Linear(input_size + size, 3 * size)
+        self.linear = Linear(input_size + size, 3 * size)
         self.norm = LayerNorm(3 * size) if layer_norm else nn.Identity()
 
     def forward(self, x: Tensor, deter: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamer.models.latents import Latent
+from dreamer.models.linear import Linear
 from dreamer.models.mlp import DenseLayer, LayerNorm, Norm, check_activation, init_glorot
 from dreamer.models.recurrent import GRUCell, LoopLinear, product_dtype
 from dreamer.models.unrolled import Weights, unroll
@@ -47,7 +48,7 @@ class Prior(nn.Module):
     def __init__(self, layer: DenseLayer, hidden: int, outputs: int):
         super().__init__()
         self.layer = layer
-        self.out = nn.Linear(hidden, outputs)
+        self.out = Linear(hidden, outputs)
 
     def forward(self, deter: Tensor) -> Tensor:
         """(..., D) -> (..., S * P)."""
@@ -76,7 +77,7 @@ class RSSM(nn.Module):
             for _ in range(config.ensemble)
         )
         self.obs_out = dense(config.deter + embed_size, config.hidden)
-        self.obs_dist = nn.Linear(config.hidden, stats_size)
+        self.obs_dist = Linear(config.hidden, stats_size)
         # The released agent's choices, for which `unrolled.py` is written.
         dense_is_known = config.activation == "elu" and config.norm == "none"
         self._may_unroll = self.one_hot and dense_is_known and config.layer_norm

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamer.distributions import unit_normal_log_prob
+from dreamer.models.linear import Linear, linear
 from dreamer.models.mlp import ACTIVATIONS, Norm, check_activation, make_norm
 from dreamer.models.pieces import in_pieces, score_in_pieces
 
@@ -93,7 +94,7 @@ class ConvDecoder(nn.Module):
         layers = len(config.kernels)
         widths = [config.depth * 2 ** (layers - i - 2) for i in range(layers - 1)] + [channels]
         self.start_channels = IN_DEPTHS * config.depth
-        self.dense = nn.Linear(input_size, self.start_channels)
+        self.dense = Linear(input_size, self.start_channels)
         self.convs = nn.ModuleList()
         self.norms = nn.ModuleList()
         previous, size = self.start_channels, 1
@@ -154,7 +155,7 @@ class ConvDecoder(nn.Module):
         assert isinstance(conv, nn.ConvTranspose2d) and conv.bias is not None
         kernel = conv.kernel_size[0]
         weight = conv.weight.flatten(1).t()  # (C * k * k, 32 * depth)
-        x = F.linear(self.dense(features), weight, conv.bias.repeat_interleave(kernel**2))
+        x = linear(self.dense(features), weight, conv.bias.repeat_interleave(kernel**2))
         x = x.view(-1, conv.out_channels, kernel, kernel)
         return self.activation(self.norms[0](x.contiguous(memory_format=torch.channels_last)))
 
@@ -172,7 +173,7 @@ def strided(x: Tensor, conv: nn.Module) -> Tensor:
         return conv(x)
     patches = x.unfold(2, kernel, STRIDE).unfold(3, kernel, STRIDE)  # (N, C, m, m, k, k)
     patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3)  # (N, m, m, C * k * k)
-    return F.linear(patches, conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
+    return linear(patches, conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
 
 
 def transposed(x: Tensor, conv: nn.Module) -> Tensor:
