@@ -166,7 +166,7 @@ def strided(x: Tensor, conv: nn.Module) -> Tensor:
     With few outputs all the time goes to the weights: a product reads them once, as they lie, and
     a convolution copies them twice before. (N, C, n, n) -> (N, C', m, m), channels last.
     """
-    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(conv, nn.Conv2d) and conv.bias is not None
     kernel = conv.kernel_size[0]
     size = (x.shape[-1] - kernel) // STRIDE + 1
     if x.device.type != "cpu" or len(x) * size**2 > FEW_OUTPUTS:
