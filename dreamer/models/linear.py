@@ -30,13 +30,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         (..., U), equal to `F.linear` but for the order of its sums.
     """
-    cores, (units, inputs) = torch.get_num_threads(), weight.shape
-    if (
-        torch.is_grad_enabled()
-        or x.device.type != "cpu"
-        or x.numel() > FEW_ROWS * inputs
-        or units % cores
-    ):
+    units, inputs = weight.shape
+    if torch.is_grad_enabled() or x.device.type != "cpu" or x.numel() > FEW_ROWS * inputs:
+        return F.linear(x, weight, bias)
+    cores = torch.get_num_threads()
+    if units % cores:
         return F.linear(x, weight, bias)
     rows = x.reshape(-1, inputs)
     blocks = weight.unflatten(0, (cores, -1))  # each core reads its own part of the weights

@@ -19,6 +19,7 @@ from dreamer.models.pieces import in_pieces, score_in_pieces
 IMAGE_SIZE = 64  # pixels, both sides
 STRIDE = 2
 FEW_OUTPUTS = 64  # images times pixels of a layer
+FEW_PIXELS = 2  # of a layer's images, both sides
 FEW_CHANNELS = 3  # of a layer; up to so many, CPUs are faster with four pixels at a time
 
 
@@ -161,19 +162,26 @@ class ConvDecoder(nn.Module):
 
 
 def strided(x: Tensor, conv: nn.Module) -> Tensor:
-    """A convolution of stride 2, on CPUs as a matrix product where it has few outputs.
+    """A convolution of stride 2, on CPUs as a matrix product where that is faster.
 
     With few outputs all the time goes to the weights: a product reads them once, as they lie, and
-    a convolution copies them twice before. (N, C, n, n) -> (N, C', m, m), channels last.
+    a convolution copies them twice before. And with few pixels in each image, there is little to
+    copy for a product. (N, C, n, n) -> (N, C', m, m), channels last.
     """
     assert isinstance(conv, nn.Conv2d) and conv.bias is not None
     kernel = conv.kernel_size[0]
     size = (x.shape[-1] - kernel) // STRIDE + 1
-    if x.device.type != "cpu" or len(x) * size**2 > FEW_OUTPUTS:
+    if x.device.type != "cpu" or (len(x) * size**2 > FEW_OUTPUTS and size > FEW_PIXELS):
         return conv(x)
-    patches = x.unfold(2, kernel, STRIDE).unfold(3, kernel, STRIDE)  # (N, C, m, m, k, k)
-    patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3)  # (N, m, m, C * k * k)
-    return linear(patches, conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
+    if len(x) * size**2 <= FEW_OUTPUTS:
+        patches = x.unfold(2, kernel, STRIDE).unfold(3, kernel, STRIDE)  # (N, C, m, m, k, k)
+        patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3)  # (N, m, m, C * k * k)
+        return linear(patches, conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
+    starts, x = range(0, STRIDE * size, STRIDE), x.permute(0, 2, 3, 1)
+    patches = [x[:, i : i + kernel, j : j + kernel].flatten(1) for i in starts for j in starts]
+    weight = conv.weight.permute(0, 2, 3, 1).flatten(1)  # (C', k * k * C)
+    y = F.linear(torch.stack(patches, 1), weight, conv.bias)  # (N, m * m, C')
+    return y.unflatten(1, (size, size)).permute(0, 3, 1, 2)
 
 
 def transposed(x: Tensor, conv: nn.Module) -> Tensor:
