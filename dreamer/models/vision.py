@@ -190,12 +190,11 @@ def transposed(x: Tensor, conv: nn.Module) -> Tensor:
     (N, C, n, n) -> (N, C', 2 (n - 1) + k, 2 (n - 1) + k).
     """
     assert isinstance(conv, nn.ConvTranspose2d) and conv.bias is not None
-    kernel = conv.kernel_size[0]
-    if kernel % STRIDE:  # its bias apart: with it, they take up to four times as long
-        return F.conv_transpose2d(x, conv.weight, stride=STRIDE).add_(conv.bias[:, None, None])
-    if conv.out_channels <= FEW_CHANNELS:
+    if conv.out_channels <= FEW_CHANNELS and conv.kernel_size[0] % STRIDE == 0:
         return F.pixel_shuffle(transposed_to_sub_pixels(x, conv), STRIDE)
-    return conv(x)
+    # The bias apart: with it, odd kernels take up to four times as long, and gradients longer.
+    y = F.conv_transpose2d(x, conv.weight, stride=STRIDE)
+    return y.add_(conv.bias.to(y.dtype)[:, None, None])
 
 
 def transposed_to_sub_pixels(x: Tensor, conv: nn.Module) -> Tensor:
