@@ -8,8 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 from dreamer.agent import DreamerAgent
-from dreamer.config import most_updates
-from dreamer.cost import describe_cost
+from dreamer.cost import Cost, describe_cost
 from dreamer.envs.factory import Envs
 from dreamer.replay.buffer import Replay
 from dreamer.run_folder import ResumePoint, RunFolder
@@ -24,8 +23,11 @@ def print_briefing(
     replay: Replay,
     trainer: pl.Trainer,
     resume: ResumePoint | None,
+    *,
+    cost: Cost | None,
+    is_compiled: bool,
 ) -> None:
-    """Print environment, spaces, keys, parameters, device, disk, schedule and cost."""
+    """Print environment, spaces, keys, parameters, device, disk, schedule and cost, if known."""
     model, heads = agent.world_model, agent.actor_critic
     shapes = ", ".join(f"{k} {tuple(s)}" for k, s in envs.obs_shapes.items())
     images, vectors = model.encoder.image_keys, model.encoder.vector_keys
@@ -40,15 +42,15 @@ def print_briefing(
         "actions": describe_actions(envs.action_space),
         "parameters": f"world model {_millions(model)}, actor {_millions(heads.actor)}, "
         f"critic {_millions(heads.critic)}",
-        "device": f"{device}, precision {trainer.precision}, {torch.get_num_threads()} threads",
+        "device": f"{device}, precision {trainer.precision}, {torch.get_num_threads()} threads"
+        + (", compiled activations" if is_compiled else ""),
         "replay": f"{replay.size_bytes / 2**30:.2f} GiB on disk when full, in {folder.replay}",
         "schedule": f"{cfg.total_frames:,} frames; {cfg.prefill_policy_steps:,} random policy "
         f"steps, then an update of {cfg.batch.size} x {cfg.batch.length} steps every "
         f"{cfg.train_every_policy_steps}",
     }
-    if device.type == "cpu":
-        left = most_updates(cfg, envs.action_repeat) - (resume.updates if resume else 0)
-        lines["cost"] = describe_cost(agent, cfg.batch.size, cfg.batch.length, left)
+    if cost is not None:
+        lines["cost"] = describe_cost(cost)
     for name, line in lines.items():
         print(f"{name:>13}  {line}")
 

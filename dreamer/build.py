@@ -10,12 +10,16 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dreamer.agent import AgentConfig, DreamerAgent
+from dreamer.cost import Cost
 from dreamer.envs.factory import Envs
 from dreamer.graph import CudaTape
 from dreamer.loggers import JsonLinesLogger
+from dreamer.models.compiled import compile_activations
 from dreamer.policy import DreamerPolicy, RecordedPolicy, SnapshotPolicy
 from dreamer.run_folder import ResumePoint, RunFolder
 from dreamer.types import ActionSpace
+
+LONG = 15 * 60  # seconds of updates, of which compiling saves one in fifty and takes ten
 
 
 class Spaces(Protocol):
@@ -84,16 +88,21 @@ def choose_precision(cfg: DictConfig) -> str:
     """The Trainer's precision; `auto` is bf16-mixed on CUDA and float32 elsewhere."""
     if cfg.precision != "auto":
         return cfg.precision
-    return "bf16-mixed" if _on_cuda(cfg) else "32-true"
+    return "bf16-mixed" if on_cuda(cfg) else "32-true"
 
 
 def check_device(cfg: DictConfig) -> None:
-    """Raise a ValueError where something is asked for that only a CUDA device can do."""
-    if cfg.cuda_graphs and not _on_cuda(cfg):
+    """Raise a ValueError where something is asked for that the device cannot do."""
+    if cfg.cuda_graphs and not on_cuda(cfg):
         raise ValueError(
             "Expect `cuda_graphs` to be false without a CUDA device, actually: true, with "
             f"trainer.accelerator={cfg.trainer.accelerator} and "
             f"{torch.cuda.device_count()} CUDA devices"
+        )
+    if cfg.compile is True and on_cuda(cfg):
+        raise ValueError(
+            "Expect `compile` to be auto or false on a CUDA device, where it would change nothing, "
+            "actually: true"
         )
 
 
@@ -103,5 +112,33 @@ def choose_tape(cfg: DictConfig) -> type[CudaTape] | None:
     return CudaTape if cfg.get("cuda_graphs") else None
 
 
-def _on_cuda(cfg: DictConfig) -> bool:
+def compile_if_worth_it(cfg: DictConfig, agent: DreamerAgent, cost: Cost | None) -> bool:
+    """Compile what `compile` asks for, with `auto` if the run is long enough; tells whether it did.
+
+    Args:
+        cfg: of the run.
+        agent: its networks change their activations.
+        cost: of the updates that are left, None on a GPU.
+
+    Raises:
+        ValueError: `compile` is true, and there is no C++ compiler that works.
+    """
+    if cfg.compile is False or cost is None or (cfg.compile == "auto" and cost.total < LONG):
+        return False
+    try:
+        compile_activations(agent)
+    except RuntimeError as error:
+        problem = str(error).strip().partition("\n")[0]
+        if cfg.compile is True:
+            raise ValueError(
+                "Expect a working C++ compiler (g++, or the one that CXX names) with compile=true, "
+                f"actually: {problem}. compile=false runs without."
+            ) from error
+        print(f"Nothing is compiled: {problem}. compile=false says so from the start.")
+        return False
+    return True
+
+
+def on_cuda(cfg: DictConfig) -> bool:
+    """Tell whether the Trainer will choose a CUDA device."""
     return torch.cuda.is_available() and cfg.trainer.accelerator in ("auto", "gpu", "cuda")

@@ -21,6 +21,7 @@ WHOLE_NUMBERS = (
 )
 CHOICES = {
     "precision": ("auto", "32-true", "bf16-mixed"),
+    "compile": ("auto", True, False),
     "cuda_graphs": (True, False),
     "image_gradients": (True, False),
     "reward_gradients": (True, False),

@@ -5,6 +5,7 @@ measures what the machine multiplies.
 """
 
 import time
+from typing import NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,14 +17,31 @@ EFFICIENCY = 0.5  # share of the matrix rate that an update reaches, measured on
 SLOW = 7 * 24 * 3600  # seconds from which a smaller model is offered
 
 
-def describe_cost(agent: DreamerAgent, batch_size: int, length: int, updates: int) -> str:
-    """One line: arithmetic of an update, time of the run, and what to try if that is long."""
+class Cost(NamedTuple):
+    """What the updates of a run take on this machine, roughly."""
+
+    flops: float  # of one update
+    seconds: float  # of one update
+    updates: int  # that are left
+
+    @property
+    def total(self) -> float:
+        """Seconds of all updates that are left."""
+        return self.updates * self.seconds
+
+
+def estimate_cost(agent: DreamerAgent, batch_size: int, length: int, updates: int) -> Cost:
+    """Count the arithmetic of an update, and measure what the machine multiplies."""
     flops = update_flops(agent, batch_size, length)
-    seconds = flops / (EFFICIENCY * matrix_rate())
-    total = updates * seconds
+    return Cost(flops, flops / (EFFICIENCY * matrix_rate()), updates)
+
+
+def describe_cost(cost: Cost) -> str:
+    """One line: arithmetic of an update, time of the run, and what to try if that is long."""
+    total = cost.total
     line = (
-        f"about {flops / 1e9:.3g} GFLOP and {seconds:.2g} s an update here: "
-        f"{_duration(total)} for the {updates:,} updates that are left"
+        f"about {cost.flops / 1e9:.3g} GFLOP and {cost.seconds:.2g} s an update here: "
+        f"{_duration(total)} for the {cost.updates:,} updates that are left"
     )
     if total > SLOW:
         line += (

@@ -34,7 +34,7 @@ SWITCHES = (
 FREE = (
     *("root", "run_dir", "variant", "total_frames"),
     *("logger", "callbacks", "trainer", "precision", "collect"),
-    *("cuda_graphs", "replay.device"),
+    *("compile", "cuda_graphs", "replay.device"),
     *("env.processes", "env.hang_seconds", "env.max_restarts"),
 )
 LOCK_PATIENCE = 0.3  # seconds: others hold the lock for a moment, to see whether it is free

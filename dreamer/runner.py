@@ -25,10 +25,12 @@ from dreamer.briefing import print_briefing
 from dreamer.build import (
     check_device,
     choose_precision,
+    compile_if_worth_it,
     make_agent,
     make_envs,
     make_explorer,
     make_loggers,
+    on_cuda,
 )
 from dreamer.callbacks.collect import Collect
 from dreamer.callbacks.interrupt import Interrupt, Interrupted
@@ -36,6 +38,7 @@ from dreamer.callbacks.metrics import Metrics
 from dreamer.callbacks.progress import Progress
 from dreamer.collector import Collector
 from dreamer.config import checked, most_updates
+from dreamer.cost import estimate_cost
 from dreamer.envs.factory import Envs
 from dreamer.envs.terms import terms_of
 from dreamer.evaluation import EVALUATION_SEED
@@ -137,12 +140,13 @@ def _fit(
         config=replay_config,
         seed=cfg.seed,
     )
+    updates = most_updates(cfg, envs.action_repeat)
     data = ReplayDataModule(
-        replay,
-        batch_size=cfg.batch.size,
-        length=cfg.batch.length,
-        updates=most_updates(cfg, envs.action_repeat),
+        replay, batch_size=cfg.batch.size, length=cfg.batch.length, updates=updates
     )
+    left = updates - (resume.updates if resume else 0)
+    cost = None if on_cuda(cfg) else estimate_cost(agent, cfg.batch.size, cfg.batch.length, left)
+    is_compiled = compile_if_worth_it(cfg, agent, cost)
     metrics: Metrics = instantiate(cfg.callbacks.metrics)(replay)
     progress: Progress = instantiate(cfg.callbacks.progress)(metrics, total_frames=cfg.total_frames)
     interrupt = Interrupt()
@@ -167,7 +171,9 @@ def _fit(
             callbacks=callbacks,
             default_root_dir=folder.path,
         )
-        print_briefing(cfg, folder, envs, agent, replay, trainer, resume)
+        print_briefing(
+            *(cfg, folder, envs, agent, replay, trainer, resume), cost=cost, is_compiled=is_compiled
+        )
         start = time.time()
         try:
             path = resume.path if resume else None

@@ -17,6 +17,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from dreamer.cost import Cost
 from dreamer.runner import train
 
 # MuJoCo's tools log through absl. Its handler closes the stream that it found at its import when
@@ -47,7 +48,7 @@ TINY = (
 @pytest.fixture(autouse=True)
 def measure_no_machine(monkeypatch):
     """Counting and timing the arithmetic takes as long as a tiny run; test_cost.py tests it."""
-    monkeypatch.setattr("dreamer.briefing.describe_cost", lambda *_: "not measured")
+    monkeypatch.setattr("dreamer.runner.estimate_cost", lambda *_: Cost(1e6, 1e-3, updates=10))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import torch
 
 from dreamer import cost
 from dreamer.build import make_agent, make_envs
-from dreamer.cost import describe_cost, update_flops
+from dreamer.cost import describe_cost, estimate_cost, update_flops
 
 
 @pytest.fixture
@@ -57,6 +57,6 @@ def test_a_long_run_is_told_with_what_to_try(make_tiny, monkeypatch, updates, du
     agent = make_tiny()
     # A machine on which an update takes a tenth of a second.
     monkeypatch.setattr(cost, "matrix_rate", lambda: 20 * update_flops(agent, 4, 16))
-    line = describe_cost(agent, 4, 16, updates)
+    line = describe_cost(estimate_cost(agent, 4, 16, updates))
     assert re.search(rf"0\.1 s an update here: [\d.]+ {duration} for the {updates:,} updates", line)
     assert ("model=tiny" in line) == advice

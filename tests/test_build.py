@@ -1,0 +1,98 @@
+"""What a run is built of where the machine has a say in it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dreamer import build
+from dreamer.build import LONG, compile_if_worth_it
+from dreamer.cost import Cost
+from dreamer.models.mlp import ACTIVATIONS, DenseLayer
+from dreamer.runner import train
+
+SHORT_RUN, LONG_RUN = Cost(1e9, 0.1, updates=5 * LONG), Cost(1e9, 0.1, updates=20 * LONG)
+
+
+@pytest.fixture
+def compiled(monkeypatch) -> list:
+    """The agents that were to be compiled; nothing is."""
+    agents = []
+    monkeypatch.setattr(build, "compile_activations", agents.append)
+    return agents
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    def fail(agent):
+        raise RuntimeError("No working C++ compiler found.\nA second line.")
+
+    monkeypatch.setattr(build, "compile_activations", fail)
+
+
+@pytest.mark.parametrize(
+    ("choice", "cost", "expected"),
+    [
+        ("auto", SHORT_RUN, False),
+        ("auto", LONG_RUN, True),
+        ("true", SHORT_RUN, True),
+        ("false", LONG_RUN, False),
+        ("auto", None, False),  # on a GPU
+    ],
+)
+def test_activations_are_compiled_where_asked_for_or_worth_it(
+    compose_tiny, compiled, choice, cost, expected
+):
+    agent = object()
+    assert compile_if_worth_it(compose_tiny(f"compile={choice}"), agent, cost) is expected
+    assert compiled == [agent] * expected
+
+
+def test_without_a_compiler_a_run_goes_on_unless_it_asked_for_one(
+    compose_tiny, no_compiler, capsys
+):
+    assert not compile_if_worth_it(compose_tiny("compile=auto"), object(), LONG_RUN)
+    assert capsys.readouterr().out.startswith("Nothing is compiled: No working C++ compiler found.")
+    message = r"working C\+\+ compiler \(g\+\+.*\) with compile=true, actually: No working"
+    with pytest.raises(ValueError, match=message):
+        compile_if_worth_it(compose_tiny("compile=true"), object(), SHORT_RUN)
+
+
+def test_compiling_on_a_gpu_is_refused_before_anything_is_written(
+    compose_tiny, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ValueError, match="`compile` to be auto or false on a CUDA device"):
+        train(compose_tiny("compile=true", "trainer.accelerator=gpu"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_run_compiles_the_activations_of_all_its_networks(compose_tiny, monkeypatch, capsys):
+    made = []
+    monkeypatch.setattr(
+        "dreamer.runner.make_agent", lambda *a: made.append(build.make_agent(*a)) or made[-1]
+    )
+    train(compose_tiny("compile=true"))
+    assert "threads, compiled activations" in capsys.readouterr().out
+    layers = [m for m in made[0].modules() if isinstance(m, DenseLayer)]
+    assert len(layers) >= 8
+    assert not any(layer.activation is ACTIVATIONS["elu"] for layer in layers)
+
+
+@pytest.mark.slow
+def test_a_compiler_that_does_not_work_is_told_in_one_line(repository, tiny_overrides, tmp_path):
+    nothing_cached = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    end = subprocess.run(
+        [sys.executable, str(repository / "train.py"), *tiny_overrides, "compile=true"],
+        env=os.environ | nothing_cached | {"CXX": "/bin/false"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert end.returncode == 2
+    assert "Expect a working C++ compiler" in end.stderr
+    assert "Traceback" not in end.stderr
