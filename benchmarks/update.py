@@ -6,7 +6,6 @@ updates every peer makes one, so that a machine that slows down slows all of the
 """
 
 import argparse
-import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -38,13 +37,13 @@ from benchmarks.peers.launch import start_authors, start_sheeprl  # noqa: E402
 from benchmarks.peers.protocol import Peer  # noqa: E402
 from benchmarks.peers.sizes import SIZES  # noqa: E402
 from dreamer.build import compile_if_worth_it  # noqa: E402
-from dreamer.cost import Cost  # noqa: E402
+from dreamer.cost import estimate_cost  # noqa: E402
 from dreamer.types import Batch  # noqa: E402
 
 WARM_UP = {"cpu": 3, "cuda": 6}  # updates of everybody that do not count, recordings included
 PAUSE = 0.02  # seconds between turns, in which the threads of the last one stop to spin
 PEERS = ("sheeprl", "sheeprl-compiled", "sheeprl-bf16", "authors")
-LONG_RUN = Cost(flops=0, seconds=math.inf, updates=1)  # one that is worth compiling for
+LONG_RUN = 100_000  # updates, for compile=auto to decide on
 DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
 
 
@@ -137,7 +136,8 @@ def measure(
         enable_model_summary=False,
     )
     agent = make_agent(size, cfg)
-    is_compiled = compile_if_worth_it(cfg, agent, None if device == "cuda" else LONG_RUN)
+    of_run = agent, size.batch_size, size.batch_length, LONG_RUN
+    is_compiled = device == "cpu" and compile_if_worth_it(cfg, agent, estimate_cost(*of_run))
     trainer.fit(agent, DataLoader(turns, batch_size=None))
     memory = {name: peer.ask("memory")["rss_bytes"] for name, peer in peers.items()}
     programs = {

@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from dreamer import build
-from dreamer.build import LONG, compile_if_worth_it
+from dreamer.build import LARGE, LONG, compile_if_worth_it
 from dreamer.cost import Cost
 from dreamer.models.mlp import ACTIVATIONS, DenseLayer
 from dreamer.runner import train
 
-SHORT_RUN, LONG_RUN = Cost(1e9, 0.1, updates=5 * LONG), Cost(1e9, 0.1, updates=20 * LONG)
+LONG_RUN = Cost(1e9, seconds=2 * LARGE, updates=LONG)
+SHORT_RUN = LONG_RUN._replace(updates=10)
+SMALL_UPDATES = LONG_RUN._replace(seconds=LARGE / 2, updates=10 * LONG)
 
 
 @pytest.fixture
@@ -36,6 +38,7 @@ def no_compiler(monkeypatch):
     ("choice", "cost", "expected"),
     [
         ("auto", SHORT_RUN, False),
+        ("auto", SMALL_UPDATES, False),
         ("auto", LONG_RUN, True),
         ("true", SHORT_RUN, True),
         ("false", LONG_RUN, False),
