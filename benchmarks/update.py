@@ -120,7 +120,7 @@ def measure(
     """
     torch.set_num_threads(threads)
     size = SIZES[size_name]
-    cfg = configuration(size, settings)
+    cfg = configuration(size, [f"precision={precision}", *settings])
     peers = {name: _start(name, size_name, threads, device) for name in peer_names}
     updates = WARM_UP[device] + repeats
     turns, clock = _Turns(random_batch(size), peers, updates + 1), _Clock(device, updates)

@@ -19,7 +19,8 @@ from dreamer.policy import DreamerPolicy, RecordedPolicy, SnapshotPolicy
 from dreamer.run_folder import ResumePoint, RunFolder
 from dreamer.types import ActionSpace
 
-# Compiling takes eleven seconds the first time and saves a fiftieth of a large model's updates.
+# Compiling takes eleven seconds the first time, and 150 MB of memory. In bfloat16 it saves three
+# hundredths of a large model's time, in float32 one.
 LONG = 3600  # seconds of all updates
 LARGE = 0.5  # seconds of one
 
@@ -127,7 +128,10 @@ def compile_if_worth_it(cfg: DictConfig, agent: DreamerAgent, cost: Cost | None)
     """
     if cfg.compile is False or cost is None:
         return False
-    if cfg.compile == "auto" and (cost.total < LONG or cost.seconds < LARGE):
+    is_worth_it = (
+        choose_precision(cfg) == "bf16-mixed" and cost.total >= LONG and cost.seconds >= LARGE
+    )
+    if cfg.compile == "auto" and not is_worth_it:
         return False
     try:
         compile_activations(agent)

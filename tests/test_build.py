@@ -35,28 +35,30 @@ def no_compiler(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("choice", "cost", "expected"),
+    ("choice", "precision", "cost", "expected"),
     [
-        ("auto", SHORT_RUN, False),
-        ("auto", SMALL_UPDATES, False),
-        ("auto", LONG_RUN, True),
-        ("true", SHORT_RUN, True),
-        ("false", LONG_RUN, False),
-        ("auto", None, False),  # on a GPU
+        ("auto", "bf16-mixed", LONG_RUN, True),
+        ("auto", "32-true", LONG_RUN, False),
+        ("auto", "bf16-mixed", SHORT_RUN, False),
+        ("auto", "bf16-mixed", SMALL_UPDATES, False),
+        ("auto", "bf16-mixed", None, False),  # on a GPU
+        ("true", "32-true", SHORT_RUN, True),
+        ("false", "bf16-mixed", LONG_RUN, False),
     ],
 )
 def test_activations_are_compiled_where_asked_for_or_worth_it(
-    compose_tiny, compiled, choice, cost, expected
+    compose_tiny, compiled, choice, precision, cost, expected
 ):
-    agent = object()
-    assert compile_if_worth_it(compose_tiny(f"compile={choice}"), agent, cost) is expected
+    agent, cfg = object(), compose_tiny(f"compile={choice}", f"precision={precision}")
+    assert compile_if_worth_it(cfg, agent, cost) is expected
     assert compiled == [agent] * expected
 
 
 def test_without_a_compiler_a_run_goes_on_unless_it_asked_for_one(
     compose_tiny, no_compiler, capsys
 ):
-    assert not compile_if_worth_it(compose_tiny("compile=auto"), object(), LONG_RUN)
+    auto = compose_tiny("compile=auto", "precision=bf16-mixed")
+    assert not compile_if_worth_it(auto, object(), LONG_RUN)
     assert capsys.readouterr().out.startswith("Nothing is compiled: No working C++ compiler found.")
     message = r"working C\+\+ compiler \(g\+\+.*\) with compile=true, actually: No working"
     with pytest.raises(ValueError, match=message):

@@ -93,6 +93,7 @@ def test_every_file_composes_and_what_it_describes_is_built(
         assert part is None or callable(instantiate(part))  # null leaves a callback out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_learns_for_a_moment(compose_any, tmp_path, name):
     env, task, package = WORLDS.get(name, ("dummy", "memory", "torch"))

@@ -21,6 +21,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are those of glibc")
 def test_memory_that_was_freed_is_used_again():
     """Each tensor of 64 MiB would take 16384 page faults of 4 KiB, or 32 of 2 MiB."""

@@ -93,6 +93,7 @@ def test_the_update_is_timed_and_counted_beside_a_peer(report):
     assert f"{peer['ours_is_faster_by']:.2f} x" in printed
 
 
+@pytest.mark.slow
 def test_a_policy_call_and_emulation_are_timed(report):
     pytest.importorskip("ale_py")
     read, printed = report(act, "--repeats", "2", "--threads", "1", "--peer", "sheeprl")

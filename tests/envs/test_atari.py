@@ -174,7 +174,9 @@ def test_no_button_is_pressed_at_a_reset(full_action_space):
         np.testing.assert_array_equal(envs.step(nothing).obs["image"], start)
 
 
-@pytest.mark.parametrize(("longest", "resets"), [(5, 10), (30, 40)])
+@pytest.mark.parametrize(
+    ("longest", "resets"), [(5, 10), pytest.param(30, 40, marks=pytest.mark.slow)]
+)
 def test_a_reset_idles_up_to_the_given_number_of_frames(longest, resets):
     """Freeway's traffic shows how many frames went by."""
     plain = PlainGame("freeway", 0, sticky=0.0)
@@ -189,6 +191,7 @@ def test_a_reset_idles_up_to_the_given_number_of_frames(longest, resets):
     assert set(seen) == distinct
 
 
+@pytest.mark.slow
 def test_a_sticky_action_takes_the_place_of_a_quarter():
     """Freeway's chicken starts on the frame that hears `up`; what came before a reset is no-op."""
     count, resets = 8, 15
