@@ -44,3 +44,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         of_blocks = torch.bmm(rows.expand(cores, -1, -1), blocks.mT)  # (cores, N, U / cores)
         y = of_blocks.transpose(0, 1).reshape(-1, units) + bias
     return y.view(*x.shape[:-1], units)
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """In which type a matrix product of `x` is made here: autocast's, or its own."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

@@ -8,16 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from dreamer.models.linear import Linear
+from dreamer.models.linear import Linear, product_dtype
 from dreamer.models.mlp import LayerNorm
 
 UPDATE_BIAS = -1.0  # the GRU starts out slow to replace its state
-
-
-def product_dtype(x: Tensor) -> torch.dtype:
-    """In which type a matrix product of `x` is made here: autocast's, or its own."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 class GRUCell(nn.Module):

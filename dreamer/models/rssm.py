@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamer.models.latents import Latent
-from dreamer.models.linear import Linear
+from dreamer.models.linear import Linear, product_dtype
 from dreamer.models.mlp import DenseLayer, LayerNorm, Norm, check_activation, init_glorot
-from dreamer.models.recurrent import GRUCell, LoopLinear, product_dtype
+from dreamer.models.recurrent import GRUCell, LoopLinear
 from dreamer.models.unrolled import Weights, unroll
 from dreamer.types import Features, OneHotFeatures, RSSMState
 

@@ -9,15 +9,7 @@ from tiny import DECODER, ENCODER, B, D, T
 from torch import nn
 from torch.testing import assert_close
 
-from dreamer.models.vision import (
-    FEW_OUTPUTS,
-    ConvDecoder,
-    ConvEncoder,
-    strided,
-    sub_pixels,
-    transposed,
-    transposed_to_sub_pixels,
-)
+from dreamer.models.vision import ConvDecoder, ConvEncoder
 
 CHANNELS, DEPTH = 5, 3
 
@@ -51,23 +43,6 @@ def test_encoder_shrinks_64_to_31_14_6_2_and_flattens_height_width_channel(norm)
     expected = torch.stack([x[:, :, i, j] for i in (0, 1) for j in (0, 1)], 1).flatten(1)
     assert_close(encoder(image), expected, rtol=1e-4, atol=1e-5)
     assert encoder.output_size == 8 * DEPTH * 4
-
-
-@pytest.mark.parametrize("few", [0, FEW_OUTPUTS, 1000])
-@pytest.mark.parametrize(("kernel", "size"), [(4, 6), (4, 14), (3, 9)])
-def test_an_encoders_layer_equals_torchs_convolution_in_either_form(monkeypatch, kernel, size, few):
-    monkeypatch.setattr("dreamer.models.vision.FEW_OUTPUTS", few)
-    conv = nn.Conv2d(5, 7, kernel, stride=2)
-    x = torch.randn(B, 5, size, size, requires_grad=True)
-    inputs = [x, *conv.parameters()]
-    ours, torchs = strided(x.contiguous(memory_format=torch.channels_last), conv), conv(x)
-    assert_close(ours, torchs, rtol=1e-4, atol=1e-5)
-    assert_close(
-        torch.autograd.grad(ours.square().sum(), inputs),
-        torch.autograd.grad(torchs.square().sum(), inputs),
-        rtol=1e-4,
-        atol=1e-4,
-    )
 
 
 def test_encoder_keeps_leading_axes():
@@ -106,30 +81,6 @@ def test_decoder_keeps_leading_axes():
     image = decoder(features)
     assert image.shape == (T, B, CHANNELS, 64, 64)
     assert_close(image[2, 1], decoder(features[2, 1:2])[0], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("outputs", [3, 4])
-@pytest.mark.parametrize("kernel", [2, 3, 5, 6])
-def test_a_transposed_convolution_equals_torchs_in_every_form(kernel, outputs):
-    conv = nn.ConvTranspose2d(CHANNELS, outputs, kernel, 2)
-    x = torch.randn(B, CHANNELS, 7, 7, requires_grad=True)
-    inputs = [x, *conv.parameters()]
-    assert_close(transposed(x, conv), conv(x), rtol=1e-4, atol=1e-5)
-    assert_close(
-        torch.autograd.grad(transposed(x, conv).square().sum(), inputs),
-        torch.autograd.grad(conv(x).square().sum(), inputs),
-        rtol=1e-4,
-        atol=1e-4,
-    )
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_sub_pixels_are_those_of_torch_and_of_the_transposed_convolution(channels):
-    image = torch.randn(B, channels, 16, 16)
-    assert torch.equal(sub_pixels(image), F.pixel_unshuffle(image, 2))
-    conv = nn.ConvTranspose2d(CHANNELS, channels, 6, 2)
-    x = torch.randn(B, CHANNELS, 6, 6)
-    assert_close(transposed_to_sub_pixels(x, conv), sub_pixels(conv(x)), rtol=1e-4, atol=1e-5)
 
 
 def test_encoder_refuses_kernels_that_leave_no_pixel():
