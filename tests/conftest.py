@@ -14,6 +14,7 @@ from contextlib import redirect_stderr, suppress
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
@@ -61,6 +62,15 @@ def renderer() -> str:
         return choose_renderer()
     except NoRenderer as problem:
         pytest.skip(str(problem))
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    """For tests that compile; skipped where torch.compile has no compiler, or no Python.h."""
+    try:
+        torch.compile(torch.neg)(torch.ones(3))
+    except RuntimeError as problem:
+        pytest.skip(str(problem).partition("\n")[0])
 
 
 @pytest.fixture

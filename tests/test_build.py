@@ -75,6 +75,7 @@ def test_compiling_on_a_gpu_is_refused_before_anything_is_written(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
 def test_a_run_compiles_the_activations_of_all_its_networks(compose_tiny, monkeypatch, capsys):
     made = []
     monkeypatch.setattr(

@@ -22,6 +22,7 @@ TENSORS = {
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("make", TENSORS.values(), ids=TENSORS)
 def test_results_and_gradients_are_those_of_elu(make, dtype):
@@ -48,6 +49,7 @@ def small_is_large(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_fifty_updates_give_the_losses_of_eager_ones_and_compile_nothing_anew(
     small_is_large, precision
