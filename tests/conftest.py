@@ -74,6 +74,12 @@ def compiler() -> None:
 
 
 @pytest.fixture
+def small_is_large(compiler, monkeypatch) -> None:
+    """Compiled functions take the small tensors of a test, too."""
+    monkeypatch.setattr("dreamer.models.compiled.LARGE", 1)
+
+
+@pytest.fixture
 def repository() -> Path:
     return REPOSITORY
 

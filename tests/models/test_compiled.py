@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from tiny import DISCRETE, IMAGE, fit, make_agent, make_batch, weights_of
 from torch.testing import assert_close
 
-from dreamer.models import compiled
 from dreamer.models.compiled import LARGE, compile_activations, compiled_elu
 
 # With and without gaps, in both layouts, the end of another one, small.
@@ -42,18 +41,10 @@ def test_results_and_gradients_are_those_of_elu(make, dtype):
     assert compiled_elu(changed) is changed and not changed.equal(source)
 
 
-@pytest.fixture
-def small_is_large(monkeypatch):
-    """Tensors of tests count as large."""
-    monkeypatch.setattr(compiled, "LARGE", 1)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiler")
+@pytest.mark.usefixtures("small_is_large")
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_fifty_updates_give_the_losses_of_eager_ones_and_compile_nothing_anew(
-    small_is_large, precision
-):
+def test_fifty_updates_give_the_losses_of_eager_ones_and_compile_nothing_anew(precision):
     agents, losses = [make_agent(DISCRETE, obs_shapes=IMAGE) for _ in range(2)], []
     agents[1].load_state_dict(copy.deepcopy(agents[0].state_dict()))
     compile_activations(agents[1])

@@ -4,9 +4,10 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 import pytorch_lightning as pl
 import torch
-from golden import Case, golden, load
+from golden import FOLDER, Case, golden, load
 from networks import (
     actor_critic_config,
     obs_shapes_of,
@@ -22,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from dreamer.agent import AgentConfig, DreamerAgent, UpdateNoise
 from dreamer.convert import load_reference_weights, reference_parameters
+from dreamer.models.compiled import compile_activations
 from dreamer.models.world_model import METRIC_NAMES
 from dreamer.types import ActionSpace
 
@@ -126,10 +128,12 @@ class GoldenAgent(DreamerAgent):
 
 
 @functools.cache
-def train(stem: str) -> dict[str, Update]:
+def train(stem: str, *, is_compiled: bool) -> dict[str, Update]:
     """All updates of a file, by case."""
     cases = [Case(load(stem), name) for name in load(stem).parameters]
     agent = GoldenAgent(cases)
+    if is_compiled:
+        compile_activations(agent)
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -144,7 +148,22 @@ def train(stem: str) -> dict[str, Update]:
 
 @golden("14_*")
 def test_update(case: Case):
-    update = train(case.golden.name)[case.name]
+    check(train(case.golden.name, is_compiled=False)[case.name], case)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_is_large")
+@pytest.mark.parametrize("stem", sorted(path.stem for path in FOLDER.glob("14_*.npz")))
+def test_updates_with_compiled_activations(stem: str):
+    updates = train(stem, is_compiled=True)
+    assert updates
+    for name, update in updates.items():
+        case = Case(load(stem), name)
+        check(update, case)
+        case.assert_complete()
+
+
+def check(update: Update, case: Case) -> None:
     case.check_all("out/state", update.state)
     case.check_all("out/metrics", update.metrics)
     case.check_all("out/w", update.weights, atol=WEIGHT_ATOL)
