@@ -35,7 +35,7 @@ def strided(x: Tensor, conv: nn.Module) -> Tensor:
         return linear(patches, conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
     dtype = product_dtype(x)
     inputs = (x.permute(0, 2, 3, 1), conv.weight, conv.bias)
-    y = _PatchProduct.apply(*(x.to(dtype) for x in inputs))
+    y = _PatchProduct.apply(*(tensor.to(dtype) for tensor in inputs))
     assert isinstance(y, Tensor)
     return y.view(len(x), size, size, -1).permute(0, 3, 1, 2)
 
@@ -128,9 +128,7 @@ def sub_pixels(image: Tensor) -> Tensor:
     """
     if image.device.type != "cpu":
         return F.pixel_unshuffle(image, STRIDE)
-    pairs = image.contiguous().view(
-        torch.float64
-    )  # (N, C, h, w / 2): neighbours move as one number
+    pairs = image.contiguous().view(torch.float64)  # (N, C, h, w / 2), each moved as one number
     pairs = pairs.unflatten(2, (-1, 2)).permute(1, 0, 2, 4, 3)  # (C, N, h / 2, w / 2, 2)
     result = pairs.new_empty(*pairs.shape[1:4], len(pairs), 2)
     for channel, of_channel in enumerate(pairs):  # one by one, the inner loops are long
