@@ -134,7 +134,7 @@ def compile_if_worth_it(cfg: DictConfig, agent: DreamerAgent, cost: Cost | None)
     if cfg.compile == "auto" and not is_worth_it:
         return False
     try:
-        compile_activations(agent)
+        return compile_activations(agent)
     except RuntimeError as error:
         problem = str(error).strip().partition("\n")[0]
         if cfg.compile is True:
@@ -144,7 +144,6 @@ def compile_if_worth_it(cfg: DictConfig, agent: DreamerAgent, cost: Cost | None)
             ) from error
         print(f"Nothing is compiled: {problem}. compile=false says so from the start.")
         return False
-    return True
 
 
 def on_cuda(cfg: DictConfig) -> bool:

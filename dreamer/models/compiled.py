@@ -20,17 +20,19 @@ from dreamer.models.vision import ConvDecoder, ConvEncoder
 LARGE = 2**20  # numbers; in the middle of an update, calling what is compiled takes 0.1 ms
 
 
-def compile_activations(module: nn.Module) -> None:
-    """Let every ELU in a module be the compiled one, and compile it now.
+def compile_activations(module: nn.Module) -> bool:
+    """Let every ELU in a module be the compiled one, and compile it now; tells if there is any.
 
     Raises:
         RuntimeError: there is no C++ compiler, or none that works.
     """
-    _kernel()
-    for part in module.modules():
-        is_layer = isinstance(part, DenseLayer | ConvEncoder | ConvDecoder)
-        if is_layer and part.activation is ACTIVATIONS["elu"]:
-            part.activation = compiled_elu
+    layers = [x for x in module.modules() if isinstance(x, DenseLayer | ConvEncoder | ConvDecoder)]
+    layers = [layer for layer in layers if layer.activation is ACTIVATIONS["elu"]]
+    if layers:
+        _kernel()
+    for layer in layers:
+        layer.activation = compiled_elu
+    return bool(layers)
 
 
 def compiled_elu(x: Tensor) -> Tensor:

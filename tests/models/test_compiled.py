@@ -10,6 +10,18 @@ from torch.testing import assert_close
 
 from dreamer.models import compiled
 from dreamer.models.compiled import LARGE, compile_activations, compiled_elu
+from dreamer.models.mlp import ACTIVATIONS, DenseLayer
+
+
+def test_networks_without_elu_have_nothing_to_compile(monkeypatch):
+    def compile_anyway():
+        raise AssertionError
+
+    monkeypatch.setattr(compiled, "_kernel", compile_anyway)
+    layer = DenseLayer(3, 4, activation="silu", norm="none")
+    assert not compile_activations(layer)
+    assert layer.activation is ACTIVATIONS["silu"]
+
 
 # Each with whether it is for the compiled kernel: large, and without gaps in memory.
 TENSORS = {
