@@ -20,7 +20,7 @@ import pytorch_lightning as pl  # noqa: E402
 import torch  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils.data import DataLoader, IterableDataset  # noqa: E402
-from torch.utils.flop_counter import flop_registry  # noqa: E402
+from torch.utils.flop_counter import flop_registry, register_flop_formula  # noqa: E402
 
 from benchmarks.agent import configuration, make_agent, random_batch  # noqa: E402
 from benchmarks.measure import (  # noqa: E402
@@ -64,6 +64,12 @@ class _Turns(IterableDataset):
 
     def __len__(self) -> int:
         return self.updates
+
+
+@register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+def _onednn_flops(x_shape: torch.Size, *_: Any, out_shape: torch.Size, **__: Any) -> int:
+    """Of a dense layer by oneDNN, which torch's counter does not know."""
+    return 2 * x_shape.numel() * out_shape[-1]
 
 
 class _Flops(TorchDispatchMode):

@@ -18,9 +18,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 class ActionSpace(NamedTuple):
@@ -84,12 +82,11 @@ class RSSMState(NamedTuple):
 class OneHotFeatures:
     """Features of categorical latents without a graph: which entries are 1, not the rows.
 
-    A dense layer picks columns of its weights by them, in place of a product with zeros.
+    A dense layer picks columns of its weights by them (`models/one_hots.py`).
     """
 
     ones: Tensor  # (..., S) int64, positions in the flattened (S * K) part
     deter: Tensor  # (..., D)
-    rows: dict[Tensor, Tensor] | None = None  # of weights that stay as they are while this is used
     requires_grad = False
 
     def __getitem__(self, index: int | slice) -> "OneHotFeatures":
@@ -99,43 +96,6 @@ class OneHotFeatures:
     def detach(self) -> "OneHotFeatures":
         """The same numbers; there is no graph to leave behind."""
         return self
-
-    def linear(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """The dense layer: weight (U, F) and bias (U,) -> (..., U); gradients flow into both."""
-        stoch_size = weight.shape[1] - self.deter.shape[-1]
-        y = F.linear(self.deter, weight[:, stoch_size:], bias)  # (..., U)
-        rows = None if self.rows is None else self.rows.get(weight)
-        if rows is None:
-            rows = weight[:, :stoch_size].t().to(y.dtype).contiguous()  # (S * K, U)
-        if self.rows is not None:
-            self.rows[weight] = rows
-        picked = _SumOfRows.apply(rows, self.ones.flatten(0, -2))
-        assert isinstance(picked, Tensor)
-        return y + picked.view_as(y)
-
-
-class _SumOfRows(torch.autograd.Function):
-    """Rows (R, U), and which of them to sum (N, S) -> (N, U).
-
-    The gradient of a row is a sum of rows as well: those of the outputs that it went into.
-    `embedding_bag`'s own backward pass adds them one by one and takes three times as long.
-    """
-
-    @staticmethod
-    def forward(ctx, rows: Tensor, ones: Tensor) -> Tensor:
-        ctx.save_for_backward(ones)
-        ctx.count = len(rows)
-        return F.embedding_bag(ones, rows, mode="sum")
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, *grad_outputs: Tensor):
-        (grad,) = grad_outputs
-        (ones,) = ctx.saved_tensors
-        row, position = ones.flatten().sort()
-        starts = torch.searchsorted(row, torch.arange(ctx.count, device=row.device))
-        sums = F.embedding_bag(position // ones.shape[1], grad.contiguous(), starts, mode="sum")
-        return sums, None
 
 
 Features: TypeAlias = Tensor | OneHotFeatures  # (..., F) or what stands for it

@@ -79,6 +79,15 @@ def small_is_large(compiler, monkeypatch) -> None:
     monkeypatch.setattr("dreamer.models.compiled.LARGE", 1)
 
 
+@pytest.fixture(params=["as they are", "by oneDNN"])
+def products(request, monkeypatch) -> str:
+    """Matrix products in the form of small ones, as tests have them, and of large ones."""
+    if request.param == "by oneDNN":
+        monkeypatch.setattr("dreamer.models.linear.LARGE", 0)
+        monkeypatch.setattr("dreamer.models.linear.LARGE_IN_ORDER", 0)
+    return request.param
+
+
 @pytest.fixture
 def repository() -> Path:
     return REPOSITORY

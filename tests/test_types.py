@@ -4,7 +4,7 @@ import torch
 from tiny import A, B, D, H, K, N, S, T
 from torch.testing import assert_close
 
-from dreamer.types import OneHotFeatures, RSSMState, Trajectory
+from dreamer.types import RSSMState, Trajectory
 
 
 def state() -> RSSMState:
@@ -44,40 +44,3 @@ def test_detached_states_and_trajectories_have_the_numbers_but_no_graph():
         assert_close(tuple(constant), tuple(x.detach() for x in graph))
         assert all(x.requires_grad for x in graph)
         assert not any(x.requires_grad for x in constant)
-
-
-def one_hot_features() -> tuple[OneHotFeatures, torch.Tensor]:
-    """Features (T, B, ...) by the positions of their ones, and the same written out."""
-    torch.manual_seed(0)
-    classes, deter = torch.randint(K, (T, B, S)), torch.randn(T, B, D)
-    classes[..., 0] = 1  # and never another
-    rows = torch.nn.functional.one_hot(classes, K).flatten(-2).float()
-    return OneHotFeatures(classes + K * torch.arange(S), deter), torch.cat([rows, deter], -1)
-
-
-def test_a_dense_layer_of_positions_is_that_of_the_rows_gradients_included():
-    features, dense = one_hot_features()
-    weight, bias = torch.randn(5, S * K + D, requires_grad=True), torch.randn(5, requires_grad=True)
-    looked_up = features.linear(weight, bias)
-    product = torch.nn.functional.linear(dense, weight, bias)
-    assert_close(looked_up, product)
-    upstream = torch.randn(T, B, 5)
-    assert_close(
-        torch.autograd.grad(looked_up, (weight, bias), upstream),
-        torch.autograd.grad(product, (weight, bias), upstream),
-    )
-
-
-def test_positions_are_sliced_along_time_as_rows_are():
-    features, dense = one_hot_features()
-    weight, bias = torch.randn(5, S * K + D), torch.zeros(5)
-    assert_close(features[1:-2].detach().linear(weight, bias), (dense @ weight.T)[1:-2])
-
-
-def test_positions_keep_the_rows_of_weights_when_asked_to():
-    features, dense = one_hot_features()
-    weight, bias = torch.randn(5, S * K + D), torch.zeros(5)
-    keeping = OneHotFeatures(features.ones, features.deter, {})
-    for _ in range(2):
-        assert_close(keeping.linear(weight, bias), dense @ weight.T)
-    assert_close(keeping.rows, {weight: weight[:, : S * K].T})

@@ -23,6 +23,7 @@ from dreamer.distributions import (
     TruncatedNormal,
 )
 from dreamer.models.linear import Linear
+from dreamer.models.one_hots import one_hot_linear
 from dreamer.types import Features, OneHotFeatures
 
 Norm = Literal["none", "layer"]
@@ -97,7 +98,9 @@ class LayerNorm(nn.LayerNorm):
 
 def apply_linear(layer: nn.Linear, x: Features) -> Tensor:
     """`layer(x)` for either kind of features: (..., input_size) -> (..., output_size)."""
-    return x.linear(layer.weight, layer.bias) if isinstance(x, OneHotFeatures) else layer(x)
+    if isinstance(x, OneHotFeatures):
+        return one_hot_linear(x, layer.weight, layer.bias)
+    return layer(x)
 
 
 class DenseLayer(nn.Module):

@@ -4,11 +4,10 @@
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from dreamer.models.linear import Linear, product_dtype
+from dreamer.models.linear import Linear, Repeated, product_dtype
 from dreamer.models.mlp import LayerNorm
 
 UPDATE_BIAS = -1.0  # the GRU starts out slow to replace its state
@@ -51,10 +50,13 @@ class LoopLinear:
         """For one loop over `weight` (U, I) and `bias` (U,)."""
         self._steps: list[tuple[Tensor, Tensor]] = []  # of the backward pass: inputs, gradients
         self._parameters = _Parameters.apply(self._steps, weight, bias)
+        self._product: Repeated | None = None  # needs to know how many rows there will be
 
     def __call__(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
         """(B, I), and (B, U) if there is no bias -> (B, U)."""
-        y = _Step.apply(self._steps, x, offset, *self._parameters)
+        if self._product is None:
+            self._product = Repeated(self._parameters[0].detach(), len(x))
+        y = _Step.apply(self._steps, self._product, x, offset, *self._parameters)
         assert isinstance(y, Tensor)
         return y
 
@@ -81,22 +83,21 @@ class _Parameters(torch.autograd.Function):
 
 class _Step(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, steps, x: Tensor, offset: Tensor | None, weight: Tensor, bias: Tensor | None):
-        ctx.steps = steps
+    def forward(ctx, steps, product: Repeated, x: Tensor, offset: Tensor | None, weight, bias):
+        ctx.steps, ctx.product = steps, product
         ctx.x_dtype, ctx.has_offset = x.dtype, offset is not None
         x = x.to(weight.dtype)
-        ctx.save_for_backward(x, weight)
-        if offset is None:
-            return F.linear(x, weight, bias)
-        return torch.addmm(offset.to(weight.dtype), x, weight.t())
+        ctx.save_for_backward(x)
+        return product.forward(x, bias if offset is None else offset.to(weight.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grad_outputs: Tensor):
         (grad,) = grad_outputs
-        x, weight = ctx.saved_tensors
+        (x,) = ctx.saved_tensors
         ctx.steps.append((x, grad))
-        return None, (grad @ weight).to(ctx.x_dtype), grad if ctx.has_offset else None, None, None
+        of_x = ctx.product.backward(grad).to(ctx.x_dtype)
+        return None, None, of_x, grad if ctx.has_offset else None, None, None
 
 
 class _Gates(torch.autograd.Function):

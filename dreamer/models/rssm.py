@@ -9,11 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamer.models.latents import Latent
-from dreamer.models.linear import Linear, product_dtype
+from dreamer.models.linear import Linear, constant_weights, linear, product_dtype
 from dreamer.models.mlp import DenseLayer, LayerNorm, Norm, check_activation, init_glorot
 from dreamer.models.recurrent import GRUCell, LoopLinear
 from dreamer.models.unrolled import Weights, unroll
@@ -195,10 +194,10 @@ class RSSM(nn.Module):
         keep = (~is_first).float().unsqueeze(-1)  # (T, B, 1)
         weight, bias = self.img_in.linear.weight, self.img_in.linear.bias
         weight_stoch, weight_action = weight.split([self.stoch_size, prev_action.shape[-1]], -1)
-        from_action = F.linear(prev_action * keep, weight_action, bias)  # (T, B, hidden)
+        from_action = linear(prev_action * keep, weight_action, bias)  # (T, B, hidden)
         weight, bias = self.obs_out.linear.weight, self.obs_out.linear.bias
         weight_deter, weight_embed = weight.split([self.deter_size, embed.shape[-1]], -1)
-        from_embed = F.linear(embed, weight_embed, bias)  # (T, B, hidden)
+        from_embed = linear(embed, weight_embed, bias)  # (T, B, hidden)
 
         state = self.initial(batch_size) if start is None else start
         if noise is None:
@@ -271,6 +270,7 @@ class RSSM(nn.Module):
         return _stack(states), torch.stack([torch.zeros_like(actions[0]), *actions])
 
     @torch.no_grad()
+    @constant_weights()
     def imagine_one_hots(
         self,
         start: RSSMState,
@@ -286,22 +286,21 @@ class RSSM(nn.Module):
         """
         latent = self.latent
         first = torch.arange(latent.variables, device=start.stoch.device) * latent.classes  # (S,)
-        rows = {}  # the weights are the same at every step
         deter = start.deter
         dtype = product_dtype(deter)  # once, where autocast would for every layer
-        features = [OneHotFeatures(start.stoch.argmax(-1) + first, deter.to(dtype), rows)]
+        features = [OneHotFeatures(start.stoch.argmax(-1) + first, deter.to(dtype))]
         actions = []
         for t in range(horizon):
             noise = None if action_noise is None else action_noise[t]
             actions.append(policy(features[-1], noise))
             # The dense layer reads the action where heads read the deterministic state.
-            x = self.img_in(OneHotFeatures(features[-1].ones, actions[-1], rows))
+            x = self.img_in(OneHotFeatures(features[-1].ones, actions[-1]))
             gates = self.gru.linear(torch.cat([x, features[-1].deter], -1))
             deter = self.gru.finish(gates, deter)
             rounded = deter.to(dtype)
             stats = self.prior_stats(rounded)  # (N, S, K)
             noise = latent.draw_noise(stats) if state_noise is None else state_noise[t]
-            features.append(OneHotFeatures((stats + noise).argmax(-1) + first, rounded, rows))
+            features.append(OneHotFeatures((stats + noise).argmax(-1) + first, rounded))
         ones = torch.stack([x.ones for x in features])
         deters = torch.stack([x.deter for x in features])
         prev_action = torch.stack([torch.zeros_like(actions[0]), *actions])

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dreamer.models.linear import Repeated
 from dreamer.models.mlp import LAYER_NORM_EPSILON
 from dreamer.models.recurrent import UPDATE_BIAS
 
@@ -113,14 +114,16 @@ class _Unroll(torch.autograd.Function):
         norm_bias = w.norm_bias.clone()
         norm_bias[2 * size :] += UPDATE_BIAS
 
-        by_stoch, by_gates, by_deter, by_stats = w.stoch.t(), w.gates.t(), w.deter.t(), w.stats.t()
+        of_stoch, of_gates, of_deter, of_stats = products = [
+            Repeated(x, batch) for x in (w.stoch, w.gates, w.deter, w.stats)
+        ]
         parts = (x.unbind() for x in (from_embed, from_action, noise, stochs))
         for s, embedded, acted, gumbel, stoch_out in zip(kept.steps(), *parts, strict=True):
             x, deter_in = s.gru_in.split([units, size], -1)
             torch.mul(stoch.flatten(1), s.keep, out=s.stoch_in)
             torch.mul(deter, s.keep, out=deter_in)
-            F.elu_(torch.addmm(acted, s.stoch_in, by_stoch, out=x))
-            torch.addmm(w.gates_bias, s.gru_in, by_gates, out=s.gates)
+            F.elu_(of_stoch.forward(s.stoch_in, acted, out=x))
+            of_gates.forward(s.gru_in, w.gates_bias, out=s.gates)
             layer_norm_out(
                 *(s.gates, (3 * size,), w.norm, norm_bias, LAYER_NORM_EPSILON),
                 **{"out0": s.normed, "out1": s.mean, "out2": s.inverse_std},
@@ -130,12 +133,13 @@ class _Unroll(torch.autograd.Function):
             torch.sigmoid(update, out=s.update)
             torch.tanh(s.reset * candidate, out=s.new)
             deter = torch.lerp(deter_in, s.new, s.update, out=s.deter)
-            F.elu_(torch.addmm(embedded, deter, by_deter, out=s.hidden))
-            torch.addmm(w.stats_bias, s.hidden, by_stats, out=s.stats)
+            F.elu_(of_deter.forward(deter, embedded, out=s.hidden))
+            of_stats.forward(s.hidden, w.stats_bias, out=s.stats)
             chosen = (s.stats.view_as(gumbel) + gumbel).argmax(-1, keepdim=True)
             stoch = stoch_out.scatter_(-1, chosen, 1.0)
 
         ctx.save_for_backward(*kept, *weights)
+        ctx.products = products
         return kept.deter, stochs, kept.stats.view_as(noise)
 
     @staticmethod
@@ -147,6 +151,7 @@ class _Unroll(torch.autograd.Function):
         like = kept.stats, kept.hidden, kept.hidden, kept.gates, kept.gates
         gradients = _Gradients(*map(torch.empty_like, like))
         probs = kept.stats.view_as(grad_outputs[1]).softmax(-1)
+        of_stoch, of_gates, of_deter, of_stats = ctx.products
         # What a step's successor wants of its state, none for the last.
         grad_deter, grad_stoch = (torch.zeros_like(x[0]) for x in grad_outputs[:2])
 
@@ -156,9 +161,9 @@ class _Unroll(torch.autograd.Function):
             # Straight-through: the probabilities get the gradient of the sample.
             through_sample = softmax_backward(grad_stoch + wanted_stoch, prob, -1, prob.dtype)
             torch.add(through_sample.flatten(1), wanted_stats.flatten(1), out=g.stats)
-            torch.mm(g.stats, w.stats, out=g.hidden)
-            elu_backward_out(g.hidden, 1, 1, 1, True, s.hidden, grad_input=g.hidden)
-            grad = torch.addmm(grad_deter + wanted_deter, g.hidden, w.deter)
+            g_hidden = of_stats.backward(g.stats)
+            elu_backward_out(g_hidden, 1, 1, 1, True, s.hidden, grad_input=g.hidden)
+            grad = of_deter.backward(g.hidden).add_(grad_deter).add_(wanted_deter)
 
             x, deter_in = s.gru_in.split([units, size], -1)
             g_reset, g_candidate, g_update = g.normed.chunk(3, -1)
@@ -169,10 +174,10 @@ class _Unroll(torch.autograd.Function):
             torch.mul(inner, s.reset, out=g_candidate)
             sigmoid_backward_out(grad * (s.new - deter_in), s.update, grad_input=g_update)
             g.gates.copy_(_layer_norm_backward(g.normed, s, w, [True, False, False])[0])
-            g_x, g_deter_in = (g.gates @ w.gates).split([units, size], -1)
+            g_x, g_deter_in = of_gates.backward(g.gates).split([units, size], -1)
             elu_backward_out(g_x, 1, 1, 1, True, x, grad_input=g.x)
             grad_deter = (grad - through_new + g_deter_in) * s.keep
-            grad_stoch = ((g.x @ w.stoch) * s.keep).view_as(wanted_stoch)
+            grad_stoch = (of_stoch.backward(g.x) * s.keep).view_as(wanted_stoch)
 
         def product(grad: Tensor, x: Tensor) -> Tensor:
             return grad.flatten(0, 1).t() @ x.flatten(0, 1)

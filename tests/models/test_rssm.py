@@ -21,6 +21,7 @@ from tiny import (
 from torch import nn
 from torch.testing import assert_close
 
+from dreamer.models.one_hots import one_hot_linear
 from dreamer.models.rssm import RSSM
 from dreamer.types import RSSMState
 
@@ -217,6 +218,7 @@ def test_unknown_activation_is_refused():
         dataclasses.replace(RSSM_CONFIG, activation="ela")
 
 
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("ensemble", [1, 3])
 def test_imagining_positions_of_ones_is_imagining_states(ensemble):
     rssm = make_rssm(ensemble=ensemble)
@@ -227,7 +229,7 @@ def test_imagining_positions_of_ones_is_imagining_states(ensemble):
         return torch.tanh(actor(features) + noise)
 
     def looked_up(features, noise):
-        return torch.tanh(features.linear(actor.weight, actor.bias) + noise)
+        return torch.tanh(one_hot_linear(features, actor.weight, actor.bias) + noise)
 
     noise = {"action_noise": torch.randn(H, N, A), "state_noise": torch.randn(H, N, S, K)}
     torch.manual_seed(7)

@@ -33,6 +33,7 @@ def random_rssm() -> RSSM:
     return rssm
 
 
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("wanted", ["deter", "stoch", "stats", "features"])
 def test_values_and_gradients_are_those_of_the_loop(monkeypatch, unrolled, wanted):
     rssm, start = random_rssm(), make_state(CATEGORICAL, B, requires_grad=True)

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from golden import Case, golden, swap_time
 from networks import (
@@ -13,6 +14,8 @@ from torch import Tensor
 from dreamer.models.latents import Latent
 from dreamer.models.rssm import RSSM
 from dreamer.types import RSSMState
+
+pytestmark = pytest.mark.usefixtures("products")
 
 
 def make_rssm(case: Case, embed: Tensor, action: Tensor) -> RSSM:

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from golden import Case, global_norm, golden, reference_gradients, swap_time
 from networks import (
@@ -18,6 +19,8 @@ METRICS = {
     "prior_ent": "world_model/prior_entropy",
     "post_ent": "world_model/posterior_entropy",
 }
+
+pytestmark = pytest.mark.usefixtures("products")
 
 
 @golden("08_*")

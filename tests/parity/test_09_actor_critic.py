@@ -1,5 +1,6 @@
 from typing import Any
 
+import pytest
 import torch
 from golden import Case, global_norm, golden
 from networks import (
@@ -18,6 +19,8 @@ from dreamer.models.actor_critic import ActorCritic, RewardNormConfig, StreamNor
 from dreamer.models.encoder import ObsShapes
 from dreamer.models.world_model import WorldModel
 from dreamer.types import ActionSpace, RSSMState, Trajectory
+
+pytestmark = pytest.mark.usefixtures("products")
 
 
 def make_actor_critic(

@@ -151,11 +151,22 @@ def test_update(case: Case):
     check(train(case.golden.name, is_compiled=False)[case.name], case)
 
 
+every_file = pytest.mark.parametrize("stem", sorted(path.stem for path in FOLDER.glob("14_*.npz")))
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_is_large")
-@pytest.mark.parametrize("stem", sorted(path.stem for path in FOLDER.glob("14_*.npz")))
+@every_file
 def test_updates_with_compiled_activations(stem: str):
-    updates = train(stem, is_compiled=True)
+    check_all(train(stem, is_compiled=True), stem)
+
+
+@every_file
+def test_updates_with_products_in_all_forms(stem: str, products: str):
+    check_all(train.__wrapped__(stem, is_compiled=False), stem)
+
+
+def check_all(updates: dict[str, Update], stem: str) -> None:
     assert updates
     for name, update in updates.items():
         case = Case(load(stem), name)
