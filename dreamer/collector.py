@@ -4,12 +4,14 @@ The callbacks use it: with random or learned policies, to fill the replay or to 
 neither networks nor the replay: a policy is anything callable, a consumer a function per step.
 """
 
+import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from dreamer.envs.factory import Envs, episode_metrics
+from dreamer.envs.factory import Envs, StepsInBackground, episode_metrics
 from dreamer.types import TimeStep
 
 PolicyState: TypeAlias = Any  # what a policy remembers of E running episodes; its own business
@@ -46,6 +48,7 @@ class Collector:
 
     def __init__(self, envs: Envs):
         self.envs = envs
+        self._background = envs if isinstance(envs, StepsInBackground) else None
         self.policy_steps = 0  # made so far, in all environments; resets are none
         self._step: TimeStep | None = None  # None: reset first
         self._policy: Policy | None = None
@@ -73,14 +76,16 @@ class Collector:
             steps: Make at least so many policy steps; all environments step together.
             episodes: Play exactly so many.
             on_step: Is given each arriving step, resets included, and the action (E, A) that led
-                to it, zeros where `is_first`.
+                to it, zeros where `is_first`. When it is called, the policy may have chosen the
+                next action already, and environments that can are making the next step.
 
         Returns:
             The episodes that ended, in that order; with `episodes`, exactly so many.
 
         Raises:
             ValueError: Not exactly one of `steps` and `episodes` is positive; the policy's action,
-                a reward or a vector observation is not finite.
+                a reward or a vector observation is not finite. After this and any other error the
+                running episodes are dropped.
         """
         if min(steps, episodes) != 0 or max(steps, episodes) <= 0:
             raise ValueError(
@@ -92,15 +97,37 @@ class Collector:
         if policy is not self._policy:
             self._policy, self._policy_state = policy, None
 
+        try:
+            return self._collect(policy, steps, episodes, on_step)
+        except BaseException:
+            self.restart()  # the environments may be a step ahead of what was told of them
+            raise
+
+    def _collect(
+        self, policy: Policy, steps: int, episodes: int, on_step: OnStep | None
+    ) -> list[EpisodeStats]:
+        # environments | step t |        | step t + 1           |        | step t + 2
+        # here         |        | policy | arrive at t, on_step | policy | arrive at t + 1, on_step
         count = self.envs.count
-        until = self.policy_steps + steps
         due = np.array([len(range(env, episodes, count)) for env in range(count)])  # (E,)
         ended: list[EpisodeStats] = []
-        step = self._reset(on_step) if self._step is None else self._step
-        while self.policy_steps < until or due.any():
-            step = self._advance(policy, step, on_step)
-            if not step.is_last.any():
+        step = self._step
+        if step is None:
+            step = _require_sound(self.envs.reset())
+            no_action = np.zeros((count, self.envs.action_space.size), np.float32)
+            self._arrive(step, no_action, on_step)
+        left, tell = steps, _nothing
+        while left > 0 or due.any():
+            action, self._policy_state = policy(step, self._policy_state)
+            assert action.shape == (count, self.envs.action_space.size), action.shape
+            _require_finite("action", action)
+            step = _require_sound(self._step_envs(action, meanwhile=tell))
+            tell = functools.partial(self._arrive, step, action, on_step)
+            left -= self._policy_steps_in(step)
+            if not np.count_nonzero(step.is_last):
                 continue
+            tell()
+            tell = _nothing
             counted = step.is_last & ((due > 0) | (steps > 0))
             due = np.maximum(due - counted, 0)
             ended += [
@@ -112,35 +139,50 @@ class Collector:
                 )
                 for env in np.flatnonzero(counted).tolist()
             ]
+        tell()
         return ended
 
-    def _reset(self, on_step: OnStep | None) -> TimeStep:
-        no_action = np.zeros((self.envs.count, self.envs.action_space.size), np.float32)
-        return self._arrive(self.envs.reset(), no_action, on_step)
+    def _step_envs(self, action: np.ndarray, meanwhile: Callable[[], None]) -> TimeStep:
+        if self._background is None:
+            meanwhile()
+            return self.envs.step(action)
+        self._background.start_step(action)
+        try:
+            meanwhile()
+        finally:
+            step = self._background.finish_step()
+        return step
 
-    def _advance(self, policy: Policy, step: TimeStep, on_step: OnStep | None) -> TimeStep:
-        action, self._policy_state = policy(step, self._policy_state)
-        assert action.shape == (self.envs.count, self.envs.action_space.size), action.shape
-        _require_finite("action", action)
-        step = self.envs.step(action)
-        return self._arrive(step, np.where(step.is_first[:, None], 0, action), on_step)
-
-    def _arrive(self, step: TimeStep, prev_action: np.ndarray, on_step: OnStep | None) -> TimeStep:
-        _require_finite("reward", step.reward)
-        for key, value in step.obs.items():
-            if value.dtype.kind == "f":
-                _require_finite(key, value)
+    def _arrive(self, step: TimeStep, action: np.ndarray, on_step: OnStep | None) -> None:
+        """Take notice of a step, and of the action before it, and tell who wants to know."""
         self._step = step
         self._episode_return = np.where(step.is_first, 0, self._episode_return + step.reward)
         self._length = np.where(step.is_first, 0, self._length + 1)
-        self.policy_steps += self.envs.count - int(np.count_nonzero(step.is_first))
+        self.policy_steps += self._policy_steps_in(step)
         if on_step is not None:
-            on_step(step, prev_action)
-        return step
+            on_step(step, np.where(step.is_first[:, None], 0, action))
+
+    def _policy_steps_in(self, step: TimeStep) -> int:
+        return self.envs.count - int(np.count_nonzero(step.is_first))
+
+
+def _nothing() -> None:
+    """There is nothing to tell."""
+
+
+def _require_sound(step: TimeStep) -> TimeStep:
+    """Refuse a step whose reward or vectors are not finite; returns it."""
+    _require_finite("reward", step.reward)
+    for key, value in step.obs.items():
+        if value.dtype.kind == "f":
+            _require_finite(key, value)
+    return step
 
 
 def _require_finite(key: str, value: np.ndarray) -> None:
     """Refuse NaN and infinity in `value`, (E, ...)."""
+    if math.isfinite(value.sum()):  # the quick way; a sum may overflow, too
+        return
     if not np.isfinite(value).all():
         env = np.argwhere(~np.isfinite(value))[0, 0]
         raise ValueError(

@@ -33,7 +33,7 @@ class RandomPolicy:
         count, size = len(step.is_first), self.action_space.size
         if self.action_space.discrete:
             one_hots = [rows[self.rng.integers(len(rows), size=count)] for rows in self._one_hots]
-            return np.concatenate(one_hots, 1), None
+            return one_hots[0] if len(one_hots) == 1 else np.concatenate(one_hots, 1), None
         return self.rng.uniform(-1, 1, (count, size)).astype(np.float32), None
 
 

@@ -47,6 +47,22 @@ class Clocks:
         pass
 
 
+class InBackground(Clocks):
+    """The same, stepping in the background; notes when."""
+
+    def __init__(self, *lengths):
+        super().__init__(*lengths)
+        self.calls = []
+
+    def start_step(self, action):
+        self.calls.append("start")
+        self.asked = action
+
+    def finish_step(self):
+        self.calls.append("finish")
+        return self.step(self.asked)
+
+
 class Counting:
     """Acts with the number of its calls since it started afresh, and keeps what it was given."""
 
@@ -81,6 +97,57 @@ def test_every_step_arrives_with_the_action_that_led_to_it():
     # The policy is asked at every step, and sees the very steps that were recorded.
     assert all(a is b for a, b in zip(policy.steps, record.steps, strict=False))
     assert [action[0, 0] for action in envs.actions] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("counts", [{"steps": 40}, {"episodes": 7}])
+def test_in_the_background_the_same_steps_are_made_and_told(counts):
+    envs, policies = (Clocks(4, 7), InBackground(4, 7)), (Counting(), Counting())
+    records = Recorder(), Recorder()
+    collectors = [Collector(group) for group in envs]
+    stats = [
+        collector.collect(policy, **counts, on_step=record)
+        for collector, policy, record in zip(collectors, policies, records, strict=True)
+    ]
+    assert stats[0] == stats[1]
+    assert policies[0].states == policies[1].states
+    assert collectors[0].policy_steps == collectors[1].policy_steps
+    assert len(records[0].steps) == len(records[1].steps)
+    np.testing.assert_array_equal(records[0].prev_actions, records[1].prev_actions)
+    for here, there in zip(records[0].steps, records[1].steps, strict=True):
+        np.testing.assert_array_equal(here.obs["time"], there.obs["time"])
+        np.testing.assert_array_equal(here.is_last, there.is_last)
+
+
+def test_a_step_is_told_while_the_next_is_made():
+    envs = InBackground(5)
+    collector = Collector(envs)
+
+    def on_step(step, prev_action):
+        envs.calls.append(int(step.obs["time"][0, 0]))
+
+    collector.collect(Counting(), steps=3, on_step=on_step)
+    assert envs.calls == [0, "start", "finish", "start", 1, "finish", "start", 2, "finish", 3]
+
+
+@pytest.mark.parametrize("kind", [Clocks, InBackground])
+def test_after_an_error_what_is_counted_was_told_and_the_next_collection_resets(kind):
+    envs, record = kind(9), Recorder()
+    collector = Collector(envs)
+
+    def stop_at_two(step, prev_action):
+        record(step, prev_action)
+        if step.obs["time"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collector.collect(Counting(), steps=8, on_step=stop_at_two)
+    assert [int(step.obs["time"][0, 0]) for step in record.steps] == [0, 1, 2]
+    assert collector.policy_steps == 2
+    if isinstance(envs, InBackground):
+        assert envs.calls[-1] == "finish"  # no step is left on its way
+    collector.collect(Counting(), steps=1, on_step=record)
+    assert record.steps[3].is_first.all()
+    assert collector.policy_steps == 3
 
 
 def test_steps_counts_policy_steps_and_no_resets():

@@ -136,10 +136,20 @@ class AtariEnvs:
 
     def step(self, action: np.ndarray) -> TimeStep:
         """See `Envs`."""
+        self.start_step(action)
+        return self.finish_step()
+
+    def start_step(self, action: np.ndarray) -> None:
+        """See `StepsInBackground`."""
         # The emulator would wait for ever on an index that it does not know.
         assert action.shape == (self.count, self.action_space.size), action.shape
         choice = action.argmax(1)  # (E,)
-        steps = [emulator.step(choice) for emulator in self._emulators]
+        for emulator in self._emulators:
+            emulator.send(choice)
+
+    def finish_step(self) -> TimeStep:
+        """See `StepsInBackground`."""
+        steps = [emulator.recv() for emulator in self._emulators]
         is_first = self._is_last
         _, reward, terminated, truncated, _ = steps[0]
         self._is_last = terminated | truncated

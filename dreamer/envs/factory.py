@@ -62,6 +62,22 @@ class ReportsEpisodes(Protocol):
     episode_metrics: Sequence[Mapping[str, float]]
 
 
+@runtime_checkable
+class StepsInBackground(Protocol):
+    """Environments that can step while their caller does something else.
+
+    Between the two calls `render` shows the step before, and nothing else may be called.
+    """
+
+    def start_step(self, action: np.ndarray) -> None:
+        """Begin with what `Envs.step` does."""
+        ...
+
+    def finish_step(self) -> TimeStep:
+        """Wait for the end of it."""
+        ...
+
+
 def episode_metrics(envs: Envs, env: int) -> Mapping[str, float]:
     """Return what an environment tells of the episode that its latest step has ended."""
     return envs.episode_metrics[env] if isinstance(envs, ReportsEpisodes) else {}

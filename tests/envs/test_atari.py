@@ -231,6 +231,19 @@ def test_render_without_it_enlarges_the_observation():
     np.testing.assert_array_equal(envs.render()[:, ::4, 3::4, 1], image[:, 0])
 
 
+@pytest.mark.parametrize("native_render", [False, True])
+def test_a_step_in_the_background_is_a_step(native_render):
+    here, there = (make("ms_pacman", count=2, native_render=native_render) for _ in range(2))
+    here.reset(), there.reset()
+    for actions in np.random.default_rng(0).integers(18, size=(20, 2)):
+        before = there.render().copy()
+        there.start_step(one_hot(actions, 18))
+        np.testing.assert_array_equal(there.render(), before)
+        left, right = here.step(one_hot(actions, 18)), there.finish_step()
+        np.testing.assert_array_equal(left.obs["image"], right.obs["image"])
+        np.testing.assert_array_equal(here.render(), there.render())
+
+
 def test_native_render_changes_nothing_the_agent_sees():
     plain, rendered = (
         make("pong", max_no_op_frames=30, native_render=native) for native in (False, True)
