@@ -10,7 +10,6 @@ import platform
 VARIABLES = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "3000",  # a thread that waits spins for some ten microseconds, then sleeps
-    "THP_MEM_ALLOC_ENABLE": "1",  # torch's own allocations in huge pages
 }
 
 # Of glibc's <malloc.h>.
@@ -27,7 +26,7 @@ def prepare() -> None:
 
     glibc gives every large tensor back to the system when it is freed and gets it again, page by
     page, a moment later: a sixth of an update on the CPU. Here it keeps what it has, at most the
-    peak of one update, and takes it in huge pages.
+    peak of one update.
     """
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
