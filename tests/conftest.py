@@ -83,8 +83,8 @@ def small_is_large(compiler, monkeypatch) -> None:
 def products(request, monkeypatch) -> str:
     """Matrix products in the form of small ones, as tests have them, and of large ones."""
     if request.param == "by oneDNN":
-        monkeypatch.setattr("dreamer.models.linear.LARGE", 0)
-        monkeypatch.setattr("dreamer.models.linear.LARGE_IN_ORDER", 0)
+        for name in ("LARGE", "LARGE_IN_DREAM", "LARGE_IN_SEQUENCE"):
+            monkeypatch.setattr(f"dreamer.models.linear.{name}", 0)
     return request.param
 
 

@@ -1,9 +1,9 @@
 """Dense layers, each product in the form that the device runs fastest. All networks use them.
 
-On CPUs torch offers three. Its own (of the library it was built with) suits small products. With
-one row or a handful, a layer costs what reading its weights costs, and that should be done by all
-cores. Large ones are 8 to 15 % faster by oneDNN, which torch calls for convolutions; most so if
-the weights lie in its own order.
+On CPUs there are three. With one row or a handful, a layer costs what reading its weights costs,
+which all cores should do. Large products are faster by oneDNN, which comes with torch for its
+convolutions, above all if the weights lie in its own order (benchmarks/README.md has figures). The
+others are best left to torch.
 """
 
 import functools
@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 FEW_ROWS = 16  # with more, the arithmetic counts, and torch's product is as fast
-LARGE = 10**8  # multiplications of a product; in smaller ones, ordering the weights costs too much
-LARGE_IN_ORDER = 5 * 10**6  # the same where they lie in order already
+# Multiplications of a product by oneDNN; with fewer, putting the weights in order costs too much.
+LARGE = 2 * 10**8
+LARGE_IN_DREAM = 2 * 10**7  # where they are used once a step, some fifteen times
+LARGE_IN_SEQUENCE = 5 * 10**6  # some fifty times
 
 _forms: ContextVar[dict[tuple[str, Tensor], Tensor] | None] = ContextVar("forms", default=None)
 
@@ -48,7 +50,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if not torch.is_grad_enabled() and x.numel() <= FEW_ROWS * inputs:
         cores = torch.get_num_threads()
         return F.linear(x, weight, bias) if units % cores else _by_all(cores, x, weight, bias)
-    least = LARGE if _forms.get() is None else LARGE_IN_ORDER
+    least = LARGE if _forms.get() is None else LARGE_IN_DREAM
     dtype = product_dtype(x)
     if x.numel() * units < least or dtype not in _onednn_types():
         return F.linear(x, weight, bias)
@@ -112,7 +114,7 @@ class Repeated:
 
     def __init__(self, weight: Tensor, rows: int):
         """For weights (U, I) and so many rows."""
-        large = rows * weight.numel() >= LARGE_IN_ORDER and weight.device.type == "cpu"
+        large = rows * weight.numel() >= LARGE_IN_SEQUENCE and weight.device.type == "cpu"
         large &= weight.dtype in _onednn_types()
         self._weight = weight.contiguous() if large else weight
         self._ordered = in_order(self._weight, rows) if large else None

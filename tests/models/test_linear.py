@@ -59,8 +59,8 @@ def by_onednn(monkeypatch) -> list[tuple[int, ...]]:
         shapes.append(tuple(x.shape))
         return multiply(x, weight, bias)
 
-    monkeypatch.setattr(dreamer.models.linear, "LARGE", 0)
-    monkeypatch.setattr(dreamer.models.linear, "LARGE_IN_ORDER", 0)
+    for name in ("LARGE", "LARGE_IN_DREAM", "LARGE_IN_SEQUENCE"):
+        monkeypatch.setattr(dreamer.models.linear, name, 0)
     monkeypatch.setattr(dreamer.models.linear, "multiply", noted)
     return shapes
 
