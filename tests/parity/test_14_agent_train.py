@@ -162,7 +162,9 @@ def test_updates_with_compiled_activations(stem: str):
 
 
 @every_file
-def test_updates_with_products_in_all_forms(stem: str, products: str):
+@pytest.mark.usefixtures("products")
+@pytest.mark.parametrize("products", ["by oneDNN"], indirect=True)
+def test_updates_with_large_products(stem: str):
     check_all(train.__wrapped__(stem, is_compiled=False), stem)
 
 
