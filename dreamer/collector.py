@@ -113,15 +113,14 @@ class Collector:
         ended: list[EpisodeStats] = []
         step = self._step
         if step is None:
-            step = _require_sound(self.envs.reset())
+            step = self.envs.reset()
             no_action = np.zeros((count, self.envs.action_space.size), np.float32)
             self._arrive(step, no_action, on_step)
         left, tell = steps, _nothing
         while left > 0 or due.any():
             action, self._policy_state = policy(step, self._policy_state)
             assert action.shape == (count, self.envs.action_space.size), action.shape
-            _require_finite("action", action)
-            step = _require_sound(self._step_envs(action, meanwhile=tell))
+            step = self._step_envs(action, meanwhile=tell)
             tell = functools.partial(self._arrive, step, action, on_step)
             left -= self._policy_steps_in(step)
             if not np.count_nonzero(step.is_last):
@@ -145,16 +144,19 @@ class Collector:
     def _step_envs(self, action: np.ndarray, meanwhile: Callable[[], None]) -> TimeStep:
         if self._background is None:
             meanwhile()
+            _require_finite("action", action)
             return self.envs.step(action)
         self._background.start_step(action)
         try:
             meanwhile()
+            _require_finite("action", action)
         finally:
             step = self._background.finish_step()
         return step
 
     def _arrive(self, step: TimeStep, action: np.ndarray, on_step: OnStep | None) -> None:
         """Take notice of a step, and of the action before it, and tell who wants to know."""
+        _require_sound(step)
         self._step = step
         self._episode_return = np.where(step.is_first, 0, self._episode_return + step.reward)
         self._length = np.where(step.is_first, 0, self._length + 1)
@@ -170,13 +172,12 @@ def _nothing() -> None:
     """There is nothing to tell."""
 
 
-def _require_sound(step: TimeStep) -> TimeStep:
-    """Refuse a step whose reward or vectors are not finite; returns it."""
+def _require_sound(step: TimeStep) -> None:
+    """Refuse a step whose reward or vectors are not finite."""
     _require_finite("reward", step.reward)
     for key, value in step.obs.items():
         if value.dtype.kind == "f":
             _require_finite(key, value)
-    return step
 
 
 def _require_finite(key: str, value: np.ndarray) -> None:

@@ -19,6 +19,9 @@ from dreamer.models.world_model import WorldModel
 from dreamer.types import ActionSpace, RSSMState, TimeStep
 
 
+DRAWN_AHEAD = 128  # steps; emulators wait for a random action, and one draw takes 10 microseconds
+
+
 class RandomPolicy:
     """Uniform actions; without memory."""
 
@@ -27,14 +30,23 @@ class RandomPolicy:
         self.rng = np.random.default_rng(seed)
         choices = action_space.choices or (action_space.size,)
         self._one_hots = [np.eye(options, dtype=np.float32) for options in choices]
+        self._ahead: Iterator[np.ndarray] = iter(())
 
     def __call__(self, step: TimeStep, state: None) -> tuple[np.ndarray, None]:
         """Actions (E, A): one-hot, for every choice, or in [-1, 1]."""
-        count, size = len(step.is_first), self.action_space.size
+        action = next(self._ahead, None)
+        if action is None or len(action) != len(step.is_first):
+            self._ahead = iter(self._draw(DRAWN_AHEAD, len(step.is_first)))
+            action = next(self._ahead)
+        return action, None
+
+    def _draw(self, *shape: int) -> np.ndarray:
+        """(*shape, A)."""
         if self.action_space.discrete:
-            one_hots = [rows[self.rng.integers(len(rows), size=count)] for rows in self._one_hots]
-            return one_hots[0] if len(one_hots) == 1 else np.concatenate(one_hots, 1), None
-        return self.rng.uniform(-1, 1, (count, size)).astype(np.float32), None
+            return np.concatenate(
+                [rows[self.rng.integers(len(rows), size=shape)] for rows in self._one_hots], -1
+            )
+        return self.rng.uniform(-1, 1, (*shape, self.action_space.size)).astype(np.float32)
 
 
 class MemoryState(NamedTuple):

@@ -1,9 +1,9 @@
 """Dense layers, each product in the form that the device runs fastest. All networks use them.
 
-On CPUs there are three. With one row or a handful, a layer costs what reading its weights costs,
-which all cores should do. Large products are faster by oneDNN, which comes with torch for its
-convolutions, above all if the weights lie in its own order (benchmarks/README.md has figures). The
-others are best left to torch.
+On CPUs there are three. With one row, a layer costs what reading its weights costs, which all cores
+should do. Large products are faster by oneDNN, which comes with torch for its convolutions, above
+all if the weights lie in its own order (benchmarks/README.md has figures); so are those of a few
+rows with large weights. The others are best left to torch.
 """
 
 import functools
@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-FEW_ROWS = 16  # with more, the arithmetic counts, and torch's product is as fast
-# Multiplications of a product by oneDNN; with fewer, putting the weights in order costs too much.
+FEW_ROWS = 64  # with which oneDNN reads weights as they lie: putting them in order costs too much
+MANY_WEIGHTS = 4 * 10**5  # of a product of a few rows by oneDNN
+# Multiplications of one of more rows by oneDNN; with fewer, the order costs too much.
 LARGE = 2 * 10**8
 LARGE_IN_DREAM = 2 * 10**7  # where they are used once a step, some fifteen times
 LARGE_IN_SEQUENCE = 5 * 10**6  # some fifty times
@@ -44,25 +45,28 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         (..., U), equal to `F.linear` but for the order of its sums.
     """
-    units, inputs = weight.shape
     if x.device.type != "cpu":
         return F.linear(x, weight, bias)
-    if not torch.is_grad_enabled() and x.numel() <= FEW_ROWS * inputs:
-        cores = torch.get_num_threads()
-        return F.linear(x, weight, bias) if units % cores else _by_all(cores, x, weight, bias)
-    least = LARGE if _forms.get() is None else LARGE_IN_DREAM
+    rows, cores = x.numel() // weight.shape[1], torch.get_num_threads()
+    learns = torch.is_grad_enabled()
+    if rows == 1 and not learns and len(weight) % cores == 0:
+        return _row_by_all(cores, x, weight, bias)
+    few = rows <= FEW_ROWS and not learns and _forms.get() is None
     dtype = product_dtype(x)
-    if x.numel() * units < least or dtype not in _onednn_types():
+    if not _is_large(rows, weight, few) or dtype not in _onednn_types():
         return F.linear(x, weight, bias)
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
         weight = weight.contiguous()
     x, bias = x.to(dtype), bias.to(dtype)
-    if torch.is_grad_enabled():
+    if learns:
         y = _Product.apply(x, weight.to(dtype), bias)
         assert isinstance(y, Tensor)
         return y
-    ordered = remembered("ordered", weight, lambda: in_order(weight.to(dtype), x.numel() // inputs))
-    return multiply(x, ordered, bias)
+    if few:
+        return multiply(x, weight.to(dtype), bias)
+    return multiply(
+        x, remembered("ordered", weight, lambda: in_order(weight.to(dtype), rows)), bias
+    )
 
 
 @contextmanager
@@ -151,17 +155,18 @@ def _onednn_types() -> tuple[torch.dtype, ...]:
     return (torch.float32, torch.bfloat16)
 
 
-def _by_all(cores: int, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`F.linear` of a few rows, where each core reads its own part of the weights."""
-    units, inputs = weight.shape
-    rows = x.reshape(-1, inputs)
+def _is_large(rows: int, weight: Tensor, few: bool) -> bool:
+    if few:
+        return weight.numel() >= MANY_WEIGHTS
+    return rows * weight.numel() >= (LARGE if _forms.get() is None else LARGE_IN_DREAM)
+
+
+def _row_by_all(cores: int, row: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`F.linear` of one row (..., I), where each core reads its own part of the weights."""
     blocks = weight.unflatten(0, (cores, -1))
-    if len(rows) == 1:
-        y = torch.bmm(blocks, rows.t().expand(cores, -1, -1)).view(units) + bias
-    else:
-        of_blocks = torch.bmm(rows.expand(cores, -1, -1), blocks.mT)  # (cores, N, U / cores)
-        y = of_blocks.transpose(0, 1).reshape(-1, units) + bias
-    return y.view(*x.shape[:-1], units)
+    column = row.reshape(1, -1).t()  # with the strides that `bmm` multiplies fastest
+    y = torch.bmm(blocks, column.expand(cores, -1, -1)).view(-1) + bias
+    return y.view(*row.shape[:-1], -1)
 
 
 class _Product(torch.autograd.Function):
