@@ -18,7 +18,6 @@ from dreamer.models.actor_critic import ActorCritic
 from dreamer.models.world_model import WorldModel
 from dreamer.types import ActionSpace, RSSMState, TimeStep
 
-
 DRAWN_AHEAD = 128  # steps; emulators wait for a random action, and one draw takes 10 microseconds
 
 

@@ -88,16 +88,23 @@ def transposed(x: Tensor, conv: nn.Module) -> Tensor:
     """
     assert isinstance(conv, nn.ConvTranspose2d) and conv.bias is not None
     if conv.out_channels <= FEW_CHANNELS and conv.kernel_size[0] % STRIDE == 0:
-        return F.pixel_shuffle(transposed_to_sub_pixels(x, conv), STRIDE)
+        return F.pixel_shuffle(transposed_to_sub_pixels(x, conv, STRIDE), STRIDE)
     # The bias apart: with it, odd kernels take up to four times as long, and gradients longer.
     y = F.conv_transpose2d(x, conv.weight, stride=STRIDE)
     return y.add_(conv.bias.to(y.dtype)[:, None, None])
 
 
-def transposed_to_sub_pixels(x: Tensor, conv: nn.Module) -> Tensor:
-    """A transposed convolution of stride 2, as a convolution to four pixels at a time.
+def sub_pixel_edge(conv: nn.Module, device: torch.device) -> int:
+    """How many pixels `transposed_to_sub_pixels` should make at a time, both sides."""
+    assert isinstance(conv, nn.ConvTranspose2d)
+    # CPUs make sixteen numbers at a time: a grey image has so many in four by four pixels.
+    return 4 if conv.out_channels == 1 and device.type == "cpu" else 2
 
-    Equal in numbers; where there are few output channels, CPUs run it nine times faster.
+
+def transposed_to_sub_pixels(x: Tensor, conv: nn.Module, edge: int) -> Tensor:
+    """A transposed convolution of stride 2, as a convolution to 2 x 2 or 4 x 4 pixels at a time.
+
+    Equal in numbers; where there are few output channels, CPUs run it several times faster.
 
     # output    y0 y1 | y2 y3 | ...    the pixels of a pair differ in which taps of the kernel
     # kernel    w0 w1   w2 w3   ...    they meet: even pixels the even ones, odd pixels the odd ones
@@ -105,32 +112,78 @@ def transposed_to_sub_pixels(x: Tensor, conv: nn.Module) -> Tensor:
     Args:
         x: (N, C, n, n).
         conv: a ConvTranspose2d with a kernel of k pixels, an even number, without padding.
+        edge: 2, or 4 if there is one output channel and its images can be cut into such squares.
 
     Returns:
-        (N, C' * 4, m, m), m = n - 1 + k / 2: the images in the form of `sub_pixels`.
+        (N, C' * edge**2, m, m): the images in the form of `sub_pixels`.
     """
     assert isinstance(conv, nn.ConvTranspose2d) and conv.bias is not None
     inputs, outputs, kernel, _ = conv.weight.shape
     taps = kernel // 2
     weight = conv.weight.view(inputs, outputs, taps, 2, taps, 2).flip(2, 4)
     weight = weight.permute(1, 3, 5, 0, 2, 4).flatten(0, 2)  # (C' * 4, C, taps, taps)
-    return F.conv2d(x, weight, conv.bias.repeat_interleave(4), padding=taps - 1)
+    if edge == STRIDE:
+        return F.conv2d(x, weight, conv.bias.repeat_interleave(4), padding=taps - 1)
+    # Four neighbours at once: the same kernel in four places of one that is a tap larger.
+    places = [F.pad(weight, (j, 1 - j, i, 1 - i)) for i in (0, 1) for j in (0, 1)]
+    square = torch.stack(places).unflatten(0, (2, 2)).unflatten(2, (2, 2)).transpose(1, 2)
+    square = square.flatten(0, 3)  # (16, C, taps + 1, taps + 1)
+    y = _FourAtOnce.apply(x, square, conv.bias.repeat_interleave(16), weight.detach())
+    assert isinstance(y, Tensor)
+    return y
 
 
-def sub_pixels(image: Tensor) -> Tensor:
-    """Four neighbouring pixels as channels of one: `pixel_unshuffle(image, 2)`, channels last.
+class _FourAtOnce(torch.autograd.Function):
+    """A convolution of stride 2 whose outputs are four neighbours of one of stride 1.
+
+    (N, C, n, n), (16, C, t + 1, t + 1), (16,) and, of stride 1, (4, C, t, t) -> (N, 16, m, m).
+    CPUs are faster with four in all but the gradient of `x`, where the larger kernel costs more.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, square: Tensor, bias: Tensor, single: Tensor) -> Tensor:
+        ctx.save_for_backward(x, square, single)
+        return F.conv2d(x, square, bias, stride=2, padding=single.shape[-1] - 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grad_outputs: Tensor):
+        (grad,) = grad_outputs
+        x, square, single = ctx.saved_tensors
+        padding, others = [single.shape[-1] - 1] * 2, ([1, 1], False, [0, 0], 1)
+        backward = torch.ops.aten.convolution_backward
+        _, of_square, of_bias = backward(
+            *(grad, x, square, [len(square)], [2, 2], padding, *others, [False, True, True])
+        )
+        of_single = sub_pixels(_one_channel(grad), 2)
+        of_x, _, _ = backward(
+            *(of_single, x, single, None, [1, 1], padding, *others, [True, False, False])
+        )
+        return of_x, of_square, of_bias, None
+
+
+def _one_channel(squares: Tensor) -> Tensor:
+    """Undo `sub_pixels` with 4 x 4 pixels of one channel: (N, 16, m, m) -> (N, 1, 4 m, 4 m)."""
+    rows = squares.permute(0, 2, 3, 1).contiguous().view(torch.complex128)  # (N, m, m, 4)
+    return rows.transpose(2, 3).contiguous().view(torch.float32).flatten(1, 2)[:, None].flatten(3)
+
+
+def sub_pixels(image: Tensor, edge: int) -> Tensor:
+    """Neighbouring pixels as channels of one: `pixel_unshuffle(image, edge)`, channels last.
 
     Args:
-        image: (N, C, h, w) float32; h and w even.
+        image: (N, C, h, w) float32; h and w can be divided by `edge`.
+        edge: 2 or 4.
 
     Returns:
-        (N, C * 4, h / 2, w / 2), in memory (N, h / 2, w / 2, C * 4).
+        (N, C * edge**2, h / edge, w / edge), in memory (N, h / edge, w / edge, C * edge**2).
     """
     if image.device.type != "cpu":
-        return F.pixel_unshuffle(image, STRIDE)
-    pairs = image.contiguous().view(torch.float64)  # (N, C, h, w / 2), each moved as one number
-    pairs = pairs.unflatten(2, (-1, 2)).permute(1, 0, 2, 4, 3)  # (C, N, h / 2, w / 2, 2)
-    result = pairs.new_empty(*pairs.shape[1:4], len(pairs), 2)
-    for channel, of_channel in enumerate(pairs):  # one by one, the inner loops are long
+        return F.pixel_unshuffle(image, edge)
+    # Neighbours in a row are moved as one number: (N, C, h, w / edge).
+    rows = image.contiguous().view({2: torch.float64, 4: torch.complex128}[edge])
+    rows = rows.unflatten(2, (-1, edge)).permute(1, 0, 2, 4, 3)  # (C, N, h', w', edge)
+    result = rows.new_empty(*rows.shape[1:4], len(rows), edge)
+    for channel, of_channel in enumerate(rows):  # one by one, the inner loops are long
         result[:, :, :, channel] = of_channel
     return result.view(torch.float32).flatten(3).permute(0, 3, 1, 2)

@@ -15,6 +15,7 @@ from dreamer.distributions import unit_normal_log_prob
 from dreamer.models.convolutions import (
     STRIDE,
     strided,
+    sub_pixel_edge,
     sub_pixels,
     transposed,
     transposed_to_sub_pixels,
@@ -129,8 +130,11 @@ class ConvDecoder(nn.Module):
         Returns:
             (...) in nats, of which the sum or mean may be differentiated, nothing else.
         """
+        edge = sub_pixel_edge(self.convs[-1], image.device)
         scores = score_in_pieces(
-            lambda x, target: unit_normal_log_prob(self._to_sub_pixels(x), sub_pixels(target)),
+            lambda x, target: unit_normal_log_prob(
+                self._to_sub_pixels(x, edge), sub_pixels(target, edge)
+            ),
             self._first(features.flatten(0, -2)),
             image.flatten(0, -4),
             [*self.convs[1:].parameters(), *self.norms[1:].parameters()],
@@ -139,15 +143,16 @@ class ConvDecoder(nn.Module):
 
     def _to_pixels(self, x: Tensor) -> Tensor:
         """The other layers: (N, C, k, k) -> (N, C, 64, 64) float32."""
-        return F.pixel_shuffle(self._to_sub_pixels(x), STRIDE)
+        edge = sub_pixel_edge(self.convs[-1], x.device)
+        return F.pixel_shuffle(self._to_sub_pixels(x, edge), edge)
 
-    def _to_sub_pixels(self, x: Tensor) -> Tensor:
-        """The other layers: (N, C, k, k) -> (N, C * 4, 32, 32) float32, see `sub_pixels`."""
+    def _to_sub_pixels(self, x: Tensor, edge: int) -> Tensor:
+        """The other layers: (N, C, k, k) -> (N, C * edge**2, ...) float32, see `sub_pixels`."""
         for conv, norm in zip(self.convs[1:-1], self.norms[1:-1], strict=True):
             x = self.activation(norm(transposed(x, conv)))
         on_cpu = x.device.type == "cpu"  # where so few channels are slower in bfloat16
         with torch.autocast(x.device.type, enabled=not on_cpu and torch.is_autocast_enabled()):
-            x = transposed_to_sub_pixels(x.float() if on_cpu else x, self.convs[-1])
+            x = transposed_to_sub_pixels(x.float() if on_cpu else x, self.convs[-1], edge)
         return x.float()
 
     def _first(self, features: Tensor) -> Tensor:

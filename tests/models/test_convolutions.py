@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from dreamer.models.convolutions import (
     FEW_OUTPUTS,
     strided,
+    sub_pixel_edge,
     sub_pixels,
     transposed,
     transposed_to_sub_pixels,
@@ -50,10 +51,24 @@ def test_a_transposed_convolution_equals_torchs_in_every_form(kernel, outputs):
     )
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_sub_pixels_are_those_of_torch_and_of_the_transposed_convolution(channels):
+@pytest.mark.parametrize(("channels", "edge"), [(1, 2), (3, 2), (1, 4)])
+def test_sub_pixels_are_those_of_torch_and_of_the_transposed_convolution(channels, edge):
     image = torch.randn(B, channels, 16, 16)
-    assert torch.equal(sub_pixels(image), F.pixel_unshuffle(image, 2))
+    assert torch.equal(sub_pixels(image, edge), F.pixel_unshuffle(image, edge))
     conv = nn.ConvTranspose2d(CHANNELS, channels, 6, 2)
-    x = torch.randn(B, CHANNELS, 6, 6)
-    assert_close(transposed_to_sub_pixels(x, conv), sub_pixels(conv(x)), rtol=1e-4, atol=1e-5)
+    x = torch.randn(B, CHANNELS, 6, 6, requires_grad=True)
+    inputs = [x, *conv.parameters()]
+    ours, torchs = transposed_to_sub_pixels(x, conv, edge), F.pixel_unshuffle(conv(x), edge)
+    assert_close(ours, torchs, rtol=1e-4, atol=1e-5)
+    grad = torch.randn_like(ours)
+    assert_close(
+        torch.autograd.grad(ours, inputs, grad),
+        torch.autograd.grad(torchs, inputs, grad),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize(("channels", "edge"), [(1, 4), (2, 2), (3, 2)])
+def test_cpus_make_grey_images_by_sixteen_pixels(channels, edge):
+    assert sub_pixel_edge(nn.ConvTranspose2d(CHANNELS, channels, 6, 2), torch.device("cpu")) == edge
