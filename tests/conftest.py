@@ -9,16 +9,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a core each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, suppress
 from pathlib import Path
 
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from dreamer.cost import Cost
+from dreamer.models.compiled import compile_activations
+from dreamer.models.mlp import DenseLayer
 from dreamer.runner import train
 
 # MuJoCo's tools log through absl. Its handler closes the stream that it found at its import when
@@ -65,12 +66,15 @@ def renderer() -> str:
 
 
 @pytest.fixture(scope="session")
-def compiler() -> None:
-    """For tests that compile; skipped where torch.compile has no compiler, or no Python.h."""
-    try:
-        torch.compile(torch.neg)(torch.ones(3))
-    except RuntimeError as problem:
-        pytest.skip(str(problem).partition("\n")[0])
+def compiler(tmp_path_factory) -> Iterator[None]:
+    """For tests that compile, into a cache of their own; skipped where there is no compiler."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        try:
+            compile_activations(DenseLayer(1, 1, activation="elu", norm="none"))
+        except RuntimeError as problem:
+            pytest.skip(str(problem).partition("\n")[0])
+        yield
 
 
 @pytest.fixture

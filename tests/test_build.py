@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from dreamer import build
-from dreamer.build import LARGE, LONG, compile_if_worth_it
+from dreamer.build import LONG, compile_if_worth_it
 from dreamer.cost import Cost
 from dreamer.models.mlp import ACTIVATIONS, DenseLayer
 from dreamer.runner import train
 
-LONG_RUN = Cost(1e9, seconds=2 * LARGE, updates=LONG)
-SHORT_RUN = LONG_RUN._replace(updates=10)
-SMALL_UPDATES = LONG_RUN._replace(seconds=LARGE / 2, updates=10 * LONG)
+LONG_RUN = Cost(1e9, seconds=0.1, updates=11 * LONG)
+SHORT_RUN = LONG_RUN._replace(updates=9 * LONG)
 
 
 @pytest.fixture
@@ -26,10 +25,10 @@ def compiled(monkeypatch) -> list:
     return agents
 
 
-@pytest.fixture
-def no_compiler(monkeypatch):
+@pytest.fixture(params=[RuntimeError, PermissionError])
+def no_compiler(request, monkeypatch):
     def fail(agent):
-        raise RuntimeError("No working C++ compiler found.\nA second line.")
+        raise request.param("No working C++ compiler found.\nA second line.")
 
     monkeypatch.setattr(build, "compile_activations", fail)
 
@@ -38,9 +37,8 @@ def no_compiler(monkeypatch):
     ("choice", "precision", "cost", "expected"),
     [
         ("auto", "bf16-mixed", LONG_RUN, True),
-        ("auto", "32-true", LONG_RUN, False),
+        ("auto", "32-true", LONG_RUN, True),
         ("auto", "bf16-mixed", SHORT_RUN, False),
-        ("auto", "bf16-mixed", SMALL_UPDATES, False),
         ("auto", "bf16-mixed", None, False),  # on a GPU
         ("true", "32-true", SHORT_RUN, True),
         ("false", "bf16-mixed", LONG_RUN, False),
@@ -60,7 +58,7 @@ def test_without_a_compiler_a_run_goes_on_unless_it_asked_for_one(
     auto = compose_tiny("compile=auto", "precision=bf16-mixed")
     assert not compile_if_worth_it(auto, object(), LONG_RUN)
     assert capsys.readouterr().out.startswith("Nothing is compiled: No working C++ compiler found.")
-    message = r"working C\+\+ compiler \(g\+\+.*\) with compile=true, actually: No working"
+    message = r"working C\+\+ compiler .* with compile=true, actually: No working"
     with pytest.raises(ValueError, match=message):
         compile_if_worth_it(compose_tiny("compile=true"), object(), SHORT_RUN)
 
@@ -90,7 +88,7 @@ def test_a_run_compiles_the_activations_of_all_its_networks(compose_tiny, monkey
 
 @pytest.mark.slow
 def test_a_compiler_that_does_not_work_is_told_in_one_line(repository, tiny_overrides, tmp_path):
-    nothing_cached = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    nothing_cached = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     end = subprocess.run(
         [sys.executable, str(repository / "train.py"), *tiny_overrides, "compile=true"],
         env=os.environ | nothing_cached | {"CXX": "/bin/false"},
