@@ -17,10 +17,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from dreamer.cost import Cost
-from dreamer.models.compiled import compile_activations
-from dreamer.models.mlp import DenseLayer
-from dreamer.runner import train
+# What imports torch is imported within fixtures: the process that hands out the tests needs none of
+# it, and its workers wait for it.
 
 # MuJoCo's tools log through absl. Its handler closes the stream that it found at its import when
 # Hydra sets up logging anew: let that not be the one into which pytest captures.
@@ -50,6 +48,8 @@ TINY = (
 @pytest.fixture(autouse=True)
 def measure_no_machine(monkeypatch):
     """Counting and timing the arithmetic takes as long as a tiny run; test_cost.py tests it."""
+    from dreamer.cost import Cost
+
     monkeypatch.setattr("dreamer.runner.estimate_cost", lambda *_: Cost(1e6, 1e-3, updates=10))
 
 
@@ -68,6 +68,9 @@ def renderer() -> str:
 @pytest.fixture(scope="session")
 def compiler(tmp_path_factory) -> Iterator[None]:
     """For tests that compile, into a cache of their own; skipped where there is no compiler."""
+    from dreamer.models.compiled import compile_activations
+    from dreamer.models.mlp import DenseLayer
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         try:
@@ -111,6 +114,8 @@ def compose_any() -> Callable[..., DictConfig]:
 @pytest.fixture(scope="session")
 def trained_run(compose_any, tmp_path_factory) -> Path:
     """The folder of a finished tiny run, to be read only."""
+    from dreamer.runner import train
+
     root = tmp_path_factory.mktemp("trained")
     return Path(train(compose_any(*TINY, f"root={root}")).run_dir)
 

@@ -206,7 +206,7 @@ def test_a_run_interrupted_again_and_again_finishes(compose_tiny, after_update):
 @pytest.mark.parametrize(
     ("steps", "updates"),
     [
-        (20, 0),
+        pytest.param(20, 0, marks=SLOW),
         pytest.param(54, 0, marks=SLOW),
         pytest.param(59, 0, marks=SLOW),
         pytest.param(0, 1, marks=SLOW),
