@@ -17,7 +17,11 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from hydra.utils import instantiate  # noqa: E402
 
-from benchmarks.agent import configuration, make_agent  # noqa: E402
+from benchmarks.agent import (  # noqa: E402
+    compile_as_in_a_long_run,
+    configuration,
+    make_agent,
+)
 from benchmarks.measure import (  # noqa: E402
     Spread,
     machine,
@@ -34,7 +38,7 @@ from dreamer.policy import RandomPolicy  # noqa: E402
 from dreamer.types import TimeStep  # noqa: E402
 
 CALLS = 20  # of one measurement, as the peers make
-STEPS = 2000  # of the emulators in one measurement
+STEPS = 500  # of the emulators in one measurement; turns are short, for the machine drifts
 
 
 def policy_calls(
@@ -50,6 +54,8 @@ def policy_calls(
     size = SIZES[size_name]
     cfg = configuration(size, settings)
     agent = make_agent(size, cfg).to(device)
+    if device == "cpu":
+        compile_as_in_a_long_run(size, cfg, agent)
     policy = make_explorer(cfg, agent)
     threads = torch.get_num_threads()
     running = {
@@ -179,7 +185,7 @@ def main() -> None:
         ),
     }
     if options.emulation:
-        report["emulation"] = {str(count): emulation(count, repeats=5) for count in (1, 8)}
+        report["emulation"] = {str(count): emulation(count, repeats=20) for count in (1, 8)}
     show(report)
     write_json(options.out, report)
 

@@ -14,11 +14,13 @@ from omegaconf import DictConfig
 
 from benchmarks.peers.sizes import Size
 from dreamer.agent import DreamerAgent
-from dreamer.build import choose_tape
+from dreamer.build import choose_tape, compile_if_worth_it
 from dreamer.config import checked
+from dreamer.cost import estimate_cost
 from dreamer.types import ActionSpace, Batch
 
 CONF = Path(__file__).parent.parent / "conf"
+LONG_RUN = 100_000  # updates, for compile=auto to decide on
 
 
 def configuration(size: Size, settings: Sequence[str] = ()) -> DictConfig:
@@ -43,6 +45,12 @@ def make_agent(size: Size, cfg: DictConfig) -> DreamerAgent:
     config = instantiate(cfg.model, _convert_="all")
     space = ActionSpace(size.actions, discrete=True)
     return DreamerAgent(config, shapes, space, make_tape=choose_tape(cfg))
+
+
+def compile_as_in_a_long_run(size: Size, cfg: DictConfig, agent: DreamerAgent) -> bool:
+    """Compile what `train.py` would on a CPU in a run of many updates; tells whether it did."""
+    cost = estimate_cost(agent, size.batch_size, size.batch_length, LONG_RUN)
+    return compile_if_worth_it(cfg, agent, cost)
 
 
 def random_batch(size: Size) -> Batch:

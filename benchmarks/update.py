@@ -22,7 +22,12 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils.data import DataLoader, IterableDataset  # noqa: E402
 from torch.utils.flop_counter import flop_registry, register_flop_formula  # noqa: E402
 
-from benchmarks.agent import configuration, make_agent, random_batch  # noqa: E402
+from benchmarks.agent import (  # noqa: E402
+    compile_as_in_a_long_run,
+    configuration,
+    make_agent,
+    random_batch,
+)
 from benchmarks.measure import (  # noqa: E402
     Spread,
     machine,
@@ -36,14 +41,11 @@ from benchmarks.measure import (  # noqa: E402
 from benchmarks.peers.launch import start_authors, start_sheeprl  # noqa: E402
 from benchmarks.peers.protocol import Peer  # noqa: E402
 from benchmarks.peers.sizes import SIZES  # noqa: E402
-from dreamer.build import compile_if_worth_it  # noqa: E402
-from dreamer.cost import estimate_cost  # noqa: E402
 from dreamer.types import Batch  # noqa: E402
 
 WARM_UP = {"cpu": 3, "cuda": 6}  # updates of everybody that do not count, recordings included
 PAUSE = 0.02  # seconds between turns, in which the threads of the last one stop to spin
 PEERS = ("sheeprl", "sheeprl-compiled", "sheeprl-bf16", "authors")
-LONG_RUN = 100_000  # updates, for compile=auto to decide on
 DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
 
 
@@ -142,8 +144,7 @@ def measure(
         enable_model_summary=False,
     )
     agent = make_agent(size, cfg)
-    of_run = agent, size.batch_size, size.batch_length, LONG_RUN
-    is_compiled = device == "cpu" and compile_if_worth_it(cfg, agent, estimate_cost(*of_run))
+    is_compiled = device == "cpu" and compile_as_in_a_long_run(size, cfg, agent)
     trainer.fit(agent, DataLoader(turns, batch_size=None))
     memory = {name: peer.ask("memory")["rss_bytes"] for name, peer in peers.items()}
     programs = {

@@ -125,6 +125,7 @@ class AtariEnvs:
         self._seeds: np.ndarray | None = (seeds >> 1).astype(np.int64)  # (E,), in [0, 2**31)
         self._is_last = np.zeros(self.count, bool)
         self._pictures = np.zeros(0, np.uint8)
+        self._strength = np.ones(self.count, np.float32)  # (E,) of paddles, which we have not
 
     def reset(self) -> TimeStep:
         """See `Envs`."""
@@ -145,7 +146,7 @@ class AtariEnvs:
         assert action.shape == (self.count, self.action_space.size), action.shape
         choice = action.argmax(1)  # (E,)
         for emulator in self._emulators:
-            emulator.send(choice)
+            emulator.ale.send(choice, self._strength)  # `emulator.send` checks it once more
 
     def finish_step(self) -> TimeStep:
         """See `StepsInBackground`."""
