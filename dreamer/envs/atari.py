@@ -125,7 +125,7 @@ class AtariEnvs:
         self._seeds: np.ndarray | None = (seeds >> 1).astype(np.int64)  # (E,), in [0, 2**31)
         self._is_last = np.zeros(self.count, bool)
         self._pictures = np.zeros(0, np.uint8)
-        self._strength = np.ones(self.count, np.float32)  # (E,) of paddles, which we have not
+        self._strength = np.ones(self.count, np.float32)  # (E,), as buttons have
 
     def reset(self) -> TimeStep:
         """See `Envs`."""
