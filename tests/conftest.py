@@ -90,7 +90,7 @@ def small_is_large(compiler, monkeypatch) -> None:
 def products(request, monkeypatch) -> str:
     """Matrix products in the form of small ones, as tests have them, and of large ones."""
     if request.param == "by oneDNN":
-        for name in ("LARGE", "LARGE_IN_DREAM", "LARGE_IN_SEQUENCE"):
+        for name in ("LARGE", "LARGE_IN_DREAM", "LARGE_IN_SEQUENCE", "MANY_WEIGHTS"):
             monkeypatch.setattr(f"dreamer.models.linear.{name}", 0)
     return request.param
 

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import os
 import platform
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,9 @@ from dreamer.models.vision import ConvDecoder, ConvEncoder
 
 LARGE = 2**14  # numbers; with fewer, the call takes longer than what is saved
 DTYPES = (torch.float32, torch.bfloat16)
+
+# A second caller would wait for the first within torch, with Python's lock, which that one needs.
+_one_at_a_time = threading.Lock()
 
 
 def compile_activations(module: nn.Module) -> bool:
@@ -78,7 +82,8 @@ class _Elu(torch.autograd.Function):
 
 def _elu_(x: Tensor) -> Tensor:
     """Change a tensor without gaps."""
-    _kernel(x.dtype)([x.as_strided((x.numel(),), (1,))])  # its memory as one row
+    with _one_at_a_time:
+        _kernel(x.dtype)([x.as_strided((x.numel(),), (1,))])  # its memory as one row
     return x
 
 

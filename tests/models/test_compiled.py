@@ -1,6 +1,8 @@
 """Compiled activations: the numbers of torch's own, compiled once."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -71,6 +73,28 @@ def test_what_is_compiled_serves_any_number_of_threads_and_is_read_from_the_disk
             assert_close(compiled_elu(x), expected)
     finally:
         torch.set_num_threads(before)
+
+
+OF_MANY_THREADS = """
+import threading, torch
+from dreamer.models.compiled import LARGE, compiled_elu
+
+def work(seed):
+    x = torch.randn(LARGE + seed)
+    for _ in range(300):
+        compiled_elu(x)
+
+threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
+def test_threads_that_use_it_at_once_do_not_wait_for_ever(repository):
+    command = [sys.executable, "-c", OF_MANY_THREADS]
+    subprocess.run(command, cwd=repository, timeout=60, check=True)
 
 
 @pytest.mark.slow

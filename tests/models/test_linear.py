@@ -59,7 +59,7 @@ def by_onednn(monkeypatch) -> list[tuple[int, ...]]:
         shapes.append(tuple(x.shape))
         return multiply(x, weight, bias)
 
-    for name in ("LARGE", "LARGE_IN_DREAM", "LARGE_IN_SEQUENCE"):
+    for name in ("LARGE", "LARGE_IN_DREAM", "LARGE_IN_SEQUENCE", "MANY_WEIGHTS"):
         monkeypatch.setattr(dreamer.models.linear, name, 0)
     monkeypatch.setattr(dreamer.models.linear, "multiply", noted)
     return shapes
@@ -74,6 +74,15 @@ def make_weight(kind: str) -> torch.Tensor:
             return torch.randn(12, 9)[:, 2:7]
         case _:
             return torch.randn(12, 5)
+
+
+@pytest.mark.parametrize("leading", [(2,), (2, 3), (FEW_ROWS,)])
+@pytest.mark.parametrize("kind", ["whole", "transposed", "part"])
+def test_few_rows_and_many_weights_give_the_same_product(by_onednn, leading, kind):
+    x, weight, bias = torch.randn(*leading, 5), make_weight(kind), torch.randn(12)
+    with torch.no_grad():
+        assert_close(linear(x, weight, bias), F.linear(x, weight, bias))
+    assert by_onednn == [(*leading, 5)]
 
 
 @pytest.mark.parametrize("leading", [(MANY,), (3, MANY), (1, 2, MANY)])
