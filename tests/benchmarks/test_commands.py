@@ -101,7 +101,7 @@ def test_a_policy_call_and_emulation_are_timed(report):
         for program in ("ours", "sheeprl"):
             assert_spread(read["policy_calls"][program][environments], repeats=2)
         for emulation in ("emulator alone", "through the collector"):
-            assert_spread(read["emulation"][environments][emulation], repeats=5)
+            assert_spread(read["emulation"][environments][emulation], repeats=20)
     assert read["policy_calls"]["sheeprl"]["1"]["median"] == PEER_SECONDS
     ours = read["policy_calls"]["ours"]["8"]["median"]
     assert f"{PEER_SECONDS / ours:.2f} x" in printed
