@@ -359,6 +359,25 @@ def test_bf16_gives_the_losses_of_float32_within_two_percent_and_float32_statist
     assert {x.dtype for x in state} == {x.dtype for x in weights.values()} == {torch.float32}
 
 
+@modes
+def test_bf16_dreams_with_the_weights_just_updated(gradient):
+    noise, rewards = noise_for(CATEGORICAL), {}
+    for precision, rate in (("32-true", 0.1), ("bf16-mixed", 0.1), ("32-true", 1e-3)):
+        agent = agent_with(CONTINUOUS, gradient=gradient)
+        optimizer = dataclasses.replace(OPTIMIZER, learning_rate=rate)
+        agent.config = dataclasses.replace(agent.config, world_model_optimizer=optimizer)
+        (metrics,) = fit(
+            agent,
+            [make_batch(CONTINUOUS)],
+            lambda batch, agent=agent: agent.update(batch, noise=noise)[1],
+            precision=precision,
+        )
+        rewards[precision, rate] = metrics["imagine/reward"].item()
+    full, half, slow = rewards.values()
+    assert half == pytest.approx(full, rel=0.05)
+    assert slow != pytest.approx(full, rel=0.5)
+
+
 @latents
 @modes
 def test_bf16_gives_every_parameter_the_gradient_of_float32(latent, gradient):

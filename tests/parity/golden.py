@@ -1,7 +1,8 @@
 """Golden data of the authors' program: cases that remember which of their arrays were compared.
 
 A test decorated with `golden("06_rssm_*")` runs once for every case of every such file and fails
-if it leaves one result or gradient of its case uncompared. Nothing here knows a network.
+if it leaves one result or gradient of its case uncompared; if told so, once more in bfloat16.
+Nothing here knows a network.
 """
 
 import functools
@@ -19,6 +20,10 @@ from dreamer.convert import load_reference_weights, reference_parameters
 
 FOLDER = Path(os.environ.get("DREAMER_GOLDEN", Path(__file__).parents[1] / "golden"))
 RESULTS = ("out", "grad")
+# How far an array may be from the authors' in bfloat16, as a part of their norm: the first fits.
+# A functional sums hundreds of terms of either sign to about one.
+BF16_LIMITS = {"grad/": 0.05, "out/w/": 0.002, "out/": 0.01}
+BF16_FUNCTIONAL = 0.2
 SHARED = ""  # the case of the results that all cases of a file have in common
 
 
@@ -54,9 +59,10 @@ def load(stem: str) -> Golden:
 class Case:
     """One case of a file: its inputs as tensors, its results to compare with."""
 
-    def __init__(self, golden: Golden, name: str):
+    def __init__(self, golden: Golden, name: str, *, bf16: bool = False):
         self.golden = golden
         self.name = name
+        self.bf16 = bf16  # compare at the tolerances of mixed precision
         self.config = golden.config
         self.parameters = golden.parameters.get(name, {})
         prefix = f"{name}/" if name else ""
@@ -106,7 +112,9 @@ class Case:
         expected = self.expected[key]
         result = actual.detach().cpu().numpy()
         assert result.shape == expected.shape, f"{self} {key}: {result.shape} {expected.shape}"
-        if key.startswith("grad/"):
+        if self.bf16:
+            self._check_norm(key, result, expected)
+        elif key.startswith("grad/"):
             limit = 1e-3 * np.abs(expected) + 2e-4 * np.abs(expected).max(initial=0)
             error = np.abs(result - expected)
             assert (error <= limit).all(), f"{self} {key}: off by up to {error.max()}"
@@ -115,6 +123,14 @@ class Case:
                 result, expected, rtol=1e-4, atol=atol, err_msg=f"{self} {key}"
             )
         self.compared.add(key)
+
+    def _check_norm(self, key: str, result: np.ndarray, expected: np.ndarray) -> None:
+        error = np.linalg.norm(result - expected)
+        part = next(x for start, x in BF16_LIMITS.items() if key.startswith(start))
+        limit = part * np.linalg.norm(expected)
+        if key.startswith("out/") and expected.ndim == 0:
+            limit += BF16_FUNCTIONAL if key.endswith("functional") else part
+        assert error <= limit, f"{self} {key}: off by {error}, more than {limit}"
 
     def check_all(self, folder: str, actual: Mapping[str, Tensor], *, atol: float = 1e-5) -> None:
         """Compare all results below a folder with the values of the same names."""
@@ -155,28 +171,44 @@ PATTERNS: set[str] = set()  # of all imported tests
 PARAMETRISED: list[tuple[str, str]] = []  # file and case, of all imported tests
 
 
-def golden(pattern: str, where: Callable[[Case], bool] = lambda case: True):
+def every(case: Case) -> bool:
+    """Whichever."""
+    return True
+
+
+def none(case: Case) -> bool:
+    """No case."""
+    return False
+
+
+def golden(
+    pattern: str,
+    where: Callable[[Case], bool] = every,
+    *,
+    bf16: Callable[[Case], bool] = none,
+):
     """Run the test once for each case of the files that match; see the module's docstring."""
-    found = [
-        (path.stem, case.name)
+    cases = [
+        case
         for path in sorted(FOLDER.glob(f"{pattern}.npz"))
         for case in load(path.stem).cases()
         if where(case)
     ]
     PATTERNS.add(pattern)
-    PARAMETRISED.extend(found)
+    PARAMETRISED.extend((case.golden.name, case.name) for case in cases)
+    runs = {str(case): (case.golden.name, case.name, False) for case in cases}
+    runs |= {f"{case}-bf16": (case.golden.name, case.name, True) for case in cases if bf16(case)}
 
     def decorate(test: Callable[[Case], None]):
-        if not found:  # a set without such a case: no test, rather than a skipped one
+        if not runs:  # a set without such a case: no test, rather than a skipped one
             return None
 
-        @pytest.mark.parametrize(
-            ("stem", "name"), found, ids=[f"{stem}-{name or 'shared'}" for stem, name in found]
-        )
-        def run(stem: str, name: str):
-            case = Case(load(stem), name)
+        @pytest.mark.parametrize(("stem", "name", "half"), runs.values(), ids=runs)
+        def run(stem: str, name: str, half: bool):
+            case = Case(load(stem), name, bf16=half)
             assert case.expected, f"{case} has nothing to compare"
-            test(case)
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                test(case)
             case.assert_complete()
 
         run.__name__ = run.__qualname__ = test.__name__

@@ -1,5 +1,5 @@
 import torch
-from golden import Case, golden
+from golden import Case, every, golden
 
 from dreamer.distributions import Normal, OneHot, TanhNormal, TruncatedNormal
 from dreamer.models.mlp import DistributionLayer
@@ -33,7 +33,7 @@ def test_truncated_normal(case: Case):
         check_gradients(folder, (case["in/coef"] * sample).sum())
 
 
-@golden("04_*", where=lambda case: "dist" in case.parameters)
+@golden("04_*", where=lambda case: "dist" in case.parameters, bf16=every)
 def test_distribution_layer(case: Case):
     parameters, features = case.parameters, case["in/features"]
     bounded = {k: v for k, v in parameters.items() if k in ("min_std", "init_std")}

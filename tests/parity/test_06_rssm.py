@@ -36,7 +36,12 @@ def prior_of(
     return RSSMState(posterior.deter, rssm.latent.sample(stats, noise), stats)
 
 
-@golden("06_*", where=lambda case: "length" in case.parameters)
+def draws_nothing(case: Case) -> bool:
+    """Without noise some classes win by less than bfloat16 can tell; files 08, 14, 15 have some."""
+    return not case.parameters["discrete"]
+
+
+@golden("06_*", where=lambda case: "length" in case.parameters, bf16=draws_nothing)
 def test_rssm(case: Case):
     embed, action = case["in/embed"].requires_grad_(), case["in/action"].requires_grad_()
     is_first = case["in/is_first"]
@@ -94,7 +99,7 @@ def test_rssm(case: Case):
         check(f"out/{folder}", RSSMState(*(x[1:] for x in states)))
 
 
-@golden("06_*", where=lambda case: "member_used" in case.parameters)
+@golden("06_*", where=lambda case: "member_used" in case.parameters, bf16=draws_nothing)
 def test_rssm_variant(case: Case):
     embed, action = case["in/embed"][:, 0], case["in/action"][:, 0]
     rssm = make_rssm(case, embed, action)

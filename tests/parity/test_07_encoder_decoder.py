@@ -16,7 +16,12 @@ def observations(case: Case) -> tuple[dict[str, Tensor], ObsShapes]:
     return preprocess_obs(obs), {k: tuple(x.shape[2:]) for k, x in obs.items()}
 
 
-@golden("07a_*")
+def is_smooth(case: Case) -> bool:
+    """Where an activation has a corner, rounding decides on which side of it a number is."""
+    return case.parameters.get("act") != "relu"
+
+
+@golden("07a_*", bf16=is_smooth)
 def test_encoder(case: Case):
     obs, shapes = observations(case)
     encoder = Encoder(shapes, observation_config(case.parameters))
@@ -31,7 +36,7 @@ def test_encoder(case: Case):
     case.check_gradients(encoder)
 
 
-@golden("07b_*")
+@golden("07b_*", bf16=is_smooth)
 def test_decoder(case: Case):
     obs, shapes = observations(case)
     features = case["in/features"].requires_grad_()

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from golden import Case, global_norm, golden, reference_gradients, swap_time
+from golden import Case, every, global_norm, golden, reference_gradients, swap_time
 from networks import (
     obs_shapes_of,
     our_batch,
@@ -23,7 +23,7 @@ METRICS = {
 pytestmark = pytest.mark.usefixtures("products")
 
 
-@golden("08_*")
+@golden("08_*", bf16=every)
 def test_world_model_loss(case: Case):
     batch = our_batch(case.under("in"))
     shapes = obs_shapes_of(batch)

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 import torch
-from golden import Case, global_norm, golden
+from golden import Case, every, global_norm, golden
 from networks import (
     actor_critic_config,
     make_latent,
@@ -59,7 +59,7 @@ WITHOUT_REWARD_NORM = {
 }
 
 
-@golden("09a_*")
+@golden("09a_*", bf16=every)
 def test_losses_of_given_trajectory(case: Case):
     parameters = case.parameters
     config = {
@@ -145,7 +145,7 @@ class Dream:
         )
 
 
-@golden("09b_*", where=lambda case: not case.name)
+@golden("09b_*", where=lambda case: not case.name, bf16=every)
 def test_imagined_trajectory(case: Case):
     dream = Dream(case)
     trajectory = dream.trajectory
@@ -165,7 +165,7 @@ def test_imagined_trajectory(case: Case):
     )
 
 
-@golden("09b_*", where=lambda case: "actor_grad" in case.parameters)
+@golden("09b_*", where=lambda case: "actor_grad" in case.parameters, bf16=every)
 def test_actor_gradient_through_imagination(case: Case):
     overrides = {k: v for k, v in case.parameters.items() if k.startswith("actor_")}
     sample_gradient = case.parameters["truncated_normal_sample_gradient"] or "exact"
@@ -178,7 +178,7 @@ def test_actor_gradient_through_imagination(case: Case):
     case.check_gradients(dream.actor_critic.actor, "grad/w/actor")
 
 
-@golden("09b_*", where=lambda case: "grad/critic_global_norm" in case.expected)
+@golden("09b_*", where=lambda case: "grad/critic_global_norm" in case.expected, bf16=every)
 def test_critic_gradient_after_imagination(case: Case):
     dream = Dream(case)
     dream.critic.loss.backward()
@@ -186,7 +186,7 @@ def test_critic_gradient_after_imagination(case: Case):
     case.check_gradients(dream.actor_critic.critic, "grad/w/critic")
 
 
-@golden("09b_*", where=lambda case: bool(case.name) and "out/weight" in case.expected)
+@golden("09b_*", where=lambda case: bool(case.name) and "out/weight" in case.expected, bf16=every)
 def test_discount_without_terminal_flags(case: Case):
     discount = Dream(case, is_terminal=False).trajectory.discount
     case.check("out/discount", discount)

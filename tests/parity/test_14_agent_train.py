@@ -1,7 +1,7 @@
 """Complete updates under a real Trainer: every network, loss, optimiser and the carried state."""
 
 import functools
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -27,6 +27,7 @@ from dreamer.models.compiled import compile_activations
 from dreamer.models.world_model import METRIC_NAMES
 from dreamer.types import ActionSpace
 
+Precision = Literal["32-true", "bf16-mixed"]
 WEIGHT_ATOL = 2e-5
 METRICS = {
     "model_loss": "world_model/loss",
@@ -128,7 +129,9 @@ class GoldenAgent(DreamerAgent):
 
 
 @functools.cache
-def train(stem: str, *, is_compiled: bool) -> dict[str, Update]:
+def train(
+    stem: str, *, is_compiled: bool = False, precision: Precision = "32-true"
+) -> dict[str, Update]:
     """All updates of a file, by case."""
     cases = [Case(load(stem), name) for name in load(stem).parameters]
     agent = GoldenAgent(cases)
@@ -136,6 +139,7 @@ def train(stem: str, *, is_compiled: bool) -> dict[str, Update]:
         compile_activations(agent)
     trainer = pl.Trainer(
         accelerator="cpu",
+        precision=precision,
         max_epochs=1,
         logger=False,
         enable_checkpointing=False,
@@ -148,7 +152,7 @@ def train(stem: str, *, is_compiled: bool) -> dict[str, Update]:
 
 @golden("14_*")
 def test_update(case: Case):
-    check(train(case.golden.name, is_compiled=False)[case.name], case)
+    check(train(case.golden.name)[case.name], case)
 
 
 every_file = pytest.mark.parametrize("stem", sorted(path.stem for path in FOLDER.glob("14_*.npz")))
@@ -156,22 +160,29 @@ every_file = pytest.mark.parametrize("stem", sorted(path.stem for path in FOLDER
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_is_large")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @every_file
-def test_updates_with_compiled_activations(stem: str):
-    check_all(train(stem, is_compiled=True), stem)
+def test_updates_with_compiled_activations(stem: str, precision: Precision):
+    updates = train(stem, is_compiled=True, precision=precision)
+    check_all(updates, stem, bf16=precision == "bf16-mixed")
 
 
 @every_file
 @pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("products", ["by oneDNN"], indirect=True)
 def test_updates_with_large_products(stem: str):
-    check_all(train.__wrapped__(stem, is_compiled=False), stem)
+    check_all(train.__wrapped__(stem), stem)
 
 
-def check_all(updates: dict[str, Update], stem: str) -> None:
+@every_file
+def test_updates_in_bf16(stem: str):
+    check_all(train(stem, precision="bf16-mixed"), stem, bf16=True)
+
+
+def check_all(updates: dict[str, Update], stem: str, *, bf16: bool = False) -> None:
     assert updates
     for name, update in updates.items():
-        case = Case(load(stem), name)
+        case = Case(load(stem), name, bf16=bf16)
         check(update, case)
         case.assert_complete()
 
