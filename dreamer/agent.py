@@ -163,15 +163,20 @@ class DreamerAgent(pl.LightningModule):
 
         # The states are those of the loss, the dynamics those of the model just updated.
         posterior = model.posterior.detach()
+        starts, horizon = posterior.flatten_time(), self.config.horizon
+        action_noise = noise.action
+        if action_noise is None:  # for all steps at once: these numbers are few
+            shape = horizon, len(starts.deter)
+            action_noise = self.actor_critic.draw_noise(shape, starts.deter.device)
         with self.toggled_optimizer(actor_opt):  # gradients pass THROUGH the model, never INTO it
             # Reinforce needs no graph of the dream: the roll-out is cheap without one.
             with torch.set_grad_enabled(self.actor_critic.through_dynamics):
                 trajectory = self.world_model.imagine(
-                    posterior.flatten_time(),
+                    starts,
                     batch.is_terminal.flatten(),
                     self.actor_critic.act,
-                    self.config.horizon,
-                    action_noise=noise.action,
+                    horizon,
+                    action_noise=action_noise,
                     state_noise=noise.state,
                     one_hots=True,
                 )

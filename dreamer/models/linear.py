@@ -46,6 +46,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         (..., U), equal to `F.linear` but for the order of its sums.
     """
     if x.device.type != "cpu":
+        if _forms.get() is not None:  # autocast would make its copies anew at every step
+            dtype = product_dtype(x)
+            weight, bias = (
+                remembered("cast", w, functools.partial(w.to, dtype)) for w in (weight, bias)
+            )
         return F.linear(x, weight, bias)
     rows, cores = x.numel() // weight.shape[1], torch.get_num_threads()
     learns = torch.is_grad_enabled()
@@ -133,6 +138,10 @@ class Repeated:
             sum_of = torch.ops.mkldnn._linear_pointwise.binary
             y = sum_of(x, offset, self._ordered, None, "add")
         return y if out is None else out.copy_(y)
+
+    def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """`y += x @ weight'`: (rows, U) and (rows, I) -> the same `y`."""
+        return y.addmm_(x, self._weight.t()) if self._ordered is None else self.forward(x, y, y)
 
     def backward(self, grad: Tensor) -> Tensor:
         """From the gradient of the result (rows, U) to that of `x` (rows, I)."""

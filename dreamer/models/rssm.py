@@ -176,8 +176,8 @@ class RSSM(nn.Module):
 
         What does not depend on the recurrent state is computed for all steps at once: the
         parts of actions and embeddings in the first layers before the loop, the gradients of its
-        weights and the prior, by the caller, after it. On a CPU in float32, `unrolled.py` does the
-        whole loop for the released agent's choices.
+        weights and the prior, by the caller, after it. `unrolled.py` does the whole loop for the
+        released agent's choices.
 
         Args:
             embed: (T, B, M).
@@ -203,11 +203,7 @@ class RSSM(nn.Module):
         if noise is None:
             shape = (length, batch_size, latent.variables, latent.statistics)
             noise = latent.draw_noise(state.stats.new_empty(shape))
-        if (
-            self._may_unroll
-            and embed.device.type == "cpu"
-            and product_dtype(embed) == torch.float32
-        ):
+        if self._may_unroll:
             gru, last = self.gru, self.obs_dist
             assert isinstance(gru.norm, LayerNorm)
             norm = gru.norm.weight, gru.norm.bias
@@ -268,6 +264,41 @@ class RSSM(nn.Module):
             actions.append(policy(states[-1].features.detach(), noise))
             states.append(self.img_step(states[-1], actions[-1], state_noise[t]))
         return _stack(states), torch.stack([torch.zeros_like(actions[0]), *actions])
+
+    @torch.no_grad()
+    @constant_weights()
+    def imagine_features(
+        self,
+        start: RSSMState,
+        policy: ImaginationPolicy,
+        horizon: int,
+        *,
+        action_noise: Tensor | None = None,
+        state_noise: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`imagine` without a graph, which writes down the features and nothing else.
+
+        Arguments and numbers are those of `imagine`; of the states, it gives the features
+        (H+1, N, F), in the type of matrix products, which is all that heads make of them.
+        """
+        latent, deter = self.latent, start.deter
+        if state_noise is None:
+            state_noise = latent.draw_noise(start.stats.expand(horizon, *start.stats.shape))
+        shape = horizon + 1, len(deter), self.feature_size
+        features = deter.new_empty(shape, dtype=product_dtype(deter))
+        stochs, rounded = features.split([self.stoch_size, self.deter_size], -1)
+        stochs[0], rounded[0] = start.stoch.flatten(-2), deter
+        actions = []
+        for t in range(horizon):
+            noise = None if action_noise is None else action_noise[t]
+            actions.append(policy(features[t], noise))
+            x = self.img_in(torch.cat([stochs[t], actions[-1].to(features.dtype)], -1))
+            gates = self.gru.linear(torch.cat([x, rounded[t]], -1))
+            deter = self.gru.finish(gates, deter)
+            rounded[t + 1] = deter
+            stats = self.prior_stats(rounded[t + 1])
+            stochs[t + 1] = latent.sample(stats, state_noise[t]).flatten(-2)
+        return features, torch.stack([torch.zeros_like(actions[0]), *actions])
 
     @torch.no_grad()
     @constant_weights()

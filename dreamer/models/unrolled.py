@@ -1,8 +1,8 @@
 """The posteriors of a whole sequence as one operation, with its gradient written out by hand.
 
-`RSSM.observe` is the definition; this is the same arithmetic for the released agent on a CPU, where
-autograd's bookkeeping of some sixty small operations a step takes longer than most of them do. The
-file knows tensors and no module.
+`RSSM.observe` is the definition; this is the same arithmetic for the released agent. On a CPU
+autograd's bookkeeping of some sixty small operations a step takes longer than most of them do; on a
+GPU it is their number that counts. The file knows tensors and no module.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dreamer.models.linear import Repeated
+from dreamer.models.linear import Repeated, product_dtype
 from dreamer.models.mlp import LAYER_NORM_EPSILON
 from dreamer.models.recurrent import UPDATE_BIAS
 
@@ -41,11 +41,14 @@ class Weights(NamedTuple):
 
 
 class _Kept(NamedTuple):
-    """What the backward pass needs, of all steps (T, B, ...) or of one (B, ...)."""
+    """What the backward pass needs, of all steps (T, B, ...) or of one (B, ...).
+
+    What is multiplied is in the type of products, the rest in float32.
+    """
 
     keep: Tensor  # (..., 1)
-    stoch_in: Tensor  # (..., S * K), masked
-    gru_in: Tensor  # (..., U + D): the layer's output and the masked state
+    stoch_in: Tensor  # (..., S * K), masked, for products
+    gru_in: Tensor  # (..., U + D), for products: the layer's output and the masked state
     gates: Tensor  # (..., 3 * D)
     normed: Tensor  # (..., 3 * D)
     mean: Tensor  # (..., 1)
@@ -54,8 +57,36 @@ class _Kept(NamedTuple):
     new: Tensor  # (..., D)
     update: Tensor  # (..., D)
     deter: Tensor  # (..., D)
-    hidden: Tensor  # (..., U)
+    rounded: Tensor  # (..., D), the same for products
+    hidden: Tensor  # (..., U), for products
     stats: Tensor  # (..., S * K)
+
+    @classmethod
+    def empty(
+        cls, keep: Tensor, units: int, size: int, latents: int, dtype: torch.dtype
+    ) -> "_Kept":
+        """Room for U, D and S * K numbers a step, and those for products in a type of theirs."""
+
+        def room(numbers: int, dtype: torch.dtype = keep.dtype) -> Tensor:
+            return keep.new_empty(*keep.shape[:-1], numbers, dtype=dtype)
+
+        deter = room(size)
+        return cls(
+            keep=keep,
+            stoch_in=room(latents, dtype),
+            gru_in=room(units + size, dtype),
+            gates=room(3 * size),
+            normed=room(3 * size),
+            mean=room(1),
+            inverse_std=room(1),
+            reset=room(size),
+            new=room(size),
+            update=room(size),
+            deter=deter,
+            rounded=deter if deter.dtype == dtype else room(size, dtype),
+            hidden=room(units, dtype),
+            stats=room(latents),
+        )
 
     def steps(self) -> Iterator["_Kept"]:
         return map(_Kept._make, zip(*(x.unbind() for x in self), strict=True))
@@ -64,11 +95,11 @@ class _Kept(NamedTuple):
 class _Gradients(NamedTuple):
     """Those of the sums that layers and gates are made of, of all steps or of one."""
 
-    stats: Tensor  # (..., S * K)
-    hidden: Tensor  # (..., U)
-    x: Tensor  # (..., U)
+    stats: Tensor  # (..., S * K), for products
+    hidden: Tensor  # (..., U), for products
+    x: Tensor  # (..., U), for products
     normed: Tensor  # (..., 3 * D)
-    gates: Tensor  # (..., 3 * D)
+    gates: Tensor  # (..., 3 * D), for products
 
     def steps(self) -> Iterator["_Gradients"]:
         return map(_Gradients._make, zip(*(x.unbind() for x in self), strict=True))
@@ -106,37 +137,29 @@ class _Unroll(torch.autograd.Function):
     @staticmethod
     def forward(ctx, from_embed, from_action, keep, noise, deter, stoch, *weights: Tensor):
         w = Weights(*weights)
-        length, batch, units = from_embed.shape
+        dtype = product_dtype(from_embed)
+        _, batch, units = from_embed.shape
         size, latents = deter.shape[-1], noise.shape[-2:].numel()
-        sizes = (latents, units + size, 3 * size, 3 * size, 1, 1, *[size] * 4, units, latents)
-        kept = _Kept(keep, *(from_embed.new_empty(length, batch, n) for n in sizes))
+
+        kept = _Kept.empty(keep, units, size, latents, dtype)
         stochs = torch.zeros_like(noise)
+        # What the products add to.
+        kept.gru_in[..., :units] = from_action
+        kept.hidden[:] = from_embed
         norm_bias = w.norm_bias.clone()
         norm_bias[2 * size :] += UPDATE_BIAS
 
         of_stoch, of_gates, of_deter, of_stats = products = [
-            Repeated(x, batch) for x in (w.stoch, w.gates, w.deter, w.stats)
+            Repeated(x.to(dtype), batch) for x in (w.stoch, w.gates, w.deter, w.stats)
         ]
-        parts = (x.unbind() for x in (from_embed, from_action, noise, stochs))
-        for s, embedded, acted, gumbel, stoch_out in zip(kept.steps(), *parts, strict=True):
-            x, deter_in = s.gru_in.split([units, size], -1)
-            torch.mul(stoch.flatten(1), s.keep, out=s.stoch_in)
-            torch.mul(deter, s.keep, out=deter_in)
-            F.elu_(of_stoch.forward(s.stoch_in, acted, out=x))
-            of_gates.forward(s.gru_in, w.gates_bias, out=s.gates)
-            layer_norm_out(
-                *(s.gates, (3 * size,), w.norm, norm_bias, LAYER_NORM_EPSILON),
-                **{"out0": s.normed, "out1": s.mean, "out2": s.inverse_std},
-            )
-            reset, candidate, update = s.normed.chunk(3, -1)
-            torch.sigmoid(reset, out=s.reset)
-            torch.sigmoid(update, out=s.update)
-            torch.tanh(s.reset * candidate, out=s.new)
-            deter = torch.lerp(deter_in, s.new, s.update, out=s.deter)
-            F.elu_(of_deter.forward(deter, embedded, out=s.hidden))
-            of_stats.forward(s.hidden, w.stats_bias, out=s.stats)
-            chosen = (s.stats.view_as(gumbel) + gumbel).argmax(-1, keepdim=True)
-            stoch = stoch_out.scatter_(-1, chosen, 1.0)
+        gates_bias, stats_bias = w.gates_bias.to(dtype), w.stats_bias.to(dtype)
+        for s, gumbel, stoch_out in zip(kept.steps(), noise.unbind(), stochs.unbind(), strict=True):
+            _mask(stoch, deter, s)
+            F.elu_(of_stoch.add_to(s.gru_in[:, :units], s.stoch_in))
+            _cell(_multiply(of_gates, s.gru_in, gates_bias, s.gates), deter, w.norm, norm_bias, s)
+            F.elu_(of_deter.add_to(s.hidden, s.rounded))
+            _draw(_multiply(of_stats, s.hidden, stats_bias, s.stats), gumbel, s, stoch_out)
+            deter, stoch = s.deter, stoch_out
 
         ctx.save_for_backward(*kept, *weights)
         ctx.products = products
@@ -147,9 +170,13 @@ class _Unroll(torch.autograd.Function):
     def backward(ctx, *grad_outputs: Tensor):
         count = len(_Kept._fields)
         kept, w = _Kept(*ctx.saved_tensors[:count]), Weights(*ctx.saved_tensors[count:])
-        units, size = kept.hidden.shape[-1], kept.deter.shape[-1]
-        like = kept.stats, kept.hidden, kept.hidden, kept.gates, kept.gates
-        gradients = _Gradients(*map(torch.empty_like, like))
+        gradients = _Gradients(
+            stats=torch.empty_like(kept.stoch_in),
+            hidden=torch.empty_like(kept.hidden),
+            x=torch.empty_like(kept.hidden),
+            normed=torch.empty_like(kept.normed),
+            gates=torch.empty_like(kept.gates, dtype=kept.hidden.dtype),
+        )
         probs = kept.stats.view_as(grad_outputs[1]).softmax(-1)
         of_stoch, of_gates, of_deter, of_stats = ctx.products
         # What a step's successor wants of its state, none for the last.
@@ -158,52 +185,116 @@ class _Unroll(torch.autograd.Function):
         parts = (x.unbind() for x in (probs, *grad_outputs))
         steps = zip(kept.steps(), gradients.steps(), *parts, strict=True)
         for s, g, prob, wanted_deter, wanted_stoch, wanted_stats in reversed(list(steps)):
-            # Straight-through: the probabilities get the gradient of the sample.
-            through_sample = softmax_backward(grad_stoch + wanted_stoch, prob, -1, prob.dtype)
-            torch.add(through_sample.flatten(1), wanted_stats.flatten(1), out=g.stats)
+            _through_sample(grad_stoch + wanted_stoch, prob, wanted_stats, g)
             g_hidden = of_stats.backward(g.stats)
             elu_backward_out(g_hidden, 1, 1, 1, True, s.hidden, grad_input=g.hidden)
-            grad = of_deter.backward(g.hidden).add_(grad_deter).add_(wanted_deter)
-
-            x, deter_in = s.gru_in.split([units, size], -1)
-            g_reset, g_candidate, g_update = g.normed.chunk(3, -1)
-            through_new = grad * s.update
-            inner = tanh_backward(through_new, s.new)
-            candidate = s.normed[:, size : 2 * size]
-            sigmoid_backward_out(inner * candidate, s.reset, grad_input=g_reset)
-            torch.mul(inner, s.reset, out=g_candidate)
-            sigmoid_backward_out(grad * (s.new - deter_in), s.update, grad_input=g_update)
-            g.gates.copy_(_layer_norm_backward(g.normed, s, w, [True, False, False])[0])
-            g_x, g_deter_in = of_gates.backward(g.gates).split([units, size], -1)
-            elu_backward_out(g_x, 1, 1, 1, True, x, grad_input=g.x)
-            grad_deter = (grad - through_new + g_deter_in) * s.keep
+            grad = (grad_deter + wanted_deter).add_(of_deter.backward(g.hidden))
+            grad_old = _cell_backward(grad, s, w, g)
+            g_gru_in = of_gates.backward(g.gates)
+            grad_deter = _first_layer_backward(grad_old, g_gru_in, s, g)
             grad_stoch = (of_stoch.backward(g.x) * s.keep).view_as(wanted_stoch)
 
         def product(grad: Tensor, x: Tensor) -> Tensor:
-            return grad.flatten(0, 1).t() @ x.flatten(0, 1)
+            return (grad.flatten(0, 1).t() @ x.flatten(0, 1)).to(w.gates.dtype)
+
+        def total(grad: Tensor) -> Tensor:
+            return grad.sum((0, 1), dtype=w.gates.dtype)
 
         _, of_norm, of_norm_bias = _layer_norm_backward(
-            gradients.normed, kept, w, [False, True, True]
+            gradients.normed, kept, w.norm, [False, True, True]
         )
         of_weights = Weights(
             stoch=product(gradients.x, kept.stoch_in),
             gates=product(gradients.gates, kept.gru_in),
-            gates_bias=gradients.gates.sum((0, 1)),
+            gates_bias=total(gradients.gates),
             norm=of_norm,
             norm_bias=of_norm_bias,
-            deter=product(gradients.hidden, kept.deter),
+            deter=product(gradients.hidden, kept.rounded),
             stats=product(gradients.stats, kept.hidden),
-            stats_bias=gradients.stats.sum((0, 1)),
+            stats_bias=total(gradients.stats),
         )
         of_inputs = gradients.hidden, gradients.x, None, None, grad_deter, grad_stoch
         return *of_inputs, *of_weights
 
 
+# What lies between the products of a step. Each writes what it makes into the step's part of what
+# is kept.
+
+
+def _mask(stoch: Tensor, deter: Tensor, s: _Kept) -> None:
+    """What the step before left behind, (B, S, K) and (B, D), unless an episode begins."""
+    torch.mul(stoch.flatten(1), s.keep, out=s.stoch_in)
+    torch.mul(deter, s.keep, out=s.gru_in[:, -deter.shape[1] :])
+
+
+def _cell(product: Tensor, deter: Tensor, norm: Tensor, norm_bias: Tensor, s: _Kept) -> None:
+    """From the product (B, 3 * D) and the state before (B, D) to the new state."""
+    if product.dtype != s.gates.dtype:
+        s.gates.copy_(product)
+    layer_norm_out(
+        *(s.gates, norm.shape, norm, norm_bias, LAYER_NORM_EPSILON),
+        **{"out0": s.normed, "out1": s.mean, "out2": s.inverse_std},
+    )
+    reset, candidate, update = s.normed.chunk(3, -1)
+    torch.sigmoid(reset, out=s.reset)
+    torch.sigmoid(update, out=s.update)
+    torch.tanh(s.reset * candidate, out=s.new)
+    old = s.gru_in[:, -deter.shape[1] :]
+    old = old if old.dtype == deter.dtype else deter * s.keep  # not the rounded one
+    torch.lerp(old, s.new, s.update, out=s.deter)
+    if s.rounded.dtype != s.deter.dtype:
+        s.rounded.copy_(s.deter)
+
+
+def _draw(product: Tensor, noise: Tensor, s: _Kept, stoch: Tensor) -> None:
+    """From the product (B, S * K) to a sample, a 1 in every row of the zeros (B, S, K)."""
+    if product.dtype != s.stats.dtype:
+        s.stats.copy_(product)
+    chosen = (s.stats.view_as(noise) + noise).argmax(-1, keepdim=True)
+    stoch.scatter_(-1, chosen, 1.0)
+
+
+def _through_sample(grad: Tensor, probs: Tensor, wanted_stats: Tensor, g: _Gradients) -> None:
+    """Straight-through: the probabilities get the gradient of the sample, (B, S, K) each."""
+    through = softmax_backward(grad, probs, -1, probs.dtype)
+    torch.add(through.flatten(1), wanted_stats.flatten(1), out=g.stats)
+
+
+def _cell_backward(grad: Tensor, s: _Kept, w: Weights, g: _Gradients) -> Tensor:
+    """From the gradient of the new state to that of the gates; returns the old state's, directly.
+
+    (B, D) -> (B, D).
+    """
+    size = grad.shape[1]
+    g_reset, g_candidate, g_update = g.normed.chunk(3, -1)
+    through_new = grad * s.update
+    inner = tanh_backward(through_new, s.new)
+    candidate = s.normed[:, size : 2 * size]
+    sigmoid_backward_out(inner * candidate, s.reset, grad_input=g_reset)
+    torch.mul(inner, s.reset, out=g_candidate)
+    old = s.gru_in[:, -size:]
+    sigmoid_backward_out(grad * (s.new - old), s.update, grad_input=g_update)
+    g.gates.copy_(_layer_norm_backward(g.normed, s, w.norm, [True, False, False])[0])
+    return grad - through_new
+
+
+def _first_layer_backward(grad_old: Tensor, g_gru_in: Tensor, s: _Kept, g: _Gradients) -> Tensor:
+    """From the gradients of the GRU's input and old state to that of the state before: (B, D)."""
+    units = g.x.shape[1]
+    elu_backward_out(g_gru_in[:, :units], 1, 1, 1, True, s.gru_in[:, :units], grad_input=g.x)
+    return (grad_old + g_gru_in[:, units:]) * s.keep
+
+
 def _layer_norm_backward(
-    grad: Tensor, kept: _Kept, w: Weights, wanted: list[bool]
+    grad: Tensor, kept: _Kept, norm: Tensor, wanted: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the layer norm's input, scale and bias, those that are wanted."""
-    statistics = kept.mean, kept.inverse_std
+    # The bias counts for nothing here but has to be given.
     return layer_norm_backward(
-        grad, kept.gates, w.norm.shape, *statistics, w.norm, w.norm_bias, wanted
+        grad, kept.gates, norm.shape, kept.mean, kept.inverse_std, norm, norm, wanted
     )
+
+
+def _multiply(product: Repeated, x: Tensor, bias: Tensor, out: Tensor) -> Tensor:
+    """`x @ weight' + bias`: (B, I) -> (B, U), in `out` where that is of its type."""
+    return product.forward(x, bias, out if out.dtype == x.dtype else None)

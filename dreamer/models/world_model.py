@@ -221,17 +221,19 @@ class WorldModel(nn.Module):
                 on the CPU, without a graph, if the latents are categorical.
 
         Returns:
-            (H+1, N, ...). Gradients flow through the actions, the dynamics and the heads.
+            (H+1, N, ...). Gradients flow through the actions, the dynamics and the heads. Without
+            a graph, features are in the type of matrix products.
         """
         noise = {"action_noise": action_noise, "state_noise": state_noise}
+        rssm = self.rssm
         features: Features  # (H+1, N, F)
-        # Other devices multiply by zeros faster than they look up.
-        one_hots &= start.deter.device.type == "cpu" and not torch.is_grad_enabled()
-        if one_hots and self.rssm.one_hot:
-            features, prev_action = self.rssm.imagine_one_hots(start, policy, horizon, **noise)
-        else:
-            states, prev_action = self.rssm.imagine(start, policy, horizon, **noise)
+        if torch.is_grad_enabled():
+            states, prev_action = rssm.imagine(start, policy, horizon, **noise)
             features = states.features
+        elif one_hots and rssm.one_hot and start.deter.device.type == "cpu":
+            features, prev_action = rssm.imagine_one_hots(start, policy, horizon, **noise)
+        else:  # other devices multiply by zeros faster than they look up
+            features, prev_action = rssm.imagine_features(start, policy, horizon, **noise)
         reward = self.reward_head(features).mean
         if self.discount_head is None:
             discount = torch.full_like(reward, self.config.discount)

@@ -218,6 +218,27 @@ def test_unknown_activation_is_refused():
         dataclasses.replace(RSSM_CONFIG, activation="ela")
 
 
+@both
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
+def test_imagining_features_is_imagining_states(latent, bf16):
+    rssm = make_rssm(latent)
+    actor = nn.Linear(rssm.feature_size, A)
+    start = make_state(latent, N)
+
+    def policy(features, noise):
+        return torch.tanh(actor(features).float() + noise)
+
+    state_noise = torch.randn(H, N, S, latent.classes)
+    noise = {"action_noise": torch.randn(H, N, A), "state_noise": state_noise}
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        states, actions = rssm.imagine(start, policy, H, **noise)
+        features, same_actions = rssm.imagine_features(start, policy, H, **noise)
+    assert not (features.requires_grad or same_actions.requires_grad)
+    assert features.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    assert_close(same_actions, actions)
+    assert_close(features, states.features.to(features.dtype))
+
+
 @pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("ensemble", [1, 3])
 def test_imagining_positions_of_ones_is_imagining_states(ensemble):
