@@ -54,8 +54,7 @@ def policy_calls(
     size = SIZES[size_name]
     cfg = configuration(size, settings)
     agent = make_agent(size, cfg).to(device)
-    if device == "cpu":
-        compile_as_in_a_long_run(size, cfg, agent)
+    compile_as_in_a_long_run(size, cfg, agent, device)
     policy = make_explorer(cfg, agent)
     threads = torch.get_num_threads()
     running = {

@@ -66,13 +66,19 @@ fi
 
 part tests 150 "$python" -m pytest -m "$marks" $tests
 
+# our_update NAME SECONDS PRECISION OVERRIDE...
+our_update() {
+    local name=update_$1 limit=$2 precision=$3
+    shift 3
+    part "$name" "$limit" "$python" -m benchmarks.update --device $device --size $size \
+        --precision "$precision" --repeats $repeats --out "$out/$name.json" "$@"
+}
 for precision in bf16-mixed 32-true; do
     for graph in $graphs; do
-        part "update_${precision}_graphs_$graph" 90 "$python" -m benchmarks.update \
-            --device $device --size $size --precision $precision --repeats $repeats \
-            --out "$out/update_${precision}_graphs_$graph.json" "cuda_graphs=$graph"
+        our_update "${precision}_graphs_$graph" 90 $precision "cuda_graphs=$graph"
     done
 done
+our_update bf16-mixed_compiled 120 bf16-mixed "cuda_graphs=${graphs%% *}" compile=true
 
 for graph in $graphs; do
     part "act_graphs_$graph" 60 "$python" -m benchmarks.act --device $device --size $size \
@@ -87,6 +93,7 @@ whole_run() {
     cp "$work/$name/metrics.jsonl" "$out/$name.jsonl"
 }
 whole_run fastest 100 $fastest
+whole_run compiled 100 $fastest compile=true
 whole_run graphs 80 "cuda_graphs=${graphs%% *}"
 
 # beside PEER: our update and its, in turns

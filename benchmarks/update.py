@@ -144,7 +144,7 @@ def measure(
         enable_model_summary=False,
     )
     agent = make_agent(size, cfg)
-    is_compiled = device == "cpu" and compile_as_in_a_long_run(size, cfg, agent)
+    is_compiled = compile_as_in_a_long_run(size, cfg, agent, device)
     trainer.fit(agent, DataLoader(turns, batch_size=None))
     memory = {name: peer.ask("memory")["rss_bytes"] for name, peer in peers.items()}
     programs = {

@@ -14,7 +14,7 @@ from dreamer.cost import Cost
 from dreamer.envs.factory import Envs
 from dreamer.graph import CudaTape
 from dreamer.loggers import JsonLinesLogger
-from dreamer.models.compiled import compile_activations
+from dreamer.models.compiled import compile_activations, compile_recurrence
 from dreamer.policy import DreamerPolicy, RecordedPolicy, SnapshotPolicy
 from dreamer.run_folder import ResumePoint, RunFolder
 from dreamer.types import ActionSpace
@@ -100,10 +100,10 @@ def check_device(cfg: DictConfig) -> None:
             f"trainer.accelerator={cfg.trainer.accelerator} and "
             f"{torch.cuda.device_count()} CUDA devices"
         )
-    if cfg.compile is True and on_cuda(cfg):
+    if cfg.compile is True and on_cuda(cfg) and not cfg.cuda_graphs:
         raise ValueError(
-            "Expect `compile` to be auto or false on a CUDA device, where it would change nothing, "
-            "actually: true"
+            "Expect `compile` to be auto or false on a CUDA device without cuda_graphs=true, where "
+            "it would cost the host more than it saves, actually: true"
         )
 
 
@@ -118,18 +118,21 @@ def compile_if_worth_it(cfg: DictConfig, agent: DreamerAgent, cost: Cost | None)
 
     Args:
         cfg: of the run.
-        agent: its networks change their activations.
+        agent: its networks change their activations, on a GPU what recurrent steps are made of.
         cost: of the updates that are left, None on a GPU.
 
     Raises:
         ValueError: `compile` is true, and there is no C++ compiler that works, or no cache folder.
     """
-    if cfg.compile is False or cost is None:
+    if cfg.compile is False:
         return False
-    if cfg.compile == "auto" and cost.total < LONG:
+    if cfg.compile == "auto" and (cost is None or cost.total < LONG):
         return False
     try:
-        return compile_activations(agent)
+        if cost is not None:
+            return compile_activations(agent)
+        compile_recurrence(agent, torch.device("cuda"))
+        return True
     except (RuntimeError, OSError) as error:
         problem = str(error).strip().partition("\n")[0]
         if cfg.compile is True:

@@ -22,6 +22,7 @@ def compiled(monkeypatch) -> list:
     """The agents that were to be compiled; nothing is."""
     agents = []
     monkeypatch.setattr(build, "compile_activations", lambda x: agents.append(x) is None)
+    monkeypatch.setattr(build, "compile_recurrence", lambda x, device: agents.append((x, device)))
     return agents
 
 
@@ -63,11 +64,17 @@ def test_without_a_compiler_a_run_goes_on_unless_it_asked_for_one(
         compile_if_worth_it(compose_tiny("compile=true"), object(), SHORT_RUN)
 
 
-def test_compiling_on_a_gpu_is_refused_before_anything_is_written(
+def test_on_a_gpu_recurrent_steps_are_compiled_if_asked_for(compose_tiny, compiled):
+    agent = object()
+    assert compile_if_worth_it(compose_tiny("compile=true", "cuda_graphs=true"), agent, None)
+    assert compiled == [(agent, torch.device("cuda"))]
+
+
+def test_compiling_on_a_gpu_without_recordings_is_refused_before_anything_is_written(
     compose_tiny, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(ValueError, match="`compile` to be auto or false on a CUDA device"):
+    with pytest.raises(ValueError, match="false on a CUDA device without cuda_graphs=true"):
         train(compose_tiny("compile=true", "trainer.accelerator=gpu"))
     assert not list(tmp_path.iterdir())
 

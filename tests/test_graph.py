@@ -30,6 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dreamer import graph
 from dreamer.agent import NonFiniteError
 from dreamer.graph import WARM_UP, Alarm, CudaTape, Recorded
+from dreamer.models.compiled import compile_recurrence
 from dreamer.policy import DreamerPolicy, RecordedPolicy
 from dreamer.types import TimeStep
 
@@ -95,7 +96,15 @@ def test_alarm_names_the_first_failure_and_allows_nothing_after_it():
 # ------------------------------------------------------------------------------------- updates
 
 
-def learn(make_tape=None, *, action_space=DISCRETE, gradient="auto", batches=None, **options):
+def learn(
+    make_tape=None,
+    *,
+    action_space=DISCRETE,
+    gradient="auto",
+    batches=None,
+    is_compiled=False,
+    **options,
+):
     """Updates from one seed: the agent and its metrics."""
     actor = dataclasses.replace(ACTOR, gradient=gradient)
     agent = make_agent(
@@ -104,6 +113,8 @@ def learn(make_tape=None, *, action_space=DISCRETE, gradient="auto", batches=Non
         actor_critic=dataclasses.replace(ACTOR_CRITIC, actor=actor),
         make_tape=make_tape,
     )
+    if is_compiled:
+        compile_recurrence(agent, torch.device(options["accelerator"]))
     torch.manual_seed(1)
     if batches is None:
         batches = some_batches(action_space)
@@ -189,6 +200,44 @@ def test_update_that_is_recorded_never_asks_the_device_for_a_number(action_space
     assert not called & {torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero}
 
 
+class Kernels(TorchDispatchMode):
+    """Counts what a device would launch: operations that are no mere views."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        allocates = func.overloadpacket in (torch.ops.aten.empty, torch.ops.aten.new_empty)
+        self.count += not (func.is_view or allocates)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_of_a_sequence_and_of_a_dream_is_few_kernels(monkeypatch):
+    # Tensors without numbers take the ways of a device; autocast does not know theirs.
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
+
+    def sequence(length):
+        zeros = (torch.zeros(length, *x.shape[1:], device="meta") for x in (embed, action))
+        is_first = torch.zeros(length, B, dtype=torch.bool, device="meta")
+        with Kernels() as kernels:
+            torch.stack([x.sum() for x in rssm.observe(*zeros, is_first)]).sum().backward()
+        return kernels.count
+
+    def dream(horizon):
+        with Kernels() as kernels, torch.no_grad():
+            model.imagine(start, None, lambda features, noise: action[0], horizon)
+        return kernels.count
+
+    model = make_agent().world_model.to("meta")
+    rssm = model.rssm
+    embed = torch.zeros(1, B, model.encoder.output_size, device="meta")
+    action = torch.zeros(1, B, DISCRETE.size, device="meta")
+    start = rssm.initial(B)
+    assert (sequence(2 * T) - sequence(T)) / T <= 45
+    assert (dream(2 * T) - dream(T)) / T <= 22
+
+
 @pytest.mark.parametrize("name", ["entropy_scale", "gradient_mix"])
 def test_schedule_that_changes_cannot_be_recorded(name):
     actor = dataclasses.replace(ACTOR, **{name: "linear(1,0,100)"})
@@ -232,15 +281,20 @@ def test_played_policy_calls_give_the_actions_of_plain_ones():
 @on_cuda
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize(
-    ("action_space", "gradient"),
-    [(DISCRETE, "auto"), (CONTINUOUS, "auto"), (CONTINUOUS, "both")],
+    ("action_space", "gradient", "is_compiled"),
+    [
+        (DISCRETE, "auto", False),
+        (DISCRETE, "auto", True),
+        (CONTINUOUS, "auto", False),
+        (CONTINUOUS, "both", False),
+    ],
 )
 def test_cuda_graph_repeats_the_update_that_was_recorded(
-    action_space, gradient, precision, monkeypatch
+    action_space, gradient, is_compiled, precision, monkeypatch
 ):
     options = {"action_space": action_space, "gradient": gradient, "precision": precision}
     options |= {"accelerator": "cuda", "devices": 1}
-    played, metrics = learn(CudaTape, **options)
+    played, metrics = learn(CudaTape, is_compiled=is_compiled, **options)
     monkeypatch.setattr(graph, "WARM_UP", UPDATES)  # the same kernels, never recorded
     eager, expected = learn(CudaTape, **options)
     assert (played.recorded.captures, eager.recorded.captures) == (1, 0)

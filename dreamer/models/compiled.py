@@ -1,8 +1,11 @@
-"""ELU in machine code for the processor at hand, made by torch's compiler.
+"""What torch's compiler makes for the machine at hand: ELU on CPUs, recurrent steps on GPUs.
 
 torch's own kernels are made for many processors, and on CPUs its `expm1` takes three times as long
 as one for this processor alone. A run that asks for it lets its networks take this one: made once
 on a machine, for any number of numbers, and read from the disk in milliseconds ever after.
+
+On GPUs the small operations between the products of a recurrent step, some forty with their
+gradients, take as long as their number says. Compiled they are eleven.
 """
 
 import functools
@@ -13,6 +16,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +24,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from dreamer.models.mlp import ACTIVATIONS, DenseLayer
+from dreamer.models.recurrent import GRUCell, advance
+from dreamer.models.rssm import RSSM
+from dreamer.models.unrolled import PLAIN, Between
 from dreamer.models.vision import ConvDecoder, ConvEncoder
 
 LARGE = 2**14  # numbers; with fewer, the call takes longer than what is saved
@@ -46,6 +53,37 @@ def compile_activations(module: nn.Module) -> bool:
     for layer in layers:
         layer.activation = compiled_elu
     return bool(layers)
+
+
+def compile_recurrence(module: nn.Module, device: torch.device) -> None:
+    """Let every recurrent model in a module take compiled functions between its products.
+
+    They are compiled when they are first called, for the sizes they are called with. A call takes
+    the host longer than the operations it replaces do: they are for recordings.
+
+    Raises:
+        RuntimeError: nothing can be compiled for the device.
+    """
+    _compile_plainly(_add_one)(torch.zeros(2, device=device))  # before anything depends on it
+    for part in module.modules():
+        if isinstance(part, RSSM):
+            part.between = _compiled_between()
+        if isinstance(part, GRUCell):
+            part.advance = _compile_plainly(advance)
+
+
+@functools.cache
+def _compiled_between() -> Between:
+    return Between(*map(_compile_plainly, PLAIN))
+
+
+@functools.cache
+def _compile_plainly(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, fullgraph=True, dynamic=False)
+
+
+def _add_one(x: Tensor) -> Tensor:
+    return x + 1
 
 
 def are_kept() -> bool:

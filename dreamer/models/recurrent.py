@@ -4,11 +4,12 @@
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from dreamer.models.linear import Linear, Repeated, product_dtype
-from dreamer.models.mlp import LayerNorm
+from dreamer.models.mlp import LAYER_NORM_EPSILON, LayerNorm
 
 UPDATE_BIAS = -1.0  # the GRU starts out slow to replace its state
 
@@ -26,6 +27,7 @@ class GRUCell(nn.Module):
         super().__init__()
         self.linear = Linear(input_size + size, 3 * size)
         self.norm = LayerNorm(3 * size) if layer_norm else nn.Identity()
+        self.advance = advance
 
     def forward(self, x: Tensor, deter: Tensor) -> Tensor:
         """Input (..., input_size) and state (..., D) -> new state (..., D) float32."""
@@ -33,9 +35,17 @@ class GRUCell(nn.Module):
 
     def finish(self, gates: Tensor, deter: Tensor) -> Tensor:
         """What follows the matrix product: (..., 3 * D) and (..., D) -> new state (..., D)."""
+        if isinstance(self.norm, LayerNorm) and not torch.is_grad_enabled():
+            return self.advance(gates, deter, self.norm.weight, self.norm.bias)
         state = _Gates.apply(self.norm(gates).float(), deter)
         assert isinstance(state, Tensor)
         return state
+
+
+def advance(gates: Tensor, deter: Tensor, norm: Tensor, norm_bias: Tensor) -> Tensor:
+    """`GRUCell.finish` with a layer norm and without a graph, as a function to be compiled."""
+    normed = F.layer_norm(gates.float(), norm.shape, norm, norm_bias, LAYER_NORM_EPSILON)
+    return _pass_gates(normed, deter)[-1]
 
 
 class LoopLinear:
@@ -100,17 +110,23 @@ class _Step(torch.autograd.Function):
         return None, None, of_x, grad if ctx.has_offset else None, None, None
 
 
+def _pass_gates(gates: Tensor, deter: Tensor) -> tuple[Tensor, ...]:
+    """(..., 3 * D) and (..., D) -> candidate, reset, update, its result and the new state."""
+    reset, candidate, update = gates.chunk(3, -1)
+    reset = torch.sigmoid(reset)
+    update = torch.sigmoid(update + UPDATE_BIAS)
+    new = torch.tanh(reset * candidate)
+    return candidate, reset, update, new, torch.lerp(deter, new, update)
+
+
 class _Gates(torch.autograd.Function):
     """The gates of the cell, (..., 3 * D) and (..., D) -> (..., D): few operations, few buffers."""
 
     @staticmethod
     def forward(ctx, gates: Tensor, deter: Tensor) -> Tensor:
-        reset, candidate, update = gates.chunk(3, -1)
-        reset = torch.sigmoid(reset)
-        update = torch.sigmoid(update + UPDATE_BIAS)
-        new = torch.tanh(reset * candidate)
-        ctx.save_for_backward(candidate, reset, update, new, deter)
-        return torch.lerp(deter, new, update)
+        *kept, state = _pass_gates(gates, deter)
+        ctx.save_for_backward(*kept, deter)
+        return state
 
     @staticmethod
     @once_differentiable

@@ -15,7 +15,7 @@ from dreamer.models.latents import Latent
 from dreamer.models.linear import Linear, constant_weights, linear, product_dtype
 from dreamer.models.mlp import DenseLayer, LayerNorm, Norm, check_activation, init_glorot
 from dreamer.models.recurrent import GRUCell, LoopLinear
-from dreamer.models.unrolled import Weights, unroll
+from dreamer.models.unrolled import PLAIN, Weights, unroll
 from dreamer.types import Features, OneHotFeatures, RSSMState
 
 ImaginationPolicy = Callable[[Features, Tensor | None], Tensor]
@@ -80,6 +80,7 @@ class RSSM(nn.Module):
         # The released agent's choices, for which `unrolled.py` is written.
         dense_is_known = config.activation == "elu" and config.norm == "none"
         self._may_unroll = self.one_hot and dense_is_known and config.layer_norm
+        self.between = PLAIN
         self.apply(init_glorot)
 
     def initial(self, batch_size: int) -> RSSMState:
@@ -212,7 +213,8 @@ class RSSM(nn.Module):
                 *(weight_deter, last.weight, last.bias),
             )
             inputs = from_embed, from_action, keep, noise
-            return RSSMState(*unroll(*inputs, state.deter, state.stoch, weights))
+            states = unroll(*inputs, state.deter, state.stoch, weights, self.between)
+            return RSSMState(*states)
 
         from_stoch = LoopLinear(weight_stoch)
         gates = LoopLinear(self.gru.linear.weight, self.gru.linear.bias)

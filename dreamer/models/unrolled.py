@@ -5,7 +5,7 @@ autograd's bookkeeping of some sixty small operations a step takes longer than m
 GPU it is their number that counts. The file knows tensors and no module.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -23,7 +23,7 @@ layer_norm_out = aten.native_layer_norm.out
 layer_norm_backward = aten.native_layer_norm_backward.default
 softmax_backward = aten._softmax_backward_data.default
 tanh_backward = aten.tanh_backward.default
-sigmoid_backward_out = aten.sigmoid_backward.grad_input
+sigmoid_backward = aten.sigmoid_backward.default
 elu_backward_out = aten.elu_backward.grad_input
 
 
@@ -38,6 +38,17 @@ class Weights(NamedTuple):
     deter: Tensor  # (U, D) of the layer that meets the embedding
     stats: Tensor  # (S * K, U)
     stats_bias: Tensor  # (S * K,)
+
+
+class Between(NamedTuple):
+    """What lies between the products of a step, as functions that may be compiled."""
+
+    mask: Callable[..., None]
+    cell: Callable[..., None]
+    draw: Callable[..., None]
+    through_sample: Callable[..., None]
+    cell_backward: Callable[..., Tensor]
+    first_layer_backward: Callable[..., Tensor]
 
 
 class _Kept(NamedTuple):
@@ -113,6 +124,7 @@ def unroll(
     deter: Tensor,
     stoch: Tensor,
     weights: Weights,
+    between: Between,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Infer categorical states: dense layers with ELU and without a norm, a GRU with one.
 
@@ -124,25 +136,29 @@ def unroll(
         deter: (B, D) before the first step.
         stoch: (B, S, K) before the first step.
         weights: of the layers.
+        between: PLAIN, or the same compiled.
 
     Returns:
         deter (T, B, D), stoch (T, B, S, K) and logits (T, B, S, K).
     """
-    states = _Unroll.apply(from_embed, from_action, keep, noise, deter, stoch, *weights)
+    inputs = from_embed, from_action, keep, noise, deter, stoch
+    states = _Unroll.apply(between, *inputs, *weights)
     assert isinstance(states, tuple)
     return states  # pyright: ignore[reportReturnType]
 
 
 class _Unroll(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, from_embed, from_action, keep, noise, deter, stoch, *weights: Tensor):
+    def forward(
+        ctx, between: Between, from_embed, from_action, keep, noise, deter, stoch, *weights: Tensor
+    ):
         w = Weights(*weights)
         dtype = product_dtype(from_embed)
         _, batch, units = from_embed.shape
         size, latents = deter.shape[-1], noise.shape[-2:].numel()
 
         kept = _Kept.empty(keep, units, size, latents, dtype)
-        stochs = torch.zeros_like(noise)
+        stochs = torch.empty_like(noise)
         # What the products add to.
         kept.gru_in[..., :units] = from_action
         kept.hidden[:] = from_embed
@@ -153,16 +169,19 @@ class _Unroll(torch.autograd.Function):
             Repeated(x.to(dtype), batch) for x in (w.stoch, w.gates, w.deter, w.stats)
         ]
         gates_bias, stats_bias = w.gates_bias.to(dtype), w.stats_bias.to(dtype)
+        classes = torch.arange(noise.shape[-1], device=noise.device)
         for s, gumbel, stoch_out in zip(kept.steps(), noise.unbind(), stochs.unbind(), strict=True):
-            _mask(stoch, deter, s)
+            between.mask(stoch, deter, s)
             F.elu_(of_stoch.add_to(s.gru_in[:, :units], s.stoch_in))
-            _cell(_multiply(of_gates, s.gru_in, gates_bias, s.gates), deter, w.norm, norm_bias, s)
+            gates = _multiply(of_gates, s.gru_in, gates_bias, s.gates)
+            between.cell(gates, deter, w.norm, norm_bias, s)
             F.elu_(of_deter.add_to(s.hidden, s.rounded))
-            _draw(_multiply(of_stats, s.hidden, stats_bias, s.stats), gumbel, s, stoch_out)
+            stats = _multiply(of_stats, s.hidden, stats_bias, s.stats)
+            between.draw(stats, gumbel, classes, s, stoch_out)
             deter, stoch = s.deter, stoch_out
 
         ctx.save_for_backward(*kept, *weights)
-        ctx.products = products
+        ctx.products, ctx.between = products, between
         return kept.deter, stochs, kept.stats.view_as(noise)
 
     @staticmethod
@@ -178,21 +197,22 @@ class _Unroll(torch.autograd.Function):
             gates=torch.empty_like(kept.gates, dtype=kept.hidden.dtype),
         )
         probs = kept.stats.view_as(grad_outputs[1]).softmax(-1)
-        of_stoch, of_gates, of_deter, of_stats = ctx.products
+        (of_stoch, of_gates, of_deter, of_stats), between = ctx.products, ctx.between
         # What a step's successor wants of its state, none for the last.
-        grad_deter, grad_stoch = (torch.zeros_like(x[0]) for x in grad_outputs[:2])
+        grad_deter = torch.zeros_like(kept.deter[0])
+        grad_stoch, keep = torch.zeros_like(kept.stoch_in[0]), kept.keep[0]
 
         parts = (x.unbind() for x in (probs, *grad_outputs))
         steps = zip(kept.steps(), gradients.steps(), *parts, strict=True)
         for s, g, prob, wanted_deter, wanted_stoch, wanted_stats in reversed(list(steps)):
-            _through_sample(grad_stoch + wanted_stoch, prob, wanted_stats, g)
+            between.through_sample(grad_stoch, keep, wanted_stoch, prob, wanted_stats, g)
             g_hidden = of_stats.backward(g.stats)
             elu_backward_out(g_hidden, 1, 1, 1, True, s.hidden, grad_input=g.hidden)
-            grad = (grad_deter + wanted_deter).add_(of_deter.backward(g.hidden))
-            grad_old = _cell_backward(grad, s, w, g)
+            g_deter = of_deter.backward(g.hidden)
+            grad_old = between.cell_backward(g_deter, grad_deter, wanted_deter, w.norm, s, g)
             g_gru_in = of_gates.backward(g.gates)
-            grad_deter = _first_layer_backward(grad_old, g_gru_in, s, g)
-            grad_stoch = (of_stoch.backward(g.x) * s.keep).view_as(wanted_stoch)
+            grad_deter = between.first_layer_backward(grad_old, g_gru_in, s, g)
+            grad_stoch, keep = of_stoch.backward(g.x), s.keep
 
         def product(grad: Tensor, x: Tensor) -> Tensor:
             return (grad.flatten(0, 1).t() @ x.flatten(0, 1)).to(w.gates.dtype)
@@ -213,18 +233,18 @@ class _Unroll(torch.autograd.Function):
             stats=product(gradients.stats, kept.hidden),
             stats_bias=total(gradients.stats),
         )
+        grad_stoch = (grad_stoch * keep).view_as(probs[0])
         of_inputs = gradients.hidden, gradients.x, None, None, grad_deter, grad_stoch
-        return *of_inputs, *of_weights
+        return None, *of_inputs, *of_weights
 
 
-# What lies between the products of a step. Each writes what it makes into the step's part of what
-# is kept.
+# The functions of `Between`. Each writes what it makes into the step's part of what is kept.
 
 
 def _mask(stoch: Tensor, deter: Tensor, s: _Kept) -> None:
     """What the step before left behind, (B, S, K) and (B, D), unless an episode begins."""
     torch.mul(stoch.flatten(1), s.keep, out=s.stoch_in)
-    torch.mul(deter, s.keep, out=s.gru_in[:, -deter.shape[1] :])
+    s.gru_in[:, -deter.shape[1] :].copy_(deter * s.keep)
 
 
 def _cell(product: Tensor, deter: Tensor, norm: Tensor, norm_bias: Tensor, s: _Kept) -> None:
@@ -246,35 +266,42 @@ def _cell(product: Tensor, deter: Tensor, norm: Tensor, norm_bias: Tensor, s: _K
         s.rounded.copy_(s.deter)
 
 
-def _draw(product: Tensor, noise: Tensor, s: _Kept, stoch: Tensor) -> None:
-    """From the product (B, S * K) to a sample, a 1 in every row of the zeros (B, S, K)."""
+def _draw(product: Tensor, noise: Tensor, classes: Tensor, s: _Kept, stoch: Tensor) -> None:
+    """From the product (B, S * K) to a sample (B, S, K), by the numbers of the classes (K,)."""
     if product.dtype != s.stats.dtype:
         s.stats.copy_(product)
     chosen = (s.stats.view_as(noise) + noise).argmax(-1, keepdim=True)
-    stoch.scatter_(-1, chosen, 1.0)
+    torch.eq(chosen, classes, out=stoch)
 
 
-def _through_sample(grad: Tensor, probs: Tensor, wanted_stats: Tensor, g: _Gradients) -> None:
-    """Straight-through: the probabilities get the gradient of the sample, (B, S, K) each."""
-    through = softmax_backward(grad, probs, -1, probs.dtype)
-    torch.add(through.flatten(1), wanted_stats.flatten(1), out=g.stats)
+def _through_sample(
+    later: Tensor, keep: Tensor, wanted: Tensor, probs: Tensor, of_stats: Tensor, g: _Gradients
+) -> None:
+    """Straight-through: the probabilities get the gradient of the sample.
 
-
-def _cell_backward(grad: Tensor, s: _Kept, w: Weights, g: _Gradients) -> Tensor:
-    """From the gradient of the new state to that of the gates; returns the old state's, directly.
-
-    (B, D) -> (B, D).
+    It is the sum of what the step after wants (B, S * K), if it keeps anything (B, 1), and of what
+    else is wanted (B, S, K); that of the statistics (B, S, K) comes on top.
     """
+    grad = wanted + (later * keep).view_as(wanted)
+    through = softmax_backward(grad, probs, -1, probs.dtype)
+    torch.add(through.flatten(1), of_stats.flatten(1), out=g.stats)
+
+
+def _cell_backward(
+    of_product: Tensor, later: Tensor, wanted: Tensor, norm: Tensor, s: _Kept, g: _Gradients
+) -> Tensor:
+    """From the gradient of the new state, a sum of three, to that of the gates.
+
+    Returns that of the old state but for its part in the gates, (B, D) as all.
+    """
+    grad = later + wanted + of_product
     size = grad.shape[1]
-    g_reset, g_candidate, g_update = g.normed.chunk(3, -1)
     through_new = grad * s.update
     inner = tanh_backward(through_new, s.new)
-    candidate = s.normed[:, size : 2 * size]
-    sigmoid_backward_out(inner * candidate, s.reset, grad_input=g_reset)
-    torch.mul(inner, s.reset, out=g_candidate)
-    old = s.gru_in[:, -size:]
-    sigmoid_backward_out(grad * (s.new - old), s.update, grad_input=g_update)
-    g.gates.copy_(_layer_norm_backward(g.normed, s, w.norm, [True, False, False])[0])
+    g_reset = sigmoid_backward(inner * s.normed[:, size : 2 * size], s.reset)
+    g_update = sigmoid_backward(grad * (s.new - s.gru_in[:, -size:]), s.update)
+    torch.cat([g_reset, inner * s.reset, g_update], -1, out=g.normed)
+    g.gates.copy_(_layer_norm_backward(g.normed, s, norm, [True, False, False])[0])
     return grad - through_new
 
 
@@ -298,3 +325,6 @@ def _layer_norm_backward(
 def _multiply(product: Repeated, x: Tensor, bias: Tensor, out: Tensor) -> Tensor:
     """`x @ weight' + bias`: (B, I) -> (B, U), in `out` where that is of its type."""
     return product.forward(x, bias, out if out.dtype == x.dtype else None)
+
+
+PLAIN = Between(_mask, _cell, _draw, _through_sample, _cell_backward, _first_layer_backward)

@@ -1,4 +1,4 @@
-"""Compiled activations: the numbers of torch's own, compiled once."""
+"""Compiled activations and recurrent steps: the numbers of torch's own, compiled once."""
 
 import copy
 import subprocess
@@ -11,8 +11,15 @@ from tiny import DISCRETE, IMAGE, fit, make_agent, make_batch, weights_of
 from torch.testing import assert_close
 
 from dreamer.models import compiled
-from dreamer.models.compiled import LARGE, compile_activations, compiled_elu
+from dreamer.models.compiled import (
+    LARGE,
+    compile_activations,
+    compile_recurrence,
+    compiled_elu,
+)
 from dreamer.models.mlp import ACTIVATIONS, DenseLayer
+from dreamer.models.recurrent import advance
+from dreamer.models.unrolled import PLAIN
 
 
 def test_networks_without_elu_have_nothing_to_compile(monkeypatch):
@@ -104,15 +111,26 @@ def test_a_kernel_of_another_processor_is_not_taken(monkeypatch):
     assert not compiled.are_kept()
 
 
+def with_activations(agent):
+    assert compile_activations(agent)
+    of_modules = [getattr(module, "activation", None) for module in agent.modules()]
+    assert of_modules.count(compiled_elu) > 10
+
+
+def with_recurrence(agent):
+    compile_recurrence(agent, torch.device("cpu"))
+    rssm = agent.world_model.rssm
+    assert not {rssm.gru.advance, *rssm.between} & {advance, *PLAIN}
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_is_large")
+@pytest.mark.parametrize("compile_part", [with_activations, with_recurrence])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_fifty_updates_give_the_losses_of_eager_ones(precision):
+def test_fifty_updates_give_the_losses_of_eager_ones(precision, compile_part):
     agents, losses = [make_agent(DISCRETE, obs_shapes=IMAGE) for _ in range(2)], []
     agents[1].load_state_dict(copy.deepcopy(agents[0].state_dict()))
-    compile_activations(agents[1])
-    of_modules = [getattr(module, "activation", None) for module in agents[1].modules()]
-    assert of_modules.count(compiled_elu) > 10
+    compile_part(agents[1])
     for agent in agents:
         torch.manual_seed(1)
         batches = [make_batch(DISCRETE, IMAGE, seed=n) for n in range(50)]
@@ -123,3 +141,20 @@ def test_fifty_updates_give_the_losses_of_eager_ones(precision):
     assert losses[1] == pytest.approx(losses[0], rel=relative)
     if precision == "32-true":
         assert_close(weights_of(agents[1]), weights_of(agents[0]), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
+def test_recurrent_steps_are_compiled_in_the_first_update_and_never_again():
+    from torch._dynamo.utils import counters  # takes a second
+
+    def step(batch):
+        metrics = agent.update(batch)[1]
+        graphs.append(counters["stats"]["unique_graphs"])
+        return metrics
+
+    agent, graphs = make_agent(DISCRETE), []
+    with_recurrence(agent)
+    before = counters["stats"]["unique_graphs"]
+    fit(agent, [make_batch(DISCRETE, seed=n) for n in range(4)], step)
+    assert len(graphs) == 4 and before < graphs[0] == graphs[-1]

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from dreamer.agent import AgentConfig, DreamerAgent, UpdateNoise
 from dreamer.convert import load_reference_weights, reference_parameters
-from dreamer.models.compiled import compile_activations
+from dreamer.models.compiled import compile_activations, compile_recurrence
 from dreamer.models.world_model import METRIC_NAMES
 from dreamer.types import ActionSpace
 
@@ -137,6 +137,7 @@ def train(
     agent = GoldenAgent(cases)
     if is_compiled:
         compile_activations(agent)
+        compile_recurrence(agent, torch.device("cpu"))
     trainer = pl.Trainer(
         accelerator="cpu",
         precision=precision,
@@ -162,7 +163,7 @@ every_file = pytest.mark.parametrize("stem", sorted(path.stem for path in FOLDER
 @pytest.mark.usefixtures("small_is_large")
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @every_file
-def test_updates_with_compiled_activations(stem: str, precision: Precision):
+def test_updates_with_everything_compiled(stem: str, precision: Precision):
     updates = train(stem, is_compiled=True, precision=precision)
     check_all(updates, stem, bf16=precision == "bf16-mixed")
 
