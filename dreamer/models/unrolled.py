@@ -5,6 +5,7 @@ autograd's bookkeeping of some sixty small operations a step takes longer than m
 GPU it is their number that counts. The file knows tensors and no module.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from dreamer.models.recurrent import UPDATE_BIAS
 
 # Overloads by name: finding out which one is meant costs as much as a small operation.
 aten = torch.ops.aten
-layer_norm_out = aten.native_layer_norm.out
+layer_norm = aten.native_layer_norm.default
 layer_norm_backward = aten.native_layer_norm_backward.default
 softmax_backward = aten._softmax_backward_data.default
 tanh_backward = aten.tanh_backward.default
@@ -44,7 +45,7 @@ class Between(NamedTuple):
     """What lies between the products of a step, as functions that may be compiled."""
 
     mask: Callable[..., None]
-    cell: Callable[..., None]
+    cell: Callable[..., Tensor]
     draw: Callable[..., None]
     through_sample: Callable[..., None]
     cell_backward: Callable[..., Tensor]
@@ -61,7 +62,6 @@ class _Kept(NamedTuple):
     stoch_in: Tensor  # (..., S * K), masked, for products
     gru_in: Tensor  # (..., U + D), for products: the layer's output and the masked state
     gates: Tensor  # (..., 3 * D)
-    normed: Tensor  # (..., 3 * D)
     mean: Tensor  # (..., 1)
     inverse_std: Tensor  # (..., 1)
     reset: Tensor  # (..., D)
@@ -87,7 +87,6 @@ class _Kept(NamedTuple):
             stoch_in=room(latents, dtype),
             gru_in=room(units + size, dtype),
             gates=room(3 * size),
-            normed=room(3 * size),
             mean=room(1),
             inverse_std=room(1),
             reset=room(size),
@@ -169,31 +168,34 @@ class _Unroll(torch.autograd.Function):
             Repeated(x.to(dtype), batch) for x in (w.stoch, w.gates, w.deter, w.stats)
         ]
         gates_bias, stats_bias = w.gates_bias.to(dtype), w.stats_bias.to(dtype)
+        normed = []
         classes = torch.arange(noise.shape[-1], device=noise.device)
         for s, gumbel, stoch_out in zip(kept.steps(), noise.unbind(), stochs.unbind(), strict=True):
             between.mask(stoch, deter, s)
             F.elu_(of_stoch.add_to(s.gru_in[:, :units], s.stoch_in))
             gates = _multiply(of_gates, s.gru_in, gates_bias, s.gates)
-            between.cell(gates, deter, w.norm, norm_bias, s)
+            normed.append(between.cell(gates, deter, w.norm, norm_bias, s))
             F.elu_(of_deter.add_to(s.hidden, s.rounded))
             stats = _multiply(of_stats, s.hidden, stats_bias, s.stats)
             between.draw(stats, gumbel, classes, s, stoch_out)
             deter, stoch = s.deter, stoch_out
 
-        ctx.save_for_backward(*kept, *weights)
+        ctx.save_for_backward(*kept, *weights, *normed)
         ctx.products, ctx.between = products, between
         return kept.deter, stochs, kept.stats.view_as(noise)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grad_outputs: Tensor):
-        count = len(_Kept._fields)
-        kept, w = _Kept(*ctx.saved_tensors[:count]), Weights(*ctx.saved_tensors[count:])
+        saved = iter(ctx.saved_tensors)
+        kept = _Kept._make(itertools.islice(saved, len(_Kept._fields)))
+        w = Weights._make(itertools.islice(saved, len(Weights._fields)))
+        normed = list(saved)
         gradients = _Gradients(
             stats=torch.empty_like(kept.stoch_in),
             hidden=torch.empty_like(kept.hidden),
             x=torch.empty_like(kept.hidden),
-            normed=torch.empty_like(kept.normed),
+            normed=torch.empty_like(kept.gates),
             gates=torch.empty_like(kept.gates, dtype=kept.hidden.dtype),
         )
         probs = kept.stats.view_as(grad_outputs[1]).softmax(-1)
@@ -203,13 +205,14 @@ class _Unroll(torch.autograd.Function):
         grad_stoch, keep = torch.zeros_like(kept.stoch_in[0]), kept.keep[0]
 
         parts = (x.unbind() for x in (probs, *grad_outputs))
-        steps = zip(kept.steps(), gradients.steps(), *parts, strict=True)
-        for s, g, prob, wanted_deter, wanted_stoch, wanted_stats in reversed(list(steps)):
+        steps = list(zip(kept.steps(), gradients.steps(), normed, *parts, strict=True))
+        for s, g, gates, prob, wanted_deter, wanted_stoch, wanted_stats in reversed(steps):
             between.through_sample(grad_stoch, keep, wanted_stoch, prob, wanted_stats, g)
             g_hidden = of_stats.backward(g.stats)
             elu_backward_out(g_hidden, 1, 1, 1, True, s.hidden, grad_input=g.hidden)
             g_deter = of_deter.backward(g.hidden)
-            grad_old = between.cell_backward(g_deter, grad_deter, wanted_deter, w.norm, s, g)
+            wanted = g_deter, grad_deter, wanted_deter
+            grad_old = between.cell_backward(*wanted, gates, w.norm, s, g)
             g_gru_in = of_gates.backward(g.gates)
             grad_deter = between.first_layer_backward(grad_old, g_gru_in, s, g)
             grad_stoch, keep = of_stoch.backward(g.x), s.keep
@@ -247,15 +250,17 @@ def _mask(stoch: Tensor, deter: Tensor, s: _Kept) -> None:
     s.gru_in[:, -deter.shape[1] :].copy_(deter * s.keep)
 
 
-def _cell(product: Tensor, deter: Tensor, norm: Tensor, norm_bias: Tensor, s: _Kept) -> None:
-    """From the product (B, 3 * D) and the state before (B, D) to the new state."""
+def _cell(product: Tensor, deter: Tensor, norm: Tensor, norm_bias: Tensor, s: _Kept) -> Tensor:
+    """From the product (B, 3 * D) and the state before (B, D) to the new state.
+
+    Returns the normed gates (B, 3 * D): to write them down would be to copy them.
+    """
     if product.dtype != s.gates.dtype:
         s.gates.copy_(product)
-    layer_norm_out(
-        *(s.gates, norm.shape, norm, norm_bias, LAYER_NORM_EPSILON),
-        **{"out0": s.normed, "out1": s.mean, "out2": s.inverse_std},
-    )
-    reset, candidate, update = s.normed.chunk(3, -1)
+    normed, mean, inverse_std = layer_norm(s.gates, norm.shape, norm, norm_bias, LAYER_NORM_EPSILON)
+    s.mean.copy_(mean)
+    s.inverse_std.copy_(inverse_std)
+    reset, candidate, update = normed.chunk(3, -1)
     torch.sigmoid(reset, out=s.reset)
     torch.sigmoid(update, out=s.update)
     torch.tanh(s.reset * candidate, out=s.new)
@@ -264,6 +269,7 @@ def _cell(product: Tensor, deter: Tensor, norm: Tensor, norm_bias: Tensor, s: _K
     torch.lerp(old, s.new, s.update, out=s.deter)
     if s.rounded.dtype != s.deter.dtype:
         s.rounded.copy_(s.deter)
+    return normed
 
 
 def _draw(product: Tensor, noise: Tensor, classes: Tensor, s: _Kept, stoch: Tensor) -> None:
@@ -288,7 +294,13 @@ def _through_sample(
 
 
 def _cell_backward(
-    of_product: Tensor, later: Tensor, wanted: Tensor, norm: Tensor, s: _Kept, g: _Gradients
+    of_product: Tensor,
+    later: Tensor,
+    wanted: Tensor,
+    normed: Tensor,
+    norm: Tensor,
+    s: _Kept,
+    g: _Gradients,
 ) -> Tensor:
     """From the gradient of the new state, a sum of three, to that of the gates.
 
@@ -298,7 +310,7 @@ def _cell_backward(
     size = grad.shape[1]
     through_new = grad * s.update
     inner = tanh_backward(through_new, s.new)
-    g_reset = sigmoid_backward(inner * s.normed[:, size : 2 * size], s.reset)
+    g_reset = sigmoid_backward(inner * normed[:, size : 2 * size], s.reset)
     g_update = sigmoid_backward(grad * (s.new - s.gru_in[:, -size:]), s.update)
     torch.cat([g_reset, inner * s.reset, g_update], -1, out=g.normed)
     g.gates.copy_(_layer_norm_backward(g.normed, s, norm, [True, False, False])[0])
