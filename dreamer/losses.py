@@ -82,23 +82,24 @@ def balanced_kl(
         free_avg: apply the free nats to the mean over T and B instead of to each entry.
 
     Returns:
-        The loss () and the divergence (T, B) in nats. Gradients flow into both statistics.
+        The loss (), with gradients into both statistics, and the divergence (T, B) in nats,
+        without.
 
     Source: Eq. 3 and Algorithm 2.
     """
     assert posterior_stats.shape == prior_stats.shape, (posterior_stats.shape, prior_stats.shape)
     left, right = (prior_stats, posterior_stats) if forward else (posterior_stats, prior_stats)
-    value = kl_divergence(left, right)  # (T, B)
     # Differs from the paper: there, alpha = 0.5 would only halve the gradient.
     if balance == 0.5:
-        return value.clamp_min(free_nats).mean(), value
+        value = kl_divergence(left, right)  # (T, B)
+        return value.clamp_min(free_nats).mean(), value.detach()
     divergences = kl_divergence(left, right.detach()), kl_divergence(left.detach(), right)
     if free_avg:
         left_loss, right_loss = (kl.mean().clamp_min(free_nats) for kl in divergences)
     else:
         left_loss, right_loss = (kl.clamp_min(free_nats).mean() for kl in divergences)
     mix = balance if forward else 1 - balance
-    return mix * left_loss + (1 - mix) * right_loss, value
+    return mix * left_loss + (1 - mix) * right_loss, divergences[0].detach()
 
 
 def actor_loss(

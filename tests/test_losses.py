@@ -149,9 +149,10 @@ def test_prior_gets_the_share_balance_of_the_gradient_and_posterior_the_rest(
     balance, forward, free_avg
 ):
     posterior, prior = two_statistics()
-    _, value = kl_loss(posterior, prior, forward=forward)
-    to_posterior, to_prior = gradients(value.mean(), posterior, prior)
-    loss, _ = kl_loss(posterior, prior, balance=balance, forward=forward, free_avg=free_avg)
+    plain = divergence(*((prior, posterior) if forward else (posterior, prior)))
+    to_posterior, to_prior = gradients(plain.mean(), posterior, prior)
+    loss, value = kl_loss(posterior, prior, balance=balance, forward=forward, free_avg=free_avg)
+    assert_close(value, plain.detach())
     actual = gradients(loss, posterior, prior)
     assert_close(actual, ((1 - balance) * to_posterior, balance * to_prior))
 
