@@ -58,28 +58,29 @@ def compile_activations(module: nn.Module) -> bool:
 def compile_recurrence(module: nn.Module, device: torch.device) -> None:
     """Let every recurrent model in a module take compiled functions between its products.
 
-    They are compiled when they are first called, for the sizes they are called with. A call takes
-    the host longer than the operations it replaces do: they are for recordings.
+    They are compiled when they are first called, for the sizes they are called with, and once more
+    for any others. A call takes the host longer than the operations it replaces do: they are for
+    recordings.
 
     Raises:
         RuntimeError: nothing can be compiled for the device.
     """
-    _compile_plainly(_add_one)(torch.zeros(2, device=device))  # before anything depends on it
+    _compiled(_add_one)(torch.zeros(2, device=device))  # before anything depends on it
     for part in module.modules():
         if isinstance(part, RSSM):
             part.between = _compiled_between()
         if isinstance(part, GRUCell):
-            part.advance = _compile_plainly(advance)
+            part.advance = _compiled(advance)
 
 
 @functools.cache
 def _compiled_between() -> Between:
-    return Between(*map(_compile_plainly, PLAIN))
+    return Between(*map(_compiled, PLAIN))
 
 
 @functools.cache
-def _compile_plainly(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, fullgraph=True, dynamic=False)
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, fullgraph=True)
 
 
 def _add_one(x: Tensor) -> Tensor:

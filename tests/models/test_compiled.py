@@ -158,3 +158,15 @@ def test_recurrent_steps_are_compiled_in_the_first_update_and_never_again():
     before = counters["stats"]["unique_graphs"]
     fit(agent, [make_batch(DISCRETE, seed=n) for n in range(4)], step)
     assert len(graphs) == 4 and before < graphs[0] == graphs[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
+def test_compiled_cells_serve_any_number_of_rows():
+    plain, compiled_one = make_agent(DISCRETE), make_agent(DISCRETE)
+    with_recurrence(compiled_one)
+    cells = plain.world_model.rssm.gru, compiled_one.world_model.rssm.gru
+    for count in range(1, 12):
+        inputs = torch.randn(count, cells[0].linear.in_features).split([12, 16], -1)
+        with torch.no_grad():
+            assert_close(cells[1](*inputs), cells[0](*inputs))
