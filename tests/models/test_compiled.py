@@ -153,6 +153,7 @@ def test_recurrent_steps_are_compiled_in_the_first_update_and_never_again():
         graphs.append(counters["stats"]["unique_graphs"])
         return metrics
 
+    torch._dynamo.reset()  # what other tests compiled
     agent, graphs = make_agent(DISCRETE), []
     with_recurrence(agent)
     before = counters["stats"]["unique_graphs"]
