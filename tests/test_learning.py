@@ -36,6 +36,6 @@ def test_agent_gets_nine_tenths_of_the_way_from_random_to_optimal(task, switch, 
 
 @pytest.mark.slow
 def test_gaussian_latents_get_there_with_most_seeds(tmp_path):
-    # One in six stays at random: the policy is deterministic before the cue is remembered.
+    # One of six runs stayed at random, its policy deterministic before a reward was predicted.
     reached = [progress("memory", "latents=gaussian", tmp_path, seed) >= 0.9 for seed in range(3)]
     assert sum(reached) >= 2
