@@ -387,7 +387,15 @@ def test_continuous_exploration_adds_noise_of_the_given_width():
     assert_close(samples.std(0), torch.full((A,), 0.3), atol=0.01, rtol=0)
 
 
-def test_unit_normal_log_prob_is_that_of_a_normal():
-    mean, value = torch.randn(5, 2, 3, 4), torch.randn(5, 2, 3, 4)
+def test_unit_normal_log_prob_is_that_of_a_normal_with_its_gradient():
+    channels_last = {"memory_format": torch.channels_last}
+    value = torch.randn(5, 2, 3, 4).contiguous(**channels_last)
+    mean = torch.randn(5, 2, 3, 4).contiguous(**channels_last).requires_grad_()
+    ours = unit_normal_log_prob(mean, value)
     expected = Normal(mean, 1.0, event_dims=3).log_prob(value)
-    assert_close(unit_normal_log_prob(mean, value), expected)
+    assert_close(ours, expected)
+    weights = torch.randn(5)
+    (of_ours,) = torch.autograd.grad(ours, mean, weights)
+    (of_expected,) = torch.autograd.grad(expected, mean, weights)
+    assert_close(of_ours, of_expected)
+    assert of_ours.is_contiguous(**channels_last)

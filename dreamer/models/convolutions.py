@@ -13,7 +13,9 @@ from dreamer.models.linear import linear, product_dtype
 
 STRIDE = 2
 FEW_OUTPUTS = 64  # images times pixels of a layer
-FEW_PIXELS = 2  # of a layer's images, both sides
+FEW_PIXELS = 2  # of a layer's smaller images, both sides; up to so many, products are faster
+FEW_PIXELS_BF16 = 6  # the same in bfloat16, whose products some processors have a unit for
+FEW_PIXELS_TRANSPOSED = 5  # the same of transposed convolutions, in either type
 FEW_CHANNELS = 3  # of a layer; up to so many, CPUs are faster with four pixels at a time
 
 
@@ -25,31 +27,59 @@ def strided(x: Tensor, conv: nn.Module) -> Tensor:
     copy for a product. (N, C, n, n) -> (N, C', m, m), channels last.
     """
     assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-    kernel = conv.kernel_size[0]
+    kernel, dtype = conv.kernel_size[0], product_dtype(x)
     size = (x.shape[-1] - kernel) // STRIDE + 1
-    if x.device.type != "cpu" or (len(x) * size**2 > FEW_OUTPUTS and size > FEW_PIXELS):
+    few_pixels = FEW_PIXELS_BF16 if dtype == torch.bfloat16 else FEW_PIXELS
+    if x.device.type != "cpu" or (len(x) * size**2 > FEW_OUTPUTS and size > few_pixels):
         return conv(x)
     if len(x) * size**2 <= FEW_OUTPUTS:
         patches = x.unfold(2, kernel, STRIDE).unfold(3, kernel, STRIDE)  # (N, C, m, m, k, k)
         patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3)  # (N, m, m, C * k * k)
         return linear(patches, conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
-    dtype = product_dtype(x)
-    inputs = (x.permute(0, 2, 3, 1), conv.weight, conv.bias)
-    y = _PatchProduct.apply(*(tensor.to(dtype) for tensor in inputs))
+    y = _PatchProduct.apply(*(tensor.to(dtype) for tensor in (x, conv.weight, conv.bias)))
     assert isinstance(y, Tensor)
-    return y.view(len(x), size, size, -1).permute(0, 3, 1, 2)
+    return y
 
 
 class _PatchProduct(torch.autograd.Function):
     """A convolution of stride 2 as a product of patches, which are not kept but copied once more.
 
-    (N, n, n, C), (C', C, k, k) and (C',) -> (N * m * m, C').
+    (N, C, n, n), (C', C, k, k) and (C',) -> (N, C', m, m), channels last.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return torch.addmm(bias, _patches(x, weight), _as_matrix(weight).t())
+        patches = _patches(x, weight.shape[-1])  # (N, m, m, k * k * C)
+        y = _images(len(x), len(weight), patches.shape[1], x)
+        torch.addmm(bias, patches.flatten(0, 2), _as_matrix(weight).t(), out=_pixels(y))
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grad_outputs: Tensor):
+        (grad,) = grad_outputs
+        x, weight = ctx.saved_tensors
+        kernel, pixels = weight.shape[-1], _pixels(grad)  # (N * m * m, C')
+        of_weight = pixels.t() @ _patches(x, kernel).flatten(0, 2)
+        of_patches = pixels @ _as_matrix(weight)
+        of_x = _add_patches(of_patches, torch.zeros_like(x), kernel)
+        return of_x, _as_kernel(of_weight, kernel), pixels.sum(0)
+
+
+class _TransposedProduct(torch.autograd.Function):
+    """A transposed convolution of stride 2 as a product that makes a patch of every pixel.
+
+    (N, C, n, n), (C, C', k, k) and (C',) -> (N, C', m, m), channels last.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        kernel = weight.shape[-1]
+        y = _images(len(x), len(bias), STRIDE * (x.shape[-1] - 1) + kernel, x)
+        y[:] = bias[:, None, None]
+        return _add_patches(_pixels(x) @ _as_matrix(weight), y, kernel)
 
     @staticmethod
     @once_differentiable
@@ -57,28 +87,53 @@ class _PatchProduct(torch.autograd.Function):
         (grad,) = grad_outputs
         x, weight = ctx.saved_tensors
         kernel = weight.shape[-1]
-        size = (x.shape[1] - kernel) // STRIDE + 1
-        of_weight = grad.t() @ _patches(x, weight)
-        of_weight = of_weight.unflatten(1, (kernel, kernel, -1)).permute(0, 3, 1, 2)
-        of_patches = (grad @ _as_matrix(weight)).view(len(x), size, size, kernel, kernel, -1)
-        of_x = torch.zeros_like(x)
-        for i in range(size):
-            for j in range(size):
-                top, left = STRIDE * i, STRIDE * j
-                of_x[:, top : top + kernel, left : left + kernel] += of_patches[:, i, j]
-        return of_x, of_weight, grad.sum(0)
+        patches = _patches(grad, kernel).flatten(0, 2)  # (N * n * n, k * k * C')
+        of_x = _images(len(x), x.shape[1], x.shape[-1], x)
+        torch.mm(patches, _as_matrix(weight).t(), out=_pixels(of_x))
+        of_weight = _pixels(x).t() @ patches
+        return of_x, _as_kernel(of_weight, kernel), grad.sum((0, 2, 3))
 
 
-def _patches(x: Tensor, weight: Tensor) -> Tensor:
-    """What each output sees: (N, n, n, C) and (C', C, k, k) -> (N * m * m, k * k * C)."""
-    kernel = weight.shape[-1]
-    patches = x.unfold(1, kernel, STRIDE).unfold(2, kernel, STRIDE)  # (N, m, m, C, k, k)
-    return patches.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(0, 2)
+def _images(count: int, channels: int, size: int, like: Tensor) -> Tensor:
+    """Room for images (N, C, n, n), channels last.
+
+    What a function makes is no view of anything else, so that activations may change it in place.
+    """
+    return torch.empty(
+        (count, channels, size, size), dtype=like.dtype, memory_format=torch.channels_last
+    )
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """Images as a matrix, a view where channels are last: (N, C, n, n) -> (N * n * n, C)."""
+    return x.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _patches(x: Tensor, kernel: int) -> Tensor:
+    """What each pixel of the smaller images meets: (N, C, m, m) -> (N, n, n, k * k * C)."""
+    patches = x.unfold(2, kernel, STRIDE).unfold(3, kernel, STRIDE)  # (N, C, n, n, k, k)
+    return patches.permute(0, 2, 3, 4, 5, 1).flatten(3)
+
+
+def _add_patches(patches: Tensor, images: Tensor, kernel: int) -> Tensor:
+    """Undo `_patches`, adding up where they overlap: (N * n * n, k * k * C) onto (N, C, m, m)."""
+    size = (images.shape[-1] - kernel) // STRIDE + 1
+    patches = patches.view(len(images), size, size, kernel, kernel, -1).permute(0, 1, 2, 5, 3, 4)
+    for i in range(size):
+        for j in range(size):
+            top, left = STRIDE * i, STRIDE * j
+            images[:, :, top : top + kernel, left : left + kernel] += patches[:, i, j]
+    return images
 
 
 def _as_matrix(weight: Tensor) -> Tensor:
     """(C', C, k, k) -> (C', k * k * C)."""
     return weight.permute(0, 2, 3, 1).flatten(1)
+
+
+def _as_kernel(matrix: Tensor, kernel: int) -> Tensor:
+    """Undo `_as_matrix`."""
+    return matrix.unflatten(1, (kernel, kernel, -1)).permute(0, 3, 1, 2)
 
 
 def transposed(x: Tensor, conv: nn.Module) -> Tensor:
@@ -89,6 +144,11 @@ def transposed(x: Tensor, conv: nn.Module) -> Tensor:
     assert isinstance(conv, nn.ConvTranspose2d) and conv.bias is not None
     if conv.out_channels <= FEW_CHANNELS and conv.kernel_size[0] % STRIDE == 0:
         return F.pixel_shuffle(transposed_to_sub_pixels(x, conv, STRIDE), STRIDE)
+    if x.device.type == "cpu" and x.shape[-1] <= FEW_PIXELS_TRANSPOSED:
+        dtype = product_dtype(x)
+        y = _TransposedProduct.apply(*(t.to(dtype) for t in (x, conv.weight, conv.bias)))
+        assert isinstance(y, Tensor)
+        return y
     # The bias apart: with it, odd kernels take up to four times as long, and gradients longer.
     y = F.conv_transpose2d(x, conv.weight, stride=STRIDE)
     return y.add_(conv.bias.to(y.dtype)[:, None, None])

@@ -3,13 +3,15 @@
 On CPUs there are three. With one row, a layer costs what reading its weights costs, which all cores
 should do. Large products are faster by oneDNN, which comes with torch for its convolutions, above
 all if the weights lie in its own order (benchmarks/README.md has figures); so are those of a few
-rows with large weights. The others are best left to torch.
+rows with large weights. The others are best left to torch, and on Intel's processors, for which its
+float32 products are made, all that are not repeated with the same weights.
 """
 
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +61,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     few = rows <= FEW_ROWS and not learns and _forms.get() is None
     dtype = product_dtype(x)
     if not _is_large(rows, weight, few) or dtype not in _onednn_types():
+        return F.linear(x, weight, bias)
+    if learns and dtype == torch.float32 and _is_intel():
         return F.linear(x, weight, bias)
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
         weight = weight.contiguous()
@@ -164,6 +168,12 @@ def _onednn_types() -> tuple[torch.dtype, ...]:
     return (torch.float32, torch.bfloat16)
 
 
+@functools.cache
+def _is_intel() -> bool:
+    path = Path("/proc/cpuinfo")
+    return path.exists() and "GenuineIntel" in path.read_text()
+
+
 def _is_large(rows: int, weight: Tensor, few: bool) -> bool:
     if few:
         return weight.numel() >= MANY_WEIGHTS
@@ -185,7 +195,8 @@ class _Product(torch.autograd.Function):
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         rows = x.flatten(0, -2)
         ctx.save_for_backward(rows, weight)
-        y = multiply(rows, in_order(weight, len(rows)), bias)
+        # Intel's matrix units take less time for a product in bfloat16 than the order would.
+        y = multiply(rows, weight if _is_intel() else in_order(weight, len(rows)), bias)
         # No view, so that what follows may change it in place.
         return torch.ops.aten._unsafe_view(y, (*x.shape[:-1], len(weight)))
 
@@ -198,4 +209,7 @@ class _Product(torch.autograd.Function):
         of_x = None
         if ctx.needs_input_grad[0]:
             of_x = multiply(of_rows, weight.t()).view(*grad.shape[:-1], -1)
-        return of_x, of_rows.t() @ rows, of_rows.sum(0)
+        # Laid out as the weights are: a parameter that they are a view of would have it copied.
+        as_they_lie = weight.is_contiguous()
+        of_weight = of_rows.t() @ rows if as_they_lie else (rows.t() @ of_rows).t()
+        return of_x, of_weight, of_rows.sum(0)

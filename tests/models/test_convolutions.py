@@ -9,6 +9,8 @@ from torch.testing import assert_close
 
 from dreamer.models.convolutions import (
     FEW_OUTPUTS,
+    FEW_PIXELS_BF16,
+    FEW_PIXELS_TRANSPOSED,
     strided,
     sub_pixel_edge,
     sub_pixels,
@@ -36,11 +38,12 @@ def test_a_strided_convolution_equals_torchs_in_every_form(monkeypatch, kernel, 
     )
 
 
+@pytest.mark.parametrize("size", [FEW_PIXELS_TRANSPOSED, FEW_PIXELS_TRANSPOSED + 2])
 @pytest.mark.parametrize("outputs", [3, 4])
 @pytest.mark.parametrize("kernel", [2, 3, 5, 6])
-def test_a_transposed_convolution_equals_torchs_in_every_form(kernel, outputs):
+def test_a_transposed_convolution_equals_torchs_in_every_form(kernel, outputs, size):
     conv = nn.ConvTranspose2d(CHANNELS, outputs, kernel, 2)
-    x = torch.randn(B, CHANNELS, 7, 7, requires_grad=True)
+    x = torch.randn(B, CHANNELS, size, size, requires_grad=True)
     inputs = [x, *conv.parameters()]
     assert_close(transposed(x, conv), conv(x), rtol=1e-4, atol=1e-5)
     assert_close(
@@ -49,6 +52,36 @@ def test_a_transposed_convolution_equals_torchs_in_every_form(kernel, outputs):
         rtol=1e-4,
         atol=1e-4,
     )
+
+
+@pytest.mark.parametrize(("few_pixels", "size"), [(2, 6), (6, 14)])
+def test_patches_multiplied_in_bfloat16_are_near_torchs_float32(few_pixels, size):
+    assert few_pixels <= FEW_PIXELS_BF16
+    conv, back = nn.Conv2d(5, 7, 4, 2), nn.ConvTranspose2d(7, 5, 4, 2)
+    x = torch.randn(100, 5, size, size, requires_grad=True)
+    inputs = [x, *conv.parameters(), *back.parameters()]
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = transposed(strided(x, conv), back)
+    torchs = back(conv(x))
+    pairs = [(ours, torchs)]
+    grad = torch.randn_like(torchs)
+    pairs += zip(
+        torch.autograd.grad(ours, inputs, grad.bfloat16()),
+        torch.autograd.grad(torchs, inputs, grad),
+        strict=True,
+    )
+    for our, torch_s in pairs:
+        assert (our - torch_s).norm() < 0.01 * torch_s.norm()
+
+
+@pytest.mark.parametrize(("layer", "size"), [(nn.Conv2d, 6), (nn.ConvTranspose2d, 5)])
+def test_activations_may_change_products_in_place_without_autograd_copying_them(layer, size):
+    # Of a view it would copy the gradient five times, the last time channels first.
+    function = strided if layer is nn.Conv2d else transposed
+    x = torch.randn(100, CHANNELS, size, size).contiguous(memory_format=torch.channels_last)
+    y = function(x.requires_grad_(), layer(CHANNELS, 7, 4, 2))
+    assert not y._is_view()
+    assert y.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(("channels", "edge"), [(1, 2), (3, 2), (1, 4)])

@@ -53,6 +53,7 @@ def by_onednn(monkeypatch) -> list[tuple[int, ...]]:
     """Products count as large from the first number on; grows by the shape of each."""
     if torch.float32 not in dreamer.models.linear._onednn_types():
         pytest.skip("torch is built without oneDNN")
+    monkeypatch.setattr(dreamer.models.linear, "_is_intel", lambda: False)
     shapes, multiply = [], dreamer.models.linear.multiply
 
     def noted(x, weight, bias=None):
@@ -126,6 +127,32 @@ def test_large_products_in_mixed_precision_are_those_of_autocast(by_onednn):
     gradients = torch.autograd.grad(y, parameters, grad)
     assert [g.dtype for g in gradients] == [torch.float32] * 3
     assert_close(gradients, torch.autograd.grad(expected, parameters, grad), rtol=0.02, atol=0.02)
+
+
+def test_on_intels_processors_products_of_a_loss_go_by_onednn_in_bfloat16_only(
+    by_onednn, monkeypatch
+):
+    monkeypatch.setattr(dreamer.models.linear, "_is_intel", lambda: True)
+    weight, bias = torch.randn(12, 5, requires_grad=True), torch.randn(12)
+    x = torch.randn(MANY, 5)
+    expected = x @ weight.t() + bias
+    assert_close(linear(x, weight, bias), expected)
+    assert not by_onednn
+    with torch.no_grad(), constant_weights():
+        assert_close(linear(x, weight, bias), expected)
+    assert len(by_onednn) == 1
+    if torch.bfloat16 in dreamer.models.linear._onednn_types():
+        with torch.autocast("cpu", torch.bfloat16):
+            assert_close(linear(x, weight, bias).float(), expected, rtol=0.02, atol=0.05)
+        assert len(by_onednn) == 2
+
+
+@pytest.mark.parametrize("kind", ["whole", "transposed"])
+def test_gradients_of_large_weights_lie_in_memory_as_the_weights_do(by_onednn, kind):
+    weight, bias = make_weight(kind).requires_grad_(), torch.randn(12)
+    (grad,) = torch.autograd.grad(linear(torch.randn(MANY, 5), weight, bias).sum(), weight)
+    assert by_onednn
+    assert grad.stride() == weight.stride()
 
 
 def test_double_precision_stays_with_torch(by_onednn):
