@@ -216,7 +216,8 @@ class DreamerAgent(pl.LightningModule):
         self.manual_backward(loss)
         inner = optimizer.optimizer
         assert isinstance(inner, EpsilonHatAdam)
-        norm = clip_gradients(inner.param_groups[0]["params"], inner.config.clip)
+        parameters, clip = inner.param_groups[0]["params"], inner.config.clip
+        norm = clip_gradients(parameters, clip, on_device=alarm is not None)
         if alarm is not None:
             inner.step_on_device(alarm.allow(name, norm.isfinite()))
             return {f"grad_norm/{name}": norm}

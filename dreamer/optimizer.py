@@ -125,8 +125,16 @@ BEYOND_CORRECTION = 1e9  # steps after which 1 - b^t is 1 in any precision
 
 
 @torch.no_grad()
-def clip_gradients(parameters: Iterable[Parameter], limit: float | None) -> Tensor:
+def clip_gradients(
+    parameters: Iterable[Parameter], limit: float | None, *, on_device: bool = False
+) -> Tensor:
     """Scale all gradients so that their global norm is at most `limit`.
+
+    Args:
+        parameters: those that may have a gradient.
+        limit: None never clips.
+        on_device: never look at the norm, which a device would have to be waited for, and scale by
+            1 where the norm is small enough; a look spares that.
 
     Returns:
         The norm () before clipping.
@@ -135,6 +143,6 @@ def clip_gradients(parameters: Iterable[Parameter], limit: float | None) -> Tens
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
-    if limit is not None:
+    if limit is not None and (on_device or norm > limit):
         torch._foreach_mul_(gradients, limit / norm.clamp_min(limit))
     return norm

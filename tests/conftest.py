@@ -92,6 +92,7 @@ def products(request, monkeypatch) -> str:
     if request.param == "by oneDNN":
         for name in ("LARGE", "LARGE_IN_DREAM", "LARGE_IN_SEQUENCE", "MANY_WEIGHTS"):
             monkeypatch.setattr(f"dreamer.models.linear.{name}", 0)
+        monkeypatch.setattr("dreamer.models.linear.is_intel", lambda: False)
     return request.param
 
 

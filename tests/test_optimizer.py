@@ -94,19 +94,21 @@ def with_gradient(gradient: list[float]) -> Parameter:
     return parameter
 
 
-def test_clipping_scales_all_gradients_to_the_limit_and_returns_the_norm_before():
+@pytest.mark.parametrize("on_device", [False, True])
+def test_clipping_scales_all_gradients_to_the_limit_and_returns_the_norm_before(on_device):
     parameters = [with_gradient([3.0, 0.0]), with_gradient([4.0]), Parameter(torch.zeros(B))]
-    norm = clip_gradients(parameters, 0.5)
+    norm = clip_gradients(parameters, 0.5, on_device=on_device)
     assert_close(norm, torch.tensor(5.0))
     assert_close(parameters[0].grad, torch.tensor([0.3, 0.0]))
     assert_close(parameters[1].grad, torch.tensor([0.4]))
     assert parameters[2].grad is None
 
 
+@pytest.mark.parametrize("on_device", [False, True])
 @pytest.mark.parametrize("limit", [None, 5.0, 100.0])
-def test_gradients_within_the_limit_are_left_alone(limit):
+def test_gradients_within_the_limit_are_left_alone(limit, on_device):
     parameter = with_gradient([3.0, 4.0])
-    assert_close(clip_gradients([parameter], limit), torch.tensor(5.0))
+    assert_close(clip_gradients([parameter], limit, on_device=on_device), torch.tensor(5.0))
     assert_close(parameter.grad, torch.tensor([3.0, 4.0]), rtol=0, atol=0)
 
 

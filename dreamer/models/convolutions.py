@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from dreamer.models.linear import linear, product_dtype
+from dreamer.models.linear import is_intel, linear, product_dtype
 
 STRIDE = 2
 FEW_OUTPUTS = 64  # images times pixels of a layer
@@ -91,7 +91,7 @@ class _TransposedProduct(torch.autograd.Function):
         of_x = _images(len(x), x.shape[1], x.shape[-1], x)
         torch.mm(patches, _as_matrix(weight).t(), out=_pixels(of_x))
         of_weight = _pixels(x).t() @ patches
-        return of_x, _as_kernel(of_weight, kernel), grad.sum((0, 2, 3))
+        return of_x, _as_kernel(of_weight, kernel), _pixels(grad).sum(0)
 
 
 def _images(count: int, channels: int, size: int, like: Tensor) -> Tensor:
@@ -144,14 +144,42 @@ def transposed(x: Tensor, conv: nn.Module) -> Tensor:
     assert isinstance(conv, nn.ConvTranspose2d) and conv.bias is not None
     if conv.out_channels <= FEW_CHANNELS and conv.kernel_size[0] % STRIDE == 0:
         return F.pixel_shuffle(transposed_to_sub_pixels(x, conv, STRIDE), STRIDE)
-    if x.device.type == "cpu" and x.shape[-1] <= FEW_PIXELS_TRANSPOSED:
-        dtype = product_dtype(x)
-        y = _TransposedProduct.apply(*(t.to(dtype) for t in (x, conv.weight, conv.bias)))
-        assert isinstance(y, Tensor)
-        return y
-    # The bias apart: with it, odd kernels take up to four times as long, and gradients longer.
-    y = F.conv_transpose2d(x, conv.weight, stride=STRIDE)
-    return y.add_(conv.bias.to(y.dtype)[:, None, None])
+    few_pixels, odd = x.shape[-1] <= FEW_PIXELS_TRANSPOSED, conv.kernel_size[0] % STRIDE
+    if x.device.type != "cpu" or (odd and not few_pixels):
+        # The bias apart: with it, odd kernels take up to four times as long.
+        y = F.conv_transpose2d(x, conv.weight, stride=STRIDE)
+        return y.add_(conv.bias.to(y.dtype)[:, None, None])
+    function = _TransposedProduct if few_pixels else _TransposedConvolution
+    y = function.apply(*(t.to(product_dtype(x)) for t in (x, conv.weight, conv.bias)))
+    assert isinstance(y, Tensor)
+    return y
+
+
+class _TransposedConvolution(torch.autograd.Function):
+    """One of stride 2 as it is, but for the gradient of its bias, which CPUs sum faster apart.
+
+    (N, C, n, n), (C, C', k, k) and (C',) -> (N, C', m, m).
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.conv_transpose2d(x, weight, bias, stride=STRIDE)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grad_outputs: Tensor):
+        (grad,) = grad_outputs
+        stride, others = [STRIDE, STRIDE], ([0, 0], [1, 1], True, [0, 0], 1)
+        of_x, of_weight, _ = torch.ops.aten.convolution_backward(
+            grad, *ctx.saved_tensors, None, stride, *others, [True, True, False]
+        )
+        return of_x, of_weight, _pixels(grad).sum(0)
+
+
+def is_slow_in_bfloat16(device: torch.device) -> bool:
+    """Whether a convolution to so few channels as an image has takes longer than in float32."""
+    return device.type == "cpu" and not is_intel()
 
 
 def sub_pixel_edge(conv: nn.Module, device: torch.device) -> int:
@@ -188,7 +216,8 @@ def transposed_to_sub_pixels(x: Tensor, conv: nn.Module, edge: int) -> Tensor:
     places = [F.pad(weight, (j, 1 - j, i, 1 - i)) for i in (0, 1) for j in (0, 1)]
     square = torch.stack(places).unflatten(0, (2, 2)).unflatten(2, (2, 2)).transpose(1, 2)
     square = square.flatten(0, 3)  # (16, C, taps + 1, taps + 1)
-    y = _FourAtOnce.apply(x, square, conv.bias.repeat_interleave(16), weight.detach())
+    inputs = x, square, conv.bias.repeat_interleave(16), weight.detach()
+    y = _FourAtOnce.apply(*(tensor.to(product_dtype(x)) for tensor in inputs))
     assert isinstance(y, Tensor)
     return y
 
@@ -224,15 +253,16 @@ class _FourAtOnce(torch.autograd.Function):
 
 def _one_channel(squares: Tensor) -> Tensor:
     """Undo `sub_pixels` with 4 x 4 pixels of one channel: (N, 16, m, m) -> (N, 1, 4 m, 4 m)."""
-    rows = squares.permute(0, 2, 3, 1).contiguous().view(torch.complex128)  # (N, m, m, 4)
-    return rows.transpose(2, 3).contiguous().view(torch.float32).flatten(1, 2)[:, None].flatten(3)
+    rows = squares.permute(0, 2, 3, 1).contiguous().view(_wide(4, squares))  # (N, m, m, 4)
+    rows = rows.transpose(2, 3).contiguous().view(squares.dtype)
+    return rows.flatten(1, 2)[:, None].flatten(3)
 
 
 def sub_pixels(image: Tensor, edge: int) -> Tensor:
     """Neighbouring pixels as channels of one: `pixel_unshuffle(image, edge)`, channels last.
 
     Args:
-        image: (N, C, h, w) float32; h and w can be divided by `edge`.
+        image: (N, C, h, w) float32 or bfloat16; h and w can be divided by `edge`.
         edge: 2 or 4.
 
     Returns:
@@ -241,9 +271,14 @@ def sub_pixels(image: Tensor, edge: int) -> Tensor:
     if image.device.type != "cpu":
         return F.pixel_unshuffle(image, edge)
     # Neighbours in a row are moved as one number: (N, C, h, w / edge).
-    rows = image.contiguous().view({2: torch.float64, 4: torch.complex128}[edge])
+    rows = image.contiguous().view(_wide(edge, image))
     rows = rows.unflatten(2, (-1, edge)).permute(1, 0, 2, 4, 3)  # (C, N, h', w', edge)
     result = rows.new_empty(*rows.shape[1:4], len(rows), edge)
     for channel, of_channel in enumerate(rows):  # one by one, the inner loops are long
         result[:, :, :, channel] = of_channel
-    return result.view(torch.float32).flatten(3).permute(0, 3, 1, 2)
+    return result.view(image.dtype).flatten(3).permute(0, 3, 1, 2)
+
+
+def _wide(count: int, image: Tensor) -> torch.dtype:
+    """A type as large as so many neighbours, to move them at once."""
+    return {4: torch.float32, 8: torch.float64, 16: torch.complex128}[count * image.itemsize]

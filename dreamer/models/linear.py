@@ -62,7 +62,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     dtype = product_dtype(x)
     if not _is_large(rows, weight, few) or dtype not in _onednn_types():
         return F.linear(x, weight, bias)
-    if learns and dtype == torch.float32 and _is_intel():
+    if learns and dtype == torch.float32 and is_intel():
         return F.linear(x, weight, bias)
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
         weight = weight.contiguous()
@@ -159,6 +159,13 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 
 @functools.cache
+def is_intel() -> bool:
+    """Whether this processor is Intel's; those that know bfloat16 have a unit for its products."""
+    path = Path("/proc/cpuinfo")
+    return path.exists() and "GenuineIntel" in path.read_text()
+
+
+@functools.cache
 def _onednn_types() -> tuple[torch.dtype, ...]:
     """What this processor multiplies by oneDNN; nothing where torch was built without it."""
     if not torch.backends.mkldnn.is_available():
@@ -166,12 +173,6 @@ def _onednn_types() -> tuple[torch.dtype, ...]:
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return (torch.float32,)
     return (torch.float32, torch.bfloat16)
-
-
-@functools.cache
-def _is_intel() -> bool:
-    path = Path("/proc/cpuinfo")
-    return path.exists() and "GenuineIntel" in path.read_text()
 
 
 def _is_large(rows: int, weight: Tensor, few: bool) -> bool:
@@ -196,7 +197,7 @@ class _Product(torch.autograd.Function):
         rows = x.flatten(0, -2)
         ctx.save_for_backward(rows, weight)
         # Intel's matrix units take less time for a product in bfloat16 than the order would.
-        y = multiply(rows, weight if _is_intel() else in_order(weight, len(rows)), bias)
+        y = multiply(rows, weight if is_intel() else in_order(weight, len(rows)), bias)
         # No view, so that what follows may change it in place.
         return torch.ops.aten._unsafe_view(y, (*x.shape[:-1], len(weight)))
 

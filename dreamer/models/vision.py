@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dreamer.distributions import unit_normal_log_prob
 from dreamer.models.convolutions import (
     STRIDE,
+    is_slow_in_bfloat16,
     strided,
     sub_pixel_edge,
     sub_pixels,
@@ -150,10 +151,10 @@ class ConvDecoder(nn.Module):
         """The other layers: (N, C, k, k) -> (N, C * edge**2, ...) float32, see `sub_pixels`."""
         for conv, norm in zip(self.convs[1:-1], self.norms[1:-1], strict=True):
             x = self.activation(norm(transposed(x, conv)))
-        on_cpu = x.device.type == "cpu"  # where so few channels are slower in bfloat16
-        with torch.autocast(x.device.type, enabled=not on_cpu and torch.is_autocast_enabled()):
-            x = transposed_to_sub_pixels(x.float() if on_cpu else x, self.convs[-1], edge)
-        return x.float()
+        if not is_slow_in_bfloat16(x.device):
+            return transposed_to_sub_pixels(x, self.convs[-1], edge).float()
+        with torch.autocast(x.device.type, enabled=False):
+            return transposed_to_sub_pixels(x.float(), self.convs[-1], edge)
 
     def _first(self, features: Tensor) -> Tensor:
         """The first two layers, dense and a transposed convolution of one pixel.

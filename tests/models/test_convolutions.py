@@ -74,7 +74,30 @@ def test_patches_multiplied_in_bfloat16_are_near_torchs_float32(few_pixels, size
         assert (our - torch_s).norm() < 0.01 * torch_s.norm()
 
 
-@pytest.mark.parametrize(("layer", "size"), [(nn.Conv2d, 6), (nn.ConvTranspose2d, 5)])
+@pytest.mark.parametrize("edge", [2, 4])
+def test_sub_pixels_in_bfloat16_are_near_those_in_float32(edge):
+    image = torch.randn(B, 1, 16, 16).bfloat16()
+    assert torch.equal(sub_pixels(image, edge), F.pixel_unshuffle(image, edge))
+    conv = nn.ConvTranspose2d(CHANNELS, 1, 6, 2)
+    x = torch.randn(B, CHANNELS, 6, 6, requires_grad=True)
+    inputs = [x, *conv.parameters()]
+    exact = transposed_to_sub_pixels(x, conv, edge)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = transposed_to_sub_pixels(x, conv, edge)
+    assert rounded.dtype == torch.bfloat16
+    grad, pairs = torch.randn_like(exact), [(rounded, exact)]
+    pairs += zip(
+        torch.autograd.grad(rounded, inputs, grad.bfloat16()),
+        torch.autograd.grad(exact, inputs, grad),
+        strict=True,
+    )
+    for in_bfloat16, in_float32 in pairs:
+        assert (in_bfloat16 - in_float32).norm() < 0.01 * in_float32.norm()
+
+
+@pytest.mark.parametrize(
+    ("layer", "size"), [(nn.Conv2d, 6), (nn.ConvTranspose2d, 5), (nn.ConvTranspose2d, 7)]
+)
 def test_activations_may_change_products_in_place_without_autograd_copying_them(layer, size):
     # Of a view it would copy the gradient five times, the last time channels first.
     function = strided if layer is nn.Conv2d else transposed

@@ -53,7 +53,7 @@ def by_onednn(monkeypatch) -> list[tuple[int, ...]]:
     """Products count as large from the first number on; grows by the shape of each."""
     if torch.float32 not in dreamer.models.linear._onednn_types():
         pytest.skip("torch is built without oneDNN")
-    monkeypatch.setattr(dreamer.models.linear, "_is_intel", lambda: False)
+    monkeypatch.setattr(dreamer.models.linear, "is_intel", lambda: False)
     shapes, multiply = [], dreamer.models.linear.multiply
 
     def noted(x, weight, bias=None):
@@ -132,7 +132,7 @@ def test_large_products_in_mixed_precision_are_those_of_autocast(by_onednn):
 def test_on_intels_processors_products_of_a_loss_go_by_onednn_in_bfloat16_only(
     by_onednn, monkeypatch
 ):
-    monkeypatch.setattr(dreamer.models.linear, "_is_intel", lambda: True)
+    monkeypatch.setattr(dreamer.models.linear, "is_intel", lambda: True)
     weight, bias = torch.randn(12, 5, requires_grad=True), torch.randn(12)
     x = torch.randn(MANY, 5)
     expected = x @ weight.t() + bias
