@@ -4,7 +4,7 @@ On CPUs there are three. With one row, a layer costs what reading its weights co
 should do. Large products are faster by oneDNN, which comes with torch for its convolutions, above
 all if the weights lie in its own order (benchmarks/README.md has figures); so are those of a few
 rows with large weights. The others are best left to torch, and on Intel's processors, for which its
-float32 products are made, all that are not repeated with the same weights.
+float32 products are made, all of those but the ones with weights in order.
 """
 
 import functools
@@ -55,14 +55,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             )
         return F.linear(x, weight, bias)
     rows, cores = x.numel() // weight.shape[1], torch.get_num_threads()
-    learns = torch.is_grad_enabled()
+    learns, dtype = torch.is_grad_enabled(), product_dtype(x)
+    ordered = _forms.get() is not None and not learns
+    if is_intel() and dtype == torch.float32 and not ordered:
+        return F.linear(x, weight, bias)
     if rows == 1 and not learns and len(weight) % cores == 0:
         return _row_by_all(cores, x, weight, bias)
-    few = rows <= FEW_ROWS and not learns and _forms.get() is None
-    dtype = product_dtype(x)
+    few = rows <= FEW_ROWS and not learns and not ordered
     if not _is_large(rows, weight, few) or dtype not in _onednn_types():
-        return F.linear(x, weight, bias)
-    if learns and dtype == torch.float32 and is_intel():
         return F.linear(x, weight, bias)
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
         weight = weight.contiguous()

@@ -14,7 +14,8 @@ MANY = 2 * FEW_ROWS
 
 
 @pytest.fixture(params=[1, 2, 3])
-def cores(request) -> Iterator[int]:
+def cores(request, monkeypatch) -> Iterator[int]:
+    monkeypatch.setattr(dreamer.models.linear, "is_intel", lambda: False)
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
@@ -129,7 +130,7 @@ def test_large_products_in_mixed_precision_are_those_of_autocast(by_onednn):
     assert_close(gradients, torch.autograd.grad(expected, parameters, grad), rtol=0.02, atol=0.02)
 
 
-def test_on_intels_processors_products_of_a_loss_go_by_onednn_in_bfloat16_only(
+def test_on_intels_processors_onednn_multiplies_in_bfloat16_or_by_weights_in_order(
     by_onednn, monkeypatch
 ):
     monkeypatch.setattr(dreamer.models.linear, "is_intel", lambda: True)
@@ -137,6 +138,8 @@ def test_on_intels_processors_products_of_a_loss_go_by_onednn_in_bfloat16_only(
     x = torch.randn(MANY, 5)
     expected = x @ weight.t() + bias
     assert_close(linear(x, weight, bias), expected)
+    with torch.no_grad():
+        assert_close(linear(x[:2], weight, bias), expected[:2])
     assert not by_onednn
     with torch.no_grad(), constant_weights():
         assert_close(linear(x, weight, bias), expected)
