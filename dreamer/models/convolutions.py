@@ -70,28 +70,44 @@ class _PatchProduct(torch.autograd.Function):
 class _TransposedProduct(torch.autograd.Function):
     """A transposed convolution of stride 2 as a product that makes a patch of every pixel.
 
-    (N, C, n, n), (C, C', k, k) and (C',) -> (N, C', m, m), channels last.
+    (N, C, n, n), (C, C', k, k) and (C',) -> (N, C', m, m), channels last. One row of pixels after
+    the other, for patches take several times the memory of the images that they add up to.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        kernel = weight.shape[-1]
+        matrix, kernel = _as_matrix(weight), weight.shape[-1]
         y = _images(len(x), len(bias), STRIDE * (x.shape[-1] - 1) + kernel, x)
         y[:] = bias[:, None, None]
-        return _add_patches(_pixels(x) @ _as_matrix(weight), y, kernel)
+        for pixels, band in zip(_rows(x), _bands(y, kernel), strict=True):
+            _add_patches(pixels @ matrix, band, kernel)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grad_outputs: Tensor):
         (grad,) = grad_outputs
         x, weight = ctx.saved_tensors
-        kernel = weight.shape[-1]
-        patches = _patches(grad, kernel).flatten(0, 2)  # (N * n * n, k * k * C')
-        of_x = _images(len(x), x.shape[1], x.shape[-1], x)
-        torch.mm(patches, _as_matrix(weight).t(), out=_pixels(of_x))
-        of_weight = _pixels(x).t() @ patches
-        return of_x, _as_kernel(of_weight, kernel), _pixels(grad).sum(0)
+        matrix, kernel = _as_matrix(weight), weight.shape[-1]
+        of_x, of_matrix = _images(*x.shape[:3], x), torch.zeros_like(matrix)
+        bands = zip(of_x.unbind(2), _rows(x), _bands(grad, kernel), strict=True)
+        for of_row, pixels, band in bands:
+            patches = _patches(band, kernel).flatten(0, 2)  # (N * n, k * k * C')
+            of_row.copy_((patches @ matrix.t()).unflatten(0, (len(x), -1)).transpose(1, 2))
+            of_matrix.addmm_(pixels.t(), patches)
+        return of_x, _as_kernel(of_matrix, kernel), _pixels(grad).sum(0)
+
+
+def _rows(x: Tensor) -> list[Tensor]:
+    """Of images (N, C, n, n), by row: its pixels as a matrix (N * n, C)."""
+    return [row.transpose(1, 2).flatten(0, 1) for row in x.unbind(2)]
+
+
+def _bands(images: Tensor, kernel: int) -> list[Tensor]:
+    """Of the larger images (N, C, m, m), by row of the smaller: the band that it meets."""
+    tops = range(0, images.shape[2] - kernel + 1, STRIDE)
+    return [images[:, :, top : top + kernel] for top in tops]  # (N, C, k, m) each
 
 
 def _images(count: int, channels: int, size: int, like: Tensor) -> Tensor:
@@ -117,12 +133,12 @@ def _patches(x: Tensor, kernel: int) -> Tensor:
 
 def _add_patches(patches: Tensor, images: Tensor, kernel: int) -> Tensor:
     """Undo `_patches`, adding up where they overlap: (N * n * n, k * k * C) onto (N, C, m, m)."""
-    size = (images.shape[-1] - kernel) // STRIDE + 1
-    patches = patches.view(len(images), size, size, kernel, kernel, -1).permute(0, 1, 2, 5, 3, 4)
-    for i in range(size):
-        for j in range(size):
-            top, left = STRIDE * i, STRIDE * j
-            images[:, :, top : top + kernel, left : left + kernel] += patches[:, i, j]
+    rows, columns = ((size - kernel) // STRIDE + 1 for size in images.shape[2:])
+    patches = patches.view(len(images), rows, columns, kernel, kernel, -1)
+    for i, band in enumerate(_bands(images, kernel)):
+        for j in range(columns):
+            left = STRIDE * j
+            band[..., left : left + kernel] += patches[:, i, j].permute(0, 3, 1, 2)
     return images
 
 
