@@ -74,6 +74,12 @@ def _onednn_flops(x_shape: torch.Size, *_: Any, out_shape: torch.Size, **__: Any
     return 2 * x_shape.numel() * out_shape[-1]
 
 
+@register_flop_formula(torch.ops.aten.addmm_)
+def _addmm_flops(_: torch.Size, left: torch.Size, right: torch.Size, **__: Any) -> int:
+    """Of a product added in place, which it does not know either."""
+    return 2 * left.numel() * right[-1]
+
+
 class _Flops(TorchDispatchMode):
     """Counts as torch's own counter does, which cannot follow a backward pass inside a forward."""
 
