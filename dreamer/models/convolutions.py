@@ -90,7 +90,7 @@ class _TransposedProduct(torch.autograd.Function):
         (grad,) = grad_outputs
         x, weight = ctx.saved_tensors
         matrix, kernel = _as_matrix(weight), weight.shape[-1]
-        of_x, of_matrix = _images(*x.shape[:3], x), torch.zeros_like(matrix)
+        of_x, of_matrix = _images(len(x), x.shape[1], x.shape[2], x), torch.zeros_like(matrix)
         bands = zip(of_x.unbind(2), _rows(x), _bands(grad, kernel), strict=True)
         for of_row, pixels, band in bands:
             patches = _patches(band, kernel).flatten(0, 2)  # (N * n, k * k * C')
