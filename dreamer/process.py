@@ -10,6 +10,7 @@ import platform
 VARIABLES = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "3000",  # a thread that waits spins for some ten microseconds, then sleeps
+    "THP_MEM_ALLOC_ENABLE": "1",  # huge pages for torch's large tensors, where the system has them
 }
 
 # Of glibc's <malloc.h>.

@@ -45,7 +45,9 @@ def test_what_the_user_has_set_stays(monkeypatch):
     from dreamer.process import prepare
 
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    for name in ("GOMP_SPINCOUNT", "THP_MEM_ALLOC_ENABLE"):
+        monkeypatch.delenv(name, raising=False)
     prepare()
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
     assert os.environ["GOMP_SPINCOUNT"] == "3000"
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"

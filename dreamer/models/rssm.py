@@ -20,6 +20,8 @@ from dreamer.types import Features, OneHotFeatures, RSSMState
 
 ImaginationPolicy = Callable[[Features, Tensor | None], Tensor]
 
+MANY_LATENTS = 256  # S * K; fewer one-hot numbers are multiplied faster than rows are looked up
+
 
 @dataclass(frozen=True)
 class RSSMConfig:
@@ -65,7 +67,8 @@ class RSSM(nn.Module):
         self.latent = latent
         self.deter_size = config.deter
         self.stoch_size = latent.variables * latent.classes
-        self.one_hot = latent.classes > 1
+        one_hot = latent.classes > 1
+        self.looks_up = one_hot and self.stoch_size >= MANY_LATENTS
         self.feature_size = self.stoch_size + config.deter
         stats_size = latent.variables * latent.statistics
         dense = functools.partial(DenseLayer, activation=config.activation, norm=config.norm)
@@ -79,7 +82,7 @@ class RSSM(nn.Module):
         self.obs_dist = Linear(config.hidden, stats_size)
         # The released agent's choices, for which `unrolled.py` is written.
         dense_is_known = config.activation == "elu" and config.norm == "none"
-        self._may_unroll = self.one_hot and dense_is_known and config.layer_norm
+        self._may_unroll = one_hot and dense_is_known and config.layer_norm
         self.between = PLAIN
         self.apply(init_glorot)
 

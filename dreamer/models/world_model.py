@@ -218,7 +218,7 @@ class WorldModel(nn.Module):
             action_noise: (H, N, A) or None.
             state_noise: (H, N, S, K) or None.
             one_hots: features may be `OneHotFeatures`, for the policy too, where that is faster:
-                on the CPU, without a graph, if the latents are categorical.
+                on the CPU, without a graph, if the latents are categorical and many.
 
         Returns:
             (H+1, N, ...). Gradients flow through the actions, the dynamics and the heads. Without
@@ -230,7 +230,7 @@ class WorldModel(nn.Module):
         if torch.is_grad_enabled():
             states, prev_action = rssm.imagine(start, policy, horizon, **noise)
             features = states.features
-        elif one_hots and rssm.one_hot and start.deter.device.type == "cpu":
+        elif one_hots and rssm.looks_up and start.deter.device.type == "cpu":
             features, prev_action = rssm.imagine_one_hots(start, policy, horizon, **noise)
         else:  # other devices multiply by zeros faster than they look up
             features, prev_action = rssm.imagine_features(start, policy, horizon, **noise)

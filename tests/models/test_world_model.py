@@ -189,14 +189,16 @@ def test_dream_without_a_graph_has_the_same_numbers():
 
 @both
 @pytest.mark.parametrize("graph", [True, False])
-def test_positions_of_ones_stand_for_features_only_without_a_graph(latent, graph):
+@pytest.mark.parametrize("many", [1, 10**9])
+def test_positions_of_ones_stand_for_many_features_without_a_graph(latent, graph, many, monkeypatch):
+    monkeypatch.setattr("dreamer.models.rssm.MANY_LATENTS", many)
     model = make_model(VECTORS, latent=latent)
     start = model.loss(batch(VECTORS)).posterior.detach().flatten_time()
     actions = torch.randn(N, A)
     with torch.set_grad_enabled(graph):
         trajectory = model.imagine(start, None, lambda f, noise: actions, H, one_hots=True)
     positions = isinstance(trajectory.features, OneHotFeatures)
-    assert positions == (latent is CATEGORICAL and not graph)
+    assert positions == (latent is CATEGORICAL and not graph and many == 1)
     assert trajectory.reward.shape == (H + 1, N)
     assert trajectory.reward.requires_grad == graph
 

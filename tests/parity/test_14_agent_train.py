@@ -130,11 +130,18 @@ class GoldenAgent(DreamerAgent):
 
 @functools.cache
 def train(
-    stem: str, *, is_compiled: bool = False, precision: Precision = "32-true"
+    stem: str,
+    *,
+    is_compiled: bool = False,
+    precision: Precision = "32-true",
+    looks_up: bool = False,
 ) -> dict[str, Update]:
     """All updates of a file, by case."""
     cases = [Case(load(stem), name) for name in load(stem).parameters]
     agent = GoldenAgent(cases)
+    rssm = agent.world_model.rssm
+    assert not rssm.looks_up  # the latents of the files are few
+    rssm.looks_up = looks_up and rssm.latent.classes > 1
     if is_compiled:
         compile_activations(agent)
         compile_recurrence(agent, torch.device("cpu"))
@@ -178,6 +185,13 @@ def test_updates_with_large_products(stem: str):
 @every_file
 def test_updates_in_bf16(stem: str):
     check_all(train(stem, precision="bf16-mixed"), stem, bf16=True)
+
+
+@every_file
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_updates_whose_dreams_look_up_rows(stem: str, precision: Precision):
+    updates = train(stem, precision=precision, looks_up=True)
+    check_all(updates, stem, bf16=precision == "bf16-mixed")
 
 
 def check_all(updates: dict[str, Update], stem: str, *, bf16: bool = False) -> None:
