@@ -47,8 +47,10 @@ def make_agent(size: Size, cfg: DictConfig) -> DreamerAgent:
     return DreamerAgent(config, shapes, space, make_tape=choose_tape(cfg))
 
 
-def compile_as_in_a_long_run(size: Size, cfg: DictConfig, agent: DreamerAgent, device: str) -> bool:
-    """Compile what `train.py` would in a run of many updates; tells whether it did."""
+def compile_as_in_a_long_run(
+    size: Size, cfg: DictConfig, agent: DreamerAgent, device: str
+) -> list[str]:
+    """Compile what `train.py` would in a run of many updates; says what, in words."""
     cost = None
     if device == "cpu":
         cost = estimate_cost(agent, size.batch_size, size.batch_length, LONG_RUN)

@@ -150,13 +150,13 @@ def measure(
         enable_model_summary=False,
     )
     agent = make_agent(size, cfg)
-    is_compiled = compile_as_in_a_long_run(size, cfg, agent, device)
+    compiled = compile_as_in_a_long_run(size, cfg, agent, device)
     trainer.fit(agent, DataLoader(turns, batch_size=None))
     memory = {name: peer.ask("memory")["rss_bytes"] for name, peer in peers.items()}
     programs = {
         "ours": {
             "precision": precision,
-            "compiled": is_compiled,
+            "compiled": compiled,
             **Spread.of(clock.seconds[WARM_UP[device] :])._asdict(),
             "memory_bytes": clock.memory,
             "flops": clock.counter.total,

@@ -3,6 +3,8 @@
 The runner prints it: what is built, where it lands, what it costs.
 """
 
+from collections.abc import Sequence
+
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
@@ -25,7 +27,7 @@ def print_briefing(
     resume: ResumePoint | None,
     *,
     cost: Cost | None,
-    is_compiled: bool,
+    compiled: Sequence[str],
 ) -> None:
     """Print environment, spaces, keys, parameters, device, disk, schedule and cost, if known."""
     model, heads = agent.world_model, agent.actor_critic
@@ -43,7 +45,7 @@ def print_briefing(
         "parameters": f"world model {_millions(model)}, actor {_millions(heads.actor)}, "
         f"critic {_millions(heads.critic)}",
         "device": f"{device}, precision {trainer.precision}, {torch.get_num_threads()} threads"
-        + (f", compiled {_what_is_compiled(device)}" if is_compiled else ""),
+        + (f", compiled {' and '.join(compiled)}" if compiled else ""),
         "replay": f"{replay.size_bytes / 2**30:.2f} GiB on disk when full, in {folder.replay}",
         "schedule": f"{cfg.total_frames:,} frames; {cfg.prefill_policy_steps:,} random policy "
         f"steps, then an update of {cfg.batch.size} x {cfg.batch.length} steps every "
@@ -53,10 +55,6 @@ def print_briefing(
         lines["cost"] = describe_cost(cost)
     for name, line in lines.items():
         print(f"{name:>13}  {line}")
-
-
-def _what_is_compiled(device: torch.device) -> str:
-    return "activations" if device.type == "cpu" else "recurrent steps"
 
 
 def describe_actions(space: ActionSpace) -> str:

@@ -146,7 +146,7 @@ def _fit(
     )
     left = updates - (resume.updates if resume else 0)
     cost = None if on_cuda(cfg) else estimate_cost(agent, cfg.batch.size, cfg.batch.length, left)
-    is_compiled = compile_if_worth_it(cfg, agent, cost)
+    compiled = compile_if_worth_it(cfg, agent, cost)
     metrics: Metrics = instantiate(cfg.callbacks.metrics)(replay)
     progress: Progress = instantiate(cfg.callbacks.progress)(metrics, total_frames=cfg.total_frames)
     interrupt = Interrupt()
@@ -172,7 +172,7 @@ def _fit(
             default_root_dir=folder.path,
         )
         print_briefing(
-            *(cfg, folder, envs, agent, replay, trainer, resume), cost=cost, is_compiled=is_compiled
+            *(cfg, folder, envs, agent, replay, trainer, resume), cost=cost, compiled=compiled
         )
         start = time.time()
         try:

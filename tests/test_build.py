@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from tiny import make_agent
 
 from dreamer import build
 from dreamer.build import LONG, compile_if_worth_it
@@ -19,11 +20,12 @@ SHORT_RUN = LONG_RUN._replace(updates=9 * LONG)
 
 @pytest.fixture
 def compiled(monkeypatch) -> list:
-    """The agents that were to be compiled; nothing is."""
-    agents = []
-    monkeypatch.setattr(build, "compile_activations", lambda x: agents.append(x) is None)
-    monkeypatch.setattr(build, "compile_recurrence", lambda x, device: agents.append((x, device)))
-    return agents
+    """What was to be compiled; nothing is."""
+    parts = []
+    monkeypatch.setattr(build, "compile_activations", lambda x: parts.append(x) is None)
+    monkeypatch.setattr(build, "compile_dream", lambda *x: parts.append(x) is None)
+    monkeypatch.setattr(build, "compile_recurrence", lambda x, device: parts.append((x, device)))
+    return parts
 
 
 @pytest.fixture(params=[RuntimeError, PermissionError])
@@ -37,20 +39,23 @@ def no_compiler(request, monkeypatch):
 @pytest.mark.parametrize(
     ("choice", "precision", "cost", "expected"),
     [
-        ("auto", "bf16-mixed", LONG_RUN, True),
-        ("auto", "32-true", LONG_RUN, True),
-        ("auto", "bf16-mixed", SHORT_RUN, False),
-        ("auto", "bf16-mixed", None, False),  # on a GPU
-        ("true", "32-true", SHORT_RUN, True),
-        ("false", "bf16-mixed", LONG_RUN, False),
+        ("auto", "bf16-mixed", LONG_RUN, ["activations"]),
+        ("auto", "32-true", LONG_RUN, ["activations", "dreams"]),
+        ("auto", "bf16-mixed", SHORT_RUN, []),
+        ("auto", "bf16-mixed", None, []),  # on a GPU
+        ("true", "32-true", SHORT_RUN, ["activations", "dreams"]),
+        ("false", "bf16-mixed", LONG_RUN, []),
     ],
 )
-def test_activations_are_compiled_where_asked_for_or_worth_it(
+def test_what_cpus_compile_is_compiled_where_asked_for_or_worth_it(
     compose_tiny, compiled, choice, precision, cost, expected
 ):
-    agent, cfg = object(), compose_tiny(f"compile={choice}", f"precision={precision}")
-    assert compile_if_worth_it(cfg, agent, cost) is expected
-    assert compiled == [agent] * expected
+    agent, overrides = make_agent(), ("batch.size=3", "batch.length=5")
+    cfg = compose_tiny(f"compile={choice}", f"precision={precision}", *overrides)
+    assert compile_if_worth_it(cfg, agent, cost) == expected
+    parts = [agent, (agent.world_model.rssm, agent.actor_critic, 15)]
+    assert compiled == parts[: len(expected)]
+    assert bool(agent.dream_step) == ("dreams" in expected)
 
 
 def test_without_a_compiler_a_run_goes_on_unless_it_asked_for_one(
@@ -81,13 +86,15 @@ def test_compiling_on_a_gpu_without_recordings_is_refused_before_anything_is_wri
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiler")
-def test_a_run_compiles_the_activations_of_all_its_networks(compose_tiny, monkeypatch, capsys):
+def test_a_run_compiles_its_dreams_and_the_activations_of_all_its_networks(
+    compose_tiny, monkeypatch, capsys
+):
     made = []
     monkeypatch.setattr(
         "dreamer.runner.make_agent", lambda *a: made.append(build.make_agent(*a)) or made[-1]
     )
     train(compose_tiny("compile=true"))
-    assert "threads, compiled activations" in capsys.readouterr().out
+    assert "threads, compiled activations and dreams" in capsys.readouterr().out
     layers = [m for m in made[0].modules() if isinstance(m, DenseLayer)]
     assert len(layers) >= 8
     assert not any(layer.activation is ACTIVATIONS["elu"] for layer in layers)

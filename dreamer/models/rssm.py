@@ -19,6 +19,8 @@ from dreamer.models.unrolled import PLAIN, Weights, unroll
 from dreamer.types import Features, OneHotFeatures, RSSMState
 
 ImaginationPolicy = Callable[[Features, Tensor | None], Tensor]
+# `RSSM.dream_step` with its policy.
+DreamStep = Callable[[Tensor, Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 MANY_LATENTS = 256  # S * K; fewer one-hot numbers are multiplied faster than rows are looked up
 
@@ -64,6 +66,7 @@ class RSSM(nn.Module):
 
     def __init__(self, embed_size: int, action_size: int, latent: Latent, config: RSSMConfig):
         super().__init__()
+        self.config = config
         self.latent = latent
         self.deter_size = config.deter
         self.stoch_size = latent.variables * latent.classes
@@ -275,7 +278,7 @@ class RSSM(nn.Module):
     def imagine_features(
         self,
         start: RSSMState,
-        policy: ImaginationPolicy,
+        step: DreamStep,
         horizon: int,
         *,
         action_noise: Tensor | None = None,
@@ -283,27 +286,51 @@ class RSSM(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """`imagine` without a graph, which writes down the features and nothing else.
 
-        Arguments and numbers are those of `imagine`; of the states, it gives the features
-        (H+1, N, F), in the type of matrix products, which is all that heads make of them.
+        Arguments and numbers are those of `imagine`, but for the policy, which is in `step`:
+        `dream_step`, or the same compiled. Of the states, it gives the features (H+1, N, F), in the
+        type of matrix products, which is all that heads make of them.
         """
-        latent, deter = self.latent, start.deter
+        deter = start.deter
         if state_noise is None:
-            state_noise = latent.draw_noise(start.stats.expand(horizon, *start.stats.shape))
-        shape = horizon + 1, len(deter), self.feature_size
-        features = deter.new_empty(shape, dtype=product_dtype(deter))
-        stochs, rounded = features.split([self.stoch_size, self.deter_size], -1)
-        stochs[0], rounded[0] = start.stoch.flatten(-2), deter
+            shape = horizon, *start.stats.shape
+            state_noise = self.latent.draw_noise(start.stats.expand(shape))
+        features = [start.features.to(product_dtype(deter))]
         actions = []
         for t in range(horizon):
             noise = None if action_noise is None else action_noise[t]
-            actions.append(policy(features[t], noise))
-            x = self.img_in(torch.cat([stochs[t], actions[-1].to(features.dtype)], -1))
-            gates = self.gru.linear(torch.cat([x, rounded[t]], -1))
-            deter = self.gru.finish(gates, deter)
-            rounded[t + 1] = deter
-            stats = self.prior_stats(rounded[t + 1])
-            stochs[t + 1] = latent.sample(stats, state_noise[t]).flatten(-2)
-        return features, torch.stack([torch.zeros_like(actions[0]), *actions])
+            row, deter, action = step(features[-1], deter, noise, state_noise[t])
+            features.append(row)
+            actions.append(action)
+        prev_action = torch.stack([torch.zeros_like(actions[0]), *actions])
+        return torch.stack(features), prev_action
+
+    def dream_step(
+        self,
+        policy: ImaginationPolicy,
+        features: Tensor,
+        deter: Tensor,
+        action_noise: Tensor | None,
+        state_noise: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One step of `imagine_features`.
+
+        Args:
+            policy: as that of `imagine`.
+            features: (N, F), in the type of matrix products.
+            deter: (N, D), the same state in float32.
+            action_noise: (N, A) or None.
+            state_noise: (N, S, K).
+
+        Returns:
+            features (N, F) and deter (N, D) one step later, and the action (N, A) between.
+        """
+        stoch, rounded = features.split([self.stoch_size, self.deter_size], -1)
+        action = policy(features, action_noise)
+        x = self.img_in(torch.cat([stoch, action.to(features.dtype)], -1))
+        deter = self.gru.finish(self.gru.linear(torch.cat([x, rounded], -1)), deter)
+        rounded = deter.to(features.dtype)
+        stoch = self.latent.sample(self.prior_stats(rounded), state_noise).flatten(-2)
+        return torch.cat([stoch.to(rounded.dtype), rounded], -1), deter, action
 
     @torch.no_grad()
     @constant_weights()

@@ -4,6 +4,7 @@ The agent trains it on replayed batches and dreams in it; the policy filters obs
 it. It knows neither actor nor critic: imagination takes the actor as a plain function.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -15,7 +16,7 @@ from dreamer.losses import balanced_kl
 from dreamer.models.encoder import Decoder, Encoder, ObservationConfig, ObsShapes
 from dreamer.models.latents import Latent
 from dreamer.models.mlp import Head, HeadConfig
-from dreamer.models.rssm import RSSM, ImaginationPolicy, RSSMConfig
+from dreamer.models.rssm import RSSM, DreamStep, ImaginationPolicy, RSSMConfig
 from dreamer.types import Batch, Features, RSSMState, Trajectory
 
 RewardTransform = Literal["tanh", "sign", "identity"]
@@ -207,6 +208,7 @@ class WorldModel(nn.Module):
         action_noise: Tensor | None = None,
         state_noise: Tensor | None = None,
         one_hots: bool = False,
+        step: DreamStep | None = None,
     ) -> Trajectory:
         """Dream `horizon` steps from each start.
 
@@ -219,6 +221,7 @@ class WorldModel(nn.Module):
             state_noise: (H, N, S, K) or None.
             one_hots: features may be `OneHotFeatures`, for the policy too, where that is faster:
                 on the CPU, without a graph, if the latents are categorical and many.
+            step: a compiled one with `policy` in it, taken where there is no graph; or None.
 
         Returns:
             (H+1, N, ...). Gradients flow through the actions, the dynamics and the heads. Without
@@ -230,10 +233,11 @@ class WorldModel(nn.Module):
         if torch.is_grad_enabled():
             states, prev_action = rssm.imagine(start, policy, horizon, **noise)
             features = states.features
-        elif one_hots and rssm.looks_up and start.deter.device.type == "cpu":
+        elif step is None and one_hots and rssm.looks_up and start.deter.device.type == "cpu":
             features, prev_action = rssm.imagine_one_hots(start, policy, horizon, **noise)
         else:  # other devices multiply by zeros faster than they look up
-            features, prev_action = rssm.imagine_features(start, policy, horizon, **noise)
+            step = step or functools.partial(rssm.dream_step, policy)
+            features, prev_action = rssm.imagine_features(start, step, horizon, **noise)
         reward = self.reward_head(features).mean
         if self.discount_head is None:
             discount = torch.full_like(reward, self.config.discount)

@@ -1,19 +1,21 @@
-"""Compiled activations and recurrent steps: the numbers of torch's own, compiled once."""
+"""Compiled activations, dreams and recurrent steps: the numbers of torch's own, compiled once."""
 
 import copy
+import itertools
 import subprocess
 import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import DISCRETE, IMAGE, fit, make_agent, make_batch, weights_of
+from tiny import CONTINUOUS, DISCRETE, IMAGE, B, T, fit, make_agent, make_batch, weights_of
 from torch.testing import assert_close
 
-from dreamer.models import compiled
+from dreamer.models import ahead_of_time, compiled
 from dreamer.models.compiled import (
     LARGE,
     compile_activations,
+    compile_dream,
     compile_recurrence,
     compiled_elu,
 )
@@ -26,7 +28,7 @@ def test_networks_without_elu_have_nothing_to_compile(monkeypatch):
     def compile_anyway(dtype):
         raise AssertionError
 
-    monkeypatch.setattr(compiled, "_kernel", compile_anyway)
+    monkeypatch.setattr(compiled, "_elu_kernel", compile_anyway)
     layer = DenseLayer(3, 4, activation="silu", norm="none")
     assert not compile_activations(layer)
     assert layer.activation is ACTIVATIONS["silu"]
@@ -47,8 +49,9 @@ TENSORS = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("make", "is_compiled"), TENSORS.values(), ids=TENSORS)
 def test_results_and_gradients_are_those_of_elu(monkeypatch, make, is_compiled, dtype):
-    kernel, calls = compiled._kernel(dtype), []
-    monkeypatch.setattr(compiled, "_kernel", lambda dtype: lambda x: calls.extend(x) or kernel(x))
+    kernel, calls = compiled._elu_kernel(dtype), []
+    watched = lambda x: calls.extend(x) or kernel(x)  # noqa: E731
+    monkeypatch.setattr(compiled, "_elu_kernel", lambda dtype: watched)
     x = make()
     x[0, 0], x[1, 0], x[2, 0] = -200.0, -1e-6, 0.0
     if dtype != x.dtype:
@@ -68,8 +71,8 @@ def test_results_and_gradients_are_those_of_elu(monkeypatch, make, is_compiled, 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiler")
 def test_what_is_compiled_serves_any_number_of_threads_and_is_read_from_the_disk(monkeypatch):
-    monkeypatch.delattr(compiled, "_compile")
-    compiled._kernel.cache_clear()
+    monkeypatch.delattr(compiled, "make")
+    compiled._elu_kernel.cache_clear()
     assert compiled.are_kept()
     before = torch.get_num_threads()
     try:
@@ -107,7 +110,7 @@ def test_threads_that_use_it_at_once_do_not_wait_for_ever(repository):
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiler")
 def test_a_kernel_of_another_processor_is_not_taken(monkeypatch):
-    monkeypatch.setattr(compiled, "_processor", lambda: "another")
+    monkeypatch.setattr(ahead_of_time, "_processor", lambda: "another")
     assert not compiled.are_kept()
 
 
@@ -123,11 +126,22 @@ def with_recurrence(agent):
     assert not {rssm.gru.advance, *rssm.between} & {advance, *PLAIN}
 
 
+def with_dreams(agent):
+    networks = agent.world_model.rssm, agent.actor_critic
+    agent.dream_step = compile_dream(*networks, starts=T * B)
+    assert agent.dream_step is not None
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_is_large")
-@pytest.mark.parametrize("compile_part", [with_activations, with_recurrence])
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_fifty_updates_give_the_losses_of_eager_ones(precision, compile_part):
+@pytest.mark.parametrize(
+    ("compile_part", "precision"),
+    [
+        *itertools.product([with_activations, with_recurrence], ["32-true", "bf16-mixed"]),
+        (with_dreams, "32-true"),
+    ],
+)
+def test_fifty_updates_give_the_losses_of_eager_ones(compile_part, precision):
     agents, losses = [make_agent(DISCRETE, obs_shapes=IMAGE) for _ in range(2)], []
     agents[1].load_state_dict(copy.deepcopy(agents[0].state_dict()))
     compile_part(agents[1])
@@ -171,3 +185,41 @@ def test_compiled_cells_serve_any_number_of_rows():
         inputs = torch.randn(count, cells[0].linear.in_features).split([12, 16], -1)
         with torch.no_grad():
             assert_close(cells[1](*inputs), cells[0](*inputs))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
+def test_compiled_step_of_a_dream_is_taken_for_its_number_of_starts_with_the_weights_of_now():
+    agent, calls = make_agent(DISCRETE), []
+    rssm, actor_critic = agent.world_model.rssm, agent.actor_critic
+
+    class WatchedActor(type(actor_critic)):
+        def act(self, features, noise=None):
+            calls.append(len(features))
+            return super().act(features, noise)
+
+    actor_critic.__class__ = WatchedActor
+    step = compile_dream(rssm, actor_critic, starts=5)
+    calls.clear()  # those of the compiler
+    for starts, seed in itertools.product((5, 7), range(2)):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for x in agent.parameters():
+                x.normal_()
+            sizes = rssm.feature_size, rssm.deter_size, actor_critic.action_size
+            inputs = [torch.randn(starts, size) for size in sizes]
+            inputs.append(torch.randn(starts, rssm.latent.variables, rssm.latent.classes))
+            actual = step(*inputs)
+            assert calls == [starts] * (starts != 5)
+            assert_close(actual, rssm.dream_step(actor_critic.act, *inputs))
+        calls.clear()
+
+
+def test_dreams_are_not_compiled_where_little_would_be_gained(monkeypatch):
+    def compile_anyway(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(compiled, "make", compile_anyway)
+    through_dynamics, discrete = make_agent(CONTINUOUS), make_agent(DISCRETE)
+    for agent, starts in (through_dynamics, T * B), (discrete, 10**9):
+        assert compile_dream(agent.world_model.rssm, agent.actor_critic, starts) is None

@@ -1,6 +1,7 @@
 """The recurrent model against its equations, one step after the other."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -232,7 +233,8 @@ def test_imagining_features_is_imagining_states(latent, bf16):
     noise = {"action_noise": torch.randn(H, N, A), "state_noise": state_noise}
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         states, actions = rssm.imagine(start, policy, H, **noise)
-        features, same_actions = rssm.imagine_features(start, policy, H, **noise)
+        step = functools.partial(rssm.dream_step, policy)
+        features, same_actions = rssm.imagine_features(start, step, H, **noise)
     assert not (features.requires_grad or same_actions.requires_grad)
     assert features.dtype == (torch.bfloat16 if bf16 else torch.float32)
     assert_close(same_actions, actions)

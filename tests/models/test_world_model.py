@@ -190,7 +190,9 @@ def test_dream_without_a_graph_has_the_same_numbers():
 @both
 @pytest.mark.parametrize("graph", [True, False])
 @pytest.mark.parametrize("many", [1, 10**9])
-def test_positions_of_ones_stand_for_many_features_without_a_graph(latent, graph, many, monkeypatch):
+def test_positions_of_ones_stand_for_many_features_without_a_graph(
+    latent, graph, many, monkeypatch
+):
     monkeypatch.setattr("dreamer.models.rssm.MANY_LATENTS", many)
     model = make_model(VECTORS, latent=latent)
     start = model.loss(batch(VECTORS)).posterior.detach().flatten_time()
