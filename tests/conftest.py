@@ -68,13 +68,15 @@ def renderer() -> str:
 @pytest.fixture(scope="session")
 def compiler(tmp_path_factory) -> Iterator[None]:
     """For tests that compile, into a cache of their own; skipped where there is no compiler."""
-    from dreamer.models.compiled import compile_activations
-    from dreamer.models.mlp import DenseLayer
+    from dreamer.models.activations import load_compiled_elu
 
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # what one worker compiles, the others need not
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         try:
-            compile_activations(DenseLayer(1, 1, activation="elu", norm="none"))
+            load_compiled_elu()
         except RuntimeError as problem:
             pytest.skip(str(problem).partition("\n")[0])
         yield
@@ -83,7 +85,7 @@ def compiler(tmp_path_factory) -> Iterator[None]:
 @pytest.fixture
 def small_is_large(compiler, monkeypatch) -> None:
     """Compiled functions take the small tensors of a test, too."""
-    monkeypatch.setattr("dreamer.models.compiled.LARGE", 1)
+    monkeypatch.setattr("dreamer.models.activations.LARGE", 1)
 
 
 @pytest.fixture(params=["as they are", "by oneDNN"])

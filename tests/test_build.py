@@ -11,7 +11,8 @@ from tiny import make_agent
 from dreamer import build
 from dreamer.build import LONG, compile_if_worth_it
 from dreamer.cost import Cost
-from dreamer.models.mlp import ACTIVATIONS, DenseLayer
+from dreamer.models.activations import ACTIVATIONS
+from dreamer.models.mlp import DenseLayer
 from dreamer.runner import train
 
 LONG_RUN = Cost(1e9, seconds=0.1, updates=11 * LONG)

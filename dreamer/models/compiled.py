@@ -1,9 +1,8 @@
-"""What torch's compiler makes for the machine at hand: ELU and dreams on CPUs, recurrences on GPUs.
+"""What torch's compiler makes for the machine at hand, in networks that ask for it.
 
-torch's own kernels are made for many processors, and on CPUs its `expm1` takes three times as long
-as one for this processor alone. A run that asks for it lets its networks take this one, for any
-number of numbers. And where networks are small, a step of a dream takes as long as the number of
-its operations says, not their work: compiled it is one call (`ahead_of_time.py` makes both).
+On CPUs ELU, which takes a third of the time then, and where networks are small a step of a dream:
+it takes as long as the number of its operations says, not their work, and is one call then
+(`ahead_of_time.py` makes both).
 
 On GPUs the small operations between the products of a recurrent step, some forty with their
 gradients, take as long as their number says, too. Compiled they are eleven.
@@ -15,23 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
 from dreamer import distributions
+from dreamer.models.activations import ACTIVATIONS, compiled_elu, load_compiled_elu
 from dreamer.models.actor_critic import ActorCritic
-from dreamer.models.ahead_of_time import Kernel, load, make, path_of
-from dreamer.models.mlp import ACTIVATIONS, DenseLayer
+from dreamer.models.ahead_of_time import load, make, path_of
+from dreamer.models.mlp import DenseLayer
 from dreamer.models.recurrent import GRUCell, advance
 from dreamer.models.rssm import RSSM, DreamStep
 from dreamer.models.unrolled import PLAIN, Between
 from dreamer.models.vision import ConvDecoder, ConvEncoder
 
-LARGE = 2**14  # numbers; with fewer, the call takes longer than what is saved
 LARGE_STEP = 2 * 10**8  # multiplications by the recurrent weights; with more, little is saved
-DTYPES = (torch.float32, torch.bfloat16)
 
 
 def compile_activations(module: nn.Module) -> bool:
@@ -44,10 +40,7 @@ def compile_activations(module: nn.Module) -> bool:
     layers = [x for x in module.modules() if isinstance(x, DenseLayer | ConvEncoder | ConvDecoder)]
     layers = [layer for layer in layers if layer.activation is ACTIVATIONS["elu"]]
     if layers:
-        if not are_kept():
-            print("Compiling activations for this processor, once: up to half a minute.")
-        for dtype in DTYPES:
-            _elu_kernel(dtype)
+        load_compiled_elu()
     for layer in layers:
         layer.activation = compiled_elu
     return bool(layers)
@@ -83,64 +76,6 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _add_one(x: Tensor) -> Tensor:
     return x + 1
-
-
-def are_kept() -> bool:
-    """Whether an earlier run has compiled them: reading them takes milliseconds."""
-    return all(_elu_path(dtype).exists() for dtype in DTYPES)
-
-
-def compiled_elu(x: Tensor) -> Tensor:
-    """`F.elu(x, inplace=True)`: (...) -> (...), with its gradient."""
-    if x.numel() < LARGE or x.device.type != "cpu" or x.dtype not in DTYPES:
-        return F.elu_(x)
-    if torch.compiler.is_exporting():  # the compiler at work on what contains it
-        return F.elu_(x)
-    if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
-        return F.elu_(x)
-    if not (torch.is_grad_enabled() and x.requires_grad):
-        return _elu_(x)
-    y = _Elu.apply(x)
-    assert isinstance(y, Tensor)
-    return y
-
-
-class _Elu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        ctx.mark_dirty(x)
-        ctx.save_for_backward(x)
-        return _elu_(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, *grad_outputs: Tensor):
-        (y,) = ctx.saved_tensors
-        return torch.ops.aten.elu_backward(grad_outputs[0], 1, 1, 1, True, y)
-
-
-def _elu_(x: Tensor) -> Tensor:
-    """Change a tensor without gaps."""
-    _elu_kernel(x.dtype)([x.as_strided((x.numel(),), (1,))])  # its memory as one row
-    return x
-
-
-@functools.cache
-def _elu_kernel(dtype: torch.dtype) -> Kernel:
-    """ELU of one row (n,), in place."""
-    path = _elu_path(dtype)
-    if not path.exists():
-        numbers = torch.export.Dim("numbers", min=2)
-        make(path, _elu_of_row, [torch.zeros(LARGE, dtype=dtype)], [{0: numbers}])
-    return load(path)
-
-
-def _elu_of_row(x: Tensor) -> None:
-    x.copy_(torch.where(x > 0, x, torch.expm1(x)))
-
-
-def _elu_path(dtype: torch.dtype) -> Path:
-    return path_of(f"elu-{str(dtype).removeprefix('torch.')}", Path(__file__).read_text())
 
 
 def compile_dream(rssm: RSSM, actor_critic: ActorCritic, starts: int) -> DreamStep | None:

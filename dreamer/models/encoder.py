@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dreamer.distributions import Distribution, Normal
-from dreamer.models.mlp import MLP, DistributionLayer, Norm, check_activation, init_glorot
+from dreamer.models.activations import check_activation
+from dreamer.models.mlp import MLP, DistributionLayer, Norm, init_glorot
 from dreamer.models.vision import IMAGE_SIZE, ConvConfig, ConvDecoder, ConvEncoder
 
 ObsShapes = dict[str, tuple[int, ...]]

@@ -3,8 +3,7 @@
 Encoder, decoder, RSSM, world model and actor-critic build on it. It knows no latent state.
 """
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -22,21 +21,13 @@ from dreamer.distributions import (
     TanhNormal,
     TruncatedNormal,
 )
+from dreamer.models.activations import ACTIVATIONS, activate, check_activation
 from dreamer.models.linear import Linear
 from dreamer.models.one_hots import one_hot_linear
 from dreamer.types import Features, OneHotFeatures
 
 Norm = Literal["none", "layer"]
 DistributionName = Literal["mse", "normal", "binary", "onehot", "trunc_normal", "tanh_normal"]
-
-# In place where the backward pass needs only the result: the layer before has no use for its own.
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "elu": functools.partial(F.elu, inplace=True),
-    "relu": functools.partial(F.relu, inplace=True),
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "tanh": torch.tanh,
-}
 
 LAYER_NORM_EPSILON = 1e-3  # Keras' default; torch's is 1e-5
 
@@ -62,12 +53,6 @@ class HeadConfig:
             raise ValueError(
                 f"Expect `layers` >= 0 and `units` >= 1, actually: {self.layers}, {self.units}"
             )
-
-
-def check_activation(name: str) -> None:
-    """Raise a ValueError that lists the known activations if `name` is none of them."""
-    if name not in ACTIVATIONS:
-        raise ValueError(f"Expect `activation` to be one of {list(ACTIVATIONS)}, actually: {name}")
 
 
 def init_glorot(module: nn.Module) -> None:
@@ -104,13 +89,19 @@ def apply_linear(layer: nn.Linear, x: Features) -> Tensor:
 
 
 class DenseLayer(nn.Module):
-    """`activation(norm(x W + b))`: (..., input_size) -> (..., units)."""
+    """`activation(norm(x W + b))`: (..., input_size) -> (..., units).
 
-    def __init__(self, input_size: int, units: int, *, activation: str, norm: Norm):
+    Of what is `inner`, one other layer and nothing else may read the result.
+    """
+
+    def __init__(
+        self, input_size: int, units: int, *, activation: str, norm: Norm, inner: bool = False
+    ):
         super().__init__()
         self.linear = Linear(input_size, units)
         self.norm = make_norm(norm, units)
         self.activation = ACTIVATIONS[activation]
+        self.inner = inner
 
     def forward(self, x: Features) -> Tensor:
         """(..., input_size) -> (..., units)."""
@@ -118,21 +109,31 @@ class DenseLayer(nn.Module):
 
     def finish(self, x: Tensor) -> Tensor:
         """What follows the matrix product; callers that split the product end with it."""
-        return self.activation(self.norm(x))
+        return activate(self.activation, self.norm(x), inner=self.inner)
 
 
 class MLP(nn.Sequential):
-    """Dense layers of the given sizes: (..., input_size) -> (..., sizes[-1])."""
+    """Dense layers of the given sizes: (..., input_size) -> (..., sizes[-1]).
 
-    def __init__(self, input_size: int, sizes: Sequence[int], *, activation: str, norm: Norm):
-        widths = [input_size, *sizes]
-        super().__init__(
-            *(
-                DenseLayer(i, o, activation=activation, norm=norm)
-                for i, o in zip(widths[:-1], widths[1:], strict=True)
-            )
-        )
-        self.output_size = widths[-1]
+    Of what is `inner`, one other layer and nothing else may read the result.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        sizes: Sequence[int],
+        *,
+        activation: str,
+        norm: Norm,
+        inner: bool = False,
+    ):
+        layers, width = [], input_size
+        for number, size in enumerate(sizes, 1):
+            is_inner = inner or number < len(sizes)
+            layers.append(DenseLayer(width, size, activation=activation, norm=norm, inner=is_inner))
+            width = size
+        super().__init__(*layers)
+        self.output_size = width
 
 
 class DistributionLayer(nn.Module):
@@ -210,6 +211,7 @@ class Head(nn.Module):
             [config.units] * config.layers,
             activation=config.activation,
             norm=config.norm,
+            inner=True,
         )
         self.out = DistributionLayer(
             self.trunk.output_size,

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dreamer.models.activations import check_activation
 from dreamer.models.latents import Latent
 from dreamer.models.linear import Linear, constant_weights, linear, product_dtype
-from dreamer.models.mlp import DenseLayer, LayerNorm, Norm, check_activation, init_glorot
+from dreamer.models.mlp import DenseLayer, LayerNorm, Norm, init_glorot
 from dreamer.models.recurrent import GRUCell, LoopLinear
 from dreamer.models.unrolled import PLAIN, Weights, unroll
 from dreamer.types import Features, OneHotFeatures, RSSMState

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamer.distributions import unit_normal_log_prob
+from dreamer.models.activations import ACTIVATIONS, activate, check_activation
 from dreamer.models.convolutions import (
     STRIDE,
     is_slow_in_bfloat16,
@@ -22,7 +23,7 @@ from dreamer.models.convolutions import (
     transposed_to_sub_pixels,
 )
 from dreamer.models.linear import Linear, linear
-from dreamer.models.mlp import ACTIVATIONS, Norm, check_activation, make_norm
+from dreamer.models.mlp import Norm, make_norm
 from dreamer.models.pieces import in_pieces, score_in_pieces
 
 IMAGE_SIZE = 64  # pixels, both sides
@@ -88,7 +89,8 @@ class ConvEncoder(nn.Module):
         if x.shape[1] == 1:  # both layouts at once: choose, or what follows is reordered
             x = x.view(-1, IMAGE_SIZE, IMAGE_SIZE, 1).permute(0, 3, 1, 2)
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = self.activation(norm(strided(x, conv)))
+            is_last = conv is self.convs[-1]
+            x = activate(self.activation, norm(strided(x, conv)), inner=not is_last)
         return x.permute(0, 2, 3, 1).flatten(1)  # (N, M): height, width, channel
 
 
@@ -150,7 +152,7 @@ class ConvDecoder(nn.Module):
     def _to_sub_pixels(self, x: Tensor, edge: int) -> Tensor:
         """The other layers: (N, C, k, k) -> (N, C * edge**2, ...) float32, see `sub_pixels`."""
         for conv, norm in zip(self.convs[1:-1], self.norms[1:-1], strict=True):
-            x = self.activation(norm(transposed(x, conv)))
+            x = activate(self.activation, norm(transposed(x, conv)), inner=True)
         if not is_slow_in_bfloat16(x.device):
             return transposed_to_sub_pixels(x, self.convs[-1], edge).float()
         with torch.autocast(x.device.type, enabled=False):

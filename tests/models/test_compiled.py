@@ -2,116 +2,32 @@
 
 import copy
 import itertools
-import subprocess
-import sys
 
 import pytest
 import torch
-import torch.nn.functional as F
 from tiny import CONTINUOUS, DISCRETE, IMAGE, B, T, fit, make_agent, make_batch, weights_of
 from torch.testing import assert_close
 
-from dreamer.models import ahead_of_time, compiled
+from dreamer.models import compiled
+from dreamer.models.activations import ACTIVATIONS, compiled_elu
 from dreamer.models.compiled import (
-    LARGE,
     compile_activations,
     compile_dream,
     compile_recurrence,
-    compiled_elu,
 )
-from dreamer.models.mlp import ACTIVATIONS, DenseLayer
+from dreamer.models.mlp import DenseLayer
 from dreamer.models.recurrent import advance
 from dreamer.models.unrolled import PLAIN
 
 
 def test_networks_without_elu_have_nothing_to_compile(monkeypatch):
-    def compile_anyway(dtype):
+    def compile_anyway():
         raise AssertionError
 
-    monkeypatch.setattr(compiled, "_elu_kernel", compile_anyway)
+    monkeypatch.setattr(compiled, "load_compiled_elu", compile_anyway)
     layer = DenseLayer(3, 4, activation="silu", norm="none")
     assert not compile_activations(layer)
     assert layer.activation is ACTIVATIONS["silu"]
-
-
-# Each with whether it is for the compiled kernel: large, and without gaps in memory.
-TENSORS = {
-    "rows": (lambda: torch.randn(LARGE // 64 + 3, 64), True),
-    "channels last": (lambda: torch.randn(LARGE // 720 + 1, 9, 10, 8).permute(0, 3, 1, 2), True),
-    "end of another": (lambda: torch.randn(2, LARGE // 64, 70)[1], True),
-    "gaps": (lambda: torch.randn(LARGE // 32, 70)[:, 3:40], False),
-    "small": (lambda: torch.randn(4, 5), False),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("compiler")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("make", "is_compiled"), TENSORS.values(), ids=TENSORS)
-def test_results_and_gradients_are_those_of_elu(monkeypatch, make, is_compiled, dtype):
-    kernel, calls = compiled._elu_kernel(dtype), []
-    watched = lambda x: calls.extend(x) or kernel(x)  # noqa: E731
-    monkeypatch.setattr(compiled, "_elu_kernel", lambda dtype: watched)
-    x = make()
-    x[0, 0], x[1, 0], x[2, 0] = -200.0, -1e-6, 0.0
-    if dtype != x.dtype:
-        x = torch.empty_strided(x.size(), x.stride(), dtype=dtype).copy_(x)
-    expected = F.elu(x)
-    leaf = x.detach().clone().requires_grad_()
-    y, y_expected = compiled_elu(leaf * 1), F.elu_(leaf * 1)
-    assert compiled_elu(x) is x
-    assert_close([x, y], [expected, y_expected])
-    grad, grad_expected = (
-        torch.autograd.grad(z, leaf, torch.full_like(z, 3))[0] for z in (y, y_expected)
-    )
-    assert_close(grad, grad_expected)
-    assert any(call.data_ptr() == x.data_ptr() for call in calls) == is_compiled
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("compiler")
-def test_what_is_compiled_serves_any_number_of_threads_and_is_read_from_the_disk(monkeypatch):
-    monkeypatch.delattr(compiled, "make")
-    compiled._elu_kernel.cache_clear()
-    assert compiled.are_kept()
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            x = torch.randn(LARGE + threads)
-            expected = F.elu(x)
-            assert_close(compiled_elu(x), expected)
-    finally:
-        torch.set_num_threads(before)
-
-
-OF_MANY_THREADS = """
-import threading, torch
-from dreamer.models.compiled import LARGE, compiled_elu
-
-def work(seed):
-    x = torch.randn(LARGE + seed)
-    for _ in range(300):
-        compiled_elu(x)
-
-threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-for thread in threads: thread.start()
-for thread in threads: thread.join()
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("compiler")
-def test_threads_that_use_it_at_once_do_not_wait_for_ever(repository):
-    command = [sys.executable, "-c", OF_MANY_THREADS]
-    subprocess.run(command, cwd=repository, timeout=60, check=True)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("compiler")
-def test_a_kernel_of_another_processor_is_not_taken(monkeypatch):
-    monkeypatch.setattr(ahead_of_time, "_processor", lambda: "another")
-    assert not compiled.are_kept()
 
 
 def with_activations(agent):
