@@ -14,7 +14,12 @@ from dreamer.cost import Cost
 from dreamer.envs.factory import Envs
 from dreamer.graph import CudaTape
 from dreamer.loggers import JsonLinesLogger
-from dreamer.models.compiled import compile_activations, compile_dream, compile_recurrence
+from dreamer.models.compiled import (
+    compile_activations,
+    compile_dream,
+    compile_recurrence,
+    compile_sequences,
+)
 from dreamer.policy import DreamerPolicy, RecordedPolicy, SnapshotPolicy
 from dreamer.run_folder import ResumePoint, RunFolder
 from dreamer.types import ActionSpace
@@ -138,8 +143,10 @@ def compile_if_worth_it(cfg: DictConfig, agent: DreamerAgent, cost: Cost | None)
             return ["recurrent steps"]
         compiled = ["activations"] if compile_activations(agent) else []
         if choose_precision(cfg) == "32-true":
-            networks, starts = (agent.world_model.rssm, agent.actor_critic), cfg.batch
-            agent.dream_step = compile_dream(*networks, starts.size * starts.length)
+            rssm, sequences = agent.world_model.rssm, cfg.batch.size
+            compiled += ["sequences"] if compile_sequences(rssm, sequences) else []
+            starts = sequences * cfg.batch.length
+            agent.dream_step = compile_dream(rssm, agent.actor_critic, starts)
             compiled += ["dreams"] if agent.dream_step else []
         return compiled
     except (RuntimeError, OSError) as error:

@@ -24,6 +24,7 @@ def compiled(monkeypatch) -> list:
     """What was to be compiled; nothing is."""
     parts = []
     monkeypatch.setattr(build, "compile_activations", lambda x: parts.append(x) is None)
+    monkeypatch.setattr(build, "compile_sequences", lambda *x: parts.append(x) is None)
     monkeypatch.setattr(build, "compile_dream", lambda *x: parts.append(x) is None)
     monkeypatch.setattr(build, "compile_recurrence", lambda x, device: parts.append((x, device)))
     return parts
@@ -41,10 +42,10 @@ def no_compiler(request, monkeypatch):
     ("choice", "precision", "cost", "expected"),
     [
         ("auto", "bf16-mixed", LONG_RUN, ["activations"]),
-        ("auto", "32-true", LONG_RUN, ["activations", "dreams"]),
+        ("auto", "32-true", LONG_RUN, ["activations", "sequences", "dreams"]),
         ("auto", "bf16-mixed", SHORT_RUN, []),
         ("auto", "bf16-mixed", None, []),  # on a GPU
-        ("true", "32-true", SHORT_RUN, ["activations", "dreams"]),
+        ("true", "32-true", SHORT_RUN, ["activations", "sequences", "dreams"]),
         ("false", "bf16-mixed", LONG_RUN, []),
     ],
 )
@@ -54,7 +55,8 @@ def test_what_cpus_compile_is_compiled_where_asked_for_or_worth_it(
     agent, overrides = make_agent(), ("batch.size=3", "batch.length=5")
     cfg = compose_tiny(f"compile={choice}", f"precision={precision}", *overrides)
     assert compile_if_worth_it(cfg, agent, cost) == expected
-    parts = [agent, (agent.world_model.rssm, agent.actor_critic, 15)]
+    rssm = agent.world_model.rssm
+    parts = [agent, (rssm, 3), (rssm, agent.actor_critic, 15)]
     assert compiled == parts[: len(expected)]
     assert bool(agent.dream_step) == ("dreams" in expected)
 
@@ -87,7 +89,7 @@ def test_compiling_on_a_gpu_without_recordings_is_refused_before_anything_is_wri
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiler")
-def test_a_run_compiles_its_dreams_and_the_activations_of_all_its_networks(
+def test_a_run_compiles_the_activations_of_all_its_networks_and_more(
     compose_tiny, monkeypatch, capsys
 ):
     made = []
@@ -95,7 +97,7 @@ def test_a_run_compiles_its_dreams_and_the_activations_of_all_its_networks(
         "dreamer.runner.make_agent", lambda *a: made.append(build.make_agent(*a)) or made[-1]
     )
     train(compose_tiny("compile=true"))
-    assert "threads, compiled activations and dreams" in capsys.readouterr().out
+    assert "threads, compiled activations, sequences, dreams" in capsys.readouterr().out
     layers = [m for m in made[0].modules() if isinstance(m, DenseLayer)]
     assert len(layers) >= 8
     assert not any(layer.activation is ACTIVATIONS["elu"] for layer in layers)

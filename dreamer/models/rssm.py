@@ -16,7 +16,7 @@ from dreamer.models.latents import Latent
 from dreamer.models.linear import Linear, constant_weights, linear, product_dtype
 from dreamer.models.mlp import DenseLayer, LayerNorm, Norm, init_glorot
 from dreamer.models.recurrent import GRUCell, LoopLinear
-from dreamer.models.unrolled import PLAIN, Weights, unroll
+from dreamer.models.unrolled import MakeSteps, Steps, Weights, unroll
 from dreamer.types import Features, OneHotFeatures, RSSMState
 
 ImaginationPolicy = Callable[[Features, Tensor | None], Tensor]
@@ -86,8 +86,8 @@ class RSSM(nn.Module):
         self.obs_dist = Linear(config.hidden, stats_size)
         # The released agent's choices, for which `unrolled.py` is written.
         dense_is_known = config.activation == "elu" and config.norm == "none"
-        self._may_unroll = one_hot and dense_is_known and config.layer_norm
-        self.between = PLAIN
+        self.unrolls = one_hot and dense_is_known and config.layer_norm
+        self.make_steps: MakeSteps = Steps  # of sequences unrolled by hand
         self.apply(init_glorot)
 
     def initial(self, batch_size: int) -> RSSMState:
@@ -211,7 +211,7 @@ class RSSM(nn.Module):
         if noise is None:
             shape = (length, batch_size, latent.variables, latent.statistics)
             noise = latent.draw_noise(state.stats.new_empty(shape))
-        if self._may_unroll:
+        if self.unrolls:
             gru, last = self.gru, self.obs_dist
             assert isinstance(gru.norm, LayerNorm)
             norm = gru.norm.weight, gru.norm.bias
@@ -220,7 +220,7 @@ class RSSM(nn.Module):
                 *(weight_deter, last.weight, last.bias),
             )
             inputs = from_embed, from_action, keep, noise
-            states = unroll(*inputs, state.deter, state.stoch, weights, self.between)
+            states = unroll(*inputs, state.deter, state.stoch, weights, self.make_steps)
             return RSSMState(*states)
 
         from_stoch = LoopLinear(weight_stoch)

@@ -52,7 +52,7 @@ class Between(NamedTuple):
     first_layer_backward: Callable[..., Tensor]
 
 
-class _Kept(NamedTuple):
+class Kept(NamedTuple):
     """What the backward pass needs, of all steps (T, B, ...) or of one (B, ...).
 
     What is multiplied is in the type of products, the rest in float32.
@@ -73,9 +73,7 @@ class _Kept(NamedTuple):
     stats: Tensor  # (..., S * K)
 
     @classmethod
-    def empty(
-        cls, keep: Tensor, units: int, size: int, latents: int, dtype: torch.dtype
-    ) -> "_Kept":
+    def empty(cls, keep: Tensor, units: int, size: int, latents: int, dtype: torch.dtype) -> "Kept":
         """Room for U, D and S * K numbers a step, and those for products in a type of theirs."""
 
         def room(numbers: int, dtype: torch.dtype = keep.dtype) -> Tensor:
@@ -98,11 +96,12 @@ class _Kept(NamedTuple):
             stats=room(latents),
         )
 
-    def steps(self) -> Iterator["_Kept"]:
-        return map(_Kept._make, zip(*(x.unbind() for x in self), strict=True))
+    def steps(self) -> Iterator["Kept"]:
+        """One by one."""
+        return map(Kept._make, zip(*(x.unbind() for x in self), strict=True))
 
 
-class _Gradients(NamedTuple):
+class Gradients(NamedTuple):
     """Those of the sums that layers and gates are made of, of all steps or of one."""
 
     stats: Tensor  # (..., S * K), for products
@@ -111,146 +110,32 @@ class _Gradients(NamedTuple):
     normed: Tensor  # (..., 3 * D)
     gates: Tensor  # (..., 3 * D), for products
 
-    def steps(self) -> Iterator["_Gradients"]:
-        return map(_Gradients._make, zip(*(x.unbind() for x in self), strict=True))
+    def steps(self) -> Iterator["Gradients"]:
+        """One by one."""
+        return map(Gradients._make, zip(*(x.unbind() for x in self), strict=True))
 
-
-def unroll(
-    from_embed: Tensor,
-    from_action: Tensor,
-    keep: Tensor,
-    noise: Tensor,
-    deter: Tensor,
-    stoch: Tensor,
-    weights: Weights,
-    between: Between,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Infer categorical states: dense layers with ELU and without a norm, a GRU with one.
-
-    Args:
-        from_embed: (T, B, U), the embedding's part of its layer, bias included.
-        from_action: (T, B, U), the action's part of the first layer, bias included.
-        keep: (T, B, 1), 0 where an episode begins, else 1.
-        noise: (T, B, S, K), Gumbel.
-        deter: (B, D) before the first step.
-        stoch: (B, S, K) before the first step.
-        weights: of the layers.
-        between: PLAIN, or the same compiled.
-
-    Returns:
-        deter (T, B, D), stoch (T, B, S, K) and logits (T, B, S, K).
-    """
-    inputs = from_embed, from_action, keep, noise, deter, stoch
-    states = _Unroll.apply(between, *inputs, *weights)
-    assert isinstance(states, tuple)
-    return states  # pyright: ignore[reportReturnType]
-
-
-class _Unroll(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx, between: Between, from_embed, from_action, keep, noise, deter, stoch, *weights: Tensor
-    ):
-        w = Weights(*weights)
-        dtype = product_dtype(from_embed)
-        _, batch, units = from_embed.shape
-        size, latents = deter.shape[-1], noise.shape[-2:].numel()
-
-        kept = _Kept.empty(keep, units, size, latents, dtype)
-        stochs = torch.empty_like(noise)
-        # What the products add to.
-        kept.gru_in[..., :units] = from_action
-        kept.hidden[:] = from_embed
-        norm_bias = w.norm_bias.clone()
-        norm_bias[2 * size :] += UPDATE_BIAS
-
-        of_stoch, of_gates, of_deter, of_stats = products = [
-            Repeated(x.to(dtype), batch) for x in (w.stoch, w.gates, w.deter, w.stats)
-        ]
-        gates_bias, stats_bias = w.gates_bias.to(dtype), w.stats_bias.to(dtype)
-        normed = []
-        classes = torch.arange(noise.shape[-1], device=noise.device)
-        for s, gumbel, stoch_out in zip(kept.steps(), noise.unbind(), stochs.unbind(), strict=True):
-            between.mask(stoch, deter, s)
-            F.elu_(of_stoch.add_to(s.gru_in[:, :units], s.stoch_in))
-            gates = _multiply(of_gates, s.gru_in, gates_bias, s.gates)
-            normed.append(between.cell(gates, deter, w.norm, norm_bias, s))
-            F.elu_(of_deter.add_to(s.hidden, s.rounded))
-            stats = _multiply(of_stats, s.hidden, stats_bias, s.stats)
-            between.draw(stats, gumbel, classes, s, stoch_out)
-            deter, stoch = s.deter, stoch_out
-
-        ctx.save_for_backward(*kept, *weights, *normed)
-        ctx.products, ctx.between = products, between
-        return kept.deter, stochs, kept.stats.view_as(noise)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, *grad_outputs: Tensor):
-        saved = iter(ctx.saved_tensors)
-        kept = _Kept._make(itertools.islice(saved, len(_Kept._fields)))
-        w = Weights._make(itertools.islice(saved, len(Weights._fields)))
-        normed = list(saved)
-        gradients = _Gradients(
+    @classmethod
+    def empty(cls, kept: Kept) -> "Gradients":
+        """Room beside what is kept."""
+        return cls(
             stats=torch.empty_like(kept.stoch_in),
             hidden=torch.empty_like(kept.hidden),
             x=torch.empty_like(kept.hidden),
             normed=torch.empty_like(kept.gates),
             gates=torch.empty_like(kept.gates, dtype=kept.hidden.dtype),
         )
-        probs = kept.stats.view_as(grad_outputs[1]).softmax(-1)
-        (of_stoch, of_gates, of_deter, of_stats), between = ctx.products, ctx.between
-        # What a step's successor wants of its state, none for the last.
-        grad_deter = torch.zeros_like(kept.deter[0])
-        grad_stoch, keep = torch.zeros_like(kept.stoch_in[0]), kept.keep[0]
-
-        parts = (x.unbind() for x in (probs, *grad_outputs))
-        steps = list(zip(kept.steps(), gradients.steps(), normed, *parts, strict=True))
-        for s, g, gates, prob, wanted_deter, wanted_stoch, wanted_stats in reversed(steps):
-            between.through_sample(grad_stoch, keep, wanted_stoch, prob, wanted_stats, g)
-            g_hidden = of_stats.backward(g.stats)
-            elu_backward_out(g_hidden, 1, 1, 1, True, s.hidden, grad_input=g.hidden)
-            g_deter = of_deter.backward(g.hidden)
-            wanted = g_deter, grad_deter, wanted_deter
-            grad_old = between.cell_backward(*wanted, gates, w.norm, s, g)
-            g_gru_in = of_gates.backward(g.gates)
-            grad_deter = between.first_layer_backward(grad_old, g_gru_in, s, g)
-            grad_stoch, keep = of_stoch.backward(g.x), s.keep
-
-        def product(grad: Tensor, x: Tensor) -> Tensor:
-            return (grad.flatten(0, 1).t() @ x.flatten(0, 1)).to(w.gates.dtype)
-
-        def total(grad: Tensor) -> Tensor:
-            return grad.sum((0, 1), dtype=w.gates.dtype)
-
-        _, of_norm, of_norm_bias = _layer_norm_backward(
-            gradients.normed, kept, w.norm, [False, True, True]
-        )
-        of_weights = Weights(
-            stoch=product(gradients.x, kept.stoch_in),
-            gates=product(gradients.gates, kept.gru_in),
-            gates_bias=total(gradients.gates),
-            norm=of_norm,
-            norm_bias=of_norm_bias,
-            deter=product(gradients.hidden, kept.rounded),
-            stats=product(gradients.stats, kept.hidden),
-            stats_bias=total(gradients.stats),
-        )
-        grad_stoch = (grad_stoch * keep).view_as(probs[0])
-        of_inputs = gradients.hidden, gradients.x, None, None, grad_deter, grad_stoch
-        return None, *of_inputs, *of_weights
 
 
 # The functions of `Between`. Each writes what it makes into the step's part of what is kept.
 
 
-def _mask(stoch: Tensor, deter: Tensor, s: _Kept) -> None:
+def _mask(stoch: Tensor, deter: Tensor, s: Kept) -> None:
     """What the step before left behind, (B, S, K) and (B, D), unless an episode begins."""
     torch.mul(stoch.flatten(1), s.keep, out=s.stoch_in)
     s.gru_in[:, -deter.shape[1] :].copy_(deter * s.keep)
 
 
-def _cell(product: Tensor, deter: Tensor, norm: Tensor, norm_bias: Tensor, s: _Kept) -> Tensor:
+def _cell(product: Tensor, deter: Tensor, norm: Tensor, norm_bias: Tensor, s: Kept) -> Tensor:
     """From the product (B, 3 * D) and the state before (B, D) to the new state.
 
     Returns the normed gates (B, 3 * D): to write them down would be to copy them.
@@ -272,7 +157,7 @@ def _cell(product: Tensor, deter: Tensor, norm: Tensor, norm_bias: Tensor, s: _K
     return normed
 
 
-def _draw(product: Tensor, noise: Tensor, classes: Tensor, s: _Kept, stoch: Tensor) -> None:
+def _draw(product: Tensor, noise: Tensor, classes: Tensor, s: Kept, stoch: Tensor) -> None:
     """From the product (B, S * K) to a sample (B, S, K), by the numbers of the classes (K,)."""
     if product.dtype != s.stats.dtype:
         s.stats.copy_(product)
@@ -281,7 +166,7 @@ def _draw(product: Tensor, noise: Tensor, classes: Tensor, s: _Kept, stoch: Tens
 
 
 def _through_sample(
-    later: Tensor, keep: Tensor, wanted: Tensor, probs: Tensor, of_stats: Tensor, g: _Gradients
+    later: Tensor, keep: Tensor, wanted: Tensor, probs: Tensor, of_stats: Tensor, g: Gradients
 ) -> None:
     """Straight-through: the probabilities get the gradient of the sample.
 
@@ -299,8 +184,8 @@ def _cell_backward(
     wanted: Tensor,
     normed: Tensor,
     norm: Tensor,
-    s: _Kept,
-    g: _Gradients,
+    s: Kept,
+    g: Gradients,
 ) -> Tensor:
     """From the gradient of the new state, a sum of three, to that of the gates.
 
@@ -317,7 +202,7 @@ def _cell_backward(
     return grad - through_new
 
 
-def _first_layer_backward(grad_old: Tensor, g_gru_in: Tensor, s: _Kept, g: _Gradients) -> Tensor:
+def _first_layer_backward(grad_old: Tensor, g_gru_in: Tensor, s: Kept, g: Gradients) -> Tensor:
     """From the gradients of the GRU's input and old state to that of the state before: (B, D)."""
     units = g.x.shape[1]
     elu_backward_out(g_gru_in[:, :units], 1, 1, 1, True, s.gru_in[:, :units], grad_input=g.x)
@@ -325,7 +210,7 @@ def _first_layer_backward(grad_old: Tensor, g_gru_in: Tensor, s: _Kept, g: _Grad
 
 
 def _layer_norm_backward(
-    grad: Tensor, kept: _Kept, norm: Tensor, wanted: list[bool]
+    grad: Tensor, kept: Kept, norm: Tensor, wanted: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the layer norm's input, scale and bias, those that are wanted."""
     # The bias counts for nothing here but has to be given.
@@ -340,3 +225,191 @@ def _multiply(product: Repeated, x: Tensor, bias: Tensor, out: Tensor) -> Tensor
 
 
 PLAIN = Between(_mask, _cell, _draw, _through_sample, _cell_backward, _first_layer_backward)
+
+
+class Constants(NamedTuple):
+    """What is the same in all steps, of `Weights` and in the types that are needed."""
+
+    stoch: Tensor  # as in `Weights`, all four for products
+    gates: Tensor
+    deter: Tensor
+    stats: Tensor
+    gates_bias: Tensor  # (3 * D,), for products
+    stats_bias: Tensor  # (S * K,), for products
+    norm: Tensor  # (3 * D,)
+    norm_bias: Tensor  # (3 * D,), with that of the update gate
+    classes: Tensor  # (K,) their numbers
+
+    @classmethod
+    def of(cls, w: Weights, dtype: torch.dtype, classes: int) -> "Constants":
+        """Prepare for products of a type."""
+        norm_bias = w.norm_bias.clone()
+        norm_bias[2 * len(norm_bias) // 3 :] += UPDATE_BIAS
+        matrices = w.stoch, w.gates, w.deter, w.stats, w.gates_bias, w.stats_bias
+        return cls(
+            *(x.to(dtype) for x in matrices),
+            norm=w.norm,
+            norm_bias=norm_bias,
+            classes=torch.arange(classes, device=norm_bias.device),
+        )
+
+
+class Wanted(NamedTuple):
+    """Gradients of what a step makes, from all who read it but the next step."""
+
+    deter: Tensor  # (B, D)
+    stoch: Tensor  # (B, S, K)
+    stats: Tensor  # (B, S, K)
+
+
+class Later(NamedTuple):
+    """Gradients from the next step, the second still to be multiplied by whether it kept it."""
+
+    deter: Tensor  # (B, D)
+    stoch: Tensor  # (B, S * K)
+    keep: Tensor  # (B, 1)
+
+
+class Steps:
+    """The steps of one sequence, forward and backward."""
+
+    def __init__(self, constants: Constants, batch: int, between: Between = PLAIN):
+        self._constants, self._between = constants, between
+        self._products = [Repeated(x, batch) for x in constants[:4]]
+
+    def forward(
+        self, stoch: Tensor, deter: Tensor, noise: Tensor, stoch_out: Tensor, s: Kept
+    ) -> Tensor:
+        """From a state (B, S, K), (B, D) and noise (B, S, K) to `stoch_out` and what is kept.
+
+        Returns the normed gates (B, 3 * D).
+        """
+        c, between = self._constants, self._between
+        of_stoch, of_gates, of_deter, of_stats = self._products
+        between.mask(stoch, deter, s)
+        F.elu_(of_stoch.add_to(s.gru_in[:, : -deter.shape[1]], s.stoch_in))
+        gates = _multiply(of_gates, s.gru_in, c.gates_bias, s.gates)
+        normed = between.cell(gates, deter, c.norm, c.norm_bias, s)
+        F.elu_(of_deter.add_to(s.hidden, s.rounded))
+        stats = _multiply(of_stats, s.hidden, c.stats_bias, s.stats)
+        between.draw(stats, noise, c.classes, s, stoch_out)
+        return normed
+
+    def backward(
+        self, later: Later, wanted: Wanted, probs: Tensor, normed: Tensor, s: Kept, g: Gradients
+    ) -> Later:
+        """From what is wanted of a step to what it wants of the one before, and its gradients.
+
+        Takes the probabilities (B, S, K) and the normed gates (B, 3 * D) besides.
+        """
+        between = self._between
+        of_stoch, of_gates, of_deter, of_stats = self._products
+        between.through_sample(later.stoch, later.keep, wanted.stoch, probs, wanted.stats, g)
+        g_hidden = of_stats.backward(g.stats)
+        elu_backward_out(g_hidden, 1, 1, 1, True, s.hidden, grad_input=g.hidden)
+        of_state = of_deter.backward(g.hidden), later.deter, wanted.deter
+        grad_old = between.cell_backward(*of_state, normed, self._constants.norm, s, g)
+        g_gru_in = of_gates.backward(g.gates)
+        grad_deter = between.first_layer_backward(grad_old, g_gru_in, s, g)
+        return Later(grad_deter, of_stoch.backward(g.x), s.keep)
+
+
+MakeSteps = Callable[[Constants, int], Steps]  # for so many sequences at once
+
+
+def unroll(
+    from_embed: Tensor,
+    from_action: Tensor,
+    keep: Tensor,
+    noise: Tensor,
+    deter: Tensor,
+    stoch: Tensor,
+    weights: Weights,
+    make_steps: MakeSteps,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Infer categorical states: dense layers with ELU and without a norm, a GRU with one.
+
+    Args:
+        from_embed: (T, B, U), the embedding's part of its layer, bias included.
+        from_action: (T, B, U), the action's part of the first layer, bias included.
+        keep: (T, B, 1), 0 where an episode begins, else 1.
+        noise: (T, B, S, K), Gumbel.
+        deter: (B, D) before the first step.
+        stoch: (B, S, K) before the first step.
+        weights: of the layers.
+        make_steps: `Steps`, or the same compiled.
+
+    Returns:
+        deter (T, B, D), stoch (T, B, S, K) and logits (T, B, S, K).
+    """
+    inputs = from_embed, from_action, keep, noise, deter, stoch
+    states = _Unroll.apply(make_steps, *inputs, *weights)
+    assert isinstance(states, tuple)
+    return states  # pyright: ignore[reportReturnType]
+
+
+class _Unroll(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx, make_steps: MakeSteps, from_embed, from_action, keep, noise, deter, stoch, *w: Tensor
+    ):
+        # Compiled steps read memory as it lies.
+        keep, noise, deter, stoch = (x.contiguous() for x in (keep, noise, deter, stoch))
+        dtype = product_dtype(from_embed)
+        _, batch, units = from_embed.shape
+        kept = Kept.empty(keep, units, deter.shape[-1], noise.shape[-2:].numel(), dtype)
+        stochs = torch.empty_like(noise)
+        # What the products add to.
+        kept.gru_in[..., :units] = from_action
+        kept.hidden[:] = from_embed
+
+        steps = make_steps(Constants.of(Weights(*w), dtype, noise.shape[-1]), batch)
+        normed = []
+        for s, gumbel, stoch_out in zip(kept.steps(), noise.unbind(), stochs.unbind(), strict=True):
+            normed.append(steps.forward(stoch, deter, gumbel, stoch_out, s))
+            deter, stoch = s.deter, stoch_out
+
+        ctx.save_for_backward(*kept, *w, *normed)
+        ctx.steps = steps
+        return kept.deter, stochs, kept.stats.view_as(noise)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grad_outputs: Tensor):
+        saved = iter(ctx.saved_tensors)
+        kept = Kept._make(itertools.islice(saved, len(Kept._fields)))
+        w = Weights._make(itertools.islice(saved, len(Weights._fields)))
+        normed = list(saved)
+        gradients = Gradients.empty(kept)
+        probs = kept.stats.view_as(grad_outputs[1]).softmax(-1)
+        # Of the last step, none is wanted by another.
+        zeros = torch.zeros_like(kept.deter[0]), torch.zeros_like(kept.stoch_in[0])
+        later = Later(*zeros, kept.keep[0])
+        wanted = zip(*(x.contiguous().unbind() for x in grad_outputs), strict=True)
+        wanted = map(Wanted._make, wanted)
+        parts = wanted, probs.unbind(), normed, kept.steps(), gradients.steps()
+        for step in reversed(list(zip(*parts, strict=True))):
+            later = ctx.steps.backward(later, *step)
+
+        def product(grad: Tensor, x: Tensor) -> Tensor:
+            return (grad.flatten(0, 1).t() @ x.flatten(0, 1)).to(w.gates.dtype)
+
+        def total(grad: Tensor) -> Tensor:
+            return grad.sum((0, 1), dtype=w.gates.dtype)
+
+        _, of_norm, of_norm_bias = _layer_norm_backward(
+            gradients.normed, kept, w.norm, [False, True, True]
+        )
+        of_weights = Weights(
+            stoch=product(gradients.x, kept.stoch_in),
+            gates=product(gradients.gates, kept.gru_in),
+            gates_bias=total(gradients.gates),
+            norm=of_norm,
+            norm_bias=of_norm_bias,
+            deter=product(gradients.hidden, kept.rounded),
+            stats=product(gradients.stats, kept.hidden),
+            stats_bias=total(gradients.stats),
+        )
+        grad_stoch = (later.stoch * later.keep).view_as(probs[0])
+        of_inputs = gradients.hidden, gradients.x, None, None, later.deter, grad_stoch
+        return None, *of_inputs, *of_weights

@@ -5,7 +5,19 @@ import itertools
 
 import pytest
 import torch
-from tiny import CONTINUOUS, DISCRETE, IMAGE, B, T, fit, make_agent, make_batch, weights_of
+from tiny import (
+    CATEGORICAL,
+    CONTINUOUS,
+    DISCRETE,
+    IMAGE,
+    B,
+    T,
+    fit,
+    make_agent,
+    make_batch,
+    make_state,
+    weights_of,
+)
 from torch.testing import assert_close
 
 from dreamer.models import compiled
@@ -14,10 +26,12 @@ from dreamer.models.compiled import (
     compile_activations,
     compile_dream,
     compile_recurrence,
+    compile_sequences,
 )
 from dreamer.models.mlp import DenseLayer
 from dreamer.models.recurrent import advance
 from dreamer.models.unrolled import PLAIN
+from dreamer.types import RSSMState
 
 
 def test_networks_without_elu_have_nothing_to_compile(monkeypatch):
@@ -39,7 +53,12 @@ def with_activations(agent):
 def with_recurrence(agent):
     compile_recurrence(agent, torch.device("cpu"))
     rssm = agent.world_model.rssm
-    assert not {rssm.gru.advance, *rssm.between} & {advance, *PLAIN}
+    between = rssm.make_steps.keywords["between"]
+    assert not {rssm.gru.advance, *between} & {advance, *PLAIN}
+
+
+def with_sequences(agent):
+    assert compile_sequences(agent.world_model.rssm, B)
 
 
 def with_dreams(agent):
@@ -55,6 +74,7 @@ def with_dreams(agent):
     [
         *itertools.product([with_activations, with_recurrence], ["32-true", "bf16-mixed"]),
         (with_dreams, "32-true"),
+        (with_sequences, "32-true"),
     ],
 )
 def test_fifty_updates_give_the_losses_of_eager_ones(compile_part, precision):
@@ -131,11 +151,55 @@ def test_compiled_step_of_a_dream_is_taken_for_its_number_of_starts_with_the_wei
         calls.clear()
 
 
-def test_dreams_are_not_compiled_where_little_would_be_gained(monkeypatch):
-    def compile_anyway(*_):
-        raise AssertionError
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
+@pytest.mark.parametrize("batch", [B, B + 1])
+def test_compiled_steps_of_sequences_are_taken_for_their_batch_in_float32(batch, bf16, monkeypatch):
+    taken = []
 
-    monkeypatch.setattr(compiled, "make", compile_anyway)
+    class Watched(compiled._CompiledSteps):
+        def backward(self, *args):
+            taken.append(1)
+            return super().backward(*args)
+
+    monkeypatch.setattr(compiled, "_CompiledSteps", Watched)
+    rssm = make_agent(DISCRETE).world_model.rssm
+    for x in rssm.parameters():
+        torch.nn.init.normal_(x, 0.1, 0.4)
+    length, action = 6, torch.randn(6, batch, DISCRETE.size)
+    embed = torch.randn(length, batch, rssm.obs_out.linear.in_features - rssm.deter_size)
+    embed.requires_grad_()
+    # Not contiguous, which compiled steps would not notice.
+    is_first = (torch.rand(batch, length) < 0.3).t()
+    wanted = torch.randn(batch, length, rssm.feature_size).transpose(0, 1)
+    noise = torch.randn(batch, length, rssm.latent.classes, rssm.latent.variables).permute(
+        1, 0, 3, 2
+    )
+    state = make_state(CATEGORICAL, batch)
+    start = RSSMState(*(x.transpose(0, 1).contiguous().transpose(0, 1) for x in state))
+
+    def outcome():
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            states = rssm.observe(embed, action, is_first, start, noise)
+        loss = (states.features * wanted).sum() + states.stats.square().sum()
+        parameters = [embed, *rssm.gru.parameters(), *rssm.obs_dist.parameters()]
+        return [*states, *torch.autograd.grad(loss, parameters)]
+
+    plain = outcome()
+    assert compile_sequences(rssm, B)
+    assert not taken
+    assert_close(outcome(), plain, rtol=1e-4, atol=1e-5)
+    assert len(taken) == (length if batch == B and not bf16 else 0)
+
+
+def test_sequences_are_not_compiled_where_products_are_large(monkeypatch):
+    monkeypatch.delattr(compiled, "make")
+    assert not compile_sequences(make_agent(DISCRETE).world_model.rssm, 10**9)
+
+
+def test_dreams_are_not_compiled_where_little_would_be_gained(monkeypatch):
+    monkeypatch.delattr(compiled, "make")
     through_dynamics, discrete = make_agent(CONTINUOUS), make_agent(DISCRETE)
     for agent, starts in (through_dynamics, T * B), (discrete, 10**9):
         assert compile_dream(agent.world_model.rssm, agent.actor_critic, starts) is None

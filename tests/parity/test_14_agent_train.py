@@ -23,7 +23,12 @@ from torch.utils.data import DataLoader
 
 from dreamer.agent import AgentConfig, DreamerAgent, UpdateNoise
 from dreamer.convert import load_reference_weights, reference_parameters
-from dreamer.models.compiled import compile_activations, compile_dream, compile_recurrence
+from dreamer.models.compiled import (
+    compile_activations,
+    compile_dream,
+    compile_recurrence,
+    compile_sequences,
+)
 from dreamer.models.world_model import METRIC_NAMES
 from dreamer.types import ActionSpace
 
@@ -146,7 +151,9 @@ def train(
         compile_activations(agent)
         compile_recurrence(agent, torch.device("cpu"))
         if precision == "32-true":
-            starts = our_batch(cases[0].under("in")).reward.numel()
+            length, sequences = our_batch(cases[0].under("in")).reward.shape
+            assert compile_sequences(rssm, sequences) == (rssm.latent.classes > 1)
+            starts = length * sequences
             agent.dream_step = compile_dream(rssm, agent.actor_critic, starts)
             # Actors of continuous actions learn through dreams.
             assert (agent.dream_step is None) == agent.actor_critic.through_dynamics
