@@ -14,12 +14,8 @@ from dreamer.cost import Cost
 from dreamer.envs.factory import Envs
 from dreamer.graph import CudaTape
 from dreamer.loggers import JsonLinesLogger
-from dreamer.models.compiled import (
-    compile_activations,
-    compile_dream,
-    compile_recurrence,
-    compile_sequences,
-)
+from dreamer.models.compiled import compile_activations, compile_recurrence
+from dreamer.models.compiled_steps import compile_dream, compile_sequences
 from dreamer.policy import DreamerPolicy, RecordedPolicy, SnapshotPolicy
 from dreamer.run_folder import ResumePoint, RunFolder
 from dreamer.types import ActionSpace

@@ -16,7 +16,8 @@ from dreamer.models.latents import Latent
 from dreamer.models.linear import Linear, constant_weights, linear, product_dtype
 from dreamer.models.mlp import DenseLayer, LayerNorm, Norm, init_glorot
 from dreamer.models.recurrent import GRUCell, LoopLinear
-from dreamer.models.unrolled import MakeSteps, Steps, Weights, unroll
+from dreamer.models.steps import Steps, Weights
+from dreamer.models.unrolled import MakeSteps, unroll
 from dreamer.types import Features, OneHotFeatures, RSSMState
 
 ImaginationPolicy = Callable[[Features, Tensor | None], Tensor]
@@ -84,7 +85,7 @@ class RSSM(nn.Module):
         )
         self.obs_out = dense(config.deter + embed_size, config.hidden)
         self.obs_dist = Linear(config.hidden, stats_size)
-        # The released agent's choices, for which `unrolled.py` is written.
+        # The released agent's choices, for which `steps.py` is written.
         dense_is_known = config.activation == "elu" and config.norm == "none"
         self.unrolls = one_hot and dense_is_known and config.layer_norm
         self.make_steps: MakeSteps = Steps  # of sequences unrolled by hand

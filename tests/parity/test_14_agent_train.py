@@ -23,12 +23,8 @@ from torch.utils.data import DataLoader
 
 from dreamer.agent import AgentConfig, DreamerAgent, UpdateNoise
 from dreamer.convert import load_reference_weights, reference_parameters
-from dreamer.models.compiled import (
-    compile_activations,
-    compile_dream,
-    compile_recurrence,
-    compile_sequences,
-)
+from dreamer.models.compiled import compile_activations, compile_recurrence
+from dreamer.models.compiled_steps import compile_dream, compile_sequences
 from dreamer.models.world_model import METRIC_NAMES
 from dreamer.types import ActionSpace
 
