@@ -41,6 +41,7 @@ from benchmarks.measure import (  # noqa: E402
 from benchmarks.peers.launch import start_authors, start_sheeprl  # noqa: E402
 from benchmarks.peers.protocol import Peer  # noqa: E402
 from benchmarks.peers.sizes import SIZES  # noqa: E402
+from dreamer.models.steps import Steps  # noqa: E402
 from dreamer.types import Batch  # noqa: E402
 
 WARM_UP = {"cpu": 3, "cuda": 6}  # updates of everybody that do not count, recordings included
@@ -107,6 +108,8 @@ class _Clock(pl.Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if batch_idx == self.updates:
             self.memory = peak_memory(self.device)
+            # Compiled ones would hide their operations.
+            pl_module.dream_step, pl_module.world_model.rssm.make_steps = None, Steps
             self.counter.__enter__()
         self.start = now(self.device)
 

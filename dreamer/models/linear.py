@@ -58,12 +58,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     learns, dtype = torch.is_grad_enabled(), product_dtype(x)
     ordered = _forms.get() is not None and not learns
     if is_intel() and dtype == torch.float32 and not ordered:
-        return F.linear(x, weight, bias)
+        return _by_torch(x, weight, bias)
     if rows == 1 and not learns and len(weight) % cores == 0:
         return _row_by_all(cores, x, weight, bias)
     few = rows <= FEW_ROWS and not learns and not ordered
     if not _is_large(rows, weight, few) or dtype not in _onednn_types():
-        return F.linear(x, weight, bias)
+        return _by_torch(x, weight, bias)
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
         weight = weight.contiguous()
     x, bias = x.to(dtype), bias.to(dtype)
@@ -181,6 +181,14 @@ def _is_large(rows: int, weight: Tensor, few: bool) -> bool:
     return rows * weight.numel() >= (LARGE if _forms.get() is None else LARGE_IN_DREAM)
 
 
+def _by_torch(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`F.linear`, no view, whose gradient autograd copies twice for an activation in place."""
+    if x.ndim <= 2 or not torch.is_grad_enabled():
+        return F.linear(x, weight, bias)
+    y = F.linear(x.flatten(0, -2), weight, bias)
+    return torch.ops.aten._unsafe_view(y, (*x.shape[:-1], len(weight)))
+
+
 def _row_by_all(cores: int, row: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`F.linear` of one row (..., I), where each core reads its own part of the weights."""
     blocks = weight.unflatten(0, (cores, -1))
@@ -198,7 +206,7 @@ class _Product(torch.autograd.Function):
         ctx.save_for_backward(rows, weight)
         # Intel's matrix units take less time for a product in bfloat16 than the order would.
         y = multiply(rows, weight if is_intel() else in_order(weight, len(rows)), bias)
-        # No view, so that what follows may change it in place.
+        # No view, as in `_by_torch`.
         return torch.ops.aten._unsafe_view(y, (*x.shape[:-1], len(weight)))
 
     @staticmethod

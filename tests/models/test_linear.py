@@ -49,6 +49,24 @@ def test_gradients_reach_inputs_and_weights():
     assert_close(layer.bias.grad, torch.ones(12))
 
 
+@pytest.mark.usefixtures("products")
+@pytest.mark.parametrize("intel", [True, False])
+@pytest.mark.parametrize("leading", [(), (3,), (2, 3), (4, 2, 3)])
+def test_results_with_a_gradient_may_be_changed_in_place_without_copies(
+    leading, intel, monkeypatch
+):
+    monkeypatch.setattr(dreamer.models.linear, "is_intel", lambda: intel)
+    x, weight, bias = (
+        torch.randn(shape, requires_grad=True) for shape in ((*leading, 5), (12, 5), (12,))
+    )
+    y = linear(x, weight, bias)
+    assert not y._is_view()
+    expected = F.linear(x, weight, bias)
+    assert_close(y, expected)
+    gradients = (torch.autograd.grad(F.elu_(z).sum(), [x, weight, bias]) for z in (y, expected))
+    assert_close(*gradients)
+
+
 @pytest.fixture
 def by_onednn(monkeypatch) -> list[tuple[int, ...]]:
     """Products count as large from the first number on; grows by the shape of each."""
