@@ -41,6 +41,7 @@ from benchmarks.measure import (  # noqa: E402
 from benchmarks.peers.launch import start_authors, start_sheeprl  # noqa: E402
 from benchmarks.peers.protocol import Peer  # noqa: E402
 from benchmarks.peers.sizes import SIZES  # noqa: E402
+from dreamer.agent import DreamerAgent  # noqa: E402
 from dreamer.models.steps import Steps  # noqa: E402
 from dreamer.types import Batch  # noqa: E402
 
@@ -109,6 +110,7 @@ class _Clock(pl.Callback):
         if batch_idx == self.updates:
             self.memory = peak_memory(self.device)
             # Compiled ones would hide their operations.
+            assert isinstance(pl_module, DreamerAgent)
             pl_module.dream_step, pl_module.world_model.rssm.make_steps = None, Steps
             self.counter.__enter__()
         self.start = now(self.device)
