@@ -72,6 +72,18 @@ def test_without_a_compiler_a_run_goes_on_unless_it_asked_for_one(
         compile_if_worth_it(compose_tiny("compile=true"), object(), SHORT_RUN)
 
 
+def test_what_was_compiled_before_the_compiler_failed_is_told(
+    compose_tiny, compiled, monkeypatch, capsys
+):
+    def fail(*_):
+        raise RuntimeError("No working C++ compiler found.")
+
+    monkeypatch.setattr(build, "compile_sequences", fail)
+    auto = compose_tiny("compile=auto", "precision=32-true")
+    assert compile_if_worth_it(auto, make_agent(), LONG_RUN) == ["activations"]
+    assert capsys.readouterr().out.startswith("Nothing else is compiled: No working C++ compiler")
+
+
 def test_on_a_gpu_recurrent_steps_are_compiled_if_asked_for(compose_tiny, compiled):
     agent = object()
     assert compile_if_worth_it(compose_tiny("compile=true", "cuda_graphs=true"), agent, None)

@@ -21,8 +21,8 @@ from dreamer.models.linear import LARGE_IN_SEQUENCE
 from dreamer.models.rssm import RSSM, DreamStep
 from dreamer.models.steps import Constants, Gradients, Kept, Later, Steps, Wanted, Weights
 
-# Multiplications by the recurrent weights in a step of a dream; with more, little is saved.
-LARGE_STEP = 2 * 10**8
+# Multiplications of the largest product in a step of a dream; with more, little is saved.
+LARGE_IN_DREAM = 2 * 10**8
 
 
 def compile_sequences(rssm: RSSM, batch: int) -> bool:
@@ -35,8 +35,8 @@ def compile_sequences(rssm: RSSM, batch: int) -> bool:
         RuntimeError: there is no C++ compiler, or none that works.
         OSError: there is no folder to keep the result in.
     """
-    products = batch * rssm.gru.linear.weight.numel()
-    if not rssm.unrolls or products > LARGE_IN_SEQUENCE:
+    largest = max(layer.weight.numel() for layer in (rssm.gru.linear, rssm.obs_dist))
+    if not rssm.unrolls or batch * largest >= LARGE_IN_SEQUENCE:
         return False
     kernels = [_sequence_kernel(rssm, batch, f) for f in (_forward_step, _backward_step)]
 
@@ -137,11 +137,11 @@ def compile_dream(rssm: RSSM, actor_critic: ActorCritic, starts: int) -> DreamSt
         RuntimeError: there is no C++ compiler, or none that works.
         OSError: there is no folder to keep the result in.
     """
-    products = starts * rssm.gru.linear.weight.numel()
-    if actor_critic.through_dynamics or len(rssm.priors) > 1 or products > LARGE_STEP:
+    dreamer, unused = _Dreamer(rssm, actor_critic), ("rssm.obs_out.", "rssm.obs_dist.")
+    weights = [x for x in dreamer.named_parameters() if not x[0].startswith(unused)]
+    largest = max(x.numel() for _, x in weights)
+    if actor_critic.through_dynamics or len(rssm.priors) > 1 or starts * largest >= LARGE_IN_DREAM:
         return None
-    dreamer = _Dreamer(rssm, actor_critic)
-    weights = [*rssm.named_parameters("rssm"), *actor_critic.actor.named_parameters("actor")]
 
     def step(*inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         given = {name: x for (name, _), x in zip(weights, inputs[4:], strict=True)}
