@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dreamer import distributions
 from dreamer.models.actor_critic import ActorCritic
 from dreamer.models.ahead_of_time import Kernel, load, make, path_of
 from dreamer.models.linear import LARGE_IN_SEQUENCE
@@ -180,7 +179,8 @@ def _dream_path(rssm: RSSM, actor_critic: ActorCritic, starts: int) -> Path:
 @functools.cache
 def _sources() -> list[str]:
     """The code that steps are made of."""
-    paths = *sorted(Path(__file__).parent.glob("*.py")), Path(distributions.__file__)
+    models = Path(__file__).parent
+    paths = *sorted(models.glob("*.py")), models.parent / "distributions.py"
     return [path.read_text() for path in paths]
 
 
