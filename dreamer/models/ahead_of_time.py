@@ -1,8 +1,8 @@
 """Functions that torch's compiler makes for the processor at hand, ahead of time.
 
 Each is made once on a machine and read from the disk in milliseconds ever after. A call costs a few
-microseconds, as it asks of its inputs nothing: they must be what it was made for. `compiled.py`
-says which functions there are.
+microseconds, as it asks of its inputs nothing: they must be what it was made for. `activations.py`
+and `compiled_steps.py` have the functions.
 """
 
 import hashlib

@@ -182,7 +182,7 @@ def _is_large(rows: int, weight: Tensor, few: bool) -> bool:
 
 
 def _by_torch(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`F.linear`, no view, whose gradient autograd copies twice for an activation in place."""
+    """`F.linear` that gives no view: autograd copies the gradient of one changed in place twice."""
     if x.ndim <= 2 or not torch.is_grad_enabled():
         return F.linear(x, weight, bias)
     y = F.linear(x.flatten(0, -2), weight, bias)

@@ -133,7 +133,7 @@ class GoldenAgent(DreamerAgent):
 def train(
     stem: str,
     *,
-    is_compiled: bool = False,
+    compiled_for: Literal["cpu", "cuda"] | None = None,
     precision: Precision = "32-true",
     looks_up: bool = False,
 ) -> dict[str, Update]:
@@ -143,16 +143,16 @@ def train(
     rssm = agent.world_model.rssm
     assert not rssm.looks_up  # the latents of the files are few
     rssm.looks_up = looks_up and rssm.latent.classes > 1
-    if is_compiled:
+    if compiled_for:
         compile_activations(agent)
+    if compiled_for == "cuda":  # what is compiled for one; here it runs on the CPU
         compile_recurrence(agent, torch.device("cpu"))
-        if precision == "32-true":
-            length, sequences = our_batch(cases[0].under("in")).reward.shape
-            assert compile_sequences(rssm, sequences) == (rssm.latent.classes > 1)
-            starts = length * sequences
-            agent.dream_step = compile_dream(rssm, agent.actor_critic, starts)
-            # Actors of continuous actions learn through dreams.
-            assert (agent.dream_step is None) == agent.actor_critic.through_dynamics
+    if compiled_for == "cpu":
+        length, sequences = our_batch(cases[0].under("in")).reward.shape
+        assert compile_sequences(rssm, sequences) == (rssm.latent.classes > 1)
+        agent.dream_step = compile_dream(rssm, agent.actor_critic, length * sequences)
+        # Actors of continuous actions learn through dreams.
+        assert (agent.dream_step is None) == agent.actor_critic.through_dynamics
     trainer = pl.Trainer(
         accelerator="cpu",
         precision=precision,
@@ -176,10 +176,15 @@ every_file = pytest.mark.parametrize("stem", sorted(path.stem for path in FOLDER
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_is_large")
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize(
+    ("compiled_for", "precision"),
+    [("cpu", "32-true"), ("cuda", "32-true"), ("cuda", "bf16-mixed")],
+)
 @every_file
-def test_updates_with_everything_compiled(stem: str, precision: Precision):
-    updates = train(stem, is_compiled=True, precision=precision)
+def test_updates_with_everything_compiled(
+    stem: str, compiled_for: Literal["cpu", "cuda"], precision: Precision
+):
+    updates = train(stem, compiled_for=compiled_for, precision=precision)
     check_all(updates, stem, bf16=precision == "bf16-mixed")
 
 
