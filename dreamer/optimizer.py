@@ -113,12 +113,33 @@ class EpsilonHatAdam(torch.optim.Adam):
                 found_inf=1 - allowed,  # the kernel's word for "leave all as it is"
             )
 
+    def _init_group(self, group, params, grads, exp_avgs, exp_avg_sqs, *others):
+        """Fill the lists with tensors in the order of their memory.
+
+        That is how torch's kernel walks through them; other gradients it copies, and on CPUs it
+        takes them for those of other weights if they do not lie in memory as the weights do.
+        """
+        has_complex = super()._init_group(group, params, grads, exp_avgs, exp_avg_sqs, *others)
+        for i, parameter in enumerate(params):
+            if _has_channels_last(parameter):
+                for tensors in (params, grads, exp_avgs, exp_avg_sqs):
+                    tensors[i] = tensors[i].permute(0, 2, 3, 1)
+        grads[:] = [grad.contiguous() for grad in grads]
+        return has_complex
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take a state back, of either kind of step."""
         super().load_state_dict(state_dict)
+        for parameter, state in self.state.items():
+            for name in ("exp_avg", "exp_avg_sq"):  # a kernel walks through their memory, too
+                state[name] = torch.empty_like(parameter).copy_(state[name])
         for group in self.param_groups:
             states = [self.state[p] for p in group["params"] if p in self.state]
             group["updates"] = max((int(s["step"]) for s in states), default=group["updates"])
+
+
+def _has_channels_last(kernel: Tensor) -> bool:
+    return kernel.ndim == 4 and not kernel.is_contiguous()
 
 
 BEYOND_CORRECTION = 1e9  # steps after which 1 - b^t is 1 in any precision

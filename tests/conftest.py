@@ -90,11 +90,13 @@ def small_is_large(compiler, monkeypatch) -> None:
 
 @pytest.fixture(params=["as they are", "by oneDNN"])
 def products(request, monkeypatch) -> str:
-    """Matrix products in the form of small ones, as tests have them, and of large ones."""
+    """Matrix products in the form of small ones, as tests have them on Intel, and of large ones."""
+    is_intel = request.param == "as they are"
+    for module in ("linear", "convolutions"):
+        monkeypatch.setattr(f"dreamer.models.{module}.is_intel", lambda: is_intel)
     if request.param == "by oneDNN":
         for name in ("LARGE", "LARGE_IN_DREAM", "LARGE_IN_SEQUENCE", "MANY_WEIGHTS"):
             monkeypatch.setattr(f"dreamer.models.linear.{name}", 0)
-        monkeypatch.setattr("dreamer.models.linear.is_intel", lambda: False)
     return request.param
 
 

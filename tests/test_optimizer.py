@@ -130,6 +130,45 @@ def test_optimizer_continues_identically_from_a_saved_state():
     assert_close(restored, parameters, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("lies_last", [(True, True), (True, False), (False, True)])
+def test_kernels_learn_the_same_however_they_and_their_gradients_lie_in_memory(
+    lies_last, on_device
+):
+    formats = [torch.channels_last if last else torch.contiguous_format for last in lies_last]
+    torch.manual_seed(0)
+    expected, parameter = (Parameter(torch.randn(B, 3, 4, 4)) for _ in range(2))
+    parameter.data = expected.detach().clone(memory_format=formats[0])
+    reference, optimizer = (EpsilonHatAdam([p], CONFIG) for p in (expected, parameter))
+    for _ in range(STEPS):
+        expected.grad = torch.randn_like(expected)
+        parameter.grad = expected.grad.clone(memory_format=formats[1])
+        reference.step()
+        if on_device:
+            optimizer.step_on_device(torch.ones(()))
+        else:
+            optimizer.step()
+    assert parameter.is_contiguous(memory_format=formats[0])
+    assert_close(parameter, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_state_saved_with_channels_first_goes_on_with_channels_last():
+    torch.manual_seed(0)
+    first = Parameter(torch.randn(B, 3, 4, 4))
+    optimizer = EpsilonHatAdam([first], CONFIG)
+    first.grad = torch.randn_like(first)
+    optimizer.step()
+    last = Parameter(first.detach().clone(memory_format=torch.channels_last))
+    other = EpsilonHatAdam([last], CONFIG)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for _ in range(STEPS):
+        first.grad = torch.randn_like(first)
+        last.grad = first.grad.clone(memory_format=torch.channels_last)
+        optimizer.step()
+        other.step()
+    assert_close(last, first, rtol=0, atol=0)
+
+
 def test_steps_on_the_device_give_the_weights_of_steps_on_the_host():
     host, device = start(), start()
     options = dataclasses.replace(CONFIG, weight_decay=1e-3)

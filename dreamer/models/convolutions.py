@@ -33,9 +33,8 @@ def strided(x: Tensor, conv: nn.Module) -> Tensor:
     if x.device.type != "cpu" or (len(x) * size**2 > FEW_OUTPUTS and size > few_pixels):
         return conv(x)
     if len(x) * size**2 <= FEW_OUTPUTS:
-        patches = x.unfold(2, kernel, STRIDE).unfold(3, kernel, STRIDE)  # (N, C, m, m, k, k)
-        patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3)  # (N, m, m, C * k * k)
-        return linear(patches, conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
+        patches = _patches(x, kernel)  # (N, m, m, k * k * C)
+        return linear(patches, as_matrix(conv.weight), conv.bias).permute(0, 3, 1, 2)
     y = _PatchProduct.apply(*(tensor.to(dtype) for tensor in (x, conv.weight, conv.bias)))
     assert isinstance(y, Tensor)
     return y
@@ -52,7 +51,7 @@ class _PatchProduct(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         patches = _patches(x, weight.shape[-1])  # (N, m, m, k * k * C)
         y = _images(len(x), len(weight), patches.shape[1], x)
-        torch.addmm(bias, patches.flatten(0, 2), _as_matrix(weight).t(), out=_pixels(y))
+        torch.addmm(bias, patches.flatten(0, 2), as_matrix(weight).t(), out=_pixels(y))
         return y
 
     @staticmethod
@@ -62,7 +61,7 @@ class _PatchProduct(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         kernel, pixels = weight.shape[-1], _pixels(grad)  # (N * m * m, C')
         of_weight = pixels.t() @ _patches(x, kernel).flatten(0, 2)
-        of_patches = pixels @ _as_matrix(weight)
+        of_patches = pixels @ as_matrix(weight)
         of_x = _add_patches(of_patches, torch.zeros_like(x), kernel)
         return of_x, _as_kernel(of_weight, kernel), pixels.sum(0)
 
@@ -77,7 +76,7 @@ class _TransposedProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        matrix, kernel = _as_matrix(weight), weight.shape[-1]
+        matrix, kernel = as_matrix(weight), weight.shape[-1]
         y = _images(len(x), len(bias), STRIDE * (x.shape[-1] - 1) + kernel, x)
         y[:] = bias[:, None, None]
         for pixels, band in zip(_rows(x), _bands(y, kernel), strict=True):
@@ -89,7 +88,7 @@ class _TransposedProduct(torch.autograd.Function):
     def backward(ctx, *grad_outputs: Tensor):
         (grad,) = grad_outputs
         x, weight = ctx.saved_tensors
-        matrix, kernel = _as_matrix(weight), weight.shape[-1]
+        matrix, kernel = as_matrix(weight), weight.shape[-1]
         of_x, of_matrix = _images(len(x), x.shape[1], x.shape[2], x), torch.zeros_like(matrix)
         bands = zip(of_x.unbind(2), _rows(x), _bands(grad, kernel), strict=True)
         for of_row, pixels, band in bands:
@@ -142,8 +141,8 @@ def _add_patches(patches: Tensor, images: Tensor, kernel: int) -> Tensor:
     return images
 
 
-def _as_matrix(weight: Tensor) -> Tensor:
-    """(C', C, k, k) -> (C', k * k * C)."""
+def as_matrix(weight: Tensor) -> Tensor:
+    """A kernel as a matrix, a view where channels are last: (C', C, k, k) -> (C', k * k * C)."""
     return weight.permute(0, 2, 3, 1).flatten(1)
 
 
@@ -172,7 +171,7 @@ def transposed(x: Tensor, conv: nn.Module) -> Tensor:
 
 
 class _TransposedConvolution(torch.autograd.Function):
-    """One of stride 2 as it is, but for the gradient of its bias, which CPUs sum faster apart.
+    """One of stride 2 with torch's gradients, but that of the bias, which CPUs sum faster apart.
 
     (N, C, n, n), (C, C', k, k) and (C',) -> (N, C', m, m).
     """
@@ -180,7 +179,14 @@ class _TransposedConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return F.conv_transpose2d(x, weight, bias, stride=STRIDE)
+        if not (is_intel() and x.dtype == torch.float32):
+            return F.conv_transpose2d(x, weight, bias, stride=STRIDE)
+        # Intel's processors make the squares faster, and put them in their places, too.
+        squares = _to_squares(x, weight, bias)
+        y = _images(len(x), len(bias), STRIDE * squares.shape[1], x)
+        pixels = y.permute(0, 2, 3, 1).unflatten(2, (-1, STRIDE)).unflatten(1, (-1, STRIDE))
+        pixels.copy_(squares.transpose(2, 3))
+        return y
 
     @staticmethod
     @once_differentiable
@@ -191,6 +197,18 @@ class _TransposedConvolution(torch.autograd.Function):
             grad, *ctx.saved_tensors, None, stride, *others, [True, True, False]
         )
         return of_x, of_weight, _pixels(grad).sum(0)
+
+
+def _to_squares(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A transposed convolution of stride 2 as one of stride 1 to 2 x 2 pixels.
+
+    (N, C, n, n), (C, C', k, k) and (C',) -> (N, m, m, 2, 2, C').
+    """
+    taps = weight.shape[-1] // STRIDE
+    kernel = weight.unflatten(3, (taps, STRIDE)).unflatten(2, (taps, STRIDE)).flip(2, 4)
+    kernel = kernel.permute(3, 5, 1, 0, 2, 4).flatten(0, 2)  # (2 * 2 * C', C, taps, taps)
+    y = F.conv2d(x, kernel, bias.repeat(STRIDE**2), padding=taps - 1)
+    return y.permute(0, 2, 3, 1).unflatten(3, (STRIDE, STRIDE, -1))
 
 
 def is_slow_in_bfloat16(device: torch.device) -> bool:

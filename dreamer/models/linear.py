@@ -20,6 +20,8 @@ from torch.autograd.function import once_differentiable
 
 FEW_ROWS = 64  # with which oneDNN reads weights as they lie: putting them in order costs too much
 MANY_WEIGHTS = 4 * 10**5  # of a product of a few rows by oneDNN
+ROWS_AS_COLUMNS = range(8, 49)  # that Intel's library multiplies faster as columns,
+MANY_INPUTS = 1000  # if they are as long as this
 # Multiplications of one of more rows by oneDNN; with fewer, the order costs too much.
 LARGE = 2 * 10**8
 LARGE_IN_DREAM = 2 * 10**7  # where they are used once a step, some fifteen times
@@ -58,6 +60,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     learns, dtype = torch.is_grad_enabled(), product_dtype(x)
     ordered = _forms.get() is not None and not learns
     if is_intel() and dtype == torch.float32 and not ordered:
+        if rows in ROWS_AS_COLUMNS and not learns and weight.shape[1] >= MANY_INPUTS:
+            return _as_columns(x, weight, bias)
         return _by_torch(x, weight, bias)
     if rows == 1 and not learns and len(weight) % cores == 0:
         return _row_by_all(cores, x, weight, bias)
@@ -187,6 +191,13 @@ def _by_torch(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return F.linear(x, weight, bias)
     y = F.linear(x.flatten(0, -2), weight, bias)
     return torch.ops.aten._unsafe_view(y, (*x.shape[:-1], len(weight)))
+
+
+def _as_columns(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`F.linear` as the product of the weights and the columns (I, rows)."""
+    columns = weight @ x.flatten(0, -2).t()  # (U, rows)
+    y = torch.add(columns.t(), bias, out=columns.new_empty(columns.t().shape))
+    return y.view(*x.shape[:-1], -1)
 
 
 def _row_by_all(cores: int, row: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

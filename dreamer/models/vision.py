@@ -15,6 +15,7 @@ from dreamer.distributions import unit_normal_log_prob
 from dreamer.models.activations import ACTIVATIONS, activate, check_activation
 from dreamer.models.convolutions import (
     STRIDE,
+    as_matrix,
     is_slow_in_bfloat16,
     strided,
     sub_pixel_edge,
@@ -57,6 +58,11 @@ class ChannelNorm(nn.Module):
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+def _put_channels_last(network: nn.Module) -> None:
+    """Lay kernels out in the order that they are read in: else every convolution copies them."""
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
 class ConvEncoder(nn.Module):
     """Images (..., C, 64, 64) -> (..., M)."""
 
@@ -77,6 +83,7 @@ class ConvEncoder(nn.Module):
                     f"actually: {list(config.kernels)}"
                 )
         self.output_size = channels * size * size
+        _put_channels_last(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """(..., C, 64, 64) float -> (..., M)."""
@@ -117,6 +124,7 @@ class ConvDecoder(nn.Module):
                 f"Expect the decoder's `kernels` to be at least two and make {IMAGE_SIZE} pixels, "
                 f"actually: {list(config.kernels)} make {size}"
             )
+        _put_channels_last(self)
 
     def forward(self, features: Tensor) -> Tensor:
         """(..., F) -> (..., C, 64, 64) float32."""
@@ -167,7 +175,9 @@ class ConvDecoder(nn.Module):
         conv = self.convs[0]
         assert isinstance(conv, nn.ConvTranspose2d) and conv.bias is not None
         kernel = conv.kernel_size[0]
-        weight = conv.weight.flatten(1).t()  # (C * k * k, 32 * depth)
-        x = linear(self.dense(features), weight, conv.bias.repeat_interleave(kernel**2))
-        x = x.view(-1, conv.out_channels, kernel, kernel)
-        return self.activation(self.norms[0](x.contiguous(memory_format=torch.channels_last)))
+        weight = as_matrix(conv.weight).t()  # (k * k * C, 32 * depth)
+        x = linear(self.dense(features), weight, conv.bias.repeat(kernel**2))
+        x = torch.ops.aten._unsafe_view(x, (len(x), kernel, kernel, -1))
+        norm = self.norms[0]
+        assert isinstance(norm, ChannelNorm)
+        return self.activation(norm.norm(x)).permute(0, 3, 1, 2)

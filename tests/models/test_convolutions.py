@@ -41,7 +41,11 @@ def test_a_strided_convolution_equals_torchs_in_every_form(monkeypatch, kernel, 
 @pytest.mark.parametrize("size", [FEW_PIXELS_TRANSPOSED, FEW_PIXELS_TRANSPOSED + 2])
 @pytest.mark.parametrize("outputs", [3, 4])
 @pytest.mark.parametrize("kernel", [2, 3, 5, 6])
-def test_a_transposed_convolution_equals_torchs_in_every_form(kernel, outputs, size):
+@pytest.mark.parametrize("intel", [True, False])
+def test_a_transposed_convolution_equals_torchs_in_every_form(
+    monkeypatch, intel, kernel, outputs, size
+):
+    monkeypatch.setattr("dreamer.models.convolutions.is_intel", lambda: intel)
     conv = nn.ConvTranspose2d(CHANNELS, outputs, kernel, 2)
     x = torch.randn(B, CHANNELS, size, size, requires_grad=True)
     inputs = [x, *conv.parameters()]
@@ -98,7 +102,11 @@ def test_sub_pixels_in_bfloat16_are_near_those_in_float32(edge):
 @pytest.mark.parametrize(
     ("layer", "size"), [(nn.Conv2d, 6), (nn.ConvTranspose2d, 5), (nn.ConvTranspose2d, 7)]
 )
-def test_activations_may_change_products_in_place_without_autograd_copying_them(layer, size):
+@pytest.mark.parametrize("intel", [True, False])
+def test_activations_may_change_products_in_place_without_autograd_copying_them(
+    monkeypatch, intel, layer, size
+):
+    monkeypatch.setattr("dreamer.models.convolutions.is_intel", lambda: intel)
     # Of a view it would copy the gradient five times, the last time channels first.
     function = strided if layer is nn.Conv2d else transposed
     x = torch.randn(100, CHANNELS, size, size).contiguous(memory_format=torch.channels_last)

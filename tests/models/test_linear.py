@@ -40,6 +40,17 @@ def test_few_rows_of_views_give_the_same_product(cores, rows):
     assert_close(y, F.linear(x, weight, bias), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("leading", [(8,), (2, 8), (49,)])
+def test_on_intels_processors_some_rows_are_multiplied_as_columns(leading, monkeypatch):
+    monkeypatch.setattr(dreamer.models.linear, "is_intel", lambda: True)
+    monkeypatch.setattr(dreamer.models.linear, "MANY_INPUTS", 5)
+    x, weight, bias = torch.randn(*leading, 5), torch.randn(12, 5), torch.randn(12)
+    with torch.no_grad():
+        y = linear(x, weight, bias)
+    assert y.is_contiguous()
+    assert_close(y, F.linear(x, weight, bias), rtol=1e-5, atol=1e-5)
+
+
 def test_gradients_reach_inputs_and_weights():
     layer, x = Linear(5, 12), torch.randn(1, 5, requires_grad=True)
     layer(x).sum().backward()

@@ -75,6 +75,20 @@ def test_decoder_equals_torchs_transposed_convolutions_with_their_gradients(norm
     assert_close(actual, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "network", [ConvEncoder(2, ENCODER.image), ConvDecoder(D, 2, DECODER.image)]
+)
+def test_kernels_and_their_gradients_have_channels_last(network):
+    network.load_state_dict(
+        {name: weight.contiguous() for name, weight in network.state_dict().items()}
+    )
+    x = torch.randn(B, 2, 64, 64) if isinstance(network, ConvEncoder) else torch.randn(B, D)
+    network(x).square().sum().backward()
+    for conv in network.convs:
+        assert conv.weight.is_contiguous(memory_format=torch.channels_last)
+        assert conv.weight.grad.stride() == conv.weight.stride()
+
+
 def test_decoder_keeps_leading_axes():
     decoder = ConvDecoder(D, CHANNELS, DECODER.image)
     features = torch.randn(T, B, D)
