@@ -1,5 +1,7 @@
 """What every test shares: quiet threads, and whole runs that take half a second."""
 
+import copy
+import functools
 import os
 import shutil
 
@@ -12,10 +14,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, suppress
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 # What imports torch is imported within fixtures: the process that hands out the tests needs none of
 # it, and its workers wait for it.
@@ -105,13 +108,40 @@ def repository() -> Path:
     return REPOSITORY
 
 
+@pytest.fixture(scope="session", autouse=True)
+def parse_configs_once() -> Iterator[None]:
+    """Hydra parses twenty files whenever it composes, which is half of its time."""
+    load, parsed = OmegaConf.load, {}
+
+    def load_once(file: Path | str | TextIO):
+        if isinstance(file, Path | str):  # our own code, not Hydra
+            return load(file)
+        key = file.name, os.fstat(file.fileno()).st_mtime_ns
+        if key not in parsed:
+            parsed[key] = load(file)
+        return copy.deepcopy(parsed[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", load_once)
+        yield
+
+
 @pytest.fixture(scope="session")
 def compose_any() -> Callable[..., DictConfig]:
     """Compose conf/train.yaml with overrides, as `python train.py` does."""
 
-    def compose_with(*overrides: str) -> DictConfig:
+    @functools.cache
+    def compose_once(*overrides: str) -> DictConfig:
         with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
             return compose("train", overrides=list(overrides))
+
+    def compose_with(*overrides: str) -> DictConfig:
+        places = [o.partition("=")[2] for o in overrides if o.startswith("root=")]
+        composed = compose_once(*(o for o in overrides if not o.startswith("root=")))
+        cfg = copy.deepcopy(composed)
+        if places:  # each test's own, but all that is composed is the same
+            cfg.root = places[-1]
+        return cfg
 
     return compose_with
 
