@@ -365,7 +365,7 @@ class RSSM(nn.Module):
             rounded = deter.to(dtype)
             stats = self.prior_stats(rounded)  # (N, S, K)
             noise = latent.draw_noise(stats) if state_noise is None else state_noise[t]
-            features.append(OneHotFeatures((stats + noise).argmax(-1) + first, rounded))
+            features.append(OneHotFeatures((stats + noise).max(-1).indices + first, rounded))
         ones = torch.stack([x.ones for x in features])
         deters = torch.stack([x.deter for x in features])
         prev_action = torch.stack([torch.zeros_like(actions[0]), *actions])

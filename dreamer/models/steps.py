@@ -157,7 +157,7 @@ def _draw(product: Tensor, noise: Tensor, classes: Tensor, s: Kept, stoch: Tenso
     """From the product (B, S * K) to a sample (B, S, K), by the numbers of the classes (K,)."""
     if product.dtype != s.stats.dtype:
         s.stats.copy_(product)
-    chosen = (s.stats.view_as(noise) + noise).argmax(-1, keepdim=True)
+    chosen = (s.stats.view_as(noise) + noise).max(-1, keepdim=True).indices
     torch.eq(chosen, classes, out=stoch)
 
 
