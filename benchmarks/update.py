@@ -2,10 +2,12 @@
 
 Ours runs inside Lightning's Trainer, as in a run: precision, hooks, metrics, clipping, optimisers
 and the slow critic included; drawing the batch, collecting and logging are not. Before each of our
-updates every peer makes one, so that a machine that slows down slows all of them.
+updates every peer makes one, and a product of matrices tells the rate of the machine, so that one
+that slows down slows all of them.
 """
 
 import argparse
+import statistics
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -52,14 +54,17 @@ DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
 
 
 class _Turns(IterableDataset):
-    """The same batch over and over; before each, every peer makes its update."""
+    """The same batch over and over; before each, the rate is measured and every peer updates."""
 
-    def __init__(self, batch: Batch, peers: dict[str, Peer], updates: int):
-        self.batch, self.peers, self.updates = batch, peers, updates
+    def __init__(self, batch: Batch, peers: dict[str, Peer], updates: int, device: str):
+        self.batch, self.peers, self.updates, self.device = batch, peers, updates, device
         self.seconds: dict[str, list[float]] = {name: [] for name in peers}
+        self.rates: dict[str, list[float]] = {precision: [] for precision in DTYPES}
 
     def __iter__(self) -> Iterator[Batch]:
         for _ in range(self.updates):
+            for precision, dtype in DTYPES.items():
+                self.rates[precision].append(matrix_rate(self.device, dtype))
             for name, peer in self.peers.items():
                 time.sleep(PAUSE)
                 self.seconds[name].append(peer.ask("update")["seconds"])
@@ -142,7 +147,8 @@ def measure(
     cfg = configuration(size, [f"precision={precision}", *settings])
     peers = {name: _start(name, size_name, threads, device) for name in peer_names}
     updates = WARM_UP[device] + repeats
-    turns, clock = _Turns(random_batch(size), peers, updates + 1), _Clock(device, updates)
+    turns = _Turns(random_batch(size), peers, updates + 1, device)
+    clock = _Clock(device, updates)
     trainer = pl.Trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
         devices=1,
@@ -185,7 +191,7 @@ def measure(
         "size_name": size_name,
         "size": size.as_dict(),
         "settings": list(settings),
-        "matrix_flops_per_second": {k: matrix_rate(device, d) for k, d in DTYPES.items()},
+        "matrix_flops_per_second": {k: statistics.median(x) for k, x in turns.rates.items()},
         "programs": programs,
     }
 

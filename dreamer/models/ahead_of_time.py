@@ -1,16 +1,18 @@
 """Functions that torch's compiler makes for the processor at hand, ahead of time.
 
-Each is made once on a machine and read from the disk in milliseconds ever after. A call costs a few
-microseconds, as it asks of its inputs nothing: they must be what it was made for. `activations.py`
-and `compiled_steps.py` have the functions.
+Each is made once on a machine and read from the disk in milliseconds ever after, until nobody has
+for three months. A call costs a few microseconds, as it asks of its inputs nothing: they must be
+what it was made for. `activations.py` and `compiled_steps.py` have the functions.
 """
 
 import hashlib
 import os
 import platform
 import threading
+import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from torch import Tensor, nn
 
 # Takes contiguous tensors, of the types and, but for dynamic sizes, of the shapes of its examples.
 Kernel = Callable[[list[Tensor]], list[Tensor]]
+
+UNUSED = 90 * 24 * 3600  # seconds after which a function that nobody reads is deleted
 
 
 class _Function(nn.Module):
@@ -65,10 +69,16 @@ def make(
             inductor_configs={"cpp.dynamic_threads": True},  # as many as at the call, not as now
         )
     draft.replace(path)  # another process may be doing the same
+    for other in path.parent.glob("*.pt2"):
+        with suppress(OSError):  # it, too
+            if other.stat().st_mtime < time.time() - UNUSED:
+                other.unlink()
 
 
 def load(path: Path) -> Kernel:
-    """Read what `make` wrote down."""
+    """Read what `make` wrote down, and note that it is used."""
+    with suppress(OSError):  # the folder may be somebody else's
+        os.utime(path)
     # What torch has for loading imports the compiler: a second, and 70 MB.
     loader = torch._C._aoti.AOTIModelPackageLoader  # pyright: ignore[reportAttributeAccessIssue]
     run = loader(str(path), "model", False, 1, -1).boxed_run
