@@ -4,7 +4,7 @@ On CPUs there are three. With one row, a layer costs what reading its weights co
 should do. Large products are faster by oneDNN, which comes with torch for its convolutions, above
 all if the weights lie in its own order (benchmarks/README.md has figures); so are those of a few
 rows with large weights. The others are best left to torch, and on Intel's processors, for which its
-float32 products are made, all of those but the ones with weights in order.
+float32 products are made, all of those but the ones with weights in order; some rows as columns.
 """
 
 import functools
