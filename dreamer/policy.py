@@ -113,7 +113,7 @@ class DreamerPolicy:
             latent_noise = self.world_model.rssm.latent.draw_noise(
                 state.latent.stats, self.generator
             )
-        embed = self.world_model.embed(obs)
+        embed = self.world_model.encoder(obs)
         latent = self.world_model.rssm.obs_step(*state, embed, is_first, latent_noise)
         policy = self.actor_critic.policy(latent.features)
         if not self.sample_actions:

@@ -183,7 +183,7 @@ class TrainedAgent:
         model = self.networks.world_model
         done = context.actions[: len(context.is_first) - 1]
         prev_action = torch.cat([done.new_zeros(1, *done.shape[1:]), done])
-        return model.rssm.observe(model.embed(context.obs), prev_action, context.is_first)
+        return model.rssm.observe(model.encoder(context.obs), prev_action, context.is_first)
 
     def _choose(self, features: Features) -> Tensor:
         policy = self.networks.actor_critic.policy(features)

@@ -103,6 +103,13 @@ def products(request, monkeypatch) -> str:
     return request.param
 
 
+@pytest.fixture(params=["few", "many"])
+def images(request, monkeypatch) -> None:
+    """Narrow networks in the form for few images, as tests have them, and in that for many."""
+    if request.param == "many":
+        monkeypatch.setattr("dreamer.models.narrow.MANY_IMAGES", 1)
+
+
 @pytest.fixture
 def repository() -> Path:
     return REPOSITORY

@@ -136,7 +136,7 @@ def test_features_are_those_of_the_policy(action_space):
     torch.manual_seed(3)
     with torch.no_grad():
         expected = model.rssm.observe(
-            model.embed({k: torch.tensor(x) for k, x in obs.items()}),
+            model.encoder({k: torch.tensor(x) for k, x in obs.items()}),
             torch.tensor(prev, dtype=torch.float32),
             torch.arange(T).expand(B, T).T == 0,
         )

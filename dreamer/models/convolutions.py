@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from dreamer.models.linear import is_intel, linear, product_dtype
+from dreamer.models.pixels import grey_pixels, sub_pixels
 
 STRIDE = 2
 FEW_OUTPUTS = 64  # images times pixels of a layer
@@ -278,41 +279,8 @@ class _FourAtOnce(torch.autograd.Function):
         _, of_square, of_bias = backward(
             *(grad, x, square, [len(square)], [2, 2], padding, *others, [False, True, True])
         )
-        of_single = sub_pixels(_one_channel(grad), 2)
+        of_single = sub_pixels(grey_pixels(grad), 2)
         of_x, _, _ = backward(
             *(of_single, x, single, None, [1, 1], padding, *others, [True, False, False])
         )
         return of_x, of_square, of_bias, None
-
-
-def _one_channel(squares: Tensor) -> Tensor:
-    """Undo `sub_pixels` with 4 x 4 pixels of one channel: (N, 16, m, m) -> (N, 1, 4 m, 4 m)."""
-    rows = squares.permute(0, 2, 3, 1).contiguous().view(_wide(4, squares))  # (N, m, m, 4)
-    rows = rows.transpose(2, 3).contiguous().view(squares.dtype)
-    return rows.flatten(1, 2)[:, None].flatten(3)
-
-
-def sub_pixels(image: Tensor, edge: int) -> Tensor:
-    """Neighbouring pixels as channels of one: `pixel_unshuffle(image, edge)`, channels last.
-
-    Args:
-        image: (N, C, h, w) float32 or bfloat16; h and w can be divided by `edge`.
-        edge: 2 or 4.
-
-    Returns:
-        (N, C * edge**2, h / edge, w / edge), in memory (N, h / edge, w / edge, C * edge**2).
-    """
-    if image.device.type != "cpu":
-        return F.pixel_unshuffle(image, edge)
-    # Neighbours in a row are moved as one number: (N, C, h, w / edge).
-    rows = image.contiguous().view(_wide(edge, image))
-    rows = rows.unflatten(2, (-1, edge)).permute(1, 0, 2, 4, 3)  # (C, N, h', w', edge)
-    result = rows.new_empty(*rows.shape[1:4], len(rows), edge)
-    for channel, of_channel in enumerate(rows):  # one by one, the inner loops are long
-        result[:, :, :, channel] = of_channel
-    return result.view(image.dtype).flatten(3).permute(0, 3, 1, 2)
-
-
-def _wide(count: int, image: Tensor) -> torch.dtype:
-    """A type as large as so many neighbours, to move them at once."""
-    return {4: torch.float32, 8: torch.float64, 16: torch.complex128}[count * image.itemsize]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dreamer.distributions import Distribution, Normal
 from dreamer.models.activations import check_activation
 from dreamer.models.mlp import MLP, DistributionLayer, Norm, init_glorot
+from dreamer.models.pixels import preprocess
 from dreamer.models.vision import IMAGE_SIZE, ConvConfig, ConvDecoder, ConvEncoder
 
 ObsShapes = dict[str, tuple[int, ...]]
@@ -86,12 +87,13 @@ class Encoder(nn.Module):
         self.apply(init_glorot)
 
     def forward(self, obs: dict[str, Tensor]) -> Tensor:
-        """Preprocessed observations (..., *shape) -> (..., M) float32."""
+        """Raw observations (..., *shape) -> (..., M) float32."""
         outputs = []
         if self.image_keys:
             outputs.append(self.image(torch.cat([obs[k] for k in self.image_keys], -3)))
         if self.vector_keys:
-            outputs.append(self.vector(torch.cat([obs[k] for k in self.vector_keys], -1)))
+            vectors = [preprocess(obs[k]) for k in self.vector_keys]
+            outputs.append(self.vector(torch.cat(vectors, -1)))
         return torch.cat([x.float() for x in outputs], -1)
 
 
@@ -129,7 +131,7 @@ class Decoder(nn.Module):
         return distributions | self._vectors(features)
 
     def log_prob(self, features: Tensor, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Log-densities of preprocessed observations.
+        """Log-densities of raw observations.
 
         Args:
             features: (..., F).
@@ -139,9 +141,10 @@ class Decoder(nn.Module):
             By key, (...) in nats. Of an only image, the sum or mean may be differentiated.
         """
         if len(self.image_keys) != 1:
-            return {k: d.log_prob(obs[k]) for k, d in self(features).items()}
+            return {k: d.log_prob(preprocess(obs[k])) for k, d in self(features).items()}
         (key,) = self.image_keys
-        vectors = {k: d.log_prob(obs[k]) for k, d in self._vectors(features).items()}
+        vectors = self._vectors(features)
+        vectors = {k: d.log_prob(preprocess(obs[k])) for k, d in vectors.items()}
         return {key: self.image.log_prob(features, obs[key])} | vectors
 
     def _vectors(self, features: Tensor) -> dict[str, Distribution]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 PIECE = 128  # images; fewer make the matrix products too small
 
@@ -25,7 +24,7 @@ def score_in_pieces(
     function: Callable[[Tensor, Tensor], Tensor],
     x: Tensor,
     target: Tensor,
-    parameters: Sequence[Parameter],
+    parameters: Sequence[Tensor],
 ) -> Tensor:
     """`function(x, target)`, a score of each row, with its gradient taken at once.
 
@@ -36,7 +35,7 @@ def score_in_pieces(
         function: (n, ...), (n, ...) -> (n,), row by row; reads `parameters` besides.
         x: (N, ...).
         target: (N, ...), constant.
-        parameters: those that get a gradient, besides `x`.
+        parameters: what else gets a gradient: weights, or what was made of them.
 
     Returns:
         (N,) of which the sum or mean may be differentiated, nothing else.
@@ -58,7 +57,7 @@ def _split(x: Tensor) -> Sequence[Tensor]:
 
 class _Scores(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, function, x: Tensor, target: Tensor, *parameters: Parameter) -> Tensor:
+    def forward(ctx, function, x: Tensor, target: Tensor, *parameters: Tensor) -> Tensor:
         scores, x_grads, sums = [], [], [torch.zeros_like(p) for p in parameters]
         for piece, piece_target in zip(_split(x), _split(target), strict=True):
             with torch.enable_grad():

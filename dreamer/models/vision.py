@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamer.distributions import unit_normal_log_prob
+from dreamer.models import narrow
 from dreamer.models.activations import ACTIVATIONS, activate, check_activation
 from dreamer.models.convolutions import (
     STRIDE,
@@ -19,13 +20,13 @@ from dreamer.models.convolutions import (
     is_slow_in_bfloat16,
     strided,
     sub_pixel_edge,
-    sub_pixels,
     transposed,
     transposed_to_sub_pixels,
 )
 from dreamer.models.linear import Linear, linear
 from dreamer.models.mlp import Norm, make_norm
 from dreamer.models.pieces import in_pieces, score_in_pieces
+from dreamer.models.pixels import preprocess, sub_pixels
 
 IMAGE_SIZE = 64  # pixels, both sides
 IN_DEPTHS = 32  # the decoder starts from one pixel of this many times `depth` channels
@@ -42,6 +43,11 @@ class ConvConfig:
 
     def __post_init__(self):
         check_activation(self.activation)
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether `narrow.py` knows a faster form of it, once its kernels fit."""
+        return self.depth <= narrow.FEW_CHANNELS and self.norm == "none"
 
 
 class ChannelNorm(nn.Module):
@@ -83,16 +89,21 @@ class ConvEncoder(nn.Module):
                     f"actually: {list(config.kernels)}"
                 )
         self.output_size = channels * size * size
+        self.is_narrow = config.is_narrow and [*config.kernels[:2]] == narrow.ENCODER_KERNELS
         _put_channels_last(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(..., C, 64, 64) float -> (..., M)."""
-        x = in_pieces(self._encode, image.flatten(0, -4))  # (N, M)
+        """(..., C, 64, 64), bytes or floats -> (..., M)."""
+        images = image.flatten(0, -4)
+        if self.is_narrow and narrow.suits(images):
+            x = narrow.encode(images, self.convs, self.activation)  # (N, M)
+        else:
+            x = in_pieces(self._encode, images)
         return x.unflatten(0, image.shape[:-3])
 
     def _encode(self, image: Tensor) -> Tensor:
         """(N, C, 64, 64) -> (N, M)."""
-        x = image.contiguous(memory_format=torch.channels_last)  # (N, C, h, w)
+        x = preprocess(image).contiguous(memory_format=torch.channels_last)  # (N, C, h, w)
         if x.shape[1] == 1:  # both layouts at once: choose, or what follows is reordered
             x = x.view(-1, IMAGE_SIZE, IMAGE_SIZE, 1).permute(0, 3, 1, 2)
         for conv, norm in zip(self.convs, self.norms, strict=True):
@@ -124,6 +135,7 @@ class ConvDecoder(nn.Module):
                 f"Expect the decoder's `kernels` to be at least two and make {IMAGE_SIZE} pixels, "
                 f"actually: {list(config.kernels)} make {size}"
             )
+        self.is_narrow = config.is_narrow and [*config.kernels[-2:]] == narrow.DECODER_KERNELS
         _put_channels_last(self)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -136,21 +148,24 @@ class ConvDecoder(nn.Module):
 
         Args:
             features: (..., F).
-            image: (..., C, 64, 64).
+            image: (..., C, 64, 64), bytes or floats.
 
         Returns:
             (...) in nats, of which the sum or mean may be differentiated, nothing else.
         """
-        edge = sub_pixel_edge(self.convs[-1], image.device)
-        scores = score_in_pieces(
-            lambda x, target: unit_normal_log_prob(
-                self._to_sub_pixels(x, edge), sub_pixels(target, edge)
-            ),
-            self._first(features.flatten(0, -2)),
-            image.flatten(0, -4),
-            [*self.convs[1:].parameters(), *self.norms[1:].parameters()],
-        )
+        x, images = self._first(features.flatten(0, -2)), image.flatten(0, -4)
+        if self.is_narrow and narrow.suits(x):
+            scores = narrow.score(x, images, self.convs[1:], self.activation)
+        else:
+            parameters = [*self.convs[1:].parameters(), *self.norms[1:].parameters()]
+            scores = score_in_pieces(self._score, x, images, parameters)
         return scores.unflatten(0, features.shape[:-1])
+
+    def _score(self, x: Tensor, image: Tensor) -> Tensor:
+        """The other layers: (N, C, k, k) and the image (N, C, 64, 64) -> (N,) in nats."""
+        edge = sub_pixel_edge(self.convs[-1], image.device)
+        target = preprocess(sub_pixels(image, edge))
+        return unit_normal_log_prob(self._to_sub_pixels(x, edge), target)
 
     def _to_pixels(self, x: Tensor) -> Tensor:
         """The other layers: (N, C, k, k) -> (N, C, 64, 64) float32."""

@@ -78,19 +78,6 @@ class WorldModelOutput(NamedTuple):
     metrics: dict[str, Tensor]  # detached, each ()
 
 
-def preprocess_obs(obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Bytes become floats in [-0.5, 0.5], integers floats; booleans and `log_*` keys stay."""
-    processed = {}
-    for key, value in obs.items():
-        if key.startswith("log_") or value.dtype == torch.bool:
-            processed[key] = value
-        elif value.dtype == torch.uint8:
-            processed[key] = value.float() / 255 - 0.5
-        else:
-            processed[key] = value.float()
-    return processed
-
-
 def transform_reward(reward: Tensor, transform: RewardTransform) -> Tensor:
     """Squash raw rewards into training targets of the reward head, any shape."""
     match transform:
@@ -123,10 +110,6 @@ class WorldModel(nn.Module):
                 f"Expect the keys of `loss_scales` among {sorted(known)}, actually: {unknown}"
             )
 
-    def embed(self, obs: Mapping[str, Tensor]) -> Tensor:
-        """Raw observations (..., *shape) -> (..., M)."""
-        return self.encoder(preprocess_obs(obs))
-
     def real_discount(self, is_terminal: Tensor) -> Tensor:
         """What the data says of the future's worth: gamma, or 0 at the end. Any shape."""
         return (~is_terminal).float() * self.config.discount
@@ -148,9 +131,8 @@ class WorldModel(nn.Module):
         assert batch.is_first.shape == batch.is_terminal.shape == (length, batch_size)
         config = self.config
 
-        obs = preprocess_obs(batch.obs)
         posterior = self.rssm.observe(
-            self.encoder(obs), batch.prev_action, batch.is_first, start, noise
+            self.encoder(batch.obs), batch.prev_action, batch.is_first, start, noise
         )
         prior_stats = self.rssm.prior_stats(posterior.deter)
         kl_loss, kl = balanced_kl(
@@ -163,7 +145,7 @@ class WorldModel(nn.Module):
             free_avg=config.kl.free_avg,
         )
 
-        targets = obs | {"reward": transform_reward(batch.reward, config.reward_transform)}
+        targets = batch.obs | {"reward": transform_reward(batch.reward, config.reward_transform)}
         if self.discount_head is not None:
             # Differs from the paper: a soft label, so that the head's mean includes gamma.
             targets["discount"] = self.real_discount(batch.is_terminal)
@@ -184,7 +166,7 @@ class WorldModel(nn.Module):
         return WorldModelOutput(loss, posterior, prior_stats, losses, log_probs, kl, metrics)
 
     def score(self, features: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Log-densities (...) in nats of observations, `reward`, and `discount` if there is a head.
+        """Log-densities (...) in nats of raw observations, `reward`, and of `discount` with a head.
 
         Features (..., F) get no gradient from a head whose switch is off.
         """
@@ -259,7 +241,7 @@ class WorldModel(nn.Module):
         Returns:
             By image key, (T, B, C, 64, 64) in [0, 1].
         """
-        embed = self.embed({k: x[:context] for k, x in batch.obs.items()})
+        embed = self.encoder({k: x[:context] for k, x in batch.obs.items()})
         seen = self.rssm.observe(embed, batch.prev_action[:context], batch.is_first[:context])
         state = seen.at(-1)
         features = [seen.features]

@@ -13,7 +13,6 @@ from dreamer.models.convolutions import (
     FEW_PIXELS_TRANSPOSED,
     strided,
     sub_pixel_edge,
-    sub_pixels,
     transposed,
     transposed_to_sub_pixels,
 )
@@ -80,8 +79,6 @@ def test_patches_multiplied_in_bfloat16_are_near_torchs_float32(few_pixels, size
 
 @pytest.mark.parametrize("edge", [2, 4])
 def test_sub_pixels_in_bfloat16_are_near_those_in_float32(edge):
-    image = torch.randn(B, 1, 16, 16).bfloat16()
-    assert torch.equal(sub_pixels(image, edge), F.pixel_unshuffle(image, edge))
     conv = nn.ConvTranspose2d(CHANNELS, 1, 6, 2)
     x = torch.randn(B, CHANNELS, 6, 6, requires_grad=True)
     inputs = [x, *conv.parameters()]
@@ -116,9 +113,7 @@ def test_activations_may_change_products_in_place_without_autograd_copying_them(
 
 
 @pytest.mark.parametrize(("channels", "edge"), [(1, 2), (3, 2), (1, 4)])
-def test_sub_pixels_are_those_of_torch_and_of_the_transposed_convolution(channels, edge):
-    image = torch.randn(B, channels, 16, 16)
-    assert torch.equal(sub_pixels(image, edge), F.pixel_unshuffle(image, edge))
+def test_sub_pixels_are_those_of_the_transposed_convolution(channels, edge):
     conv = nn.ConvTranspose2d(CHANNELS, channels, 6, 2)
     x = torch.randn(B, CHANNELS, 6, 6, requires_grad=True)
     inputs = [x, *conv.parameters()]

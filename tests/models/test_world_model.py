@@ -23,7 +23,7 @@ from tiny import (
 )
 from torch.testing import assert_close
 
-from dreamer.models.world_model import WorldModel, preprocess_obs, transform_reward
+from dreamer.models.world_model import WorldModel, transform_reward
 from dreamer.types import OneHotFeatures
 
 OBS_SHAPES = IMAGE | VECTORS
@@ -129,20 +129,6 @@ def test_discount_is_learned_as_gamma_or_nothing_at_the_end():
     label[3, 2] = 0
     mean = model.discount_head(output.posterior.features).mean
     assert_close(output.log_probs["discount"], label * mean.log() + (1 - label) * (1 - mean).log())
-
-
-def test_observations_are_scaled_where_they_are_bytes():
-    obs = {
-        "image": torch.tensor([0, 255], dtype=torch.uint8),
-        "count": torch.tensor([3, -4]),
-        "flag": torch.tensor([True]),
-        "log_bytes": torch.tensor([7], dtype=torch.uint8),
-    }
-    processed = preprocess_obs(obs)
-    assert_close(processed["image"], torch.tensor([-0.5, 0.5]))
-    assert_close(processed["count"], torch.tensor([3.0, -4.0]))
-    assert_close(processed["flag"], obs["flag"])
-    assert_close(processed["log_bytes"], obs["log_bytes"])
 
 
 @both

@@ -1,19 +1,21 @@
+import pytest
 import torch
 from golden import Case, channels_first, channels_last, golden
 from networks import observation_config
 from torch import Tensor
 
 from dreamer.models.encoder import Decoder, Encoder, ObsShapes
-from dreamer.models.world_model import preprocess_obs
+
+pytestmark = pytest.mark.usefixtures("images")
 
 
 def observations(case: Case) -> tuple[dict[str, Tensor], ObsShapes]:
-    """Preprocessed (B, T, *shape) in the order of the case's shapes, and our shapes."""
+    """Raw (B, T, *shape) in the order of the case's shapes, and our shapes."""
     obs = {}
     for key, shape in case.parameters["shapes"].items():
         value = case[f"in/{key}_uint8"] if f"in/{key}_uint8" in case else case[f"in/{key}"]
         obs[key] = channels_first(value) if len(shape) == 3 else value
-    return preprocess_obs(obs), {k: tuple(x.shape[2:]) for k, x in obs.items()}
+    return obs, {k: tuple(x.shape[2:]) for k, x in obs.items()}
 
 
 def is_smooth(case: Case) -> bool:
@@ -44,7 +46,7 @@ def test_decoder(case: Case):
     case.load(decoder)
 
     dists = decoder(features)
-    log_probs = {k: dist.log_prob(obs[k]) for k, dist in dists.items()}
+    log_probs = decoder.log_prob(features, obs)
     loss = torch.stack([-x.mean() for x in log_probs.values()]).sum()
     loss.backward()
 

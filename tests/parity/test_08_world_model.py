@@ -20,7 +20,7 @@ METRICS = {
     "post_ent": "world_model/posterior_entropy",
 }
 
-pytestmark = pytest.mark.usefixtures("products")
+pytestmark = pytest.mark.usefixtures("products", "images")
 
 
 @golden("08_*", bf16=every)
@@ -51,7 +51,7 @@ def test_world_model_loss(case: Case):
     case.check_all("out/likes", {k: swap_time(x) for k, x in output.log_probs.items()})
     case.check_all("out/losses", output.losses)
     case.check_all("out/metrics", {k: output.metrics[name] for k, name in METRICS.items()})
-    sequences = {"embed": model.embed(batch.obs), "feat": post.features, "kl_value": output.kl}
+    sequences = {"embed": model.encoder(batch.obs), "feat": post.features, "kl_value": output.kl}
     for name in sequences.keys() & {key.removeprefix("out/") for key in case.expected}:
         case.check(f"out/{name}", swap_time(sequences[name]))
     case.check("out/model_loss", output.loss)

@@ -196,6 +196,13 @@ def test_updates_with_large_products(stem: str):
 
 
 @every_file
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize("images", ["many"], indirect=True)
+def test_updates_with_many_images(stem: str):
+    check_all(train.__wrapped__(stem), stem)
+
+
+@every_file
 def test_updates_in_bf16(stem: str):
     check_all(train(stem, precision="bf16-mixed"), stem, bf16=True)
 
