@@ -84,8 +84,9 @@ class DreamerPolicy:
     @torch.no_grad()
     def __call__(self, step: TimeStep, state: MemoryState | None) -> tuple[np.ndarray, MemoryState]:
         """One step of E environments -> actions (E, A) and the new memory; None starts afresh."""
-        obs = {k: torch.from_numpy(x).to(self._device) for k, x in step.obs.items()}
-        is_first = torch.from_numpy(step.is_first).to(self._device)
+        device = self._device
+        obs = {k: torch.from_numpy(x).to(device) for k, x in step.obs.items()}
+        is_first = torch.from_numpy(step.is_first).to(device)
         state = self.act(obs, is_first, state)
         return state.action.cpu().numpy(), state
 

@@ -164,7 +164,9 @@ def test_a_finished_run_goes_on_to_a_larger_budget(compose_tiny, finished_run, c
 # ------------------------------------------------------------------------------ stop and go on
 
 
-@pytest.mark.parametrize("updates", [pytest.param(1, marks=SLOW), 3, UPDATES])
+@pytest.mark.parametrize(
+    "updates", [pytest.param(1, marks=SLOW), 3, pytest.param(UPDATES, marks=SLOW)]
+)
 def test_a_run_interrupted_while_learning_goes_on(compose_tiny, after_update, updates, capsys):
     with after_update(updates, interrupt), pytest.raises(Interrupted, match="SIGINT"):
         train(compose_tiny())
@@ -257,6 +259,7 @@ def test_a_resumed_run_does_not_repeat_its_first_episodes(compose_tiny, after_up
     assert len(set(seeds)) == len(seeds) == 2
 
 
+@SLOW
 def test_the_best_score_survives_a_resume(compose_tiny, after_update, monkeypatch):
     from dreamer.evaluation import Evaluation
 
@@ -284,6 +287,7 @@ def test_acting_beside_the_update_makes_the_same_frames_and_updates(compose_tiny
     assert_whole(train(compose_tiny(BESIDE)))
 
 
+@SLOW
 def test_acting_beside_the_update_repeats_with_its_seed_watched_or_not(compose_tiny):
     options = {"a": (), "b": QUIET}
     first, again = (
@@ -293,7 +297,9 @@ def test_acting_beside_the_update_repeats_with_its_seed_watched_or_not(compose_t
     assert_same_agent(first, again)
 
 
-@pytest.mark.parametrize("updates", [3, pytest.param(1, marks=SLOW), UPDATES])
+@pytest.mark.parametrize(
+    "updates", [3, pytest.param(1, marks=SLOW), pytest.param(UPDATES, marks=SLOW)]
+)
 def test_a_run_interrupted_beside_an_update_goes_on(compose_tiny, after_update, updates):
     with after_update(updates, interrupt), pytest.raises(Interrupted, match="SIGINT"):
         train(compose_tiny(BESIDE))

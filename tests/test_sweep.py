@@ -138,6 +138,7 @@ def test_a_job_killed_from_outside_has_not_failed_and_goes_on_next_time(run, sta
 # ---------------------------------------------------------------------------------- two at a time
 
 
+@pytest.mark.slow
 def test_a_job_that_another_process_runs_is_waited_for_and_not_run_twice(run, starts, tmp_path):
     folder = tmp_path / "runs" / NAMES[0]
     folder.mkdir(parents=True)

@@ -205,9 +205,14 @@ def test_experiments_and_debug_are_chosen_with_or_without_a_plus(
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+    ("step", "number", "code"),
+    [
+        pytest.param(20, signal.SIGINT, 130, id="prefill-SIGINT"),
+        pytest.param(20, signal.SIGTERM, 143, id="prefill-SIGTERM", marks=pytest.mark.slow),
+        pytest.param(64, signal.SIGINT, 130, id="learning-SIGINT", marks=pytest.mark.slow),
+        pytest.param(64, signal.SIGTERM, 143, id="learning-SIGTERM"),
+    ],
 )
-@pytest.mark.parametrize("step", [20, 64], ids=["prefill", "learning"])
 def test_a_signal_saves_and_tells_how_to_go_on(
     main, tiny_overrides, tmp_path, monkeypatch, number, code, step
 ):
@@ -320,6 +325,7 @@ def test_a_multirun_makes_every_combination(main, tiny_overrides, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_is_told_at_once_and_stops_no_other(
     main, tiny_overrides, tmp_path, monkeypatch
 ):

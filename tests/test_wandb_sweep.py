@@ -16,6 +16,8 @@ from dreamer.run_folder import SWITCHES, RunFolder
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / "conf" / "sweep" / "wandb.yaml"
 
+pytestmark = pytest.mark.slow  # it takes seconds to load what reads such files
+
 
 def agent() -> Any:
     """What W&B's agent reads sweeps with."""
@@ -70,7 +72,6 @@ def test_the_metric_is_one_that_runs_write(sweep, trained_run):
     assert f'"{sweep["metric"]["name"]}"' in (trained_run / "metrics.jsonl").read_text()
 
 
-@pytest.mark.slow
 def test_the_command_composes_what_the_sweep_asks_for(sweep, tmp_path):
     words = words_of_jobs(sweep)[-1]
     macros = {

@@ -98,8 +98,9 @@ def one_hot(actions, size):
 @pytest.mark.parametrize(
     ("game", "full", "colour", "limit", "rounds"),
     [
-        ("breakout", True, False, 108000, 300),  # several episodes that the game ends
-        ("ms_pacman", False, True, 108000, 500),  # large rewards, nine actions
+        # Several episodes that the game ends; large rewards, nine actions.
+        pytest.param("breakout", True, False, 108000, 300, marks=pytest.mark.slow),
+        pytest.param("ms_pacman", False, True, 108000, 500, marks=pytest.mark.slow),
         ("pong", True, False, 406, 210),  # a time limit within a policy step
         ("boxing", True, False, 240, 140),  # a time limit at its end; negative rewards
     ],
@@ -231,7 +232,7 @@ def test_render_without_it_enlarges_the_observation():
     np.testing.assert_array_equal(envs.render()[:, ::4, 3::4, 1], image[:, 0])
 
 
-@pytest.mark.parametrize("native_render", [False, True])
+@pytest.mark.parametrize("native_render", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_step_in_the_background_is_a_step(native_render):
     here, there = (make("ms_pacman", count=2, native_render=native_render) for _ in range(2))
     here.reset(), there.reset()

@@ -62,7 +62,7 @@ SUITES = {
         make_own, "pole", factory="gymnasium:make", **GYM | dict(kwargs={"id": "CartPole-v1"})
     ),
 }
-SLOW = ("atari_colour", "dmc_vision", "minigrid_apart", "crafter")
+SLOW = ("atari", "atari_colour", "dmc_vision", "minigrid_apart", "crafter")
 PACKAGES = {"dmc": "dm_control", "minigrid": "minigrid", "crafter": "crafter"}  # optional ones
 POLICY_STEPS = 40  # several episodes of each
 

@@ -33,6 +33,7 @@ def episode():
     return env, play(env, 60)
 
 
+@pytest.mark.slow
 def test_a_seed_repeats_an_episode_with_rewards_or_without(episode):
     _, some = episode
     elsewhere = [Crafter(False, 60) for _ in range(3)]  # the last lies elsewhere in memory
@@ -44,6 +45,7 @@ def test_a_seed_repeats_an_episode_with_rewards_or_without(episode):
     assert not any(arrival.reward for arrival in none)
 
 
+@pytest.mark.slow
 def test_the_end_tells_which_achievements_were_unlocked(episode):
     _, (*before, end) = episode
     assert end.is_last and not end.is_terminal
@@ -58,6 +60,7 @@ def test_the_end_tells_which_achievements_were_unlocked(episode):
     assert unlocked == sum(arrival.reward > 0.5 for arrival in (*before, end))
 
 
+@pytest.mark.slow
 def test_creatures_keep_an_order_in_their_areas_while_they_move(episode):
     world = episode[0]._env._world
     where = {creature: area for area, those in world.chunks.items() for creature in those}
@@ -65,6 +68,7 @@ def test_creatures_keep_an_order_in_their_areas_while_they_move(episode):
     assert not any(isinstance(creatures, set) for creatures in world.chunks.values())
 
 
+@pytest.mark.slow
 def test_death_is_for_good():
     env = Crafter(True, 10_000)
     env.reset(0)

@@ -226,6 +226,7 @@ def paper_figures() -> dict[str, tuple[Figure, str]]:
     return {name: (figure, captions[name]) for name, figure in drawn.items()}
 
 
+@pytest.mark.slow
 def test_published_grid_has_55_panels_with_the_means_of_the_raw_data(atari, paper_figures):
     figure, caption = paper_figures["published_curves"]
     assert len(figure.axes) == 55
@@ -242,6 +243,7 @@ def test_published_grid_has_55_panels_with_the_means_of_the_raw_data(atari, pape
     assert by_game["Pong"][-1][1] == pytest.approx(published.table_k1().loc["pong"].iloc[-1], abs=1)
 
 
+@pytest.mark.slow
 def test_published_aggregates_end_at_the_printed_table_1(paper_figures):
     axes = paper_figures["published_aggregates"][0].axes
     for axis, measure in zip(axes, published.table_1().columns, strict=True):
@@ -249,6 +251,7 @@ def test_published_aggregates_end_at_the_printed_table_1(paper_figures):
         assert ends == published.table_1()[measure].drop("impala").to_dict()
 
 
+@pytest.mark.slow
 def test_published_agents_have_a_panel_of_differences_each(paper_figures):
     figure, _ = paper_figures["published_differences"]
     titles = [axis.get_title() for axis in figure.axes]

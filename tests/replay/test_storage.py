@@ -45,7 +45,8 @@ def disk_blocks(directory: Path) -> int:
     return sum(512 * path.stat().st_blocks for path in directory.iterdir())
 
 
-@pytest.mark.parametrize("committed", [3, pytest.param(1777, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("committed", [3, 1777])
 def test_kill_9_loses_nothing_committed(tmp_path, committed):
     with subprocess.Popen(
         [sys.executable, "-c", WRITER, str(tmp_path / "replay")],
