@@ -42,7 +42,7 @@ def make_model(discount: float) -> WorldModel:
 @golden("13_*")
 def test_preprocess(case: Case):
     inputs = {k: torch.tensor(x) for k, x in case.under("in").items()}
-    # What no network of ours reads stays as it is; so does what the authors leave alone.
+    # These the authors leave as they are; ours never come to a network.
     alone = {k: x for k, x in inputs.items() if k.startswith("log_") or x.dtype == torch.bool}
     processed = alone | {k: preprocess(x) for k, x in inputs.items() if k not in alone}
     processed["reward"] = transform_reward(inputs["reward"], case.parameters["clip_rewards"])

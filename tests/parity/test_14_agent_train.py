@@ -198,8 +198,13 @@ def test_updates_with_large_products(stem: str):
 @every_file
 @pytest.mark.usefixtures("images")
 @pytest.mark.parametrize("images", ["many"], indirect=True)
-def test_updates_with_many_images(stem: str):
-    check_all(train.__wrapped__(stem), stem)
+@pytest.mark.parametrize("compiled_for", [None, pytest.param("cpu", marks=pytest.mark.slow)])
+def test_updates_with_many_images(
+    request: pytest.FixtureRequest, stem: str, compiled_for: Literal["cpu"] | None
+):
+    if compiled_for:
+        request.getfixturevalue("small_is_large")
+    check_all(train.__wrapped__(stem, compiled_for=compiled_for), stem)
 
 
 @every_file
