@@ -3,6 +3,7 @@
 The runner and the player put them together. Hydra instantiates; everything built gets plain values.
 """
 
+import functools
 from typing import Any, Protocol
 
 import torch
@@ -12,12 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 from dreamer.agent import AgentConfig, DreamerAgent
 from dreamer.cost import Cost
 from dreamer.envs.factory import Envs
-from dreamer.graph import CudaTape
+from dreamer.graph import CudaTape, Recorded
 from dreamer.loggers import JsonLinesLogger
 from dreamer.models.compiled import compile_activations, compile_recurrence
 from dreamer.models.compiled_steps import compile_dream, compile_sequences
-from dreamer.policy import DreamerPolicy, RecordedPolicy, SnapshotPolicy
+from dreamer.policy import DreamerPolicy, RecordedPolicy, SnapshotPolicy, TensorFunction
 from dreamer.run_folder import ResumePoint, RunFolder
+from dreamer.trace import Traced
 from dreamer.types import ActionSpace
 
 # Compiling takes up to three quarters of a minute, once, and saves three to eight hundredths.
@@ -48,11 +50,19 @@ def make_explorer(cfg: DictConfig, agent: DreamerAgent) -> DreamerPolicy:
     networks, noise = (agent.world_model, agent.actor_critic), cfg.exploration_noise
     if cfg.collect.overlap:
         return SnapshotPolicy(*networks, exploration_noise=noise, seed=cfg.seed)
-    if make_tape := choose_tape(cfg):
-        return RecordedPolicy(
-            *networks, make_tape=make_tape, sample_actions=True, exploration_noise=noise
-        )
-    return DreamerPolicy(*networks, sample_actions=True, exploration_noise=noise)
+    make_tape = choose_tape(cfg)
+
+    def record(function: TensorFunction) -> TensorFunction:
+        return Recorded(function, make_tape()) if make_tape else Traced(function, networks)
+
+    return RecordedPolicy(*networks, record=record, sample_actions=True, exploration_noise=noise)
+
+
+def make_evaluation_policy(agent: DreamerAgent) -> DreamerPolicy:
+    """Build the policy that is evaluated."""
+    networks = agent.world_model, agent.actor_critic
+    record = functools.partial(Traced, networks=networks)
+    return RecordedPolicy(*networks, record=record, sample_actions=False)
 
 
 def make_loggers(

@@ -4,7 +4,7 @@ The collector and the evaluation call them. They know the networks but nothing o
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from dreamer.distributions import explore, gumbel_like
-from dreamer.graph import Recorded, Tape
 from dreamer.models.actor_critic import ActorCritic
 from dreamer.models.world_model import WorldModel
 from dreamer.types import ActionSpace, RSSMState, TimeStep
+
+TensorFunction = Callable[..., Sequence[Tensor]]
 
 DRAWN_AHEAD = 128  # steps; emulators wait for a random action, and one draw takes 10 microseconds
 
@@ -152,19 +153,19 @@ class RecordedPolicy(DreamerPolicy):
         world_model: WorldModel,
         actor_critic: ActorCritic,
         *,
-        make_tape: Callable[[], Tape],
+        record: Callable[[TensorFunction], TensorFunction],
         sample_actions: bool,
         exploration_noise: float = 0.0,
     ):
-        """As `DreamerPolicy`; `make_tape` gives what a recording is made on."""
+        """As `DreamerPolicy`; `record` makes of a function one that is recorded when called."""
         super().__init__(
             world_model,
             actor_critic,
             sample_actions=sample_actions,
             exploration_noise=exploration_noise,
         )
-        self._make_tape = make_tape
-        self._recorded: dict[int, Recorded] = {}  # by E
+        self._record = record
+        self._recorded: dict[int, TensorFunction] = {}  # by E
 
     def act(
         self,
@@ -182,12 +183,12 @@ class RecordedPolicy(DreamerPolicy):
         count = len(is_first)
         state = self._initial(count) if state is None else state
         if count not in self._recorded:
-            self._recorded[count] = Recorded(self._act_from_tensors(list(obs)), self._make_tape())
+            self._recorded[count] = self._record(self._act_from_tensors(list(obs)))
         inputs = (is_first, state.action, *state.latent, *obs.values())
         action, *latent = self._recorded[count](*inputs)
         return MemoryState(RSSMState(*latent), action)
 
-    def _act_from_tensors(self, obs_keys: list[str]) -> Callable[..., list[Tensor]]:
+    def _act_from_tensors(self, obs_keys: list[str]) -> TensorFunction:
         """`act` as a function from tensors to tensors."""
         plain = super().act
 

@@ -28,6 +28,7 @@ from dreamer.build import (
     compile_if_worth_it,
     make_agent,
     make_envs,
+    make_evaluation_policy,
     make_explorer,
     make_loggers,
     on_cuda,
@@ -43,7 +44,7 @@ from dreamer.envs.factory import Envs
 from dreamer.envs.terms import terms_of
 from dreamer.evaluation import EVALUATION_SEED
 from dreamer.loggers import finish
-from dreamer.policy import DreamerPolicy, RandomPolicy, SnapshotPolicy
+from dreamer.policy import RandomPolicy, SnapshotPolicy
 from dreamer.replay.buffer import Replay, ReplayConfig
 from dreamer.replay.dataset import ReplayDataModule
 from dreamer.run_folder import FolderInUse, ResumePoint, RunFolder
@@ -225,7 +226,6 @@ def _make_callbacks(
     make_envs: EnvsMaker,
 ) -> list[pl.Callback]:
     """In the order in which they act after an update: collect first, save before stopping."""
-    networks = agent.world_model, agent.actor_critic
     explorer = make_explorer(cfg, agent)
     collect = Collect(
         Collector(envs),
@@ -249,7 +249,7 @@ def _make_callbacks(
         callbacks.append(
             instantiate(cfg.callbacks.evaluate)(
                 lambda: make_envs(cfg, seed=seed, count=count),
-                DreamerPolicy(*networks, sample_actions=False),
+                make_evaluation_policy(agent),
                 metrics,
                 interrupt,
                 folder.path,

@@ -15,6 +15,7 @@ FLOORS = (
         "distributions",
         "schedule",
         "graph",
+        "trace",
         "optimizer",
         "video",
         "command_line",

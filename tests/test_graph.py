@@ -255,7 +255,9 @@ def act(make_tape=None, device="cpu"):
     networks = agent.world_model, agent.actor_critic
     policy = DreamerPolicy(*networks, sample_actions=True)
     if make_tape is not None:
-        policy = RecordedPolicy(*networks, sample_actions=True, make_tape=make_tape)
+        policy = RecordedPolicy(
+            *networks, sample_actions=True, record=lambda act: Recorded(act, make_tape())
+        )
     torch.manual_seed(1)
     actions = []
     for count in (3, 2):

@@ -67,8 +67,20 @@ def compiled_elu(x: Tensor) -> Tensor:
         y = _Elu.apply(x, compiled_elu, False)
         assert isinstance(y, Tensor)
         return y
-    _kernel(x.dtype)([x.as_strided((x.numel(),), (1,))])  # its memory as one row
+    if torch.jit.is_tracing():  # which hears of torch's operations only
+        return torch.ops.dreamer.elu_(x)
+    return _elu_in_place(x)
+
+
+def _elu_in_place(x: Tensor) -> Tensor:
+    """The kernel on all numbers of `x` (...), whose memory is one row of them."""
+    _kernel(x.dtype)([x.as_strided((x.numel(),), (1,))])
     return x
+
+
+_OPERATIONS = torch.library.Library("dreamer", "FRAGMENT")
+_OPERATIONS.define("elu_(Tensor(a!) x) -> Tensor(a!)")
+_OPERATIONS.impl("elu_", _elu_in_place, "CPU")
 
 
 class _Elu(torch.autograd.Function):

@@ -123,7 +123,14 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (..., U).
     """
+    if torch.jit.is_tracing():  # which cannot write down the operation's empty list
+        return torch.ops.dreamer.multiply(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+_OPERATIONS = torch.library.Library("dreamer", "FRAGMENT")
+_OPERATIONS.define("multiply(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+_OPERATIONS.impl("multiply", multiply, "CPU")
 
 
 class Repeated:

@@ -1,0 +1,161 @@
+"""Traces give what the function gives, to the last bit, and look weights and draws up anew."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from tiny import (
+    ACTOR,
+    ACTOR_CRITIC,
+    CHOICES,
+    CONTINUOUS,
+    GAUSSIAN,
+    IMAGE,
+    VECTORS,
+    WORLD_MODEL,
+    make_agent,
+    make_obs,
+)
+from torch import nn
+
+from dreamer import trace
+from dreamer.build import make_evaluation_policy, make_explorer
+from dreamer.models.compiled import compile_activations
+from dreamer.policy import DreamerPolicy, RecordedPolicy
+from dreamer.trace import CALLS, Traced
+from dreamer.types import TimeStep
+
+AFTER = 3  # calls before the trace, here
+OBS_SHAPES = IMAGE | VECTORS
+
+
+@pytest.fixture
+def soon(monkeypatch) -> None:
+    monkeypatch.setattr(trace, "CALLS", AFTER)
+
+
+class Counted:
+    """A layer and a draw."""
+
+    def __init__(self):
+        self.layer, self.calls = nn.Linear(3, 2), 0
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
+        self.calls += 1
+        return [self.layer(x) + torch.randn(2), y * 2]
+
+
+def test_function_is_called_until_it_is_traced_and_never_again():
+    function = Counted()
+    traced = Traced(function, [function.layer])
+    for number in range(CALLS + 10):
+        assert traced.is_traced == (number > CALLS)
+        x, y = torch.randn(4, 3), torch.randn(4)
+        torch.manual_seed(number)
+        actual = traced(x, y)
+        torch.manual_seed(number)
+        expected = function.layer(x) + torch.randn(2), y * 2
+        assert all(map(torch.equal, actual, expected))
+        assert not any(tensor.requires_grad for tensor in actual)
+    assert function.calls == CALLS + 1  # the last is the trace
+
+
+def test_weights_that_change_in_place_are_read(soon):
+    function = Counted()
+    traced = Traced(function, [function.layer])
+    x, y = torch.ones(4, 3), torch.ones(4)
+    for number in range(AFTER + 5):
+        with torch.no_grad():
+            function.layer.weight.add_(1)
+        torch.manual_seed(number)
+        actual, _ = traced(x, y)
+        torch.manual_seed(number)
+        assert torch.equal(actual, function.layer(x) + torch.randn(2))
+
+
+def test_other_devices_are_left_alone(soon):
+    function = Counted()
+    function.layer.to("meta")
+    traced = Traced(lambda x: [function.layer(x)], [function.layer])
+    for _ in range(AFTER + 5):
+        traced(torch.ones(4, 3, device="meta"))
+    assert not traced.is_traced
+
+
+def act(agent, policy: DreamerPolicy) -> list[np.ndarray]:
+    """Actions and memories of three environments and then of two, while the weights change."""
+    generator = np.random.default_rng(0)
+    torch.manual_seed(0)
+    results = []
+    for count in (3, 2):
+        state = None
+        for number in range(2 * AFTER + 2):
+            with torch.random.fork_rng(devices=()):
+                obs = {k: x.numpy() for k, x in make_obs(OBS_SHAPES, count).items()}
+            is_first = generator.random(count) < 0.3
+            step = TimeStep(obs, np.zeros(count, np.float32), is_first, *np.zeros((2, count), bool))
+            action, state = policy(step, state)
+            results += [action, *(x.numpy() for x in state.latent)]
+            if number % 3 == 2:
+                with torch.no_grad():
+                    for weight in agent.parameters():
+                        weight.mul_(1.01)
+    return results
+
+
+AGENTS = {
+    "discrete": {},
+    "continuous": {"action_space": CONTINUOUS},
+    "tanh_normal": {
+        "action_space": CONTINUOUS,
+        "actor_critic": dataclasses.replace(
+            ACTOR_CRITIC, actor=dataclasses.replace(ACTOR, distribution="tanh_normal")
+        ),
+    },
+    "choices": {"action_space": CHOICES},
+    "gaussian": {"world_model": dataclasses.replace(WORLD_MODEL, latent=GAUSSIAN)},
+}
+
+
+@pytest.mark.parametrize("sample_actions", [True, False])
+@pytest.mark.parametrize("options", AGENTS.values(), ids=AGENTS)
+def test_traced_policies_act_as_plain_ones(soon, options, sample_actions):
+    results = []
+    for is_traced in (True, False):
+        agent = make_agent(obs_shapes=OBS_SHAPES, **options)
+        networks, how = (agent.world_model, agent.actor_critic), {"sample_actions": sample_actions}
+        how |= {"exploration_noise": 0.3 if sample_actions else 0.0}
+        policy = DreamerPolicy(*networks, **how)
+        if is_traced:
+            policy = RecordedPolicy(*networks, record=lambda f, n=networks: Traced(f, n), **how)
+        results.append(act(agent, policy))
+        if is_traced:
+            assert all(function.is_traced for function in policy._recorded.values())
+    assert all(map(np.array_equal, *results))
+
+
+@pytest.mark.parametrize("products", ["by oneDNN"], indirect=True)
+@pytest.mark.usefixtures("soon", "small_is_large", "products")
+def test_traced_policies_call_what_is_compiled():
+    results = []
+    for is_traced in (True, False):
+        agent = make_agent(obs_shapes=OBS_SHAPES)
+        assert compile_activations(agent)
+        networks, how = (agent.world_model, agent.actor_critic), {"sample_actions": True}
+        policy = DreamerPolicy(*networks, **how)
+        if is_traced:
+            policy = RecordedPolicy(*networks, record=lambda f, n=networks: Traced(f, n), **how)
+        results.append(act(agent, policy))
+        if is_traced:
+            assert "dreamer::elu_" in str(policy._recorded[2]._trace.graph)
+    assert all(map(np.array_equal, *results))
+
+
+def test_runs_act_by_traces_on_a_cpu(soon, compose_any):
+    cfg = compose_any("env=dummy", "collect.overlap=false", "cuda_graphs=false")
+    for make in (lambda agent: make_explorer(cfg, agent), make_evaluation_policy):
+        agent = make_agent(obs_shapes=OBS_SHAPES)
+        policy = make(agent)
+        act(agent, policy)
+        assert [function.is_traced for function in policy._recorded.values()] == [True, True]
