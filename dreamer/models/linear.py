@@ -1,10 +1,10 @@
 """Dense layers, each product in the form that the device runs fastest. All networks use them.
 
-On CPUs there are three. With one row, a layer costs what reading its weights costs, which all cores
-should do. Large products are faster by oneDNN, which comes with torch for its convolutions, above
-all if the weights lie in its own order (benchmarks/README.md has figures); so are those of a few
-rows with large weights. The others are best left to torch, and on Intel's processors, for which its
-float32 products are made, all of those but the ones with weights in order; some rows as columns.
+On CPUs there are three. With one row, or a few, a layer costs what reading its weights costs, which
+all cores should do, each its part. Large products are faster by oneDNN, which comes with torch for
+its convolutions, above all if the weights lie in its own order (benchmarks/README.md has figures);
+so are those of a few rows with large weights. The others are best left to torch, and on Intel's
+processors, for which its float32 products are made, nearly all but those with weights in order.
 """
 
 import functools
@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 FEW_ROWS = 64  # with which oneDNN reads weights as they lie: putting them in order costs too much
 MANY_WEIGHTS = 4 * 10**5  # of a product of a few rows by oneDNN
-ROWS_AS_COLUMNS = range(8, 49)  # that Intel's library multiplies faster as columns,
+ROWS_BY_PARTS = range(8, 33)  # that Intel's library multiplies faster by parts of the weights,
 MANY_INPUTS = 1000  # if they are as long as this
 # Multiplications of one of more rows by oneDNN; with fewer, the order costs too much.
 LARGE = 2 * 10**8
@@ -57,14 +57,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             )
         return F.linear(x, weight, bias)
     rows, cores = x.numel() // weight.shape[1], torch.get_num_threads()
-    learns, dtype = torch.is_grad_enabled(), product_dtype(x)
+    learns, dtype, cut = torch.is_grad_enabled(), product_dtype(x), len(weight) % cores == 0
     ordered = _forms.get() is not None and not learns
     if is_intel() and dtype == torch.float32 and not ordered:
-        if rows in ROWS_AS_COLUMNS and not learns and weight.shape[1] >= MANY_INPUTS:
-            return _as_columns(x, weight, bias)
+        if rows in ROWS_BY_PARTS and not learns and cut and weight.shape[1] >= MANY_INPUTS:
+            return _by_parts(cores, x, weight, bias)
         return _by_torch(x, weight, bias)
-    if rows == 1 and not learns and len(weight) % cores == 0:
-        return _row_by_all(cores, x, weight, bias)
+    if rows == 1 and not learns and cut:
+        return _by_parts(cores, x, weight, bias)
     few = rows <= FEW_ROWS and not learns and not ordered
     if not _is_large(rows, weight, few) or dtype not in _onednn_types():
         return _by_torch(x, weight, bias)
@@ -200,19 +200,13 @@ def _by_torch(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.ops.aten._unsafe_view(y, (*x.shape[:-1], len(weight)))
 
 
-def _as_columns(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`F.linear` as the product of the weights and the columns (I, rows)."""
-    columns = weight @ x.flatten(0, -2).t()  # (U, rows)
-    y = torch.add(columns.t(), bias, out=columns.new_empty(columns.t().shape))
-    return y.view(*x.shape[:-1], -1)
-
-
-def _row_by_all(cores: int, row: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`F.linear` of one row (..., I), where each core reads its own part of the weights."""
+def _by_parts(cores: int, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`F.linear` of a few rows, where each core reads its own part of the weights."""
     blocks = weight.unflatten(0, (cores, -1))
-    column = row.reshape(1, -1).t()  # with the strides that `bmm` multiplies fastest
-    y = torch.bmm(blocks, column.expand(cores, -1, -1)).view(-1) + bias
-    return y.view(*row.shape[:-1], -1)
+    columns = x.reshape(-1, x.shape[-1]).t()  # with the strides that `bmm` multiplies fastest
+    y = torch.bmm(blocks, columns.expand(cores, -1, -1)).permute(2, 0, 1)  # (rows, cores, ...)
+    y = torch.add(y, bias.view(cores, -1), out=y.new_empty(y.shape))
+    return y.view(*x.shape[:-1], -1)
 
 
 class _Product(torch.autograd.Function):

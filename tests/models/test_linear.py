@@ -40,17 +40,17 @@ def test_few_rows_of_views_give_the_same_product(cores, rows):
     assert_close(y, F.linear(x, weight, bias), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("leading", [(8,), (2, 8), (49,)])
-def test_on_intels_processors_some_rows_are_multiplied_as_columns(leading, monkeypatch):
+@pytest.mark.parametrize("leading", [(8,), (2, 8), (33,)])
+def test_on_intels_processors_some_rows_are_multiplied_by_parts(cores, leading, monkeypatch):
     monkeypatch.setattr(dreamer.models.linear, "is_intel", lambda: True)
     monkeypatch.setattr(dreamer.models.linear, "MANY_INPUTS", 5)
-    as_columns, calls = dreamer.models.linear._as_columns, []
-    watched = lambda *inputs: calls.append(inputs) or as_columns(*inputs)  # noqa: E731
-    monkeypatch.setattr(dreamer.models.linear, "_as_columns", watched)
+    by_parts, calls = dreamer.models.linear._by_parts, []
+    watched = lambda *inputs: calls.append(inputs) or by_parts(*inputs)  # noqa: E731
+    monkeypatch.setattr(dreamer.models.linear, "_by_parts", watched)
     x, weight, bias = torch.randn(*leading, 5), torch.randn(12, 5), torch.randn(12)
     with torch.no_grad():
         y = linear(x, weight, bias)
-    assert len(calls) == (leading != (49,))  # rows: 8, 16, one too many
+    assert len(calls) == (leading != (33,))  # rows: 8, 16, one too many
     assert y.is_contiguous()
     assert_close(y, F.linear(x, weight, bias), rtol=1e-5, atol=1e-5)
 
