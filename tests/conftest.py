@@ -2,6 +2,8 @@
 
 import copy
 import functools
+import gc
+import io
 import os
 import shutil
 
@@ -29,6 +31,16 @@ with suppress(ImportError), redirect_stderr(sys.__stderr__):
     import absl.logging  # noqa: F401
 
 REPOSITORY = Path(__file__).parent.parent
+
+# Imports and the collection of the tests make half a million objects that stay: Python is not to
+# look for garbage among them again and again.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
 
 # 48 frames, all policy steps: six random episodes of the memory world, then updates. No film.
 TINY = (
@@ -123,10 +135,10 @@ def parse_configs_once() -> Iterator[None]:
     def load_once(file: Path | str | TextIO):
         if isinstance(file, Path | str):  # our own code, not Hydra
             return load(file)
-        key = file.name, os.fstat(file.fileno()).st_mtime_ns
-        if key not in parsed:
-            parsed[key] = load(file)
-        return copy.deepcopy(parsed[key])
+        text = file.read()
+        if text not in parsed:
+            parsed[text] = load(io.StringIO(text))
+        return copy.deepcopy(parsed[text])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OmegaConf, "load", load_once)

@@ -42,6 +42,7 @@ def test_a_folder_that_does_not_name_its_spaces_asks_the_environment(finished_ru
     assert agent.terms.as_plain() == described
 
 
+@pytest.mark.slow
 def test_best_and_last_are_told_apart(finished_run):
     best, last = load(finished_run, "best"), load(finished_run, "last")
     assert best.frames == checkpoint(finished_run, "best")["counters"]["frames"] < 81

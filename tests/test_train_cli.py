@@ -207,7 +207,7 @@ def test_experiments_and_debug_are_chosen_with_or_without_a_plus(
 @pytest.mark.parametrize(
     ("step", "number", "code"),
     [
-        pytest.param(20, signal.SIGINT, 130, id="prefill-SIGINT"),
+        pytest.param(20, signal.SIGINT, 130, id="prefill-SIGINT", marks=pytest.mark.slow),
         pytest.param(20, signal.SIGTERM, 143, id="prefill-SIGTERM", marks=pytest.mark.slow),
         pytest.param(64, signal.SIGINT, 130, id="learning-SIGINT", marks=pytest.mark.slow),
         pytest.param(64, signal.SIGTERM, 143, id="learning-SIGTERM"),

@@ -102,7 +102,8 @@ def one_hot(actions, size):
         pytest.param("breakout", True, False, 108000, 300, marks=pytest.mark.slow),
         pytest.param("ms_pacman", False, True, 108000, 500, marks=pytest.mark.slow),
         ("pong", True, False, 406, 210),  # a time limit within a policy step
-        ("boxing", True, False, 240, 140),  # a time limit at its end; negative rewards
+        # A time limit at its end; negative rewards.
+        pytest.param("boxing", True, False, 240, 140, marks=pytest.mark.slow),
     ],
 )
 def test_steps_equal_those_of_a_plain_loop(game, full, colour, limit, rounds):
@@ -175,9 +176,8 @@ def test_no_button_is_pressed_at_a_reset(full_action_space):
         np.testing.assert_array_equal(envs.step(nothing).obs["image"], start)
 
 
-@pytest.mark.parametrize(
-    ("longest", "resets"), [(5, 10), pytest.param(30, 40, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("longest", "resets"), [(5, 10), (30, 40)])
 def test_a_reset_idles_up_to_the_given_number_of_frames(longest, resets):
     """Freeway's traffic shows how many frames went by."""
     plain = PlainGame("freeway", 0, sticky=0.0)
@@ -213,6 +213,7 @@ def test_a_sticky_action_takes_the_place_of_a_quarter():
     assert abs(np.mean(waited) - 0.25) < 4 * np.sqrt(0.25 * 0.75 / (count * resets))
 
 
+@pytest.mark.slow
 def test_native_render_is_the_colour_screen_of_the_same_game():
     envs = make("ms_pacman", count=2, native_render=True)
     games = [PlainGame("ms_pacman", emulator_seed(0, env), colour=True) for env in range(2)]
