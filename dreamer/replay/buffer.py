@@ -93,6 +93,10 @@ class Replay:
             env_count=env_count,
             capacity=config.capacity_policy_steps // env_count,
         )
+        # What `add` writes to, time first: observations by name, the others in its order.
+        columns = [column.swapaxes(0, 1) for column in self._files.columns.values()]
+        self._obs_columns = dict(zip(obs_shapes, columns, strict=False))
+        self._other_columns = columns[len(obs_shapes) :]
         self._sampled = [x for x in self._files.columns if x not in ("is_last", "episode")]
         self._mirror: Mirror | None = None
         if config.device == "cuda":
@@ -163,24 +167,28 @@ class Replay:
         Raises:
             ValueError: an environment goes on after the end of its episode without a reset.
         """
-        files, columns = self._files, self._files.columns
-        number, slot = files.steps, files.steps % files.slots
-        if not (step.is_first | self._is_open).all():
+        files = self._files
+        number = files.steps
+        if np.count_nonzero(step.is_first | self._is_open) < len(self._is_open):
             raise ValueError("Expect `is_first` on the first step and on every step after a last.")
-        self._close_episodes(self._is_open & step.is_first)
+        begins = np.count_nonzero(step.is_first)  # most steps begin nothing, and end nothing
+        if begins:
+            self._close_episodes(self._is_open & step.is_first)
+            self._episode += step.is_first
 
-        self._episode += step.is_first
-        values = {f"obs_{key}": step.obs[key] for key in self._obs_keys}
-        values |= {"prev_action": prev_action, "reward": step.reward, "episode": self._episode}
-        values |= {"is_first": step.is_first, "is_last": step.is_last}
-        values |= {"is_terminal": step.is_terminal}
-        for name, value in values.items():
-            np.copyto(columns[name][:, slot], value, casting="same_kind")  # no float into uint8
+        slot = number % files.slots
+        for key, column in self._obs_columns.items():
+            np.copyto(column[slot], step.obs[key], casting="same_kind")  # no float into uint8
+        others = (prev_action, step.reward, step.is_first, step.is_last, step.is_terminal)
+        for column, value in zip(self._other_columns, (*others, self._episode), strict=True):
+            column[slot] = value
         files.commit()
 
-        self._is_open |= step.is_first
-        self._open_start[step.is_first] = number
-        self._close_episodes(step.is_last)
+        if begins:
+            self._is_open |= step.is_first
+            self._open_start[step.is_first] = number
+        if np.count_nonzero(step.is_last):
+            self._close_episodes(step.is_last)
         self._episodes.drop_before(files.oldest)
 
     def can_sample(self, length: int) -> bool:
