@@ -58,11 +58,11 @@ def make_explorer(cfg: DictConfig, agent: DreamerAgent) -> DreamerPolicy:
     return RecordedPolicy(*networks, record=record, sample_actions=True, exploration_noise=noise)
 
 
-def make_evaluation_policy(agent: DreamerAgent) -> DreamerPolicy:
-    """Build the policy that is evaluated."""
+def make_evaluation_policy(agent: DreamerAgent, *, sample_actions: bool) -> DreamerPolicy:
+    """Build the policy that is evaluated, with the mode of the actor or as in training."""
     networks = agent.world_model, agent.actor_critic
     record = functools.partial(Traced, networks=networks)
-    return RecordedPolicy(*networks, record=record, sample_actions=False)
+    return RecordedPolicy(*networks, record=record, sample_actions=sample_actions)
 
 
 def make_loggers(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from dreamer.build import make_agent, make_envs
+from dreamer.build import make_agent, make_envs, make_evaluation_policy
 from dreamer.envs.terms import Terms, read_terms, terms_of
 from dreamer.evaluation import EVALUATION_SEED, play
 from dreamer.run_folder import RunFolder
@@ -90,7 +90,8 @@ def evaluate(
         RunFolder(run_dir).config(), seed=seed + EVALUATION_SEED, count=min(episodes, 10)
     )
     try:
-        result = play(envs, agent.step_policy, episodes, video_steps=video_policy_steps)
+        policy = make_evaluation_policy(agent.networks, sample_actions=sample_actions)
+        result = play(envs, policy, episodes, video_steps=video_policy_steps)
     finally:
         envs.close()
     frames = agent.frames

@@ -156,7 +156,10 @@ def test_traced_policies_call_what_is_compiled():
 
 def test_runs_act_by_traces_on_a_cpu(soon, compose_any):
     cfg = compose_any("env=dummy", "collect.overlap=false", "cuda_graphs=false")
-    for make in (lambda agent: make_explorer(cfg, agent), make_evaluation_policy):
+    for make in (
+        lambda agent: make_explorer(cfg, agent),
+        lambda agent: make_evaluation_policy(agent, sample_actions=False),
+    ):
         agent = make_agent(obs_shapes=OBS_SHAPES)
         policy = make(agent)
         act(agent, policy)
