@@ -24,16 +24,18 @@ def strided(x: Tensor, conv: nn.Module) -> Tensor:
     """A convolution of stride 2, on CPUs as a matrix product where that is faster.
 
     With few outputs all the time goes to the weights: a product reads them once, as they lie, and
-    a convolution copies them twice before. And with few pixels in each image, there is little to
-    copy for a product. (N, C, n, n) -> (N, C', m, m), channels last.
+    a convolution copies them twice before. For one image, Intel's processors multiply faster in all
+    layers. And with few pixels in each image, there is little to copy for a product.
+    (N, C, n, n) -> (N, C', m, m), channels last.
     """
     assert isinstance(conv, nn.Conv2d) and conv.bias is not None
     kernel, dtype = conv.kernel_size[0], product_dtype(x)
     size = (x.shape[-1] - kernel) // STRIDE + 1
     few_pixels = FEW_PIXELS_BF16 if dtype == torch.bfloat16 else FEW_PIXELS
-    if x.device.type != "cpu" or (len(x) * size**2 > FEW_OUTPUTS and size > few_pixels):
+    few = len(x) * size**2 <= FEW_OUTPUTS or (len(x) == 1 and is_intel())
+    if x.device.type != "cpu" or (not few and size > few_pixels):
         return conv(x)
-    if len(x) * size**2 <= FEW_OUTPUTS:
+    if few:
         patches = _patches(x, kernel)  # (N, m, m, k * k * C)
         return linear(patches, as_matrix(conv.weight), conv.bias).permute(0, 3, 1, 2)
     y = _PatchProduct.apply(*(tensor.to(dtype) for tensor in (x, conv.weight, conv.bias)))

@@ -20,6 +20,16 @@ from dreamer.models.convolutions import (
 CHANNELS = 5
 
 
+@pytest.mark.parametrize(("intel", "count"), [(True, 1), (True, 2), (False, 1)])
+def test_intels_processors_multiply_all_of_one_image(monkeypatch, intel, count):
+    monkeypatch.setattr("dreamer.models.convolutions.is_intel", lambda: intel)
+    conv, calls = nn.Conv2d(5, 7, 4, stride=2), []
+    conv.register_forward_hook(lambda *_: calls.append(1))
+    x = torch.randn(count, 5, 64, 64)
+    assert_close(strided(x, conv), conv(x), rtol=1e-4, atol=1e-5)
+    assert len(calls) == (1 if intel and count == 1 else 2)  # one of them is the test's
+
+
 @pytest.mark.parametrize("few", [0, FEW_OUTPUTS, 1000])
 @pytest.mark.parametrize(("kernel", "size"), [(4, 6), (4, 14), (3, 9)])
 def test_a_strided_convolution_equals_torchs_in_every_form(monkeypatch, kernel, size, few):
