@@ -19,7 +19,8 @@ CALLS = 200
 class Traced:
     """A function of tensors, without gradients, that is traced after some calls and then played.
 
-    Its numbers, draws included, stay the same to the last bit. The weights may change in place.
+    Its numbers, draws included, stay the same to the last bit. The weights may change in place, but
+    not move. With inputs on other devices than a CPU, it is only ever called.
     """
 
     def __init__(self, function: Callable[..., Sequence[Tensor]], networks: Sequence[nn.Module]):

@@ -136,21 +136,25 @@ def test_traced_policies_act_as_plain_ones(soon, name, sample_actions):
     assert all(map(np.array_equal, *results))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("products", ["by oneDNN"], indirect=True)
-@pytest.mark.usefixtures("soon", "small_is_large", "products")
-def test_traced_policies_call_what_is_compiled():
+@pytest.mark.parametrize("is_compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("soon", "products")
+def test_traced_policies_call_operations_of_ours(request, is_compiled):
+    if is_compiled:
+        request.getfixturevalue("small_is_large")
     results = []
     for is_traced in (True, False):
         agent = make_agent(obs_shapes=OBS_SHAPES)
-        assert compile_activations(agent)
+        assert not is_compiled or compile_activations(agent)
         networks, how = (agent.world_model, agent.actor_critic), {"sample_actions": True}
         policy = DreamerPolicy(*networks, **how)
         if is_traced:
             policy = RecordedPolicy(*networks, record=lambda f, n=networks: Traced(f, n), **how)
         results.append(act(agent, policy))
         if is_traced:
-            assert "dreamer::elu_" in str(policy._recorded[1]._trace.graph)
+            graph = str(policy._recorded[3]._trace.graph)
+            assert "dreamer::multiply" in graph
+            assert ("dreamer::elu_" in graph) == is_compiled
     assert all(map(np.array_equal, *results))
 
 

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from golden import Case, every, golden
 from networks import (
@@ -10,8 +11,16 @@ from networks import (
 
 from dreamer.models.actor_critic import ActorCritic
 from dreamer.models.world_model import WorldModel
-from dreamer.policy import DreamerPolicy
-from dreamer.types import ActionSpace
+from dreamer.policy import DreamerPolicy, MemoryState, TensorFunction
+from dreamer.trace import Traced
+from dreamer.types import ActionSpace, RSSMState
+
+pytestmark = pytest.mark.usefixtures("products", "traced_at_once")
+
+
+@pytest.fixture
+def traced_at_once(monkeypatch) -> None:
+    monkeypatch.setattr("dreamer.trace.CALLS", 0)
 
 
 @golden("15_*", bf16=every)
@@ -31,17 +40,30 @@ def test_policy(case: Case):
 
     samples_actions = "action" in case.parameters["draw_order"]
     policy = DreamerPolicy(model, actor_critic, sample_actions=samples_actions)
-    action_noise = case["draw/action"] if samples_actions else [None] * len(is_first)
+    action_noise = case["draw/action"] if samples_actions else is_first  # which is not looked at
     latent_noise = our_samples(config.latent, case["draw/post"])
-    memory, results = None, []
-    for t in range(len(is_first)):
+
+    def act(is_first, action, deter, stoch, stats, latent_noise, action_noise, *images):
         memory = policy.act(
-            {k: x[t] for k, x in obs.items()},
-            is_first[t],
-            memory,
-            latent_noise=latent_noise[t],
-            action_noise=action_noise[t],
+            dict(zip(obs, images, strict=True)),
+            is_first,
+            MemoryState(RSSMState(deter, stoch, stats), action),
+            latent_noise=latent_noise,
+            action_noise=action_noise if samples_actions else None,
         )
-        latent = reference_state(config.latent, memory.latent)
-        results.append(latent | {"action": memory.action})
-    case.check_all("out", {k: torch.stack([r[k] for r in results]) for k in results[0]})
+        return [memory.action, *memory.latent]
+
+    steps: list[TensorFunction] = [act]
+    if not torch.is_autocast_enabled("cpu"):  # as runs act
+        steps.append(Traced(act, [model, actor_critic]))
+    for step in steps:
+        memory, results = policy._initial(is_first.shape[1]), []
+        for t in range(len(is_first)):
+            noise, images = (latent_noise[t], action_noise[t]), (x[t] for x in obs.values())
+            with torch.no_grad():
+                action, *latent = step(is_first[t], memory.action, *memory.latent, *noise, *images)
+            memory = MemoryState(RSSMState(*latent), action)
+            latent = reference_state(config.latent, memory.latent)
+            results.append(latent | {"action": memory.action})
+        case.check_all("out", {k: torch.stack([r[k] for r in results]) for k in results[0]})
+        assert not isinstance(step, Traced) or step.is_traced
