@@ -93,6 +93,7 @@ whole_run() {
     cp "$work/$name/metrics.jsonl" "$out/$name.jsonl"
 }
 whole_run fastest 100 $fastest
+whole_run eight 80 $fastest env.count=8
 whole_run compiled 100 $fastest compile=true
 whole_run graphs 80 "cuda_graphs=${graphs%% *}"
 

@@ -3,7 +3,6 @@
 The runner and the player put them together. Hydra instantiates; everything built gets plain values.
 """
 
-import functools
 from typing import Any, Protocol
 
 import torch
@@ -13,13 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 from dreamer.agent import AgentConfig, DreamerAgent
 from dreamer.cost import Cost
 from dreamer.envs.factory import Envs
-from dreamer.graph import CudaTape, Recorded
+from dreamer.graph import CudaTape
 from dreamer.loggers import JsonLinesLogger
 from dreamer.models.compiled import compile_activations, compile_recurrence
 from dreamer.models.compiled_steps import compile_dream, compile_sequences
-from dreamer.policy import DreamerPolicy, RecordedPolicy, SnapshotPolicy, TensorFunction
+from dreamer.policy import DreamerPolicy, RecordedPolicy, SnapshotPolicy
 from dreamer.run_folder import ResumePoint, RunFolder
-from dreamer.trace import Traced
+from dreamer.trace import TraceTape
 from dreamer.types import ActionSpace
 
 # Compiling takes up to three quarters of a minute, once, and saves three to eight hundredths.
@@ -48,21 +47,17 @@ def make_agent(cfg: DictConfig, spaces: Spaces) -> DreamerAgent:
 def make_explorer(cfg: DictConfig, agent: DreamerAgent) -> DreamerPolicy:
     """Build the policy that collects."""
     networks, noise = (agent.world_model, agent.actor_critic), cfg.exploration_noise
+    make_tape = (lambda networks: CudaTape()) if choose_tape(cfg) else TraceTape
+    how: dict[str, Any] = {"make_tape": make_tape, "exploration_noise": noise}
     if cfg.collect.overlap:
-        return SnapshotPolicy(*networks, exploration_noise=noise, seed=cfg.seed)
-    make_tape = choose_tape(cfg)
-
-    def record(function: TensorFunction) -> TensorFunction:
-        return Recorded(function, make_tape()) if make_tape else Traced(function, networks)
-
-    return RecordedPolicy(*networks, record=record, sample_actions=True, exploration_noise=noise)
+        return SnapshotPolicy(*networks, seed=cfg.seed, **how)
+    return RecordedPolicy(*networks, sample_actions=True, **how)
 
 
 def make_evaluation_policy(agent: DreamerAgent, *, sample_actions: bool) -> DreamerPolicy:
     """Build the policy that is evaluated, with the mode of the actor or as in training."""
     networks = agent.world_model, agent.actor_critic
-    record = functools.partial(Traced, networks=networks)
-    return RecordedPolicy(*networks, record=record, sample_actions=sample_actions)
+    return RecordedPolicy(*networks, make_tape=TraceTape, sample_actions=sample_actions)
 
 
 def make_loggers(

@@ -1,33 +1,43 @@
-"""Recordings: what the device did in one call, played back without the host.
+"""Recordings: what the device did in one call, played back without Python.
 
 An update is thousands of small kernels, and launching them costs more than running them. The agent
-and the policy have theirs recorded on CUDA. The file knows batches, no network and no Trainer.
+and the policy have theirs recorded on CUDA, the policy its own on CPUs, too (`trace.py`). The file
+knows batches, no network and no Trainer.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from dreamer.types import Batch
 
+TensorFunction = Callable[..., Sequence[Tensor]]
+
 WARM_UP = 3  # calls before the recording: libraries choose kernels and optimisers make their state
 
 
-class Tape(Protocol):
-    """What is recorded and played; tests have one for the CPU."""
+class Recording(NamedTuple):
+    """A call that was recorded."""
 
-    def warm_up(self, function: Callable[[], list[Tensor]]) -> list[Tensor]:
+    play: TensorFunction  # of inputs shaped like those of the call, does what it did
+    results: Sequence[Tensor]  # of the call
+
+
+class Tape(Protocol):
+    """What one function of tensors is recorded on."""
+
+    def is_due(self, calls: int, inputs: Sequence[Tensor]) -> bool:
+        """Whether a call with these inputs, after so many others, is to be recorded."""
+        ...
+
+    def warm_up(self, function: TensorFunction, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """Call the function as it will be recorded, without recording it."""
         ...
 
-    def record(self, function: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """Call the function for its launches only; returns the tensors that a play fills."""
-        ...
-
-    def play(self) -> None:
-        """Launch all that was recorded, once."""
+    def record(self, function: TensorFunction, inputs: Sequence[Tensor]) -> Recording:
+        """Call the function and record the call."""
         ...
 
 
@@ -38,56 +48,78 @@ class CudaTape:
         self._graph = torch.cuda.CUDAGraph()
         self._stream = torch.cuda.Stream()
 
-    def warm_up(self, function: Callable[[], list[Tensor]]) -> list[Tensor]:
+    def is_due(self, calls: int, inputs: Sequence[Tensor]) -> bool:
+        """See `Tape`."""
+        return calls >= WARM_UP
+
+    def warm_up(self, function: TensorFunction, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """See `Tape`; on the stream of the recording, as torch asks for."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            result = function()
+            result = function(*inputs)
         torch.cuda.current_stream().wait_stream(self._stream)
         return result
 
-    def record(self, function: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """See `Tape`.
+    def record(self, function: TensorFunction, inputs: Sequence[Tensor]) -> Recording:
+        """See `Tape`; what is played has the same tensors as results every time.
 
         Raises:
             RuntimeError: something in the function waits for the device.
         """
+        copies = [x.clone() for x in inputs]
         # Threads that act or step environments meanwhile may use the device as they like.
         mode = "thread_local"
         try:
             with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode=mode):
-                return function()
+                outputs = function(*copies)
         except RuntimeError as error:
             raise RuntimeError(
                 f"A CUDA graph could not be recorded ({error}). cuda_graphs=false runs without."
             ) from error
 
-    def play(self) -> None:
-        """See `Tape`."""
-        self._graph.replay()
+        def play(*inputs: Tensor) -> Sequence[Tensor]:
+            for copy, x in zip(copies, inputs, strict=True):
+                copy.copy_(x, non_blocking=True)
+            self._graph.replay()
+            return outputs
+
+        return Recording(play, play(*inputs))
 
 
 class Recorded:
-    """A function of tensors that is recorded after a few calls, and played from then on.
+    """A function of tensors that is recorded after some calls, and played from then on.
 
     The function may change tensors in place, weights for instance; the recording keeps their
     addresses. Where they are replaced, a new object of this class is due.
     """
 
-    def __init__(self, function: Callable[..., Sequence[Tensor]], tape: Tape):
-        """`tape` is what the function, of tensors alone, is recorded on."""
+    def __init__(self, function: TensorFunction, tape: Tape, *, when_called: bool = True):
+        """Record nothing yet.
+
+        Args:
+            function: of tensors of the same shapes at every call.
+            tape: what it is recorded on.
+            when_called: record by itself, in the call that is due; else in `record` only.
+        """
         self._function = function
         self._tape = tape
+        self._when_called = when_called
         self._calls = 0
-        self._inputs: list[Tensor] = []
-        self._outputs: list[Tensor] | None = None
+        self._inputs: Sequence[Tensor] = ()  # of the last call that was no play
+        self._kinds = _kinds(())
+        self._play: TensorFunction | None = None
 
     @property
     def is_recorded(self) -> bool:
         """Whether the next call is played."""
-        return self._outputs is not None
+        return self._play is not None
 
-    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+    def record(self) -> None:
+        """Make the last call again and record it, if that is due and not done."""
+        if self._play is None and self._tape.is_due(self._calls, self._inputs):
+            self._play, _ = self._tape.record(self._function, self._inputs)
+
+    def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
         """Call the function.
 
         Returns:
@@ -96,23 +128,33 @@ class Recorded:
         Raises:
             ValueError: the inputs are not shaped like those that were recorded.
         """
-        if self._calls < WARM_UP:
+        if self._play is None:
+            self._inputs, self._kinds = inputs, _kinds(inputs)
+            if self._when_called and self._tape.is_due(self._calls, inputs):
+                self._play, results = self._tape.record(self._function, inputs)
+                return results
             self._calls += 1
-            return self._tape.warm_up(lambda: list(self._function(*inputs)))
-        if self._outputs is None:
-            self._inputs = [x.clone() for x in inputs]
-            self._outputs = self._tape.record(lambda: list(self._function(*self._inputs)))
-        else:
-            for recorded, x in zip(self._inputs, inputs, strict=True):
-                if recorded.shape != x.shape or recorded.dtype != x.dtype:
-                    raise ValueError(
-                        "Expect inputs shaped like those of the recording with cuda_graphs=true: "
-                        f"{tuple(recorded.shape)} {recorded.dtype}, "
-                        f"actually: {tuple(x.shape)} {x.dtype}"
-                    )
-                recorded.copy_(x, non_blocking=True)
-        self._tape.play()
-        return self._outputs
+            return self._tape.warm_up(self._function, inputs)
+        if (kinds := _kinds(inputs)) != self._kinds:
+            pairs = zip(self._kinds, kinds, strict=True)
+            recorded, actual = next((x, y) for x, y in pairs if x != y)
+            raise ValueError(
+                "Expect inputs shaped like those that were recorded (cuda_graphs=false records no "
+                f"update): {_in_words(recorded)}, actually: {_in_words(actual)}"
+            )
+        return self._play(*inputs)
+
+
+_Kind = tuple[torch.Size, torch.dtype]
+
+
+def _kinds(tensors: Sequence[Tensor]) -> list[_Kind]:
+    return [(x.shape, x.dtype) for x in tensors]
+
+
+def _in_words(kind: _Kind) -> str:
+    shape, dtype = kind
+    return f"{tuple(shape)} {dtype}"
 
 
 class Alarm:

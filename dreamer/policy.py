@@ -4,20 +4,19 @@ The collector and the evaluation call them. They know the networks but nothing o
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from dreamer.distributions import explore, gumbel_like
+from dreamer.graph import Recorded, Tape
 from dreamer.models.actor_critic import ActorCritic
 from dreamer.models.world_model import WorldModel
 from dreamer.types import ActionSpace, RSSMState, TimeStep
-
-TensorFunction = Callable[..., Sequence[Tensor]]
 
 DRAWN_AHEAD = 128  # steps; emulators wait for a random action, and one draw takes 10 microseconds
 
@@ -54,6 +53,14 @@ class MemoryState(NamedTuple):
 
     latent: RSSMState  # (E, ...)
     action: Tensor  # (E, A), the last one
+
+
+class PolicyNoise(NamedTuple):
+    """All that is random in one step; None is drawn where it is needed."""
+
+    latent: Tensor | None = None  # (E, S, K), decides the posterior's sample
+    action: Tensor | None = None  # (E, A), decides the sampled action
+    exploration: Tensor | None = None  # (E, A), decides what exploration makes of it
 
 
 class DreamerPolicy:
@@ -96,9 +103,7 @@ class DreamerPolicy:
         obs: dict[str, Tensor],
         is_first: Tensor,
         state: MemoryState | None = None,
-        *,
-        latent_noise: Tensor | None = None,
-        action_noise: Tensor | None = None,
+        noise: PolicyNoise | None = None,
     ) -> MemoryState:
         """The same on tensors.
 
@@ -106,40 +111,58 @@ class DreamerPolicy:
             obs: raw observations (E, *shape).
             is_first: (E,) bool; there the memory starts afresh.
             state: memory of the last step, None for zeros.
-            latent_noise: (E, S, K) that decides the posterior's sample; None draws it.
-            action_noise: (E, A) that decides the sampled action; None draws it.
+            noise: all draws of the step; None makes them.
         """
-        count = len(is_first)
-        state = self._initial(count) if state is None else state
-        if latent_noise is None:
-            latent_noise = self.world_model.rssm.latent.draw_noise(
-                state.latent.stats, self.generator
-            )
+        state = self._initial(len(is_first)) if state is None else state
+        return self._act(obs, is_first, state, noise or PolicyNoise())
+
+    def _act(
+        self, obs: dict[str, Tensor], is_first: Tensor, state: MemoryState, noise: PolicyNoise
+    ) -> MemoryState:
+        """`act` from a memory, zeros or not."""
+        latent_noise, action_noise, exploration_noise = self._drawn(state, noise)
         embed = self.world_model.encoder(obs)
         latent = self.world_model.rssm.obs_step(*state, embed, is_first, latent_noise)
         policy = self.actor_critic.policy(latent.features)
         if not self.sample_actions:
             return MemoryState(latent, policy.mode)
-        if action_noise is None:
-            action_noise = self.actor_critic.draw_noise((count,), is_first.device, self.generator)
         action = policy.sample(action_noise)
-        if self.exploration_noise > 0:
-            action = self._explore(action)
+        if exploration_noise is not None:
+            action = self._explore(action, exploration_noise)
         return MemoryState(latent, action)
+
+    def _drawn(
+        self, state: MemoryState, noise: PolicyNoise
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The noise that a step from this memory needs, drawn where it is not given."""
+        latent, action, exploration = noise
+        if latent is None:
+            latent = self.world_model.rssm.latent.draw_noise(state.latent.stats, self.generator)
+        if self.sample_actions and action is None:
+            shape, device = state.action.shape[:1], state.action.device
+            action = self.actor_critic.draw_noise(shape, device, self.generator)
+        if self.sample_actions and self.exploration_noise > 0 and exploration is None:
+            if self.actor_critic.discrete:
+                exploration = gumbel_like(state.action, self.generator)
+            else:
+                exploration = torch.empty_like(state.action).normal_(generator=self.generator)
+        return latent, action, exploration
 
     def _initial(self, count: int) -> MemoryState:
         """The memory before the first step of E environments."""
         action = torch.zeros((count, self.actor_critic.action_size), device=self._device)
         return MemoryState(self.world_model.rssm.initial(count), action)
 
-    def _explore(self, action: Tensor) -> Tensor:
-        """(E, A) -> (E, A)."""
+    def _explore(self, action: Tensor, noise: Tensor) -> Tensor:
+        """(E, A) twice -> (E, A)."""
         if self.actor_critic.discrete:
-            noise = gumbel_like(action, self.generator)
             choices = self.actor_critic.choices
             return explore(action, self.exploration_noise, True, choices).sample(noise)
-        noise = torch.empty_like(action).normal_(generator=self.generator)
         return explore(action, self.exploration_noise, False).sample(noise).clamp(-1, 1)
+
+
+# From networks whose weights are read to what a call is recorded on.
+TapeMaker = Callable[[list[nn.Module]], Tape]
 
 
 class RecordedPolicy(DreamerPolicy):
@@ -153,54 +176,50 @@ class RecordedPolicy(DreamerPolicy):
         world_model: WorldModel,
         actor_critic: ActorCritic,
         *,
-        record: Callable[[TensorFunction], TensorFunction],
+        make_tape: TapeMaker,
         sample_actions: bool,
         exploration_noise: float = 0.0,
     ):
-        """As `DreamerPolicy`; `record` makes of a function one that is recorded when called."""
+        """As `DreamerPolicy`; `make_tape` is asked for what each recording is made on."""
         super().__init__(
             world_model,
             actor_critic,
             sample_actions=sample_actions,
             exploration_noise=exploration_noise,
         )
-        self._record = record
-        self._recorded: dict[int, TensorFunction] = {}  # by E
+        self._make_tape = make_tape
+        self._records_when_called = True
+        self._recorded: dict[tuple[int, ...], Recorded] = {}  # by E and what noise is given
 
-    def act(
-        self,
-        obs: dict[str, Tensor],
-        is_first: Tensor,
-        state: MemoryState | None = None,
-        *,
-        latent_noise: Tensor | None = None,
-        action_noise: Tensor | None = None,
+    def _act(
+        self, obs: dict[str, Tensor], is_first: Tensor, state: MemoryState, noise: PolicyNoise
     ) -> MemoryState:
-        """See `DreamerPolicy`; calls with given noise are not recorded."""
-        if latent_noise is not None or action_noise is not None:
-            noise = {"latent_noise": latent_noise, "action_noise": action_noise}
-            return super().act(obs, is_first, state, **noise)
-        count = len(is_first)
-        state = self._initial(count) if state is None else state
-        if count not in self._recorded:
-            self._recorded[count] = self._record(self._act_from_tensors(list(obs)))
-        inputs = (is_first, state.action, *state.latent, *obs.values())
-        action, *latent = self._recorded[count](*inputs)
+        given = [i for i, x in enumerate(noise) if x is not None]
+        recorded = self._recorded.get(key := (len(is_first), *given))
+        if recorded is None:
+            recorded = self._recorded[key] = self._start(list(obs), given)
+        noises = (x for x in noise if x is not None)
+        action, *latent = recorded(is_first, state.action, *state.latent, *obs.values(), *noises)
         return MemoryState(RSSMState(*latent), action)
 
-    def _act_from_tensors(self, obs_keys: list[str]) -> TensorFunction:
-        """`act` as a function from tensors to tensors."""
-        plain = super().act
+    def _start(self, obs_keys: list[str], given: list[int]) -> Recorded:
+        """`_act` as a function from tensors to tensors, some of the noise among them."""
+        plain = super()._act
 
         def act(is_first: Tensor, action: Tensor, *others: Tensor) -> list[Tensor]:
-            latent, obs = RSSMState(*others[:3]), dict(zip(obs_keys, others[3:], strict=True))
-            state = plain(obs, is_first, MemoryState(latent, action))
+            latent, others = RSSMState(*others[:3]), others[3:]
+            obs = dict(zip(obs_keys, others, strict=False))
+            noise: list[Tensor | None] = [None, None, None]
+            for i, x in zip(given, others[len(obs) :], strict=True):
+                noise[i] = x
+            state = plain(obs, is_first, MemoryState(latent, action), PolicyNoise(*noise))
             return [state.action, *state.latent]
 
-        return act
+        tape = self._make_tape([self.world_model, self.actor_critic])
+        return Recorded(act, tape, when_called=self._records_when_called)
 
 
-class SnapshotPolicy(DreamerPolicy):
+class SnapshotPolicy(RecordedPolicy):
     """Acts with the weights of the last `refresh`, while another thread may change the learner's.
 
     One thread refreshes and another acts, in turns. The draws come from a generator of its own,
@@ -212,6 +231,7 @@ class SnapshotPolicy(DreamerPolicy):
         world_model: WorldModel,
         actor_critic: ActorCritic,
         *,
+        make_tape: TapeMaker,
         exploration_noise: float,
         seed: int,
     ):
@@ -223,6 +243,7 @@ class SnapshotPolicy(DreamerPolicy):
         super().__init__(
             copy.deepcopy(model, memo),
             copy.deepcopy(heads, memo),
+            make_tape=make_tape,
             sample_actions=True,
             exploration_noise=exploration_noise,
         )
@@ -240,12 +261,21 @@ class SnapshotPolicy(DreamerPolicy):
             self.actor_critic.to(device)
             self.generator = torch.Generator(device)
             self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+            self._records_when_called = self._stream is None
         torch._foreach_copy_(self._own, self._learner)
         # No state to save: a resumed run gets the draws it would have got.
         stream = np.random.SeedSequence([self._seed, policy_steps])
         self.generator.manual_seed(int(stream.generate_state(1, np.uint64)[0] >> 1))
         if self._stream is not None:
+            for recorded in self._recorded.values():
+                recorded.record()  # torch allows no draws of the learner's beside it
             self._stream.wait_stream(torch.cuda.current_stream(device))
+
+    def _act(
+        self, obs: dict[str, Tensor], is_first: Tensor, state: MemoryState, noise: PolicyNoise
+    ) -> MemoryState:
+        # Recordings would draw from torch's global generator.
+        return super()._act(obs, is_first, state, PolicyNoise(*self._drawn(state, noise)))
 
     def __call__(self, step: TimeStep, state: MemoryState | None) -> tuple[np.ndarray, MemoryState]:
         """See `DreamerPolicy`; on a GPU in a stream of its own, beside the learner's."""

@@ -29,9 +29,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreamer import graph
 from dreamer.agent import NonFiniteError
-from dreamer.graph import WARM_UP, Alarm, CudaTape, Recorded
+from dreamer.graph import WARM_UP, Alarm, CudaTape, Recorded, Recording
 from dreamer.models.compiled import compile_recurrence
-from dreamer.policy import DreamerPolicy, RecordedPolicy
+from dreamer.policy import DreamerPolicy, RecordedPolicy, SnapshotPolicy
 from dreamer.types import TimeStep
 
 UPDATES = WARM_UP + 5
@@ -39,27 +39,32 @@ on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA
 
 
 class CpuTape:
-    """Plays by calling again; the call of the recording counts as the first play."""
+    """Plays by calling again, and like a CUDA graph has the same tensors for inputs and outputs."""
 
     def __init__(self):
         self.calls: list[str] = []
 
-    def warm_up(self, function):
+    def is_due(self, calls, inputs):
+        return calls >= WARM_UP
+
+    def warm_up(self, function, inputs):
         self.calls.append("warm_up")
-        return function()
+        return function(*inputs)
 
-    def record(self, function):
-        self.calls.append("record")
-        self.function, self.is_fresh = function, True
-        self.outputs = [x.clone() for x in function()]
-        return self.outputs
-
-    def play(self):
-        self.calls.append("play")
-        if not self.is_fresh:
-            for output, x in zip(self.outputs, self.function(), strict=True):
+    def record(self, function, inputs):
+        def play(*inputs):
+            self.calls.append("play")
+            for copy, x in zip(copies, inputs, strict=True):
+                copy.copy_(x)
+            results = function(*copies)
+            outputs.extend(x.clone() for x in results[len(outputs) :])
+            for output, x in zip(outputs, results, strict=True):
                 output.copy_(x)
-        self.is_fresh = False
+            return outputs
+
+        self.calls.append("record")
+        copies, outputs = [x.clone() for x in inputs], []
+        return Recording(play, play(*inputs))
 
 
 # ---------------------------------------------------------------------------------- recordings
@@ -71,6 +76,19 @@ def test_function_is_warmed_up_then_recorded_once_then_played():
     results = [double(torch.tensor([float(n)]))[0].item() for n in range(UPDATES)]
     assert results == [2 * n for n in range(UPDATES)]
     assert tape.calls == ["warm_up"] * WARM_UP + ["record"] + ["play"] * (UPDATES - WARM_UP)
+
+
+def test_function_can_wait_to_be_recorded_until_it_is_told():
+    tape = CpuTape()
+    double = Recorded(lambda x: [2 * x], tape, when_called=False)
+    for number in range(UPDATES):
+        double.record()
+        assert double.is_recorded == (number >= WARM_UP)
+        assert double(torch.tensor([float(number)]))[0].item() == 2 * number
+    assert tape.calls.index("record") == WARM_UP
+    late = Recorded(lambda x: [2 * x], CpuTape(), when_called=False)
+    assert [late(torch.ones(1))[0].item() for _ in range(UPDATES)] == [2] * UPDATES
+    assert not late.is_recorded
 
 
 @pytest.mark.parametrize("other", [torch.zeros(B, T), torch.zeros(T, B, dtype=torch.bool)])
@@ -189,9 +207,12 @@ def test_update_that_is_recorded_never_asks_the_device_for_a_number(action_space
             return func(*args, **(kwargs or {}))
 
     class WatchingTape(CpuTape):
-        def record(self, function):
-            with Watch():
-                return super().record(function)
+        def record(self, function, inputs):
+            def watched(*inputs):
+                with Watch():
+                    return function(*inputs)
+
+            return super().record(watched, inputs)
 
     called = set()
     agent = make_agent(action_space, make_tape=WatchingTape)
@@ -256,13 +277,18 @@ def act(make_tape=None, device="cpu"):
     policy = DreamerPolicy(*networks, sample_actions=True)
     if make_tape is not None:
         policy = RecordedPolicy(
-            *networks, sample_actions=True, record=lambda act: Recorded(act, make_tape())
+            *networks, sample_actions=True, make_tape=lambda networks: make_tape()
         )
+    return play(policy)
+
+
+def play(policy, refresh=lambda number: None):
     torch.manual_seed(1)
     actions = []
     for count in (3, 2):
         state = None
         for number in range(2 * WARM_UP):
+            refresh(number)
             obs = {k: x.numpy() for k, x in make_obs(IMAGE | VECTORS, count).items()}
             no = np.zeros(count, bool)
             is_first = np.arange(count) == number % 4
@@ -325,3 +351,22 @@ def test_cuda_graph_acts_like_the_calls_it_was_recorded_from(monkeypatch):
     monkeypatch.setattr(graph, "WARM_UP", 1000)
     agreed = [np.array_equal(x, y) for x, y in zip(played, act(CudaTape, "cuda"), strict=True)]
     assert sum(agreed) >= len(agreed) - 1  # rounding may turn a draw
+
+
+@pytest.mark.gpu
+@on_cuda
+def test_cuda_graph_acts_beside_the_update_like_the_calls_it_was_recorded_from(monkeypatch):
+    actions = []
+    for warm_up in (WARM_UP, 1000):
+        monkeypatch.setattr(graph, "WARM_UP", warm_up)
+        agent = make_agent(obs_shapes=IMAGE | VECTORS).cuda()
+        policy = SnapshotPolicy(
+            *(agent.world_model, agent.actor_critic),
+            make_tape=lambda networks: CudaTape(),
+            exploration_noise=0.1,
+            seed=0,
+        )
+        actions.append(play(policy, refresh=policy.refresh))
+        assert [x.is_recorded for x in policy._recorded.values()] == [warm_up == WARM_UP] * 2
+    agreed = [np.array_equal(x, y) for x, y in zip(*actions, strict=True)]
+    assert sum(agreed) >= len(agreed) - 1

@@ -6,7 +6,8 @@ import torch
 from tiny import CHOICES, CONTINUOUS, DISCRETE, IMAGE, VECTORS, A, B, K, S, make_agent, make_obs
 from torch.testing import assert_close
 
-from dreamer.policy import DreamerPolicy, RandomPolicy, SnapshotPolicy
+from dreamer.policy import DreamerPolicy, PolicyNoise, RandomPolicy, SnapshotPolicy
+from dreamer.trace import TraceTape
 from dreamer.types import ActionSpace, TimeStep
 
 E = 8  # environments
@@ -31,8 +32,8 @@ def tensors(step: TimeStep):
     return {k: torch.from_numpy(x) for k, x in step.obs.items()}, torch.from_numpy(step.is_first)
 
 
-def noise(seed: int = 0) -> torch.Tensor:
-    return torch.randn(E, S, K, generator=torch.Generator().manual_seed(seed))
+def noise(action: torch.Tensor | None = None) -> PolicyNoise:
+    return PolicyNoise(torch.randn(E, S, K, generator=torch.Generator().manual_seed(0)), action)
 
 
 def test_random_choices_are_one_hot_and_uniform():
@@ -87,12 +88,11 @@ def test_policy_gives_one_action_for_every_environment(action_space):
 def test_training_samples_and_evaluation_takes_the_mode(action_space):
     obs, is_first = tensors(make_step(True))
     train, evaluate = (make_policy(action_space, sample_actions=x) for x in (True, False))
-    latent_noise = noise()
-    fixed = [evaluate.act(obs, is_first, latent_noise=latent_noise).action for _ in range(2)]
-    drawn = [train.act(obs, is_first, latent_noise=latent_noise).action for _ in range(2)]
+    fixed = [evaluate.act(obs, is_first, noise=noise()).action for _ in range(2)]
+    drawn = [train.act(obs, is_first, noise=noise()).action for _ in range(2)]
     assert_close(fixed[0], fixed[1])
     assert not torch.equal(drawn[0], drawn[1])
-    features = evaluate.act(obs, is_first, latent_noise=latent_noise).latent.features
+    features = evaluate.act(obs, is_first, noise=noise()).latent.features
     assert_close(fixed[0], evaluate.actor_critic.policy(features).mode)
 
 
@@ -108,9 +108,7 @@ def test_given_noise_decides_the_whole_step():
     obs, is_first = tensors(make_step(True))
     policy = make_policy()
     action_noise = policy.actor_critic.draw_noise((E,), torch.device("cpu"))
-    first, second = (
-        policy.act(obs, is_first, latent_noise=noise(), action_noise=action_noise) for _ in range(2)
-    )
+    first, second = (policy.act(obs, is_first, noise=noise(action_noise)) for _ in range(2))
     assert_close(tuple(first.latent), tuple(second.latent))
     assert_close(first.action, second.action)
 
@@ -119,12 +117,12 @@ def test_memory_carries_over_from_step_to_step():
     policy = make_policy()
     obs, is_first = tensors(make_step())
     past, other_past = (policy.act(*tensors(make_step(True, seed))) for seed in (1, 2))
-    after = policy.act(obs, is_first, past, latent_noise=noise()).latent.deter
-    after_other = policy.act(obs, is_first, other_past, latent_noise=noise()).latent.deter
+    after = policy.act(obs, is_first, past, noise=noise()).latent.deter
+    after_other = policy.act(obs, is_first, other_past, noise=noise()).latent.deter
     assert not torch.isclose(after, after_other).all(-1).any()
 
     acted_otherwise = past._replace(action=1 - past.action)
-    changed = policy.act(obs, is_first, acted_otherwise, latent_noise=noise()).latent.deter
+    changed = policy.act(obs, is_first, acted_otherwise, noise=noise()).latent.deter
     assert not torch.isclose(after, changed).all(-1).any()
 
 
@@ -132,9 +130,9 @@ def test_memory_starts_afresh_only_where_an_episode_does():
     policy = make_policy()
     past = policy.act(*tensors(make_step(True, seed=1)))
     obs, is_first = tensors(make_step(np.arange(E) == 4))
-    mixed = policy.act(obs, is_first, past, latent_noise=noise()).latent
-    fresh = policy.act(obs, torch.ones(E, dtype=torch.bool), None, latent_noise=noise()).latent
-    going_on = policy.act(obs, torch.zeros(E, dtype=torch.bool), past, latent_noise=noise()).latent
+    mixed = policy.act(obs, is_first, past, noise=noise()).latent
+    fresh = policy.act(obs, torch.ones(E, dtype=torch.bool), None, noise=noise()).latent
+    going_on = policy.act(obs, torch.zeros(E, dtype=torch.bool), past, noise=noise()).latent
     for actual, start, later in zip(mixed, fresh, going_on, strict=True):
         assert_close(actual[4], start[4])
         assert_close(actual[:4], later[:4])
@@ -154,9 +152,10 @@ def test_called_policy_starts_afresh_where_an_episode_does():
 def test_environments_do_not_see_each_other():
     policy = make_policy()
     obs, is_first = tensors(make_step(True))
-    everyone = policy.act(obs, is_first, latent_noise=noise()).latent.features
+    everyone = policy.act(obs, is_first, noise=noise()).latent.features
     some = {k: x[2 : 2 + B] for k, x in obs.items()}
-    alone = policy.act(some, is_first[2 : 2 + B], latent_noise=noise()[2 : 2 + B]).latent.features
+    some_noise = PolicyNoise(noise().latent[2 : 2 + B])
+    alone = policy.act(some, is_first[2 : 2 + B], noise=some_noise).latent.features
     assert_close(alone, everyone[2 : 2 + B])
 
 
@@ -192,7 +191,7 @@ def test_exploration_of_numbers_stays_within_the_bounds():
 def test_evaluation_does_not_explore():
     policy = make_policy(CONTINUOUS, sample_actions=False, exploration_noise=3.0)
     obs, is_first = tensors(make_step(True))
-    first, second = (policy.act(obs, is_first, latent_noise=noise()).action for _ in range(2))
+    first, second = (policy.act(obs, is_first, noise=noise()).action for _ in range(2))
     assert_close(first, second)
 
 
@@ -201,12 +200,12 @@ def test_evaluation_does_not_explore():
 
 def make_snapshot(action_space=DISCRETE, seed: int = 0, **options):
     agent = make_agent(action_space, obs_shapes=OBS_SHAPES)
-    options = {"exploration_noise": 0.1} | options
+    options = {"exploration_noise": 0.1, "make_tape": TraceTape} | options
     return agent, SnapshotPolicy(agent.world_model, agent.actor_critic, seed=seed, **options)
 
 
 def features_of(policy) -> torch.Tensor:
-    return policy.act(*tensors(make_step(True)), latent_noise=noise()).latent.features
+    return policy.act(*tensors(make_step(True)), noise=noise()).latent.features
 
 
 def test_a_snapshot_acts_with_the_weights_of_its_last_refresh():

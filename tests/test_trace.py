@@ -21,9 +21,10 @@ from torch import nn
 
 from dreamer import trace
 from dreamer.build import make_evaluation_policy, make_explorer
+from dreamer.graph import Recorded
 from dreamer.models.compiled import compile_activations
-from dreamer.policy import DreamerPolicy, RecordedPolicy
-from dreamer.trace import CALLS, Traced
+from dreamer.policy import DreamerPolicy, RecordedPolicy, SnapshotPolicy
+from dreamer.trace import CALLS, TraceTape
 from dreamer.types import TimeStep
 
 AFTER = 3  # calls before the trace, here
@@ -46,41 +47,43 @@ class Counted:
         return [self.layer(x) + torch.randn(2), y * 2]
 
 
+@torch.no_grad()
 def test_function_is_called_until_it_is_traced_and_never_again():
     function = Counted()
-    traced = Traced(function, [function.layer])
+    traced = Recorded(function, TraceTape([function.layer]))
     for number in range(CALLS + 10):
-        assert traced.is_traced == (number > CALLS)
+        assert traced.is_recorded == (number > CALLS)
         x, y = torch.randn(4, 3), torch.randn(4)
         torch.manual_seed(number)
-        actual = traced(x, y)
+        actual, state = traced(x, y), torch.get_rng_state()
         torch.manual_seed(number)
         expected = function.layer(x) + torch.randn(2), y * 2
         assert all(map(torch.equal, actual, expected))
-        assert not any(tensor.requires_grad for tensor in actual)
+        assert torch.get_rng_state().equal(state)
     assert function.calls == CALLS + 1  # the last is the trace
 
 
+@torch.no_grad()
 def test_weights_that_change_in_place_are_read(soon):
     function = Counted()
-    traced = Traced(function, [function.layer])
+    traced = Recorded(function, TraceTape([function.layer]))
     x, y = torch.ones(4, 3), torch.ones(4)
     for number in range(AFTER + 5):
-        with torch.no_grad():
-            function.layer.weight.add_(1)
+        function.layer.weight.add_(1)
         torch.manual_seed(number)
         actual, _ = traced(x, y)
         torch.manual_seed(number)
         assert torch.equal(actual, function.layer(x) + torch.randn(2))
+    assert traced.is_recorded
 
 
 def test_other_devices_are_left_alone(soon):
     function = Counted()
     function.layer.to("meta")
-    traced = Traced(lambda x: [function.layer(x)], [function.layer])
+    traced = Recorded(lambda x: [function.layer(x)], TraceTape([function.layer]))
     for _ in range(AFTER + 5):
         traced(torch.ones(4, 3, device="meta"))
-    assert not traced.is_traced
+    assert not traced.is_recorded
 
 
 def act(agent, policy: DreamerPolicy) -> list[np.ndarray]:
@@ -95,6 +98,8 @@ def act(agent, policy: DreamerPolicy) -> list[np.ndarray]:
                 obs = {k: x.numpy() for k, x in make_obs(OBS_SHAPES, count).items()}
             is_first = generator.random(count) < 0.3
             step = TimeStep(obs, np.zeros(count, np.float32), is_first, *np.zeros((2, count), bool))
+            if isinstance(policy, SnapshotPolicy) and number % 2 == 0:
+                policy.refresh(number)
             action, state = policy(step, state)
             results += [action, *(x.numpy() for x in state.latent)]
             if number % 3 == 2:
@@ -129,10 +134,10 @@ def test_traced_policies_act_as_plain_ones(soon, name, sample_actions):
         how |= {"exploration_noise": 0.3 if sample_actions else 0.0}
         policy = DreamerPolicy(*networks, **how)
         if is_traced:
-            policy = RecordedPolicy(*networks, record=lambda f, n=networks: Traced(f, n), **how)
+            policy = RecordedPolicy(*networks, make_tape=TraceTape, **how)
         results.append(act(agent, policy))
         if is_traced:
-            assert all(function.is_traced for function in policy._recorded.values())
+            assert all(function.is_recorded for function in policy._recorded.values())
     assert all(map(np.array_equal, *results))
 
 
@@ -149,10 +154,10 @@ def test_traced_policies_call_operations_of_ours(request, is_compiled):
         networks, how = (agent.world_model, agent.actor_critic), {"sample_actions": True}
         policy = DreamerPolicy(*networks, **how)
         if is_traced:
-            policy = RecordedPolicy(*networks, record=lambda f, n=networks: Traced(f, n), **how)
+            policy = RecordedPolicy(*networks, make_tape=TraceTape, **how)
         results.append(act(agent, policy))
         if is_traced:
-            graph = str(policy._recorded[3]._trace.graph)
+            graph = str(policy._recorded[(3,)]._play.graph)
             assert "dreamer::multiply" in graph
             assert ("dreamer::elu_" in graph) == is_compiled
     assert all(map(np.array_equal, *results))
@@ -167,4 +172,23 @@ def test_runs_act_by_traces_on_a_cpu(soon, compose_any):
         agent = make_agent(obs_shapes=OBS_SHAPES)
         policy = make(agent)
         act(agent, policy)
-        assert [function.is_traced for function in policy._recorded.values()] == [True, True]
+        assert [function.is_recorded for function in policy._recorded.values()] == [True, True]
+
+
+class NeverDue(TraceTape):
+    def is_due(self, calls, inputs):
+        return False
+
+
+def test_runs_act_by_traces_beside_the_update_too(soon, compose_any, monkeypatch):
+    cfg = compose_any("env=dummy", "collect.overlap=true", "cuda_graphs=false")
+    results = []
+    for is_traced in (True, False):
+        if not is_traced:
+            monkeypatch.setattr("dreamer.build.TraceTape", NeverDue)
+        agent = make_agent(obs_shapes=OBS_SHAPES)
+        policy = make_explorer(cfg, agent)
+        assert isinstance(policy, SnapshotPolicy)
+        results.append(act(agent, policy))
+        assert [function.is_recorded for function in policy._recorded.values()] == [is_traced] * 2
+    assert all(map(np.array_equal, *results))

@@ -11,9 +11,9 @@ from networks import (
 
 from dreamer.models.actor_critic import ActorCritic
 from dreamer.models.world_model import WorldModel
-from dreamer.policy import DreamerPolicy, MemoryState, TensorFunction
-from dreamer.trace import Traced
-from dreamer.types import ActionSpace, RSSMState
+from dreamer.policy import DreamerPolicy, PolicyNoise, RecordedPolicy
+from dreamer.trace import TraceTape
+from dreamer.types import ActionSpace
 
 pytestmark = pytest.mark.usefixtures("products", "traced_at_once")
 
@@ -39,31 +39,20 @@ def test_policy(case: Case):
     case.load(actor_critic.actor, "w/actor")
 
     samples_actions = "action" in case.parameters["draw_order"]
-    policy = DreamerPolicy(model, actor_critic, sample_actions=samples_actions)
-    action_noise = case["draw/action"] if samples_actions else is_first  # which is not looked at
-    latent_noise = our_samples(config.latent, case["draw/post"])
-
-    def act(is_first, action, deter, stoch, stats, latent_noise, action_noise, *images):
-        memory = policy.act(
-            dict(zip(obs, images, strict=True)),
-            is_first,
-            MemoryState(RSSMState(deter, stoch, stats), action),
-            latent_noise=latent_noise,
-            action_noise=action_noise if samples_actions else None,
-        )
-        return [memory.action, *memory.latent]
-
-    steps: list[TensorFunction] = [act]
+    how = {"sample_actions": samples_actions}
+    policies = [DreamerPolicy(model, actor_critic, **how)]
     if not torch.is_autocast_enabled("cpu"):  # as runs act
-        steps.append(Traced(act, [model, actor_critic]))
-    for step in steps:
-        memory, results = policy._initial(is_first.shape[1]), []
+        policies.append(RecordedPolicy(model, actor_critic, make_tape=TraceTape, **how))
+    latent_noise = our_samples(config.latent, case["draw/post"])
+    for policy in policies:
+        memory, results = None, []
         for t in range(len(is_first)):
-            noise, images = (latent_noise[t], action_noise[t]), (x[t] for x in obs.values())
+            noise = PolicyNoise(
+                latent_noise[t], case["draw/action"][t] if samples_actions else None
+            )
             with torch.no_grad():
-                action, *latent = step(is_first[t], memory.action, *memory.latent, *noise, *images)
-            memory = MemoryState(RSSMState(*latent), action)
+                memory = policy.act({k: x[t] for k, x in obs.items()}, is_first[t], memory, noise)
             latent = reference_state(config.latent, memory.latent)
             results.append(latent | {"action": memory.action})
         case.check_all("out", {k: torch.stack([r[k] for r in results]) for k in results[0]})
-        assert not isinstance(step, Traced) or step.is_traced
+    assert all(x.is_recorded for p in policies[1:] for x in p._recorded.values())
