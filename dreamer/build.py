@@ -16,7 +16,7 @@ from dreamer.graph import CudaTape
 from dreamer.loggers import JsonLinesLogger
 from dreamer.models.compiled import compile_activations, compile_recurrence
 from dreamer.models.compiled_steps import compile_dream, compile_sequences
-from dreamer.policy import DreamerPolicy, RecordedPolicy, SnapshotPolicy
+from dreamer.policy import DreamerPolicy, RecordedPolicy, SnapshotPolicy, TapeMaker
 from dreamer.run_folder import ResumePoint, RunFolder
 from dreamer.trace import TraceTape
 from dreamer.types import ActionSpace
@@ -46,18 +46,21 @@ def make_agent(cfg: DictConfig, spaces: Spaces) -> DreamerAgent:
 
 def make_explorer(cfg: DictConfig, agent: DreamerAgent) -> DreamerPolicy:
     """Build the policy that collects."""
-    networks, noise = (agent.world_model, agent.actor_critic), cfg.exploration_noise
-    make_tape = (lambda networks: CudaTape()) if choose_tape(cfg) else TraceTape
-    how: dict[str, Any] = {"make_tape": make_tape, "exploration_noise": noise}
+    networks = agent.world_model, agent.actor_critic
+    how = {"make_tape": _policy_tape(cfg), "exploration_noise": cfg.exploration_noise}
     if cfg.collect.overlap:
         return SnapshotPolicy(*networks, seed=cfg.seed, **how)
     return RecordedPolicy(*networks, sample_actions=True, **how)
 
 
-def make_evaluation_policy(agent: DreamerAgent, *, sample_actions: bool) -> DreamerPolicy:
-    """Build the policy that is evaluated, with the mode of the actor or as in training."""
+def make_evaluation_policy(cfg: DictConfig, agent: DreamerAgent) -> DreamerPolicy:
+    """Build the policy that is evaluated during a run: the mode of the actor."""
     networks = agent.world_model, agent.actor_critic
-    return RecordedPolicy(*networks, make_tape=TraceTape, sample_actions=sample_actions)
+    return RecordedPolicy(*networks, make_tape=_policy_tape(cfg), sample_actions=False)
+
+
+def _policy_tape(cfg: DictConfig) -> TapeMaker:
+    return (lambda networks: CudaTape()) if choose_tape(cfg) else TraceTape
 
 
 def make_loggers(

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from dreamer.build import make_agent, make_envs, make_evaluation_policy
+from dreamer.build import make_agent, make_envs
 from dreamer.envs.terms import Terms, read_terms, terms_of
 from dreamer.evaluation import EVALUATION_SEED, play
+from dreamer.policy import RecordedPolicy
 from dreamer.run_folder import RunFolder
+from dreamer.trace import TraceTape
 from dreamer.trained import TrainedAgent
 from dreamer.video import write_mp4
 
@@ -90,7 +92,12 @@ def evaluate(
         RunFolder(run_dir).config(), seed=seed + EVALUATION_SEED, count=min(episodes, 10)
     )
     try:
-        policy = make_evaluation_policy(agent.networks, sample_actions=sample_actions)
+        policy = RecordedPolicy(
+            agent.networks.world_model,
+            agent.networks.actor_critic,
+            make_tape=TraceTape,
+            sample_actions=sample_actions,
+        )
         result = play(envs, policy, episodes, video_steps=video_policy_steps)
     finally:
         envs.close()

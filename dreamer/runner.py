@@ -249,7 +249,7 @@ def _make_callbacks(
         callbacks.append(
             instantiate(cfg.callbacks.evaluate)(
                 lambda: make_envs(cfg, seed=seed, count=count),
-                make_evaluation_policy(agent, sample_actions=False),
+                make_evaluation_policy(cfg, agent),
                 metrics,
                 interrupt,
                 folder.path,

@@ -9,7 +9,12 @@ import torch
 from tiny import make_agent
 
 from dreamer import build
-from dreamer.build import LONG, compile_if_worth_it
+from dreamer.build import (
+    LONG,
+    compile_if_worth_it,
+    make_evaluation_policy,
+    make_explorer,
+)
 from dreamer.cost import Cost
 from dreamer.models.activations import ACTIVATIONS
 from dreamer.models.mlp import DenseLayer
@@ -129,3 +134,15 @@ def test_a_compiler_that_does_not_work_is_told_in_one_line(repository, tiny_over
     assert end.returncode == 2
     assert "Expect a working C++ compiler" in end.stderr
     assert "Traceback" not in end.stderr
+
+
+@pytest.mark.parametrize("overlap", ["false", "true"])
+@pytest.mark.parametrize("make_policy", [make_explorer, make_evaluation_policy])
+@pytest.mark.parametrize(("graphs", "expected"), [("true", "cuda"), ("false", "trace")])
+def test_policies_of_a_run_are_recorded_as_its_updates_are(
+    compose_tiny, monkeypatch, make_policy, overlap, graphs, expected
+):
+    monkeypatch.setattr(build, "CudaTape", lambda: "cuda")
+    monkeypatch.setattr(build, "TraceTape", lambda networks: "trace")
+    cfg = compose_tiny(f"cuda_graphs={graphs}", f"collect.overlap={overlap}")
+    assert make_policy(cfg, make_agent())._make_tape([]) == expected

@@ -163,16 +163,13 @@ def test_traced_policies_call_operations_of_ours(request, is_compiled):
     assert all(map(np.array_equal, *results))
 
 
-def test_runs_act_by_traces_on_a_cpu(soon, compose_any):
+@pytest.mark.parametrize("make_policy", [make_explorer, make_evaluation_policy])
+def test_runs_act_by_traces_on_a_cpu(soon, compose_any, make_policy):
+    agent = make_agent(obs_shapes=OBS_SHAPES)
     cfg = compose_any("env=dummy", "collect.overlap=false", "cuda_graphs=false")
-    for make in (
-        lambda agent: make_explorer(cfg, agent),
-        lambda agent: make_evaluation_policy(agent, sample_actions=False),
-    ):
-        agent = make_agent(obs_shapes=OBS_SHAPES)
-        policy = make(agent)
-        act(agent, policy)
-        assert [function.is_recorded for function in policy._recorded.values()] == [True, True]
+    policy = make_policy(cfg, agent)
+    act(agent, policy)
+    assert [function.is_recorded for function in policy._recorded.values()] == [True, True]
 
 
 class NeverDue(TraceTape):
