@@ -62,7 +62,7 @@ def update_flops(agent: DreamerAgent, batch_size: int, length: int) -> float:
     flags = torch.zeros((2, 1), dtype=torch.bool)
     action = torch.zeros(2, 1, agent.action_space.size)
     batch = Batch(obs, action, torch.zeros(2, 1), flags, flags)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=()):
         with FlopCounterMode(display=False) as learning:
             posterior = model.loss(batch).posterior.flatten_time()
         with FlopCounterMode(display=False) as dreaming:

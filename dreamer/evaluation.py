@@ -61,6 +61,7 @@ def play(
             images.append(envs.render()[0])
         on_step()
 
-    with torch.random.fork_rng():
+    drawing = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(drawing):  # torch warns of all where there are several
         stats = Collector(envs).collect(policy, episodes=episodes, on_step=film)
     return Evaluation(stats, np.stack(images) if images else None)

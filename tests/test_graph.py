@@ -170,6 +170,7 @@ def test_played_updates_give_weights_metrics_and_counts_of_plain_ones(
     assert played.trainer.global_step == plain.trainer.global_step == 3 * UPDATES
 
 
+@pytest.mark.filterwarnings("ignore:Total length of")  # no batch before the first
 @pytest.mark.parametrize("poisoned", [0, WARM_UP + 2, UPDATES - 1])
 def test_loss_that_is_not_finite_stops_the_run_with_the_weights_from_before_it(poisoned):
     expected, _ = learn(CpuTape, batches=some_batches()[:poisoned])

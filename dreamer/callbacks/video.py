@@ -75,7 +75,8 @@ class OpenLoopVideo(pl.Callback):
             {k: x[:, : self._sequences] for k, x in batch.obs.items()},
             *(x[:, : self._sequences] for x in batch[1:]),
         )
-        with torch.random.fork_rng():
+        drawing = [agent.device] if agent.device.type == "cuda" else []
+        with torch.random.fork_rng(drawing):  # torch warns of all where there are several
             predictions = agent.world_model.open_loop(batch, self._context)
         for key, prediction in predictions.items():
             truth = batch.obs[key].float() / 255
