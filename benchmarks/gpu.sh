@@ -64,7 +64,8 @@ fi
 : >"$out/parts.txt"
 { nvidia-smi || true; "$python" -m pip list; } >"$out/machine.log" 2>&1
 
-part tests 150 "$python" -m pytest -m "$marks" $tests
+# Without the project's own options, which ask for pytest-xdist.
+part tests 150 "$python" -m pytest -q -o addopts= -m "$marks" $tests
 
 # our_update NAME SECONDS PRECISION OVERRIDE...
 our_update() {

@@ -189,12 +189,12 @@ class RecordedPolicy(DreamerPolicy):
         )
         self._make_tape = make_tape
         self._records_when_called = True
-        self._recorded: dict[tuple[int, ...], Recorded] = {}  # by E and what noise is given
+        self._recorded: dict[tuple[int | str, ...], Recorded] = {}  # by E and what noise is given
 
     def _act(
         self, obs: dict[str, Tensor], is_first: Tensor, state: MemoryState, noise: PolicyNoise
     ) -> MemoryState:
-        given = [i for i, x in enumerate(noise) if x is not None]
+        given = [n for n, x in zip(PolicyNoise._fields, noise, strict=True) if x is not None]
         recorded = self._recorded.get(key := (len(is_first), *given))
         if recorded is None:
             recorded = self._recorded[key] = self._start(list(obs), given)
@@ -202,17 +202,15 @@ class RecordedPolicy(DreamerPolicy):
         action, *latent = recorded(is_first, state.action, *state.latent, *obs.values(), *noises)
         return MemoryState(RSSMState(*latent), action)
 
-    def _start(self, obs_keys: list[str], given: list[int]) -> Recorded:
+    def _start(self, obs_keys: list[str], given: list[str]) -> Recorded:
         """`_act` as a function from tensors to tensors, some of the noise among them."""
         plain = super()._act
 
         def act(is_first: Tensor, action: Tensor, *others: Tensor) -> list[Tensor]:
             latent, others = RSSMState(*others[:3]), others[3:]
             obs = dict(zip(obs_keys, others, strict=False))
-            noise: list[Tensor | None] = [None, None, None]
-            for i, x in zip(given, others[len(obs) :], strict=True):
-                noise[i] = x
-            state = plain(obs, is_first, MemoryState(latent, action), PolicyNoise(*noise))
+            noise = PolicyNoise(**dict(zip(given, others[len(obs) :], strict=True)))
+            state = plain(obs, is_first, MemoryState(latent, action), noise)
             return [state.action, *state.latent]
 
         tape = self._make_tape([self.world_model, self.actor_critic])
