@@ -1,11 +1,12 @@
 """Our agent at one of the sizes, with random experience, as the command line would build it.
 
-The benchmarks of the update and of acting use it.
+The benchmarks of the update and of acting use it, and the profile.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
@@ -55,6 +56,21 @@ def compile_as_in_a_long_run(
     if device == "cpu":
         cost = estimate_cost(agent, size.batch_size, size.batch_length, LONG_RUN)
     return compile_if_worth_it(cfg, agent, cost)
+
+
+def make_trainer(device: str, precision: str, callback: pl.Callback) -> pl.Trainer:
+    """Lightning's Trainer for one epoch, without loggers and checkpoints."""
+    return pl.Trainer(
+        accelerator="gpu" if device == "cuda" else "cpu",
+        devices=1,
+        precision=precision,  # pyright: ignore[reportArgumentType]
+        max_epochs=1,
+        logger=False,
+        callbacks=[callback],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
 
 
 def random_batch(size: Size) -> Batch:

@@ -74,29 +74,6 @@ our_update() {
     part "$name" "$limit" "$python" -m benchmarks.update --device $device --size $size \
         --precision "$precision" --repeats $repeats --out "$out/$name.json" "$@"
 }
-for precision in bf16-mixed 32-true; do
-    for graph in $graphs; do
-        our_update "${precision}_graphs_$graph" 90 $precision "cuda_graphs=$graph"
-    done
-done
-our_update bf16-mixed_compiled 120 bf16-mixed "cuda_graphs=${graphs%% *}" compile=true
-
-for graph in $graphs; do
-    part "act_graphs_$graph" 60 "$python" -m benchmarks.act --device $device --size $size \
-        --no-emulation --repeats $repeats --out "$out/act_graphs_$graph.json" "cuda_graphs=$graph"
-done
-
-# whole_run NAME SECONDS OVERRIDE...
-whole_run() {
-    local name=run_$1 limit=$2
-    shift 2
-    part "$name" "$limit" "$python" train.py $run "$@" "run_dir=$work/$name"
-    cp "$work/$name/metrics.jsonl" "$out/$name.jsonl"
-}
-whole_run fastest 100 $fastest
-whole_run eight 80 $fastest env.count=8
-whole_run compiled 100 $fastest compile=true
-whole_run graphs 80 "cuda_graphs=${graphs%% *}"
 
 # beside PEER: our update and its, in turns
 beside() {
@@ -113,7 +90,33 @@ if [ -n "$peer_wheels" ]; then
             >"$("$work/sheeprl/bin/python" -c 'import site; print(site.getsitepackages()[0])')/outer.pth" &&
         "$work/sheeprl/bin/python" -m pip install --quiet --no-index --no-deps "$peer_wheels"/*.whl
 fi
+
+# whole_run NAME SECONDS OVERRIDE...
+whole_run() {
+    local name=run_$1 limit=$2
+    shift 2
+    part "$name" "$limit" "$python" train.py $run "$@" "run_dir=$work/$name"
+    cp "$work/$name/metrics.jsonl" "$out/$name.jsonl"
+}
+
+# First what the goals are about, in case there is no time for the rest.
+our_update "bf16-mixed_graphs_${graphs%% *}" 90 bf16-mixed "cuda_graphs=${graphs%% *}"
+our_update bf16-mixed_compiled 120 bf16-mixed "cuda_graphs=${graphs%% *}" compile=true
+part profile 90 "$python" -m benchmarks.profile --device $device --size $size \
+    --precision bf16-mixed --out "$out/profile.json" "cuda_graphs=${graphs%% *}" compile=true
 beside sheeprl-bf16
+whole_run eight 80 $fastest env.count=8
+whole_run fastest 100 $fastest
+for graph in $graphs; do
+    part "act_graphs_$graph" 60 "$python" -m benchmarks.act --device $device --size $size \
+        --no-emulation --repeats $repeats --out "$out/act_graphs_$graph.json" "cuda_graphs=$graph"
+done
+whole_run compiled 100 $fastest env.count=8 compile=true
+for graph in $graphs; do
+    our_update "32-true_graphs_$graph" 90 32-true "cuda_graphs=$graph"
+done
+[ "$graphs" = false ] || our_update bf16-mixed_graphs_false 90 bf16-mixed cuda_graphs=false
+whole_run graphs 80 "cuda_graphs=${graphs%% *}"
 whole_run plain 90
 beside sheeprl
 beside sheeprl-compiled # last: it compiles for minutes

@@ -28,6 +28,7 @@ from benchmarks.agent import (  # noqa: E402
     compile_as_in_a_long_run,
     configuration,
     make_agent,
+    make_trainer,
     random_batch,
 )
 from benchmarks.measure import (  # noqa: E402
@@ -149,20 +150,9 @@ def measure(
     updates = WARM_UP[device] + repeats
     turns = _Turns(random_batch(size), peers, updates + 1, device)
     clock = _Clock(device, updates)
-    trainer = pl.Trainer(
-        accelerator="gpu" if device == "cuda" else "cpu",
-        devices=1,
-        precision=precision,  # pyright: ignore[reportArgumentType]
-        max_epochs=1,
-        logger=False,
-        callbacks=[clock],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
     agent = make_agent(size, cfg)
     compiled = compile_as_in_a_long_run(size, cfg, agent, device)
-    trainer.fit(agent, DataLoader(turns, batch_size=None))
+    make_trainer(device, precision, clock).fit(agent, DataLoader(turns, batch_size=None))
     memory = {name: peer.ask("memory")["rss_bytes"] for name, peer in peers.items()}
     programs = {
         "ours": {

@@ -1,4 +1,4 @@
-"""The four benchmarks run, at sizes too small to mean anything, and report what they say."""
+"""The benchmarks run, at sizes too small to mean anything, and report what they say."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from benchmarks.peers.sizes import SIZES, Size
 with pytest.MonkeyPatch.context() as patch:
     # They set up the process they run in, and this one is the tests'.
     patch.setattr("dreamer.process.prepare", lambda: None)
-    from benchmarks import act, replay, run, update
+    from benchmarks import act, profile, replay, run, update
 
 TINY = Size(
     batch_size=3,
@@ -91,6 +91,18 @@ def test_the_update_is_timed_and_counted_beside_a_peer(report):
     assert (read["size"], read["settings"]) == (TINY.as_dict(), ["kl_balance=false"])
     assert set(read["matrix_flops_per_second"]) == {"32-true", "bf16-mixed"}
     assert f"{peer['ours_is_faster_by']:.2f} x" in printed
+
+
+def test_operations_of_an_update_are_added_up_by_name_and_shapes(report):
+    read, printed = report(profile, "--threads", "1", "--top", "5", "model.horizon=3")
+    operations = read["operations"]
+    assert operations == sorted(operations, key=lambda row: -row["seconds"])
+    calls = {(row["name"], row["shapes"]): row["calls"] for row in operations}
+    first = str([[15, 1, 64, 64], [2, 1, 4, 4], [2], [], [], [], []])  # of 3 x 5 images
+    assert calls["aten::mkldnn_convolution", first] == 1
+    assert 0 < sum(row["seconds"] for row in operations) <= 1.1 * read["seconds"]
+    assert operations[0]["name"] in printed and printed.count("\n") == 1 + 5 + 2
+    assert f"{1e3 * read['seconds']:.4g} ms, of which" in printed
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ from benchmarks.gpu_table import rows
 
 
 def test_every_part_has_its_numbers_or_its_last_line(tmp_path):
-    (tmp_path / "parts.txt").write_text("tests 1 9\nupdate 0 20\nact 0 5\nrun 124 120\n")
+    parts = "tests 1 9\nupdate 0 20\nact 0 5\nprofile 0 7\nrun 124 120\n"
+    (tmp_path / "parts.txt").write_text(parts)
     (tmp_path / "tests.log").write_text("F..\n1 failed, 2 passed\n")
     programs = {
         "ours": {"median": 0.01, "precision": "bf16-mixed"},
@@ -17,6 +18,8 @@ def test_every_part_has_its_numbers_or_its_last_line(tmp_path):
     emulation = {"8": {"emulator alone": {"median": 0.004}}}
     report = {"policy_calls": calls, "emulation": emulation}
     (tmp_path / "act.json").write_text(json.dumps(report))
+    report = {"seconds": 0.02, "busy_seconds": 0.015, "calls": 2540.0}
+    (tmp_path / "profile.json").write_text(json.dumps(report))
     lines = [{"frames": n, "perf/updates_per_second": u} for n, u in enumerate((1, 90, 91, 99))]
     (tmp_path / "run.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert [tuple(row.values()) for row in rows(tmp_path)] == [
@@ -25,5 +28,6 @@ def test_every_part_has_its_numbers_or_its_last_line(tmp_path):
         ("", "", "", "update, sheeprl, 32-true", "50 ms, 20 a second"),
         ("act", "5 s", "well", "policy call, ours, E = 1", "2 ms"),
         ("", "", "", "emulation, emulator alone, E = 8", "2000 policy steps a second"),
+        ("profile", "7 s", "well", "update, profiled", "20 ms, 15 ms of it in 2540 kernels"),
         ("run", "120 s", "out of time", "perf/updates_per_second", "91"),
     ]
