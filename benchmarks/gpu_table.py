@@ -50,7 +50,7 @@ def _results(folder: Path, name: str) -> Iterator[tuple[str, str]]:
 def _of_report(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if "busy_seconds" in report:
         times = f"{1e3 * report['seconds']:.4g} ms, {1e3 * report['busy_seconds']:.4g} ms of it"
-        yield "update, profiled", f"{times} in {report['calls']:.0f} kernels"
+        yield "update, profiled", f"{times} in {report['calls']:.0f} calls"
     for program, numbers in report.get("programs", {}).items():
         value = f"{1e3 * numbers['median']:.4g} ms, {1 / numbers['median']:.4g} a second"
         yield f"update, {program}, {numbers.get('precision', '')}", value

@@ -28,6 +28,6 @@ def test_every_part_has_its_numbers_or_its_last_line(tmp_path):
         ("", "", "", "update, sheeprl, 32-true", "50 ms, 20 a second"),
         ("act", "5 s", "well", "policy call, ours, E = 1", "2 ms"),
         ("", "", "", "emulation, emulator alone, E = 8", "2000 policy steps a second"),
-        ("profile", "7 s", "well", "update, profiled", "20 ms, 15 ms of it in 2540 kernels"),
+        ("profile", "7 s", "well", "update, profiled", "20 ms, 15 ms of it in 2540 calls"),
         ("run", "120 s", "out of time", "perf/updates_per_second", "91"),
     ]
