@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from dreamer.build import make_agent, make_envs
 from dreamer.envs.terms import Terms, read_terms, terms_of
-from dreamer.evaluation import EVALUATION_SEED, play
+from dreamer.evaluation import EVALUATION_SEED, Camera, play
 from dreamer.policy import RecordedPolicy
 from dreamer.run_folder import RunFolder
 from dreamer.trace import TraceTape
@@ -98,7 +98,7 @@ def evaluate(
             make_tape=TraceTape,
             sample_actions=sample_actions,
         )
-        result = play(envs, policy, episodes, video_steps=video_policy_steps)
+        result = play(envs, policy, episodes, camera=Camera(envs, video_policy_steps))
     finally:
         envs.close()
     frames = agent.frames

@@ -16,7 +16,7 @@ from dreamer.callbacks.interrupt import Interrupt
 from dreamer.callbacks.metrics import Metrics
 from dreamer.collector import Policy
 from dreamer.envs.factory import Envs
-from dreamer.evaluation import play
+from dreamer.evaluation import Camera, play
 from dreamer.loggers import log_video
 
 
@@ -103,11 +103,12 @@ class Evaluate(pl.Callback):
     def _play(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
         if self._envs is None:
             self._envs = self._make_envs()
+            self._camera = Camera(self._envs, self._video_steps)
         result = play(
             self._envs,
             self._policy,
             self._episodes,
-            video_steps=self._video_steps,
+            camera=self._camera,
             on_step=self._interrupt.check,
         )
         self._metrics.write(trainer, agent.frames, result.summary())

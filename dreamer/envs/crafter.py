@@ -72,6 +72,7 @@ class Crafter(OneEnv):
     means over episodes are the success rates of the paper, and how many.
     """
 
+    name = "Crafter"
     obs_shapes = {"image": (3, IMAGE_SIZE, IMAGE_SIZE)}
 
     def __init__(self, rewarded: bool, time_limit_frames: int):

@@ -13,7 +13,7 @@ import numpy as np
 
 from dreamer.envs.factory import find_task, require_at_least
 from dreamer.envs.group import Arrival, GymEnvs, Observation, OneEnv
-from dreamer.envs.gym import draw
+from dreamer.envs.pictures import draw
 from dreamer.envs.processes import make_group
 from dreamer.envs.rendering import NoRenderer, choose_renderer
 from dreamer.types import ActionSpace
@@ -131,6 +131,7 @@ class DMControl(OneEnv):
         # The suite draws from it at every reset, and `lqr` also its springs, once and for all.
         self._random = np.random.RandomState(0)
         self._env = suite.load(domain, task, task_kwargs={"random": self._random})
+        self.name = f"{domain}_{task}"
         self._vision, self._draws = vision, draws
         self._action_repeat, self._time_limit = action_repeat, time_limit_frames
         self._camera = CAMERAS.get(domain, 0)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreamer.envs.factory import require_at_least, say_once
+from dreamer.envs.pictures import resize, take_picture
 from dreamer.types import ActionSpace, TimeStep
 
 Observation = dict[str, np.ndarray]  # of one environment, without a leading axis
@@ -49,6 +50,7 @@ class OneEnv(ABC):
     user_spaces: Any = None  # `GymSpaces`, where users know it by Gymnasium's spaces
 
     notes: tuple[str, ...] = ()  # what people should know of it, in sentences
+    name: str = "environment"  # what messages call it
 
     @abstractmethod
     def reset(self, seed: int | None) -> Observation:
@@ -60,7 +62,10 @@ class OneEnv(ABC):
 
     @abstractmethod
     def render(self) -> np.ndarray:
-        """Return (height, width, 3) uint8, the environment as it stands, for people."""
+        """Return (height, width, 3) uint8, the environment as it stands, for people.
+
+        Whoever asks lets `take_picture` see to what else it returns or raises.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -163,8 +168,13 @@ class GymEnvs:
         )
 
     def render(self) -> np.ndarray:
-        """See `Envs`."""
-        return np.stack([member.render() for member in self.members])
+        """See `Envs`; pictures of other sizes take that of the first environment.
+
+        Raises:
+            RenderingFault: An environment gave no picture. All of them can go on.
+        """
+        pictures = [take_picture(member.render, member.name) for member in self.members]
+        return np.stack([resize(picture, *pictures[0].shape[:2]) for picture in pictures])
 
     def close(self) -> None:
         """See `Envs`."""

@@ -13,8 +13,9 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
-from dreamer.envs.factory import enlarge, find_task, require_at_least, say_once
+from dreamer.envs.factory import find_task, require_at_least
 from dreamer.envs.group import Arrival, EnvironmentFault, GymEnvs, Observation, OneEnv
+from dreamer.envs.pictures import draw
 from dreamer.envs.processes import make_group
 from dreamer.envs.spaces import ActionWriter, GymSpaces, ObservationReader
 
@@ -122,6 +123,8 @@ class GymEnv(OneEnv):
         """
         require_at_least(1, action_repeat=action_repeat)
         self.env, self._action_repeat = env, action_repeat
+        own = env.unwrapped
+        self.name = str(getattr(own.spec, "id", type(own).__name__))
         self._read = ObservationReader(
             env.observation_space, grayscale=grayscale, flat_keys=flat_keys
         )
@@ -160,34 +163,13 @@ class GymEnv(OneEnv):
         return Arrival(self._obs, total, bool(terminated), bool(terminated or truncated))
 
     def render(self) -> np.ndarray:
-        """See `OneEnv`: the environment's own picture, or one drawn from its observation."""
-        if self._can_render:
-            try:
-                return np.asarray(self.env.render())
-            except gymnasium.error.DependencyNotInstalled as error:
-                self._can_render = False
-                say_once(f"Pictures show observations; the environment cannot draw: {error}")
-        return draw(self._obs)
+        """See `OneEnv`: its observation, where it says that it gives no pictures."""
+        picture: Any = self.env.render() if self._can_render else draw(self._obs)
+        return picture
 
     def close(self) -> None:
         """See `OneEnv`."""
         self.env.close()
-
-
-def draw(obs: Observation) -> np.ndarray:
-    """Draw an observation for people: (256, 256, 3), its first image, else its numbers as bars.
-
-    A bar of half the height is a zero, one of the full height positive infinity.
-    """
-    images = [value for value in obs.values() if value.ndim == 3]
-    if images:
-        colours = images[0][:3] if len(images[0]) > 2 else images[0][:1]
-        return enlarge(colours[None], 4)[0]
-    numbers = np.concatenate(list(obs.values()))  # (O,)
-    height = np.rint(128 * (1 - np.tanh(numbers))).astype(int)  # (O,) rows above the bar
-    bar = np.arange(256) * len(numbers) // 256  # (256,) which bar a column belongs to
-    lit = np.arange(256)[:, None] >= height[bar]  # (256, 256)
-    return np.repeat(np.where(lit, 255, 40).astype(np.uint8)[..., None], 3, -1)
 
 
 def _find_id(task: str) -> str:

@@ -93,6 +93,7 @@ class MiniGrid(OneEnv):
 
         # The checker would test every step; `GymEnvs` checks what counts.
         env = gymnasium.make(id_, render_mode="rgb_array", disable_env_checker=True)
+        self.name = id_
         self._env: gymnasium.Env[Any, Any] = env
         self._room: Any = env.unwrapped
         assert isinstance(env.action_space, gymnasium.spaces.Discrete)

@@ -19,6 +19,7 @@ import numpy as np
 
 from dreamer.envs.factory import require_at_least
 from dreamer.envs.group import Arrival, EnvironmentFault, GymEnvs, Observation, OneEnv
+from dreamer.envs.pictures import RenderingFault
 from dreamer.envs.worker import SINGLE_THREADED, Fault, Introduction, observations_in, serve
 from dreamer.types import ActionSpace
 
@@ -113,6 +114,11 @@ class ProcessEnv(OneEnv):
         """See `OneEnv`."""
         return self._introduction().notes
 
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """See `OneEnv`."""
+        return self._introduction().name
+
     def reset(self, seed: int | None) -> Observation:
         """See `OneEnv`."""
         self.start_reset(seed)
@@ -141,10 +147,18 @@ class ProcessEnv(OneEnv):
         return arrival._replace(obs={key: view.copy() for key, view in self._views.items()})
 
     def render(self) -> np.ndarray:
-        """See `OneEnv`."""
+        """See `OneEnv`.
+
+        Raises:
+            RenderingFault: It gave no picture, and can go on.
+            EnvironmentFault: It died or hung; its process has ended.
+        """
         self._introduction()
         self._ask("render", None)
-        return self._answer()
+        answer = self._answer()
+        if isinstance(answer, RenderingFault):
+            raise answer
+        return answer
 
     def close(self) -> None:
         """End the process, by force where it does not answer."""

@@ -20,6 +20,7 @@ import cloudpickle
 import numpy as np
 
 from dreamer.envs.group import Arrival, OneEnv
+from dreamer.envs.pictures import RenderingFault, take_picture
 from dreamer.types import ActionSpace
 
 ALIGNMENT = 64  # bytes: no two observations share a cache line
@@ -40,6 +41,7 @@ class Introduction(NamedTuple):
     action_space: ActionSpace
     user_spaces: Any
     notes: tuple[str, ...]
+    name: str
 
 
 class Fault(NamedTuple):
@@ -57,7 +59,8 @@ def serve(pipe: Connection, recipe: bytes, environ: dict[str, str]) -> None:
     try:
         env: OneEnv = cloudpickle.loads(recipe)()
         shapes = dict(env.obs_shapes)
-        pipe.send((number, Introduction(shapes, env.action_space, env.user_spaces, env.notes)))
+        introduction = Introduction(shapes, env.action_space, env.user_spaces, env.notes, env.name)
+        pipe.send((number, introduction))
         memory = _new_memory()
         reduction.send_handle(pipe, memory, os.getppid())
         views = observations_in(memory, shapes)
@@ -74,7 +77,10 @@ def serve(pipe: Connection, recipe: bytes, environ: dict[str, str]) -> None:
 
 def _do(env: OneEnv, word: str, argument: Any, views: dict[str, np.ndarray]) -> Any:
     if word == "render":
-        return env.render()
+        try:
+            return take_picture(env.render, env.name)
+        except RenderingFault as fault:  # no reason to end the process
+            return fault
     arrival = Arrival(env.reset(argument)) if word == "reset" else env.step(argument)
     if arrival.obs.keys() != views.keys() or any(
         value.shape != views[key].shape or value.dtype != views[key].dtype

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dreamer.envs.group import Arrival, EnvironmentFault, GymEnvs, OneEnv
+from dreamer.envs.pictures import RenderingFault
 from dreamer.types import ActionSpace
 
 STAY = np.eye(2, dtype=np.float32)[[0]]  # the action of one environment
@@ -243,3 +244,29 @@ def test_pictures_are_stacked():
     play(envs, 2)
     assert envs.render().shape == (2, 4, 5, 3)
     assert (envs.render() == 2).all()
+
+
+def test_pictures_of_several_sizes_take_that_of_the_first():
+    class Wide(Counter):
+        def render(self):
+            return super().render().repeat(2, 1)
+
+    envs = group(partial(Counter, []), partial(Wide, []))
+    play(envs, 2)
+    assert envs.render().shape == (2, 4, 5, 3)
+    assert (envs.render() == 2).all()
+
+
+def test_what_gives_no_picture_is_named_and_steps_on():
+    class Blind(Counter):
+        name = "Blind-v0"
+
+        def render(self):
+            return None
+
+    envs = group(partial(Counter, []), partial(Blind, []))
+    play(envs, 2)
+    with pytest.raises(RenderingFault, match="Blind-v0: render returned None"):
+        envs.render()
+    play(envs, 3)
+    assert envs.restarts == [0, 0]

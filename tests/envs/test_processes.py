@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from dreamer.envs.group import Arrival, EnvironmentFault, GymEnvs, OneEnv
+from dreamer.envs.pictures import RenderingFault
 from dreamer.envs.processes import ProcessEnv, make_group
 from dreamer.types import ActionSpace
 
@@ -198,15 +199,49 @@ def test_a_group_restarts_what_failed_as_an_episode_cut_short(habit, capsys):
 
 def test_a_process_has_one_thread_and_the_runs_variables(start, monkeypatch):
     class Curious(Wheel):
-        def render(self):
+        def reset(self, seed):
             names = ("OMP_NUM_THREADS", "LP_NUM_THREADS", "DREAMER_WHEEL")
-            return np.array([int(os.environ[name]) for name in names])
+            return super().reset(seed) | {"angle": np.float32([os.environ[n] for n in names])}
 
     monkeypatch.setenv("DREAMER_WHEEL", "12")
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     env = ProcessEnv(Curious, hang_seconds=30)
-    assert env.render().tolist() == [1, 0, 12]
+    assert env.reset(0)["angle"].tolist() == [1, 0, 12]
     assert os.environ["OMP_NUM_THREADS"] == "5"
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("render", "message"),
+    [
+        (lambda self: None, "Wheel-v0: render returned None"),
+        (lambda self: lambda: None, "Wheel-v0: render returned a function"),  # no pickle of it
+        (lambda self: self.fall_off(), "Wheel-v0: render raised ValueError: the wheel came off"),
+    ],
+    ids=["none", "function", "exception"],
+)
+def test_what_gives_no_picture_is_named_and_steps_on(render, message):
+    env = ProcessEnv(
+        type("Blind", (Wheel,), {"render": render, "name": "Wheel-v0"}), hang_seconds=30
+    )
+    env.reset(4)
+    for _ in range(2):
+        with pytest.raises(RenderingFault, match=message):
+            env.render()
+        env.step(ACTION)
+    env.close()
+
+
+def test_a_process_that_dies_of_drawing_is_replaced():
+    env = make_group(
+        type("Fragile", (Wheel,), {"render": Wheel.die, "name": "Wheel-v0"}),
+        **GROUP | {"count": 1, "processes": True},
+    )
+    env.reset()
+    with pytest.raises(RenderingFault, match="Wheel-v0: render raised .*exit code 7"):
+        env.render()
+    assert env.step(ACTION[None]).is_last.all()
+    assert env.step(ACTION[None]).is_first.all()
     env.close()
 
 
