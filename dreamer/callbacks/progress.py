@@ -15,6 +15,14 @@ from dreamer.agent import DreamerAgent
 from dreamer.callbacks.metrics import Metrics
 
 
+class _Lines(tqdm):
+    """The bar where there is no terminal: a line below the other, each at its time."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Print the line as it now is."""
+        print(self, file=self.fp, flush=True)
+
+
 class Progress(pl.Callback):
     """The bar; `advance` is given to whoever moves the clock."""
 
@@ -24,17 +32,20 @@ class Progress(pl.Callback):
         self._total = total_frames
         self._mark = (0.0, 0)  # seconds, updates when the learning started
         interactive = sys.stderr.isatty()
-        self._bar = tqdm(
+        self._bar = (tqdm if interactive else _Lines)(
             total=total_frames,
             unit="frame",
             unit_scale=True,
             dynamic_ncols=True,
             smoothing=0,  # the mean rate since the learning began
-            delay=1e-9,  # nothing is drawn before the first frame
+            delay=1e-9,  # else it would be drawn at once
             mininterval=0.5 if interactive else every_seconds,
+            miniters=0,  # else a step as large as the prefill's would be waited for again
+            leave=interactive,  # a line of a log has ended, and needs no end from `close`
             bar_format="{desc} {percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} frames "
             "[{elapsed} < {remaining}, {rate_fmt}{postfix}]",
         )
+        self._bar.delay = 0
         self._bar.set_description_str("prefill", refresh=False)
 
     def advance(self, frames: int) -> None:
@@ -46,8 +57,10 @@ class Progress(pl.Callback):
         assert isinstance(pl_module, DreamerAgent)
         self._bar.set_description_str("learning", refresh=False)
         self._bar.initial = pl_module.frames
-        self._bar.start_t = time.time()
-        self._mark = (time.time(), pl_module.updates)
+        now = time.time()
+        # Both: `close` ends no line of a bar that was last drawn before its start.
+        self._bar.start_t = self._bar.last_print_t = now
+        self._mark = (now, pl_module.updates)
 
     def on_train_batch_end(
         self,
@@ -72,7 +85,8 @@ class Progress(pl.Callback):
             if key in latest
         }
         self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(0)  # draws, if it is time to
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Leave the bar as it stands, and end its line."""
         self._bar.close()
