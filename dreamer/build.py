@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dreamer.agent import AgentConfig, DreamerAgent
+from dreamer.config import check_one_device
 from dreamer.cost import Cost
 from dreamer.envs.factory import Envs
 from dreamer.graph import CudaTape
@@ -103,6 +104,7 @@ def choose_precision(cfg: DictConfig) -> str:
 
 def check_device(cfg: DictConfig) -> None:
     """Raise a ValueError where something is asked for that the device cannot do."""
+    check_one_device(cfg, available=torch.cuda.device_count() if on_cuda(cfg) else 1)
     if cfg.cuda_graphs and not on_cuda(cfg):
         raise ValueError(
             "Expect `cuda_graphs` to be false without a CUDA device, actually: true, with "

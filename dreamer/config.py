@@ -6,7 +6,7 @@ The runner asks for it first. It knows the keys of conf/, but nothing that is bu
 import difflib
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from dreamer.paths import CONF
 
@@ -82,8 +82,50 @@ def checked(cfg: DictConfig) -> DictConfig:
             f"actually: {cfg.batch.size}, {cfg.batch.length}"
         )
     OmegaConf.resolve(cfg)
+    check_one_device(cfg, available=1)  # `build.check_device` knows how many there are
     OmegaConf.set_readonly(cfg, True)
     return cfg
+
+
+def check_one_device(cfg: DictConfig, *, available: int) -> None:
+    """Refuse more than one device, and everything else that starts further processes.
+
+    Args:
+        cfg: resolved.
+        available: devices of the kind that the Trainer will choose.
+
+    Raises:
+        ValueError: naming the key and its value.
+    """
+    devices = cfg.trainer.get("devices", "auto")
+    count = _count_devices(devices, available)
+    if count != 1:
+        reason = ": training on several devices is not supported yet" if count > 1 else ""
+        here = f", which is {count} here" if devices in ("auto", "-1", -1, None) else ""
+        raise ValueError(f"`trainer.devices` must be 1{reason}, got {devices}{here}")
+    nodes = cfg.trainer.get("num_nodes", 1)
+    if nodes != 1:
+        raise ValueError(
+            "`trainer.num_nodes` must be 1: training on several machines is not supported yet, "
+            f"got {nodes}"
+        )
+    strategy = cfg.trainer.get("strategy", "auto")
+    if strategy != "auto":
+        raise ValueError(
+            "`trainer.strategy` must be auto: training in several processes is not supported yet, "
+            f"got {strategy}"
+        )
+
+
+def _count_devices(devices: Any, available: int) -> int:
+    """Devices that Lightning would take; 0 where it is no number of devices at all."""
+    if devices in ("auto", "-1", -1, None):
+        return available
+    if isinstance(devices, ListConfig):
+        return len(devices)
+    if "," in str(devices):
+        return len([index for index in str(devices).split(",") if index.strip()])
+    return int(devices) if str(devices).isdecimal() else 0
 
 
 def most_updates(cfg: DictConfig, action_repeat: int) -> int:

@@ -12,7 +12,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dreamer.agent import AgentConfig, DreamerAgent
-from dreamer.build import make_agent, make_envs
+from dreamer.build import check_device, make_agent, make_envs
+from dreamer.config import checked
 from dreamer.runner import train
 from dreamer.types import Batch
 
@@ -329,6 +330,46 @@ def test_cuda_graphs_without_a_cuda_device_are_refused(compose_tiny, tmp_path):
     with pytest.raises(ValueError, match="`cuda_graphs` to be false without a CUDA device"):
         train(cfg)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.devices=2", "`trainer.devices` must be 1: training on .* got 2$"),
+        ("trainer.devices='2'", "`trainer.devices` must be 1: training on .* got 2$"),
+        ("trainer.devices=[0,1]", r"`trainer.devices` must be 1: training on .* got \[0, 1\]$"),
+        ("trainer.devices='0,1'", "`trainer.devices` must be 1: training on .* got 0,1$"),
+        ("trainer.devices=0", "`trainer.devices` must be 1, got 0$"),
+        ("trainer.devices=many", "`trainer.devices` must be 1, got many$"),
+        ("+trainer.num_nodes=2", "`trainer.num_nodes` must be 1: training on .* got 2$"),
+        ("+trainer.strategy=ddp", "`trainer.strategy` must be auto: training in .* got ddp$"),
+        ("+trainer.strategy._target_=a.Strategy", "`trainer.strategy` must be auto: .* got {"),
+    ],
+)
+def test_more_than_one_device_is_refused(compose_tiny, tmp_path, override, message):
+    with pytest.raises(ValueError, match=message):
+        train(compose_tiny(override))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("devices", ["auto", "-1"])
+def test_all_devices_are_refused_where_there_are_several(compose_tiny, monkeypatch, devices):
+    cfg = compose_tiny(f"trainer.devices={devices}")
+    check_device(cfg)  # one CPU
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    message = f"`trainer.devices` must be 1: .* not supported yet, got {devices}, which is 3 here"
+    with pytest.raises(ValueError, match=message):
+        check_device(cfg)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    check_device(cfg)
+
+
+@pytest.mark.parametrize(
+    "override", ["trainer.devices=[1]", "trainer.devices='1,'", "+trainer.strategy=auto"]
+)
+def test_one_device_is_allowed_however_it_is_written(compose_tiny, override):
+    checked(compose_tiny(override))
 
 
 def test_the_control_presets_are_the_released_configuration(compose_any):

@@ -127,6 +127,7 @@ def test_help_loads_nothing_that_takes_seconds(repository):
         ("callbacks.metrics.every_frames=0", r"`callbacks.metrics.every_frames` .*actually: 0"),
         ("callbacks.evaluate.episodes=0", r"`callbacks.evaluate.episodes` .*actually: 0"),
         ("trainer.accelerator=tpus", r"tpus"),
+        ("trainer.devices=2", r"`trainer.devices` must be 1: .* is not supported yet, got 2$"),
     ],
 )
 def test_bad_input_is_one_line_that_names_it(main, tiny_overrides, tmp_path, override, message):
