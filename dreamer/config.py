@@ -10,15 +10,16 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from dreamer.paths import CONF
 
-WHOLE_NUMBERS = (
-    "seed",
-    "total_frames",
-    "prefill_policy_steps",
-    "pretrain_updates",
-    "train_every_policy_steps",
-    "batch.size",
-    "batch.length",
-)
+COUNT = 2**53  # the largest that every step on its way, a float among them, holds exactly
+WHOLE_NUMBERS = {  # and the largest value of each
+    "seed": 2**32 - 1,  # NumPy's global generator takes no more
+    "total_frames": COUNT,
+    "prefill_policy_steps": COUNT,
+    "pretrain_updates": COUNT,
+    "train_every_policy_steps": COUNT,
+    "batch.size": COUNT,
+    "batch.length": COUNT,
+}
 CHOICES = {
     "precision": ("auto", "32-true", "bf16-mixed"),
     "compile": ("auto", True, False),
@@ -59,10 +60,12 @@ def checked(cfg: DictConfig) -> DictConfig:
     for key in cfg.keys() - known:
         nearest = difflib.get_close_matches(str(key), known) or sorted(known)
         raise ValueError(f"Unknown key `{key}`. The nearest: {', '.join(nearest)}")
-    for key in WHOLE_NUMBERS:
+    for key, largest in WHOLE_NUMBERS.items():
         value = OmegaConf.select(cfg, key)
-        if not (_is_number(value) and value >= 0 and float(value).is_integer()):
-            raise ValueError(f"Expect `{key}` to be a whole number, actually: {value}")
+        if not (_is_number(value) and value >= 0 and value % 1 == 0):
+            raise ValueError(f"`{key}` must be a whole number, got `{value}`")
+        if value > largest:
+            raise ValueError(f"`{key}` must be at most {largest}, got `{value}`")
         OmegaConf.update(cfg, key, int(value))
     for key, choices in CHOICES.items():
         value = OmegaConf.select(cfg, key)

@@ -333,6 +333,21 @@ def test_cuda_graphs_without_a_cuda_device_are_refused(compose_tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "key",
+    ["prefill_policy_steps", "pretrain_updates", "train_every_policy_steps", "batch.size"],
+)
+def test_a_count_that_no_float_holds_exactly_is_refused(compose_tiny, tmp_path, key):
+    for value in ("1e30", f"{2**53 + 1}", f"1{'0' * 400}"):
+        with pytest.raises(ValueError, match=rf"`{key}` must be at most {2**53}, got `"):
+            train(compose_tiny(f"{key}={value}"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_largest_seed_is_as_good_as_any(compose_tiny):
+    assert train(compose_tiny(f"seed={2**32 - 1}")).updates == 6
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("trainer.devices=2", "`trainer.devices` must be 1: training on .* got 2$"),
