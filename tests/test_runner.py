@@ -158,7 +158,14 @@ def test_a_finished_run_goes_on_to_a_larger_budget(compose_tiny, finished_run, c
     longer = train(compose_tiny("total_frames=112"))
     assert longer.run_dir == str(finished_run)
     assert "(resumed at frame 81)" in capsys.readouterr().out
-    assert_whole(longer, frames=113, updates=10)
+    assert_whole(longer, frames=112, updates=10)
+
+
+def test_the_budget_holds_inside_a_collection_and_may_grow(compose_tiny):
+    budgets = "train_every_policy_steps=500", "total_frames=77"
+    assert_whole(train(compose_tiny(*budgets)), frames=77, updates=3)
+    longer = train(compose_tiny(*budgets, "total_frames=600"))
+    assert_whole(longer, frames=600, updates=4)
 
 
 # ------------------------------------------------------------------------------ stop and go on

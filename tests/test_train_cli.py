@@ -143,7 +143,7 @@ def test_bad_input_is_one_line_that_names_it(main, tiny_overrides, tmp_path, ove
 
 def test_frames_may_be_written_as_people_write_them(main, tiny_overrides, tmp_path):
     assert main(*tiny_overrides, "total_frames=8e1")[0] == 0
-    assert summary(run_folder(tmp_path))["frames"] == 81
+    assert summary(run_folder(tmp_path))["frames"] == 80
 
 
 def test_a_full_disk_is_told_before_anything_is_written(main, tiny_overrides, monkeypatch):
@@ -297,12 +297,12 @@ def test_a_process_killed_again_and_again_finishes(start, tiny_overrides, tmp_pa
     output = process.communicate()[0]
     assert process.returncode == 0, output
     end = summary(run_folder(tmp_path))
-    assert (end["frames"], end["updates"]) == (1201, 146)  # 1 + 1 + 1152 / 8
+    assert (end["frames"], end["updates"]) == (1200, 146)  # 1 + 1 + 1152 / 8
     text = (run_folder(tmp_path) / "metrics.jsonl").read_text()
     records = [json.loads(line) for line in text.splitlines()]
     frames = [r["frames"] for r in records if "world_model/loss" in r]
     assert frames == sorted(set(frames))
-    assert records[-1]["frames"] == 1201
+    assert records[-1]["frames"] == 1200
 
 
 # --------------------------------------------------------------------------------- multiruns

@@ -11,6 +11,7 @@ they are without; only the draws differ, and the schedules of the loss see the c
 # replay        sampled | added to            | read      | sampled   | added to
 """
 
+import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -59,7 +60,8 @@ class Collect(pl.Callback):
             policy: acts afterwards.
             action_repeat: frames of one policy step.
             batch_length: T; the prefill must hold a sequence of this length.
-            total_frames: the budget, prefill included.
+            total_frames: the budget, prefill included; passed by less than one step of all
+                environments.
             prefill_policy_steps: random steps before the first update.
             pretrain_updates: updates before the policy acts for the first time.
             train_every_policy_steps: policy steps from one update to the next.
@@ -87,6 +89,7 @@ class Collect(pl.Callback):
         self._random_policy, self._policy = random_policy, policy
         self._action_repeat, self._batch_length = action_repeat, batch_length
         self._total_frames = total_frames
+        self._budget = math.ceil(total_frames / action_repeat)  # policy steps that reach it
         self._prefill = prefill_policy_steps
         self._pretrain = pretrain_updates
         self._train_every = train_every_policy_steps
@@ -166,6 +169,7 @@ class Collect(pl.Callback):
     def _missing(self, agent: DreamerAgent, update: int) -> int:
         """Policy steps that belong before (or beside) the update of this number, still to make."""
         due = self._prefill + 1 + (update - self._pretrain) * self._train_every
+        due = min(due, self._budget)  # the last collection may be shorter
         return max(due - agent.policy_steps, 0) if update >= self._pretrain else 0
 
     def _begin(self, agent: DreamerAgent, steps: int) -> None:

@@ -85,6 +85,27 @@ def test_the_run_stops_with_the_update_that_reaches_the_budget(make_collect, tra
     assert agent.frames == 112
 
 
+def test_a_collection_ends_at_the_budget(make_collect, trainer, agent, replay):
+    collect = make_collect(total_frames=110, train_every_policy_steps=10**12)
+    collect.on_fit_start(trainer, agent)
+    assert [update(collect, trainer, agent) for _ in range(3)] == [20, 21, 28]
+    assert trainer.should_stop
+    assert agent.frames == 4 * replay.policy_steps == 112  # 110 is no multiple of 4
+
+
+def test_a_collection_that_the_budget_cut_short_is_finished_under_a_larger_one(
+    make_collect, trainer, agent, replay
+):
+    collect = make_collect(total_frames=96)
+    collect.on_fit_start(trainer, agent)
+    assert [update(collect, trainer, agent) for _ in range(3)] == [20, 21, 24]
+    longer = make_collect(total_frames=200)
+    longer.on_fit_start(trainer, agent)
+    longer.on_train_start(trainer, agent)
+    assert agent.policy_steps == replay.policy_steps == 28
+    assert [update(longer, trainer, agent) for _ in range(2)] == [35, 42]
+
+
 def test_a_run_at_its_budget_does_not_begin(make_collect, trainer, agent):
     agent.frames = 200
     make_collect().on_train_start(trainer, agent)

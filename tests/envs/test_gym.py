@@ -194,7 +194,7 @@ def test_a_missing_package_is_named(monkeypatch):
 @pytest.fixture
 def compose_run(compose_any, tmp_path):
     """A run of half a second on one of the toys."""
-    small = ("total_frames=80", "prefill_policy_steps=48", "train_every_policy_steps=8")
+    small = ("total_frames=81", "prefill_policy_steps=48", "train_every_policy_steps=8")
     quiet = ("logger=jsonl", "callbacks.evaluate=null", "callbacks.video=null")
 
     def compose(task, *overrides):
