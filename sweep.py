@@ -96,8 +96,11 @@ def make_plan(jobs: Sequence[Job]) -> list[Planned]:
                 if (job.task, *kind) not in costs:
                     costs[job.task, *kind] = _cost(checked(cfg))
                 folder = RunFolder.of(cfg)
-                if folder.checkpoints.exists():
-                    folder.check_same_run(checked(cfg))
+                if folder.path.exists():
+                    cfg = checked(cfg)
+                    folder.check_same_run(cfg)
+                    if not folder.finished(cfg):
+                        folder.check_may_begin(cfg)
             except (ValueError, HydraException) as error:
                 # What Hydra could not build has the reason for its cause.
                 reason = error.__cause__ if isinstance(error, InstantiationException) else error

@@ -89,8 +89,8 @@ def make_loggers(
         if name == "tensorboard":
             options = {"resumed_at": resumed_at}
         logger = instantiate(config)(folder.path, **options)
-        if isinstance(logger, JsonLinesLogger):
-            logger.truncate(resumed_at or 0)
+        if isinstance(logger, JsonLinesLogger) and resumed_at is not None:
+            logger.truncate(resumed_at)
         loggers.append(logger)
     return loggers
 

@@ -10,6 +10,8 @@ import fcntl
 import json
 import os
 import pickle
+import shlex
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -18,9 +20,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from dreamer.paths import CONF
+from dreamer.replay.buffer import Replay
 
 SWITCHES = (
     "kl_balance",
@@ -37,6 +41,7 @@ FREE = (
     *("compile", "cuda_graphs", "replay.device"),
     *("env.processes", "env.hang_seconds", "env.max_restarts"),
 )
+MARKS = ("env_name", "task", "seed", "total_frames", "prefill_policy_steps", "env")  # of a config
 LOCK_PATIENCE = 0.3  # seconds: others hold the lock for a moment, to see whether it is free
 
 
@@ -60,6 +65,7 @@ class RunFolder:
         self.path = path
         self.variant = variant
         self.checkpoints = path / "checkpoints"
+        self.last, self.best = (self.checkpoints / f"{x}.ckpt" for x in ("last", "best"))
         self.replay = path / "replay"
 
     @classmethod
@@ -102,21 +108,38 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for name in ("summary.json", "failure.txt"):
             (self.path / name).unlink(missing_ok=True)
+        _write(self.path / "config.yaml", OmegaConf.to_yaml(cfg))  # first: it says whose folder
         _write(self.path / "spaces.json", json.dumps(spaces, indent=2) + "\n")
-        _write(self.path / "config.yaml", OmegaConf.to_yaml(cfg))
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary, last of all."""
         _write(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
 
     def fail(self, traceback: str) -> None:
-        """Leave word of what went wrong; the next attempt removes it."""
+        """Leave word of what went wrong; the next attempt removes it.
+
+        A prefill without a checkpoint goes: nothing can go on from it, and another configuration
+        may begin anew.
+        """
         _write(self.path / "failure.txt", traceback)
+        cfg = self._own_config()
+        if cfg is not None and not self.last.exists() and not self._found(cfg):
+            shutil.rmtree(self.replay, ignore_errors=True)
 
     def summary(self) -> dict[str, Any] | None:
-        """What a finished run wrote; None for any other."""
+        """What a finished run wrote; None for any other, and where it cannot be read."""
         path = self.path / "summary.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        try:
+            summary = json.loads(path.read_text()) if path.exists() else None
+        except ValueError:
+            return None
+        known = isinstance(summary, dict) and isinstance(summary.get("frames"), int)
+        return summary if known else None
+
+    def finished(self, cfg: DictConfig) -> dict[str, Any] | None:
+        """The summary of a run that has made the frames that are asked for; None for any other."""
+        summary = self.summary()
+        return summary if summary and summary["frames"] >= cfg.total_frames else None
 
     def config(self) -> DictConfig:
         """The run's configuration.
@@ -139,24 +162,80 @@ class RunFolder:
     def check_same_run(self, cfg: DictConfig) -> None:
         """Refuse to go on with a run of another configuration.
 
-        Without a checkpoint there is nothing to go on with: such a folder is begun anew.
+        Without a checkpoint there is nothing to go on with: see `check_may_begin`.
 
         Raises:
             ValueError: naming the keys that differ.
         """
-        if not (self.checkpoints / "last.ckpt").exists():
+        if not self.last.exists() and self.summary() is None:
             return
-        old, new = (dict(_leaves(_as_plain(c))) for c in (self.config(), cfg))
-        differences = [
-            f"{key} (there {old.get(key)}, here {new.get(key)})"
-            for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and not {key, key.split(".")[0]} & set(FREE)
-        ]
+        differences = _differences(self.config(), cfg)
         if differences:
             raise ValueError(
                 f"{self.path} holds a run of another configuration, different in "
                 f"{', '.join(differences)}. Choose another run_dir=, or delete that folder."
             )
+
+    def check_may_begin(self, cfg: DictConfig) -> None:
+        """Refuse to begin a run where that would cost somebody something.
+
+        Of what is there, a run that begins replaces only what a start of its own has left that
+        never came to its first checkpoint: the prefill, and files that say what run it is. So a
+        run that was killed in its prefill begins anew, and one that has lost its checkpoint does
+        not. Files of other names are nobody's business.
+
+        Raises:
+            ValueError: saying what is there and which commands go on.
+        """
+        found = self._found(cfg)
+        if not found or self.last.exists():  # of a process that saved it meanwhile
+            return
+        raise ValueError(
+            f"{self.path} has no checkpoints/last.ckpt to go on from, but holds "
+            f"{', '.join(found)}. {self._ways_out()}"
+        )
+
+    def _ways_out(self) -> str:
+        """What to do where there is no checkpoint to go on from."""
+        path, last, best = (shlex.quote(str(x)) for x in (self.path, self.last, self.best))
+        begin = f"To begin a new run, choose another run_dir=, or `mv {path} {path}.old`."
+        if not self.best.exists():
+            return begin
+        return f"To go on from the best, `cp {best} {last}` and the same command again. {begin}"
+
+    def _found(self, cfg: DictConfig) -> list[str]:
+        """What no start of this run has left that never came to its first checkpoint, in words."""
+        found = ["checkpoints/best.ckpt"] if self.best.exists() else []
+        old = self._own_config()
+        names = ["summary.json", "metrics.jsonl", "videos"]  # come after the first checkpoint
+        if old is None:
+            names += ["config.yaml", "spaces.json"]
+            failure = self.path / "failure.txt"
+            names += [] if _is_failure(failure) else [failure.name]
+        found += [name for name in names if _has_content(self.path / name)]
+        try:
+            steps, env_count = Replay.count_stored(self.replay)
+        except (ValueError, OSError) as error:
+            return [*found, f"replay ({error})"]
+        if not steps:
+            return found
+        if old is None:
+            return [*found, f"replay ({steps:,} policy steps, and no config.yaml of a run)"]
+        if steps >= old.prefill_policy_steps + env_count:  # they step together
+            return [*found, f"replay ({steps:,} policy steps, more than a prefill)"]
+        differences = _differences(old, cfg)
+        if differences:
+            text = f"the prefill of another configuration, different in {', '.join(differences)}"
+            return [*found, text]
+        return found
+
+    def _own_config(self) -> DictConfig | None:
+        """What config.yaml says, if it is there and of this program."""
+        try:
+            cfg = self.config()
+        except (OSError, ValueError, AssertionError, yaml.YAMLError):
+            return None
+        return cfg if cfg.keys() >= set(MARKS) else None
 
     def check_same_spaces(self, spaces: Mapping[str, Any]) -> None:
         """Refuse to go on with a run of other observations or actions.
@@ -166,7 +245,7 @@ class RunFolder:
         """
         old = self.spaces()
         new = json.loads(json.dumps(spaces))
-        if old not in (None, new) and (self.checkpoints / "last.ckpt").exists():
+        if old not in (None, new) and self.last.exists():
             old, new = ((x["observations"], x["actions"]) for x in (old, new))
             raise ValueError(
                 f"{self.path} holds a run of other observations or actions, there {old}, here "
@@ -179,7 +258,7 @@ class RunFolder:
         Raises:
             ValueError: the checkpoint is damaged or foreign, or the replay is gone.
         """
-        path = self.checkpoints / "last.ckpt"
+        path = self.last
         if not path.exists():
             return None
         counters = self.read_checkpoint(path)["counters"]
@@ -207,8 +286,7 @@ class RunFolder:
         except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
             raise ValueError(
                 f"{path} is damaged or not a checkpoint of this program "
-                f"({type(error).__name__}). Delete it to start the run afresh, or put "
-                f"{path.with_name('best.ckpt').name} in its place."
+                f"({type(error).__name__}). {self._ways_out() if path == self.last else ''}"
             ) from error
         return state
 
@@ -219,6 +297,30 @@ def _claim(file: TextIO) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _differences(old: DictConfig, new: DictConfig) -> list[str]:
+    """The keys in which two configurations are two runs, in words."""
+    a, b = (dict(_leaves(_as_plain(cfg))) for cfg in (old, new))
+    return [
+        f"{key} (there {a.get(key)}, here {b.get(key)})"
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key) != b.get(key) and not {key, key.split(".")[0]} & set(FREE)
+    ]
+
+
+def _has_content(path: Path) -> bool:
+    if path.is_dir():
+        return any(path.iterdir())
+    return path.exists() and path.stat().st_size > 0
+
+
+def _is_failure(path: Path) -> bool:
+    """Whether a run, or a sweep for it, has written this."""
+    if not path.is_file():
+        return not path.exists()
+    lines = path.read_text(errors="replace").splitlines() or [""]
+    return lines[0].startswith("Traceback (") or lines[-1].startswith("The process ")
 
 
 def _variant(cfg: DictConfig) -> str:

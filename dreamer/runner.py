@@ -5,7 +5,6 @@
 
 import logging
 import random
-import shutil
 import time
 import traceback
 import warnings
@@ -87,8 +86,8 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
     cfg = checked(cfg)
     folder = RunFolder.of(cfg)
     folder.check_same_run(cfg)
-    finished = folder.summary()
-    if finished and finished["frames"] >= cfg.total_frames:
+    finished = folder.finished(cfg)
+    if finished:
         print(f"{folder.path} is finished: {finished['frames']} frames. Nothing to do.")
         return Summary(**finished)
     check_device(cfg)
@@ -96,6 +95,8 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
     _quiet_lightning()
 
     resume = folder.resume_point()
+    if resume is None:
+        folder.check_may_begin(cfg)
     # A resumed run begins new episodes, and not those of its start again.
     stream = np.random.SeedSequence([cfg.seed, resume.frames if resume else 0])
     seed = int(stream.generate_state(1)[0]) % 2**31
@@ -110,6 +111,8 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
                     f"Another process went on with {folder.path} while this one got ready. Start "
                     "this one again, if there is still something to do."
                 )
+            if resume is None:
+                folder.check_may_begin(cfg)  # another process may have begun meanwhile, and died
             try:
                 return _fit(cfg, folder, envs, agent, random_policy, resume, make_envs)
             except Interrupted:
@@ -131,8 +134,6 @@ def _fit(
     make_envs: EnvsMaker,
 ) -> Summary:
     replay_config: ReplayConfig = instantiate(cfg.replay)
-    if resume is None:
-        shutil.rmtree(folder.replay, ignore_errors=True)  # of a run that had not begun to learn
     replay = Replay(
         folder.replay,
         obs_shapes=envs.obs_shapes,
@@ -164,6 +165,8 @@ def _fit(
         make_envs=make_envs,
     )
     folder.begin(cfg, terms_of(envs).as_plain())
+    if resume is None:
+        replay.clear()  # of a start that never came to a checkpoint
     with _open_loggers(cfg, folder, envs, resume) as loggers:
         trainer: pl.Trainer = instantiate(
             cfg.trainer,

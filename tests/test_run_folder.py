@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pickle
+import shutil
 import signal
 import socket
 import threading
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf
 
 from dreamer.callbacks.interrupt import Interrupted
 from dreamer.envs.dummy import MemoryEnvs
+from dreamer.replay.buffer import Replay
 from dreamer.run_folder import FolderInUse, RunFolder
 from dreamer.runner import train
 
@@ -120,12 +122,124 @@ def test_how_a_run_is_watched_and_on_what_may_change(compose_tiny, finished, ove
     finished.check_same_run(compose_tiny(override))
 
 
-def test_a_folder_without_a_checkpoint_is_begun_anew(compose_tiny, finished):
-    (finished.checkpoints / "last.ckpt").unlink()
+def content(folder):
+    """Every file and what is in it."""
+    return {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+
+
+def refuse(cfg, folder, message):
+    """Such a run is refused, and nothing in the folder changes."""
+    before = content(folder)
+    with pytest.raises(ValueError, match=message):
+        train(cfg)
+    assert content(folder) == before
+
+
+def test_a_run_that_has_lost_its_last_checkpoint_is_kept_and_goes_on_from_its_best(
+    compose_tiny, finished
+):
     (finished.path / "summary.json").unlink()
-    summary = train(compose_tiny("batch.size=7"))
-    assert summary.run_dir == str(finished.path)
-    assert summary.updates == 6
+    last, best = (finished.checkpoints / name for name in ("last.ckpt", "best.ckpt"))
+    last.unlink()
+    message = (
+        r"seed0 has no checkpoints/last\.ckpt .*, but holds checkpoints/best.ckpt, metrics.jsonl, "
+        rf"replay \(81 policy steps, .*`cp {best} {last}` and the same command again\. "
+        r"To begin a new run, choose another run_dir=, or `mv .*seed0 .*seed0\.old`"
+    )
+    refuse(compose_tiny(), finished, message)
+    shutil.copy(best, last)
+    assert train(compose_tiny()).frames == 81
+
+
+def test_a_run_without_any_checkpoint_is_kept(compose_tiny, finished):
+    shutil.rmtree(finished.checkpoints)
+    assert train(compose_tiny()).frames == 81  # it is finished
+    refuse(compose_tiny("total_frames=96"), finished, "holds summary.json, metrics.jsonl, replay")
+    refuse(compose_tiny("batch.size=7"), finished, "another configuration, different in batch.size")
+    (finished.path / "summary.json").unlink()
+    refuse(compose_tiny(), finished, r"holds metrics.jsonl, replay \(81 policy .*more than a pref")
+    (finished.path / "metrics.jsonl").unlink()
+    refuse(compose_tiny(), finished, r"last.ckpt to go on from, but holds replay \(81 policy steps")
+
+
+@pytest.fixture
+def killed(compose_tiny, monkeypatch):
+    """A folder as it is when its process is killed in the prefill, and no word is left."""
+
+    def kill(envs, action):
+        if killed_at.pop():
+            return step(envs, action)
+        shutil.copytree(folder.path, copy.path)
+        raise KeyboardInterrupt
+
+    step, killed_at = MemoryEnvs.step, [False] + 30 * [True]
+    folder, copy = RunFolder.of(compose_tiny()), RunFolder.of(compose_tiny("variant=copy"))
+    monkeypatch.setattr(MemoryEnvs, "step", kill)
+    with pytest.raises(BaseException):  # noqa: B017 -- whatever Lightning makes of it
+        train(compose_tiny())
+    monkeypatch.setattr(MemoryEnvs, "step", step)
+    assert Replay.count_stored(copy.replay)[0] > 10 and not copy.checkpoints.exists()
+    return copy
+
+
+def test_a_run_killed_in_its_prefill_begins_anew(compose_tiny, killed):
+    summary = train(compose_tiny(f"run_dir={killed.path}"))
+    assert (summary.frames, summary.updates) == (81, 6)
+    assert Replay.count_stored(killed.replay) == (81, 1)
+
+
+def test_a_run_killed_while_it_made_its_replay_begins_anew(compose_tiny, killed):
+    for name in ("config.yaml", "spaces.json"):
+        (killed.path / name).unlink()
+    (killed.replay / "layout.json").rename(killed.replay / "layout.draft")
+    for path in killed.replay.iterdir():
+        if path.name != "layout.draft":
+            size = path.stat().st_size
+            path.write_bytes(b"")
+            os.truncate(path, size)
+    (killed.replay / "journal").unlink()
+    assert train(compose_tiny(f"run_dir={killed.path}")).frames == 81
+
+
+def test_the_prefill_of_another_configuration_is_kept(compose_tiny, killed):
+    cfg = compose_tiny(f"run_dir={killed.path}", "batch.size=7")
+    refuse(cfg, killed, r"holds the prefill of .*different in batch.size \(there 4, here 7\)")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("metrics.jsonl", "{}\n", "holds metrics.jsonl"),
+        ("replay/notes.txt", "mine", r"holds replay \(.*replay holds no replay"),
+        ("replay/layout.json", '{"columns": {}}', r"holds replay \(.*replay holds no replay"),
+        ("config.yaml", "task: mine\n", "holds config.yaml"),
+        ("config.yaml", "a: {b", "holds config.yaml"),
+        ("summary.json", '{"frame', "holds summary.json"),
+        ("spaces.json", "[]", "holds spaces.json"),
+        ("failure.txt", "I failed.", "holds failure.txt"),
+        ("videos/mine.mp4", "film", "holds videos"),
+        ("checkpoints/best.ckpt", "weights", "holds checkpoints/best.ckpt"),
+    ],
+)
+def test_what_belongs_to_somebody_else_is_kept(compose_tiny, tmp_path, name, text, message):
+    folder = RunFolder(tmp_path / "mine")
+    (folder.path / name).parent.mkdir(parents=True)
+    (folder.path / name).write_text(text)
+    refuse(compose_tiny(f"run_dir={folder.path}"), folder, message)
+
+
+def test_something_else_in_the_replay_is_kept(compose_tiny, killed):
+    (killed.replay / "notes.txt").write_text("mine")
+    cfg = compose_tiny(f"run_dir={killed.path}")
+    refuse(cfg, killed, "holds no replay, or more than one .notes.txt is no part of it")
+
+
+def test_files_of_other_names_are_left_alone(compose_tiny, tmp_path):
+    folder = RunFolder(tmp_path / "mine")
+    folder.path.mkdir()
+    (folder.path / "notes.txt").write_text("mine")
+    assert train(compose_tiny(f"run_dir={folder.path}")).frames == 81
+    assert (folder.path / "notes.txt").read_text() == "mine"
 
 
 def test_a_folder_in_use_is_refused(compose_tiny, finished):
@@ -274,7 +388,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_and_runs_no_code(shared_run,
     path.write_bytes(shared_run.read_bytes())
     assert folder.resume_point() == (path, 48, 5)
     DAMAGES[damage](path, mark)
-    with pytest.raises(ValueError, match="last.ckpt is damaged or not a checkpoint.*Delete it"):
+    with pytest.raises(ValueError, match="last.ckpt is damaged or not a checkpoint.*`mv "):
         folder.resume_point()
     assert not mark.exists()
 
@@ -282,7 +396,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_and_runs_no_code(shared_run,
 def test_a_damaged_checkpoint_stops_the_run_before_anything_is_lost(compose_tiny, finished):
     torn(finished.checkpoints / "last.ckpt", None)
     journal = (finished.replay / "journal").read_bytes()
-    with pytest.raises(ValueError, match="put best.ckpt in its place"):
+    with pytest.raises(ValueError, match="go on from the best, `cp .*best.ckpt .*last.ckpt`"):
         train(compose_tiny("total_frames=96"))
     assert (finished.replay / "journal").read_bytes() == journal
 

@@ -36,9 +36,15 @@ def run(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(jobs, "TRAIN", STUB)
     monkeypatch.chdir(tmp_path)
 
-    def sweep_with(*words: str, fates: dict[str, str] | None = None, grid=GRID):
+    def sweep_with(
+        *words: str, fates: dict[str, str] | None = None, grid=GRID, check_folders: bool = False
+    ):
         monkeypatch.setenv("STUB", json.dumps(fates or {}))
-        status = sweep.main([*grid, "total_frames=600", *words])
+        with monkeypatch.context() as patch:
+            if not check_folders:  # the stand-in leaves no configuration
+                for name in ("check_same_run", "check_may_begin"):
+                    patch.setattr(RunFolder, name, lambda *_: None)
+            status = sweep.main([*grid, "total_frames=600", *words])
         return status, *capsys.readouterr()
 
     return sweep_with
@@ -225,10 +231,21 @@ def test_a_folder_of_another_configuration_is_told_before_any_job_starts(
     run, starts, compose_tiny, tiny_overrides, tmp_path
 ):
     train(compose_tiny(f"root={tmp_path / 'runs'}", "variant=dreamerv2", "seed=1"))
-    status, _, err = run()
+    status, _, err = run(check_folders=True)
     assert status == 2
     assert re.search(r"error: .*dreamerv2/seed1: .*holds a run of another configuration, diff", err)
     assert starts() == []
+
+
+def test_a_folder_of_somebody_else_is_told_before_any_job_starts(run, starts, tmp_path):
+    mine = tmp_path / "runs" / NAMES[1] / "metrics.jsonl"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    status, _, err = run(check_folders=True)
+    assert status == 2
+    assert re.search(r"error: dummy/memory/dreamerv2/seed1: .* but holds metrics.jsonl\. To ", err)
+    assert starts() == []
+    assert mine.read_text() == "mine"
 
 
 # --------------------------------------------------------------------------- real jobs, and signals

@@ -16,7 +16,7 @@ import torch
 from dreamer.replay.episodes import EpisodeIndex
 from dreamer.replay.mirror import Mirror
 from dreamer.replay.sampling import EpisodeSampler, StepSampler, draw
-from dreamer.replay.storage import Column, RingFiles, size_on_disk
+from dreamer.replay.storage import Column, RingFiles, peek, size_on_disk
 from dreamer.types import Batch, TimeStep
 
 
@@ -125,6 +125,24 @@ class Replay:
             _columns(obs_shapes, action_size), env_count=env_count, capacity=capacity
         )
 
+    @staticmethod
+    def count_stored(directory: Path) -> tuple[int, int]:
+        """Tell the decisions ever added to the replay in `directory`, and of how many environments.
+
+        Nothing is changed. Where nothing was ever stored, both are 0.
+
+        Raises:
+            ValueError: the directory holds something else than a replay, or more than it.
+        """
+        stored = peek(directory)
+        if stored is None or not stored.steps:
+            return 0, 0
+        if "episode" not in stored.columns:
+            raise ValueError(f"{directory} holds other columns than those of a replay.")
+        episode = stored.columns["episode"]  # (E, L)
+        newest = episode[:, (stored.steps - 1) % episode.shape[1]]
+        return len(newest) * stored.steps - int((newest + 1).sum()), len(newest)
+
     @property
     def size_bytes(self) -> int:
         """Bytes on disk when full."""
@@ -225,6 +243,13 @@ class Replay:
         gathered["is_first"][0] = True
         obs = {key: gathered.pop(f"obs_{key}") for key in self._obs_keys}
         return Batch(obs=obs, **gathered)
+
+    def clear(self) -> None:
+        """Forget every step; the room that they take on disk is written over."""
+        self._files.roll_back(0, floor=0)
+        if self._mirror:
+            self._mirror.forget()
+        self._restore_index()
 
     def state_dict(self) -> dict[str, Any]:
         """Tell which steps are held and where the draws stand; the steps themselves stay on disk.

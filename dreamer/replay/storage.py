@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -70,9 +70,10 @@ class RingFiles:
 
         _check_free_space(directory, self.size_bytes)
         directory.mkdir(parents=True, exist_ok=True)
-        if not any(directory.iterdir()):
+        names = {_path(directory, name).name for name in stored}
+        if names >= _files(directory) and _is_unwritten(directory):
             for name, array in stored.items():
-                with open(_path(directory, name), "xb") as file:
+                with open(_path(directory, name), "ab") as file:
                     file.truncate(_count_bytes(array))
             _write_whole(directory / LAYOUT, json.dumps(layout, indent=2))  # last: now it counts
         _check_layout(directory, layout)
@@ -117,6 +118,52 @@ class RingFiles:
         # One thread: several would wait for each other while the cores are busy elsewhere.
         np.take(column.numpy(), rows, axis=0, out=out.numpy(), mode="clip")  # clip: no buffer
         return out
+
+
+class Stored(NamedTuple):
+    """What lies in a directory, to be read only."""
+
+    steps: int  # per environment, ever committed
+    columns: dict[str, np.ndarray]  # (E, L, ...) each
+
+
+def peek(directory: Path) -> Stored | None:
+    """Look into a directory without changing anything; None where nothing was ever stored.
+
+    Raises:
+        ValueError: it holds something else than such rings, or more than them.
+    """
+    if not directory.exists() or _is_unwritten(directory):
+        return None
+    try:
+        layout = json.loads((directory / LAYOUT).read_text())
+        shape = layout["env_count"], layout["capacity"] + 1
+        stored = {
+            name: Column((*shape, *column[1:]), column[0])
+            for name, column in layout["columns"].items()
+        } | {JOURNAL: Column((2,), "int64")}
+        known = {_path(directory, name).name for name in stored} | {LAYOUT}
+        strange = sorted(_files(directory) - known)
+        if strange:
+            raise ValueError(f"{strange[0]} is no part of it")
+        columns = {name: _map(_path(directory, name), x, "r") for name, x in stored.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{directory} holds no replay, or more than one ({error}).") from error
+    steps = int(columns.pop(JOURNAL)[0])
+    if steps < 0:
+        raise ValueError(f"The replay in {directory} is damaged: its journal is negative.")
+    return Stored(steps, columns)
+
+
+def _is_unwritten(directory: Path) -> bool:
+    """Whether there is nothing, or files without a byte on disk: a creation that was cut short."""
+    paths = [directory / name for name in _files(directory)]
+    return all(path.is_file() and path.stat().st_blocks == 0 for path in paths)
+
+
+def _files(directory: Path) -> set[str]:
+    """What lies in a directory, but for a layout that was not written to its end."""
+    return {path.name for path in directory.iterdir()} - {_draft(directory / LAYOUT).name}
 
 
 def _path(directory: Path, name: str) -> Path:
@@ -170,7 +217,7 @@ def _check_layout(directory: Path, expected: dict) -> None:
         )
 
 
-def _map(path: Path, array: Column) -> np.ndarray:
+def _map(path: Path, array: Column, mode: Literal["r", "r+"] = "r+") -> np.ndarray:
     """Map a whole file; a plain array, for indexing a np.memmap costs microseconds more."""
     expected = _count_bytes(array)
     found = path.stat().st_size if path.exists() else 0
@@ -179,11 +226,15 @@ def _map(path: Path, array: Column) -> np.ndarray:
             f"The replay in {path.parent} is damaged: its file {path.name} has {found:,} bytes "
             f"and should have {expected:,}."
         )
-    return np.asarray(np.memmap(path, array.dtype, mode="r+", shape=array.shape))
+    return np.asarray(np.memmap(path, array.dtype, mode=mode, shape=array.shape))
 
 
 def _write_whole(path: Path, text: str) -> None:
     """Write a file so that it is there with all its text, or not at all."""
-    draft = path.with_suffix(".draft")
+    draft = _draft(path)
     draft.write_text(text)
     os.replace(draft, path)
+
+
+def _draft(path: Path) -> Path:
+    return path.with_suffix(".draft")

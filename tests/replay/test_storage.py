@@ -160,6 +160,23 @@ def test_a_damaged_replay_is_refused(make_replay, make_world, tmp_path):
     damage("layout.json", json.dumps([1]).encode(), "has no readable layout.json")
 
 
+def test_what_is_stored_is_counted_without_a_change(make_replay, make_world, tmp_path):
+    assert Replay.count_stored(tmp_path / "nowhere") == (0, 0)
+    replay, world = make_replay(3, 33), make_world(3)  # the ring wraps
+    directory = next(path.parent for path in tmp_path.rglob("journal"))
+    assert Replay.count_stored(directory) == (0, 0)
+    world.play(replay, 40)
+    before = {path: path.read_bytes() for path in directory.iterdir()}
+    assert Replay.count_stored(directory) == (int((~world.is_first).sum()), 3)
+    assert {path: path.read_bytes() for path in directory.iterdir()} == before
+    replay.clear()
+    assert Replay.count_stored(directory) == (0, 0)
+    assert replay.policy_steps == replay.total_policy_steps == replay.episodes == 0
+    world.roll_back(0)
+    world.play(replay, 5)
+    assert replay.total_policy_steps == int((~world.is_first).sum())
+
+
 def test_size_is_told_before_anything_is_created(tmp_path):
     kind = {"obs_shapes": {"image": (1, 64, 64), "vector": (3,)}, "action_size": 4, "env_count": 2}
     config = ReplayConfig(1000, "episodes", False)
