@@ -14,7 +14,6 @@ from dreamer.config import check_one_device
 from dreamer.cost import Cost
 from dreamer.envs.factory import Envs
 from dreamer.graph import CudaTape
-from dreamer.loggers import JsonLinesLogger
 from dreamer.models.compiled import compile_activations, compile_recurrence
 from dreamer.models.compiled_steps import compile_dream, compile_sequences
 from dreamer.policy import DreamerPolicy, RecordedPolicy, SnapshotPolicy, TapeMaker
@@ -67,14 +66,15 @@ def _policy_tape(cfg: DictConfig) -> TapeMaker:
 def make_loggers(
     cfg: DictConfig, folder: RunFolder, envs: Envs, resume: ResumePoint | None
 ) -> list[Any]:
-    """Build the loggers; a resumed run goes on in them.
+    """Build the loggers; a resumed run goes on in them. Nothing there is changed.
 
     W&B draws one curve per group, the mean of its runs. So a group holds the seeds of one variant
     on one task, like a run folder's parent; the job type is the variant, over all tasks.
     """
     resumed_at = resume.frames if resume else None
     loggers = []
-    for name, config in cfg.logger.items():
+    # W&B comes last: a run that it has begun should not be refused for another logger.
+    for name, config in sorted(cfg.logger.items(), key=lambda item: item[0] == "wandb"):
         options: dict[str, Any] = {}
         if name == "wandb":
             plain: Any = OmegaConf.to_container(cfg, resolve=True)
@@ -88,10 +88,7 @@ def make_loggers(
             }
         if name == "tensorboard":
             options = {"resumed_at": resumed_at}
-        logger = instantiate(config)(folder.path, **options)
-        if isinstance(logger, JsonLinesLogger) and resumed_at is not None:
-            logger.truncate(resumed_at)
-        loggers.append(logger)
+        loggers.append(instantiate(config)(folder.path, **options))
     return loggers
 
 

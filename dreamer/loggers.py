@@ -208,6 +208,13 @@ def log_video(
             _add_gif(logger, key, images, frames, fps)
 
 
+def go_on_from(loggers: list[Logger], frames: int) -> None:
+    """Drop the lines that an interrupted run had written beyond its checkpoint's frame."""
+    for logger in loggers:
+        if isinstance(logger, JsonLinesLogger):
+            logger.truncate(frames)
+
+
 def finish(loggers: list[Logger], *, exit_code: int) -> None:
     """End what W&B calls a run; else the next job of a multirun would write into it.
 

@@ -15,7 +15,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -42,6 +42,7 @@ FREE = (
     *("env.processes", "env.hang_seconds", "env.max_restarts"),
 )
 MARKS = ("env_name", "task", "seed", "total_frames", "prefill_policy_steps", "env")  # of a config
+OURS = ("replay", "wandb", "wandb_id", "tensorboard")  # may be made before a run begins
 LOCK_PATIENCE = 0.3  # seconds: others hold the lock for a moment, to see whether it is free
 
 
@@ -67,6 +68,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.last, self.best = (self.checkpoints / f"{x}.ckpt" for x in ("last", "best"))
         self.replay = path / "replay"
+        self.begun = False  # whether a run has, since this process claimed the folder
 
     @classmethod
     def of(cls, cfg: DictConfig) -> "RunFolder":
@@ -79,32 +81,66 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Claim the folder until this process is done with it, or dies.
 
-        The file holds the host and the process, for people and for `sweep.py`.
+        The file holds the host and the process, for people and for `sweep.py`. Unless the run has
+        begun by the end, the folder is left as it was found.
 
         Raises:
             FolderInUse: another process has it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("a+") as file:
-            deadline = time.monotonic() + LOCK_PATIENCE
-            while not _claim(file):
-                if time.monotonic() > deadline:
+        self.begun = False
+        missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        has_lock = (self.path / "lock").exists()
+        with self._claim() as file:
+            absent = {name for name in OURS if not (self.path / name).exists()}
+            absent |= set() if has_lock else {"lock"}
+            file.seek(0)
+            holder = file.read()
+            _rewrite(file, f"{socket.gethostname()} {os.getpid()}")
+            try:
+                yield
+            finally:
+                if not self.begun:
+                    self._leave(missing, absent)
+                    _rewrite(file, holder)
+
+    @contextmanager
+    def _claim(self) -> Iterator[TextIO]:
+        """Open the lock file and hold it; one that its holder removes meanwhile is none."""
+        path = self.path / "lock"
+        deadline = time.monotonic() + LOCK_PATIENCE
+        while True:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with path.open("a+") as file:
+                if _lock(file):
+                    if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                        yield file
+                        return
+                elif time.monotonic() > deadline:
                     file.seek(0)
                     raise FolderInUse(
                         f"{self.path} is in use by another process ({file.read() or 'unknown'}). "
                         "Wait for it, or choose another run_dir=."
                     )
-                time.sleep(0.05)
-            file.truncate(0)
-            file.write(f"{socket.gethostname()} {os.getpid()}")
-            file.flush()
-            yield
+            time.sleep(0.05)
+
+    def _leave(self, folders: list[Path], names: set[str]) -> None:
+        """Remove what this process made, and nobody else can have since the folder was claimed."""
+        for name in names:
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        for path in folders:  # the innermost first
+            with suppress(OSError):  # somebody uses it
+                path.rmdir()
 
     def begin(self, cfg: DictConfig, spaces: Mapping[str, Any]) -> None:
         """Write the configuration, and what is observed and done, in plain types.
 
         How the run ended before no longer holds.
         """
+        self.begun = True
         self.path.mkdir(parents=True, exist_ok=True)
         for name in ("summary.json", "failure.txt"):
             (self.path / name).unlink(missing_ok=True)
@@ -291,7 +327,13 @@ class RunFolder:
         return state
 
 
-def _claim(file: TextIO) -> bool:
+def _rewrite(file: TextIO, text: str) -> None:
+    file.truncate(0)
+    file.write(text)
+    file.flush()
+
+
+def _lock(file: TextIO) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -42,7 +42,7 @@ from dreamer.cost import estimate_cost
 from dreamer.envs.factory import Envs
 from dreamer.envs.terms import terms_of
 from dreamer.evaluation import EVALUATION_SEED
-from dreamer.loggers import finish
+from dreamer.loggers import finish, go_on_from
 from dreamer.policy import RandomPolicy, SnapshotPolicy
 from dreamer.replay.buffer import Replay, ReplayConfig
 from dreamer.replay.dataset import ReplayDataModule
@@ -118,7 +118,8 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
             except Interrupted:
                 raise
             except Exception:
-                folder.fail(traceback.format_exc())
+                if folder.begun:
+                    folder.fail(traceback.format_exc())
                 raise
     finally:
         envs.close()
@@ -164,17 +165,21 @@ def _fit(
         random_policy=random_policy,
         make_envs=make_envs,
     )
-    folder.begin(cfg, terms_of(envs).as_plain())
-    if resume is None:
-        replay.clear()  # of a start that never came to a checkpoint
+    trainer: pl.Trainer = instantiate(
+        cfg.trainer,
+        precision=choose_precision(cfg),
+        logger=False,
+        callbacks=callbacks,
+        default_root_dir=folder.path,
+    )
     with _open_loggers(cfg, folder, envs, resume) as loggers:
-        trainer: pl.Trainer = instantiate(
-            cfg.trainer,
-            precision=choose_precision(cfg),
-            logger=loggers,
-            callbacks=callbacks,
-            default_root_dir=folder.path,
-        )
+        trainer.loggers = loggers
+        # All is built: what is wrong with the configuration has been told, and nothing changed.
+        folder.begin(cfg, terms_of(envs).as_plain())
+        if resume is None:
+            replay.clear()  # of a start that never came to a checkpoint
+        else:
+            go_on_from(loggers, resume.frames)
         print_briefing(
             *(cfg, folder, envs, agent, replay, trainer, resume), cost=cost, compiled=compiled
         )

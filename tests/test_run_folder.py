@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import threading
+from collections import namedtuple
 
 import pytest
 import torch
@@ -260,8 +261,7 @@ def test_the_lock_says_who_has_the_folder(tmp_path):
 
 def test_a_lock_that_is_held_for_a_moment_only_is_waited_for(tmp_path):
     folder = RunFolder(tmp_path)
-    with folder.lock():
-        pass
+    (tmp_path / "lock").touch()
     with (tmp_path / "lock").open() as other:
         fcntl.flock(other, fcntl.LOCK_SH)
         threading.Timer(0.1, fcntl.flock, (other, fcntl.LOCK_UN)).start()
@@ -283,6 +283,90 @@ def test_a_run_that_another_process_went_on_with_meanwhile_is_left_to_it(
     with pytest.raises(FolderInUse, match="went on with .*seed0 while this one got ready"):
         train(compose_tiny("total_frames=96"))
     assert (finished.path / "metrics.jsonl").read_text() == before
+
+
+# ------------------------------------------------------------------------------ a refused start
+
+REFUSED = {
+    "callbacks.metrics.every_frames=0": "`callbacks.metrics.every_frames` to be at least 1",
+    "callbacks.video.context=0": "`callbacks.video.context` to be at least 1",
+    "callbacks.evaluate.episodes=0": "`callbacks.evaluate.episodes` to be at least 1",
+    "+callbacks.checkpoint.wings=2": "unexpected keyword argument 'wings'",
+    "+logger.jsonl.wings=2": "unexpected keyword argument 'wings'",
+    "logger.jsonl._target_=dreamer.loggers.Nothing": "Nothing",
+    "replay.sampling=best": "`sampling` to be 'episodes' or 'steps'",
+    "total_frames=40": "`total_frames` to exceed the prefill",
+    "trainer.accelerator=tpus": "tpus",
+    "+trainer.wings=2": "unexpected keyword argument 'wings'",
+}
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_a_refused_start_leaves_nothing_behind(compose_any, tiny_overrides, tmp_path, override):
+    words = [word for word in tiny_overrides if word != "callbacks.video=null"]
+    with pytest.raises(Exception, match=REFUSED[override]):
+        train(compose_any(*words, override))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("override", [*list(REFUSED)[:6], *list(REFUSED)[-2:]])
+def test_a_refused_start_leaves_a_finished_run_as_it_was(
+    compose_any, tiny_overrides, finished, override
+):
+    words = [word for word in tiny_overrides if word != "callbacks.video=null"]
+    with (finished.path / "metrics.jsonl").open("a") as file:
+        file.write('{"frames": 90, "updates": 7}\n')  # beyond the checkpoint
+    before = content(finished)
+    with pytest.raises(Exception, match=REFUSED[override]):
+        train(compose_any(*words, "total_frames=96", override))
+    assert content(finished) == before
+
+
+def test_a_refused_start_leaves_an_unfinished_one_as_it_was(compose_tiny, killed):
+    here = f"run_dir={killed.path}"
+    refuse(compose_tiny(here, "callbacks.metrics.every_frames=0"), killed, "at least 1")
+    assert train(compose_tiny(here)).frames == 81
+
+
+def test_a_refused_start_takes_wandb_along(compose_tiny, tmp_path, monkeypatch):
+    def make_wandb(run_dir, **options):
+        (run_dir / "wandb").mkdir()
+        (run_dir / "wandb_id").write_text("1234")
+        raise ValueError("W&B is not to be had")
+
+    monkeypatch.setattr("dreamer.loggers.make_wandb", make_wandb)
+    with pytest.raises(Exception, match="W&B is not to be had"):
+        train(compose_tiny("logger=[jsonl,wandb]"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_nothing_behind(compose_tiny, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 5000, 5000))
+    with pytest.raises(OSError, match="the disk has 5,000 bytes free"):
+        train(compose_tiny())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_its_holder_removes_keeps_out_nobody_and_lets_in_one(tmp_path):
+    """Who waits for it holds a file without a name; the next one would make another."""
+    folder, other = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    leave = threading.Event()
+
+    def hold():
+        with folder.lock():
+            leave.wait(10)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    while not (folder.path / "lock").exists():
+        pass
+    threading.Timer(0.1, leave.set).start()
+    with other.lock():
+        holder.join()
+        assert (other.path / "lock").exists()
+        with pytest.raises(FolderInUse):
+            RunFolder(tmp_path / "run").lock().__enter__()
 
 
 # -------------------------------------------------------------------------------- how it ended
