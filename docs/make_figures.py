@@ -26,7 +26,10 @@ from experiments.plots import published_figures
 
 DOCS = Path(__file__).parent
 PANELS = {
-    "image loss (nats)": ["world_model/image_nll", "world_model/vector_nll"],
+    "image loss (nats)": [
+        *("observations/image_nll", "observations/vector_nll"),
+        *("world_model/image_nll", "world_model/vector_nll"),  # of earlier versions
+    ],
     "KL (nats)": ["world_model/kl"],
     "reward loss (nats)": ["world_model/reward_nll"],
     "policy entropy (nats)": ["actor/entropy"],

@@ -42,7 +42,7 @@ TASK_FILMS = (
 # One curve per variant and task.
 LEARNING_CURVES = (
     Panel("KL, nats", "world_model/kl"),
-    Panel("Image loss, nats", "world_model/image_nll"),
+    Panel("Image loss, nats", "observations/image_nll"),
     Panel("Reward loss, nats", "world_model/reward_nll"),
     Panel("Entropy of the posterior, nats", "world_model/posterior_entropy"),
     Panel("Entropy of the actor, nats", "actor/entropy"),

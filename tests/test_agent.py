@@ -275,7 +275,7 @@ def test_metrics_have_no_graph():
 def test_pixels_are_learned_from_as_well():
     agent = agent_with(obs_shapes=IMAGE | VECTORS)
     (metrics,) = fit(agent, [make_batch(obs_shapes=IMAGE | VECTORS)])
-    assert metrics["world_model/image_nll"].isfinite()
+    assert metrics["observations/image_nll"].isfinite()
 
 
 @pytest.mark.parametrize(

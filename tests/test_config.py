@@ -255,7 +255,7 @@ def test_gaussian_latents_change_the_latents_only(compose_tiny):
 @pytest.mark.parametrize(("switch", "learns"), [("true", True), ("false", False)])
 def test_image_gradients_decide_whether_pixels_train_the_encoder(compose_tiny, switch, learns):
     model = make_tiny_agent(compose_tiny(f"image_gradients={switch}")).world_model
-    model.loss(some_batch()).losses["image"].backward()
+    model.loss(some_batch()).obs_losses["image"].backward()
     assert any(p.grad is not None and p.grad.any() for p in model.encoder.parameters()) == learns
     assert all(p.grad is not None for p in model.decoder.parameters())  # itself it learns always
 
@@ -410,7 +410,8 @@ def test_the_minigrid_preset_is_the_authors_example(compose_any):
     assert (cfg.prefill_policy_steps, cfg.train_every_policy_steps) == (100_000, 10)
     model = instantiate(cfg.model, _convert_="all")
     assert (model.world_model.discount, model.actor_critic.actor.entropy_scale) == (0.99, 3e-3)
-    assert model.world_model.loss_scales == {"kl": 1, "reward": 1, "discount": 1}
+    scales = {"kl": 1, "reward": 1, "discount": 1, "observations": {}}
+    assert model.world_model.loss_scales == scales
     assert model.world_model.rssm.deter == 1024
     assert learning_rates(model) == (1e-4, 8e-5, 2e-4)
 

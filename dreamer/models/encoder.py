@@ -155,5 +155,9 @@ class Decoder(nn.Module):
 
 
 def _module_name(key: str) -> str:
-    """An observation's key, changed where a dictionary of modules has that name for itself."""
-    return f"{key}_" if hasattr(nn.ModuleDict(), key) else key
+    """An observation's key as the name of a module.
+
+    Such names have no dots, and some are taken by the dictionary of modules itself.
+    """
+    name = key.replace(".", "\N{MIDDLE DOT}")
+    return f"{name}_" if hasattr(nn.ModuleDict(), name) else name

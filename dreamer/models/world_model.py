@@ -5,9 +5,9 @@ it. It knows neither actor nor critic: imagination takes the actor as a plain fu
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,10 @@ from dreamer.models.latents import Latent
 from dreamer.models.mlp import Head, HeadConfig
 from dreamer.models.rssm import RSSM, DreamStep, ImaginationPolicy, RSSMConfig
 from dreamer.types import Batch, Features, RSSMState, Trajectory
+
+LOSSES = ("kl", "reward", "discount")
+OBSERVATIONS = "observations"  # the scales of their losses, beside those of `LOSSES`
+METRIC_NAMES = {"discount": "continue"}  # the field's word for the head, where it is logged
 
 RewardTransform = Literal["tanh", "sign", "identity"]
 
@@ -49,7 +53,7 @@ class WorldModelConfig:
     reward_head: HeadConfig
     discount_head: HeadConfig | None  # None: episodes never end, the discount is constant
     kl: KLConfig
-    loss_scales: Mapping[str, float]  # by `kl`, `reward`, `discount` or observation key; else 1
+    loss_scales: Mapping[str, Any]  # see `split_loss_scales`; a loss without a scale counts once
     image_gradients: bool  # does the decoder train the latent state?
     reward_gradients: bool  # does the reward head?
     discount_gradients: bool  # does the discount head?
@@ -72,8 +76,10 @@ class WorldModelOutput(NamedTuple):
     loss: Tensor  # ()
     posterior: RSSMState  # (T, B, ...), with its graph
     prior_stats: Tensor  # (T, B, S, P)
-    losses: dict[str, Tensor]  # unscaled, each ()
-    log_probs: dict[str, Tensor]  # of observations, reward and discount, each (T, B)
+    losses: dict[str, Tensor]  # `kl`, `reward` and `discount`, unscaled, each ()
+    obs_losses: dict[str, Tensor]  # by observation, unscaled, each ()
+    log_probs: dict[str, Tensor]  # of `reward` and `discount`, each (T, B)
+    obs_log_probs: dict[str, Tensor]  # by observation, each (T, B)
     kl: Tensor  # (T, B) in nats
     metrics: dict[str, Tensor]  # detached, each ()
 
@@ -87,6 +93,30 @@ def transform_reward(reward: Tensor, transform: RewardTransform) -> Tensor:
             return reward.sign()
         case "identity":
             return reward
+
+
+def split_loss_scales(
+    scales: Mapping[str, Any], obs_keys: Collection[str]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Scales of the losses `kl`, `reward` and `discount`, and those of observations by key.
+
+    Observations have a namespace of their own, `observations`: one may be called `reward`. The
+    short form `image: 2.0` beside `kl` means an observation, too, unless it names another loss.
+
+    Raises:
+        ValueError: a name is neither a loss nor an observation.
+    """
+    own = scales.get(OBSERVATIONS, {})
+    if not isinstance(own, Mapping):  # the short form of an observation of that name
+        own = {OBSERVATIONS: own}
+    flat = {key: scale for key, scale in scales.items() if key != OBSERVATIONS}
+    losses = {key: flat.pop(key) for key in LOSSES if key in flat}
+    observations = {**flat, **own}
+    if unknown := observations.keys() - set(obs_keys):
+        raise ValueError(
+            f"`loss_scales` must be among {sorted([*LOSSES, *obs_keys])}, got {sorted(unknown)}"
+        )
+    return losses, observations
 
 
 class WorldModel(nn.Module):
@@ -103,12 +133,7 @@ class WorldModel(nn.Module):
         self.discount_head = (
             Head(self.feature_size, (), config.discount_head) if config.discount_head else None
         )
-        known = {"kl", "reward", "discount", *obs_shapes}
-        unknown = set(config.loss_scales) - known
-        if unknown:
-            raise ValueError(
-                f"Expect the keys of `loss_scales` among {sorted(known)}, actually: {unknown}"
-            )
+        self.scales, self.obs_scales = split_loss_scales(config.loss_scales, obs_shapes)
 
     def real_discount(self, is_terminal: Tensor) -> Tensor:
         """What the data says of the future's worth: gamma, or 0 at the end. Any shape."""
@@ -145,14 +170,16 @@ class WorldModel(nn.Module):
             free_avg=config.kl.free_avg,
         )
 
-        targets = batch.obs | {"reward": transform_reward(batch.reward, config.reward_transform)}
+        targets = {"reward": transform_reward(batch.reward, config.reward_transform)}
         if self.discount_head is not None:
             # Differs from the paper: a soft label, so that the head's mean includes gamma.
             targets["discount"] = self.real_discount(batch.is_terminal)
-        log_probs = self.score(posterior.features, targets)  # (T, B) each
+        obs_log_probs, log_probs = self.score(posterior.features, batch.obs, targets)  # (T, B) each
         losses = {"kl": kl_loss} | {k: -x.mean() for k, x in log_probs.items()}
-        scales = config.loss_scales
-        loss = torch.stack([scales.get(k, 1.0) * x for k, x in losses.items()]).sum()
+        obs_losses = {k: -x.mean() for k, x in obs_log_probs.items()}
+        scaled = [self.scales.get(k, 1.0) * x for k, x in losses.items()]
+        scaled += [self.obs_scales.get(k, 1.0) * x for k, x in obs_losses.items()]
+        loss = torch.stack(scaled).sum()
 
         with torch.no_grad():
             metrics = {
@@ -163,22 +190,38 @@ class WorldModel(nn.Module):
                 "prior_entropy": config.latent.entropy(prior_stats).mean(),
             } | {f"{METRIC_NAMES.get(k, k)}_nll": x for k, x in losses.items() if k != "kl"}
         metrics = {f"world_model/{k}": x.detach() for k, x in metrics.items()}
-        return WorldModelOutput(loss, posterior, prior_stats, losses, log_probs, kl, metrics)
+        metrics |= {f"observations/{k}_nll": x.detach() for k, x in obs_losses.items()}
+        return WorldModelOutput(
+            loss,
+            posterior,
+            prior_stats,
+            losses=losses,
+            obs_losses=obs_losses,
+            log_probs=log_probs,
+            obs_log_probs=obs_log_probs,
+            kl=kl,
+            metrics=metrics,
+        )
 
-    def score(self, features: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Log-densities (...) in nats of raw observations, `reward`, and of `discount` with a head.
+    def score(
+        self, features: Tensor, obs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Log-densities (...) in nats of raw observations, and of the targets of the other heads.
 
-        Features (..., F) get no gradient from a head whose switch is off.
+        Args:
+            features: (..., F); they get no gradient from a head whose switch is off.
+            obs: by key, (..., *shape).
+            targets: (...) of `reward`, and of `discount` where there is such a head.
         """
         config = self.config
         constant = features.detach()
-        scores = self.decoder.log_prob(features if config.image_gradients else constant, targets)
+        of_obs = self.decoder.log_prob(features if config.image_gradients else constant, obs)
         reward_input = features if config.reward_gradients else constant
-        scores["reward"] = self.reward_head(reward_input).log_prob(targets["reward"])
+        scores = {"reward": self.reward_head(reward_input).log_prob(targets["reward"])}
         if self.discount_head is not None:
             discount_input = features if config.discount_gradients else constant
             scores["discount"] = self.discount_head(discount_input).log_prob(targets["discount"])
-        return scores
+        return of_obs, scores
 
     def imagine(
         self,
@@ -250,6 +293,3 @@ class WorldModel(nn.Module):
             features.append(state.features[None])
         predictions = self.decoder(torch.cat(features))
         return {k: (predictions[k].mode + 0.5).clamp(0, 1) for k in self.decoder.image_keys}
-
-
-METRIC_NAMES = {"discount": "continue"}  # the field's word for the head, where it is logged

@@ -41,24 +41,73 @@ def batch(obs_shapes=OBS_SHAPES):
 @both
 def test_loss_is_the_sum_of_its_parts(latent):
     output = make_model(latent=latent).loss(batch())
-    assert list(output.losses) == ["kl", "image", "angle", "speed", "reward", "discount"]
-    assert_close(output.loss, sum(output.losses.values()))
+    assert list(output.losses) == ["kl", "reward", "discount"]
+    assert list(output.obs_losses) == ["image", "angle", "speed"]
+    assert_close(output.loss, sum((output.losses | output.obs_losses).values()))
     assert_close(output.losses["kl"], output.kl.mean())
-    for key, log_prob in output.log_probs.items():
+    losses = output.losses | output.obs_losses
+    for key, log_prob in (output.log_probs | output.obs_log_probs).items():
         assert log_prob.shape == (T, B)
-        assert_close(output.losses[key], -log_prob.mean())
+        assert_close(losses[key], -log_prob.mean())
 
 
 def test_scales_multiply_their_loss_and_the_others_count_once():
     scales = {"kl": 0.1, "image": 0.5, "discount": 5.0}
     output = make_model(loss_scales=scales).loss(batch())
-    expected = sum(scales.get(k, 1.0) * x.item() for k, x in output.losses.items())
+    losses = output.losses | output.obs_losses
+    expected = sum(scales.get(k, 1.0) * x.item() for k, x in losses.items())
     assert_close(output.loss.item(), expected, rtol=1e-5, atol=0)
 
 
-def test_scale_of_an_unknown_loss_is_refused():
-    with pytest.raises(ValueError, match="keys of `loss_scales` among .*'image'.*: {'images'}"):
-        make_model(loss_scales={"images": 1.0})
+@pytest.mark.parametrize("scales", [{"images": 1.0}, {"observations": {"kl": 1.0}}])
+def test_scale_of_an_unknown_loss_is_refused(scales):
+    with pytest.raises(ValueError, match=r"`loss_scales` must be among .*'image'.*, got \['"):
+        make_model(loss_scales=scales)
+
+
+# Names of our own losses, targets, metrics and scales; an observation may have any of them.
+OUR_NAMES = [
+    *("kl", "reward", "discount", "continue", "loss", "kl_loss", "observations", "image"),
+    *("is_first", "is_terminal", "prev_action", "posterior_entropy", "training", "type", "a.b"),
+]
+
+
+@pytest.mark.parametrize("name", OUR_NAMES)
+@pytest.mark.parametrize("length", [T, B], ids=["oblong", "square"])
+def test_observations_may_have_the_names_of_our_own_losses(name, length):
+    """The same numbers as under another name, from the loss to every gradient."""
+
+    def output(name, scales):
+        torch.manual_seed(1)
+        config = dataclasses.replace(
+            WORLD_MODEL,
+            encoder=dataclasses.replace(WORLD_MODEL.encoder, vector_keys=".*"),
+            decoder=dataclasses.replace(WORLD_MODEL.decoder, vector_keys=".*"),
+            loss_scales=scales,
+        )
+        model = WorldModel(config, {name: (5,)}, A)
+        data = make_batch(obs_shapes={name: (5,)})
+        data = data._replace(obs={name: data.obs[name][:length]})
+        data = data._replace(**{k: getattr(data, k)[:length] for k in data._fields if k != "obs"})
+        output = model.loss(data)
+        output.loss.backward()
+        return output, [p.grad for p in model.parameters()]
+
+    scales = {"kl": 0.1, "reward": 2.0, "discount": 5.0}
+    ours, gradients = output(name, scales | {"observations": {name: 3.0}})
+    other, expected = output("plainly", scales | {"plainly": 3.0})
+    assert_close(ours.loss, other.loss, rtol=0, atol=0)
+    assert_close(gradients, expected, rtol=0, atol=0)
+    assert_close(ours.losses, other.losses, rtol=0, atol=0)
+    renamed = {k.replace("plainly", name): x for k, x in other.metrics.items()}
+    assert_close(ours.metrics, renamed, rtol=0, atol=0)
+    assert len(ours.metrics) == 8
+
+
+def test_scale_of_an_observation_may_stand_beside_the_others_if_no_loss_has_its_name():
+    model = make_model(loss_scales={"image": 2.0, "reward": 3.0, "observations": {"speed": 4.0}})
+    assert model.scales == {"reward": 3.0}
+    assert model.obs_scales == {"image": 2.0, "speed": 4.0}
 
 
 def test_kl_is_that_of_the_posterior_and_the_prior_of_the_same_step():
@@ -82,7 +131,7 @@ def test_kl_is_that_of_the_posterior_and_the_prior_of_the_same_step():
 @pytest.mark.parametrize("on", [True, False])
 def test_switch_decides_whether_its_heads_train_the_latent_state(switch, keys, on):
     output = make_model(**{switch: on}).loss(batch())
-    for key, loss in output.losses.items():
+    for key, loss in (output.losses | output.obs_losses).items():
         gradient = torch.autograd.grad(
             loss, output.posterior.deter, retain_graph=True, allow_unused=True
         )[0]
@@ -91,7 +140,7 @@ def test_switch_decides_whether_its_heads_train_the_latent_state(switch, keys, o
 
 def test_without_image_gradients_the_decoder_learns_and_the_encoder_gets_none_from_it():
     model = make_model(IMAGE, image_gradients=False)
-    model.loss(batch(IMAGE)).losses["image"].backward()
+    model.loss(batch(IMAGE)).obs_losses["image"].backward()
     assert gradients_of(model.decoder)
     assert not gradients_of(model.encoder)
     assert not gradients_of(model.rssm)
@@ -141,9 +190,10 @@ def test_loss_repeats_with_the_same_noise(latent):
 
 def test_metrics_have_no_graph():
     metrics = make_model().loss(batch()).metrics
-    parts = ["image_nll", "angle_nll", "speed_nll", "reward_nll", "continue_nll"]
+    parts = ["reward_nll", "continue_nll"]
     parts += ["loss", "kl", "kl_loss", "posterior_entropy", "prior_entropy"]
-    assert set(metrics) == {f"world_model/{part}" for part in parts}
+    keys = {f"observations/{key}_nll" for key in OBS_SHAPES}
+    assert set(metrics) == keys | {f"world_model/{part}" for part in parts}
     assert not any(x.requires_grad for x in metrics.values())
     assert all(x.shape == () for x in metrics.values())
 

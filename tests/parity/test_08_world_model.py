@@ -48,8 +48,9 @@ def test_world_model_loss(case: Case):
         parts = reference_state(latent, state)
         case.check_all(f"out/{folder}", {k: swap_time(x) for k, x in parts.items()})
     case.check_all("out/last_state", reference_state(latent, post.at(-1)))
-    case.check_all("out/likes", {k: swap_time(x) for k, x in output.log_probs.items()})
-    case.check_all("out/losses", output.losses)
+    likes = output.obs_log_probs | output.log_probs
+    case.check_all("out/likes", {k: swap_time(x) for k, x in likes.items()})
+    case.check_all("out/losses", output.obs_losses | output.losses)
     case.check_all("out/metrics", {k: output.metrics[name] for k, name in METRICS.items()})
     sequences = {"embed": model.encoder(batch.obs), "feat": post.features, "kl_value": output.kl}
     for name in sequences.keys() & {key.removeprefix("out/") for key in case.expected}:

@@ -115,10 +115,10 @@ class GoldenAgent(DreamerAgent):
 
     def metric_names(self) -> dict[str, str]:
         model = self.world_model
-        keys = [*model.decoder.image_keys, *model.decoder.vector_keys, "reward"]
-        keys += ["discount"] if model.discount_head is not None else []
-        names = {f"{k}_loss": f"world_model/{METRIC_NAMES.get(k, k)}_nll" for k in keys}
-        return METRICS | names
+        heads = ["reward"] + (["discount"] if model.discount_head is not None else [])
+        names = {f"{k}_loss": f"world_model/{METRIC_NAMES.get(k, k)}_nll" for k in heads}
+        keys = [*model.decoder.image_keys, *model.decoder.vector_keys]
+        return METRICS | names | {f"{k}_loss": f"observations/{k}_nll" for k in keys}
 
     def reference_weights(self) -> dict[str, Tensor]:
         ours = reference_parameters(self.world_model) | reference_parameters(self.actor_critic)
