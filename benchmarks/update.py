@@ -20,6 +20,7 @@ prepare()
 
 import pytorch_lightning as pl  # noqa: E402
 import torch  # noqa: E402
+from dreamer.models.steps import Steps  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils.data import DataLoader, IterableDataset  # noqa: E402
 from torch.utils.flop_counter import flop_registry, register_flop_formula  # noqa: E402
@@ -45,7 +46,6 @@ from benchmarks.peers.launch import start_authors, start_sheeprl  # noqa: E402
 from benchmarks.peers.protocol import Peer  # noqa: E402
 from benchmarks.peers.sizes import SIZES  # noqa: E402
 from dreamer.agent import DreamerAgent  # noqa: E402
-from dreamer.models.steps import Steps  # noqa: E402
 from dreamer.types import Batch  # noqa: E402
 
 WARM_UP = {"cpu": 3, "cuda": 6}  # updates of everybody that do not count, recordings included

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from dreamer.graph import Alarm, RecordedUpdate, Tape
 from dreamer.models.actor_critic import ActorCritic, ActorCriticConfig
-from dreamer.models.rssm import DreamStep
 from dreamer.models.world_model import WorldModel, WorldModelConfig
 from dreamer.optimizer import EpsilonHatAdam, OptimizerConfig, clip_gradients
 from dreamer.schedule import is_constant
@@ -86,7 +85,6 @@ class DreamerAgent(pl.LightningModule):
         self.frames = 0  # THE clock: emulator frames seen, prefill included
         self.policy_steps = 0  # decisions made, prefill included
         self.updates = 0  # batches learned from
-        self.dream_step: DreamStep | None = None  # a compiled one
         self.recorded: RecordedUpdate | None = None
         if make_tape is not None:
             self.recorded = RecordedUpdate(self._learn_from_batch, make_tape, LOSSES)
@@ -180,8 +178,6 @@ class DreamerAgent(pl.LightningModule):
                     horizon,
                     action_noise=action_noise,
                     state_noise=noise.state,
-                    one_hots=True,
-                    step=self.dream_step,
                 )
             actor = self.actor_critic.actor_loss(trajectory, self.policy_steps)
             metrics |= actor.metrics | self._step(actor_opt, actor.loss, "actor", alarm)

@@ -27,7 +27,7 @@ def print_briefing(
     resume: ResumePoint | None,
     *,
     cost: Cost | None,
-    compiled: Sequence[str],
+    kernels: Sequence[str],
 ) -> None:
     """Print environment, spaces, keys, parameters, device, disk, schedule and cost, if known."""
     model, heads = agent.world_model, agent.actor_critic
@@ -45,7 +45,7 @@ def print_briefing(
         "parameters": f"world model {_millions(model)}, actor {_millions(heads.actor)}, "
         f"critic {_millions(heads.critic)}",
         "device": f"{device}, precision {trainer.precision}, {torch.get_num_threads()} threads"
-        + (f", compiled {', '.join(compiled)}" if compiled else ""),
+        + (f", kernels {', '.join(kernels)}" if kernels else ", plain models"),
         "replay": f"{replay.size_bytes / 2**30:.2f} GiB on disk when full, in {folder.replay}",
         "schedule": f"{cfg.total_frames:,} frames; {cfg.prefill_policy_steps:,} random policy "
         f"steps, then an update of {cfg.batch.size} x {cfg.batch.length} steps every "

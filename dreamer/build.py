@@ -11,18 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreamer.agent import AgentConfig, DreamerAgent
 from dreamer.config import check_one_device
-from dreamer.cost import Cost
 from dreamer.envs.factory import Envs
 from dreamer.graph import CudaTape
-from dreamer.models.compiled import compile_activations, compile_recurrence
-from dreamer.models.compiled_steps import compile_dream, compile_sequences
+from dreamer.kernels import optimize
 from dreamer.policy import DreamerPolicy, RecordedPolicy, SnapshotPolicy, TapeMaker
 from dreamer.run_folder import ResumePoint, RunFolder
 from dreamer.trace import TraceTape
 from dreamer.types import ActionSpace
-
-# Compiling takes up to three quarters of a minute, once, and saves three to eight hundredths.
-LONG = 1800  # seconds of all updates
 
 
 class Spaces(Protocol):
@@ -108,11 +103,6 @@ def check_device(cfg: DictConfig) -> None:
             f"trainer.accelerator={cfg.trainer.accelerator} and "
             f"{torch.cuda.device_count()} CUDA devices"
         )
-    if cfg.compile is True and on_cuda(cfg) and not cfg.cuda_graphs:
-        raise ValueError(
-            "Expect `compile` to be auto or false on a CUDA device without cuda_graphs=true, where "
-            "it would cost the host more than it saves, actually: true"
-        )
 
 
 def choose_tape(cfg: DictConfig) -> type[CudaTape] | None:
@@ -121,48 +111,11 @@ def choose_tape(cfg: DictConfig) -> type[CudaTape] | None:
     return CudaTape if cfg.get("cuda_graphs") else None
 
 
-def compile_if_worth_it(cfg: DictConfig, agent: DreamerAgent, cost: Cost | None) -> list[str]:
-    """Compile what `compile` asks for, with `auto` if that saves time.
-
-    Args:
-        cfg: of the run.
-        agent: its networks change their activations and how they dream, on a GPU what recurrent
-            steps are made of.
-        cost: of the updates that are left, None on a GPU.
-
-    Returns:
-        What was compiled, in words.
-
-    Raises:
-        ValueError: `compile` is true, and there is no C++ compiler that works, or no cache folder.
-    """
-    if cfg.compile is False:
+def apply_kernels(cfg: DictConfig, agent: DreamerAgent) -> list[str]:
+    """Let the agent's networks compute in faster forms where `kernels` is auto; names them."""
+    if cfg.kernels == "plain":
         return []
-    if cfg.compile == "auto" and (cost is None or cost.total < LONG):
-        return []
-    compiled = []
-    try:
-        if cost is None:
-            compile_recurrence(agent, torch.device("cuda"))
-            return ["recurrent steps"]
-        compiled += ["activations"] if compile_activations(agent) else []
-        if choose_precision(cfg) == "32-true":
-            rssm, sequences = agent.world_model.rssm, cfg.batch.size
-            compiled += ["sequences"] if compile_sequences(rssm, sequences) else []
-            starts = sequences * cfg.batch.length
-            agent.dream_step = compile_dream(rssm, agent.actor_critic, starts)
-            compiled += ["dreams"] if agent.dream_step else []
-        return compiled
-    except (RuntimeError, OSError) as error:
-        problem = str(error).strip().partition("\n")[0]
-        if cfg.compile is True:
-            raise ValueError(
-                "Expect a working C++ compiler (g++, or the one that CXX names) and a cache folder "
-                f"(~/.cache) with compile=true, actually: {problem}. compile=false runs without."
-            ) from error
-        what = "Nothing else" if compiled else "Nothing"
-        print(f"{what} is compiled: {problem}. compile=false says so from the start.")
-        return compiled
+    return optimize(agent, torch.device("cuda" if on_cuda(cfg) else "cpu"))
 
 
 def on_cuda(cfg: DictConfig) -> bool:

@@ -16,7 +16,7 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dreamer.command_line import explain
+from dreamer.command_line import REPLACED, explain
 from dreamer.paths import CONF
 
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} - {"grid", "sweep"}
@@ -84,6 +84,8 @@ def _set(cfg: DictConfig, key: str, value: Any) -> None:
     try:
         OmegaConf.update(cfg, key, value, force_add=key.startswith(OPEN))
     except OmegaConfBaseException as error:
+        if key in REPLACED:
+            raise ValueError(REPLACED[key]) from error
         known = [name for name, _ in _leaves(_as_plain(cfg))]
         if key not in known and OmegaConf.select(cfg, key) is None:
             nearest = difflib.get_close_matches(key, known, cutoff=0.5) or sorted(map(str, cfg))

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from dreamer.command_line import REPLACED
 from dreamer.paths import CONF
 
 COUNT = 2**53  # the largest that every step on its way, a float among them, holds exactly
@@ -22,7 +23,7 @@ WHOLE_NUMBERS = {  # and the largest value of each
 }
 CHOICES = {
     "precision": ("auto", "32-true", "bf16-mixed"),
-    "compile": ("auto", True, False),
+    "kernels": ("auto", "plain"),
     "cuda_graphs": (True, False),
     "image_gradients": (True, False),
     "reward_gradients": (True, False),
@@ -58,6 +59,8 @@ def checked(cfg: DictConfig) -> DictConfig:
     cfg = cfg.copy()
     known = {str(key) for key in OmegaConf.load(CONF / "train.yaml")} | GROUP_KEYS
     for key in cfg.keys() - known:
+        if key in REPLACED:
+            raise ValueError(f"Unknown key `{key}`. {REPLACED[str(key)]}")
         nearest = difflib.get_close_matches(str(key), known) or sorted(known)
         raise ValueError(f"Unknown key `{key}`. The nearest: {', '.join(nearest)}")
     for key, largest in WHOLE_NUMBERS.items():

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dreamer.models.actor import Actor
 from dreamer.models.actor_critic import ActorCritic
 from dreamer.models.encoder import Decoder, Encoder
 from dreamer.models.mlp import MLP, DenseLayer, DistributionLayer, Head
-from dreamer.models.recurrent import GRUCell
-from dreamer.models.rssm import RSSM, Prior
+from dreamer.models.rssm import RSSM, GRUCell, Prior
 from dreamer.models.vision import ChannelNorm
 from dreamer.models.world_model import WorldModel
 
@@ -217,14 +217,15 @@ def _parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
                     yield "convin/", module.image.dense
                 for i, conv in enumerate(module.image.convs):
                     yield f"conv{i}/", conv
-                    norm = module.image.norms[i]
-                    yield f"convnorm{i}/", norm.norm if isinstance(norm, ChannelNorm) else norm
+                for i, norm in enumerate(module.image.norms):
+                    assert isinstance(norm, ChannelNorm)
+                    yield f"convnorm{i}/", norm.norm
             if module.vector_keys:
                 yield from _layers(module.vector, "densenorm")
                 if isinstance(module, Decoder):
                     for key in module.vector_keys:
                         yield f"dense_{key}/", module.outputs[key]
-        case Head():
+        case Head() | Actor():
             yield from _layers(module.trunk, "norm")
             yield "out/", module.out
         case DistributionLayer():

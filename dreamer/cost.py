@@ -71,7 +71,6 @@ def update_flops(agent: DreamerAgent, batch_size: int, length: int) -> float:
                 None,
                 heads.act,
                 agent.config.horizon,
-                one_hots=not heads.through_dynamics,
             )
         with FlopCounterMode(display=False) as judging:
             heads.policy(trajectory.features[:-2])

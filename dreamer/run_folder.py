@@ -38,7 +38,7 @@ SWITCHES = (
 FREE = (
     *("root", "run_dir", "variant", "total_frames"),
     *("logger", "callbacks", "trainer", "precision", "collect"),
-    *("compile", "cuda_graphs", "replay.device"),
+    *("kernels", "cuda_graphs", "replay.device", "compile"),  # the last: of earlier versions
     *("env.processes", "env.hang_seconds", "env.max_restarts"),
 )
 MARKS = ("env_name", "task", "seed", "total_frames", "prefill_policy_steps", "env")  # of a config

@@ -22,9 +22,9 @@ from pytorch_lightning.loggers import Logger
 from dreamer.agent import DreamerAgent
 from dreamer.briefing import print_briefing
 from dreamer.build import (
+    apply_kernels,
     check_device,
     choose_precision,
-    compile_if_worth_it,
     make_agent,
     make_envs,
     make_evaluation_policy,
@@ -149,7 +149,7 @@ def _fit(
     )
     left = updates - (resume.updates if resume else 0)
     cost = None if on_cuda(cfg) else estimate_cost(agent, cfg.batch.size, cfg.batch.length, left)
-    compiled = compile_if_worth_it(cfg, agent, cost)
+    kernels = apply_kernels(cfg, agent)
     metrics: Metrics = instantiate(cfg.callbacks.metrics)(replay)
     progress: Progress = instantiate(cfg.callbacks.progress)(metrics, total_frames=cfg.total_frames)
     interrupt = Interrupt()
@@ -181,7 +181,7 @@ def _fit(
         else:
             go_on_from(loggers, resume.frames)
         print_briefing(
-            *(cfg, folder, envs, agent, replay, trainer, resume), cost=cost, compiled=compiled
+            *(cfg, folder, envs, agent, replay, trainer, resume), cost=cost, kernels=kernels
         )
         start = time.time()
         try:

@@ -13,7 +13,7 @@ from torch import Tensor
 from dreamer.agent import DreamerAgent
 from dreamer.envs.terms import Terms
 from dreamer.policy import DreamerPolicy, MemoryState
-from dreamer.types import Features, RSSMState
+from dreamer.types import RSSMState
 
 # observations   o0   o1   o2   o3             a context of T = 4
 # actions          a0   a1   a2 | a3   a4       a_t was chosen at o_t; from a3 on they are dreamt
@@ -128,7 +128,7 @@ class TrainedAgent:
         context = self._read(observations, actions, is_first, dreamt=horizon)
         given = iter(context.actions[len(context.is_first) - 1 :])
 
-        def choose(features: Features, noise: Tensor | None) -> Tensor:
+        def choose(features: Tensor, noise: Tensor | None) -> Tensor:
             action = next(given, None)
             return self._choose(features) if action is None else action
 
@@ -136,7 +136,7 @@ class TrainedAgent:
         with torch.no_grad():
             start = self._observe(context).at(-1)
             dream = model.imagine(start, None, choose, horizon)
-            assert isinstance(dream.features, Tensor)
+
             features = dream.features[1:]  # the first is the end of the context
             predictions = self._decode(features)
         batched = context.batched
@@ -185,7 +185,7 @@ class TrainedAgent:
         prev_action = torch.cat([done.new_zeros(1, *done.shape[1:]), done])
         return model.rssm.observe(model.encoder(context.obs), prev_action, context.is_first)
 
-    def _choose(self, features: Features) -> Tensor:
+    def _choose(self, features: Tensor) -> Tensor:
         policy = self.networks.actor_critic.policy(features)
         return policy.sample() if self.step_policy.sample_actions else policy.mode
 

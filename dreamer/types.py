@@ -13,8 +13,7 @@ Shape letters, project-wide:
     C  image channels                                       F = S * K + D  features
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -78,38 +77,14 @@ class RSSMState(NamedTuple):
         return RSSMState(*(x[index] for x in self))
 
 
-@dataclass(frozen=True)
-class OneHotFeatures:
-    """Features of categorical latents without a graph: which entries are 1, not the rows.
-
-    A dense layer picks columns of its weights by them (`models/one_hots.py`).
-    """
-
-    ones: Tensor  # (..., S) int64, positions in the flattened (S * K) part
-    deter: Tensor  # (..., D)
-    requires_grad = False
-
-    def __getitem__(self, index: int | slice) -> "OneHotFeatures":
-        """Those at an index of the leading axis."""
-        return OneHotFeatures(self.ones[index], self.deter[index])
-
-    def detach(self) -> "OneHotFeatures":
-        """The same numbers; there is no graph to leave behind."""
-        return self
-
-
-Features: TypeAlias = Tensor | OneHotFeatures  # (..., F) or what stands for it
-
-
 class Trajectory(NamedTuple):
     """An imagined future of N starts; index 0 is the real start state."""
 
-    features: Features  # (H+1, N, F)
+    features: Tensor  # (H+1, N, F)
     prev_action: Tensor  # (H+1, N, A); [0] is zero
     reward: Tensor  # (H+1, N) the reward head's mean
     discount: Tensor  # (H+1, N) gamma times the probability to go on; [0] from the replay
 
     def detach(self) -> "Trajectory":
         """The same numbers without a graph."""
-        features, *others = self
-        return Trajectory(features.detach(), *(x.detach() for x in others))
+        return Trajectory(*(x.detach() for x in self))

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -80,46 +80,23 @@ def renderer() -> str:
         pytest.skip(str(problem))
 
 
-@pytest.fixture(scope="session")
-def compiler(tmp_path_factory) -> Iterator[None]:
-    """For tests that compile, into a cache of their own; skipped where there is no compiler."""
-    from dreamer.models.activations import load_compiled_elu
+@pytest.fixture(params=["plain", "kernels"])
+def optimized(request, monkeypatch) -> Callable[[Any], Any]:
+    """Takes a network as it is defined, and as kernels compute it, whatever its size."""
+    if request.param == "plain":
+        return lambda network: network
+    import torch
 
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # what one worker compiles, the others need not
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        try:
-            load_compiled_elu()
-        except RuntimeError as problem:
-            pytest.skip(str(problem).partition("\n")[0])
-        yield
+    from dreamer import kernels
 
+    monkeypatch.setattr(kernels, "MANY_LATENTS", 0)
+    monkeypatch.setattr("dreamer.kernels.one_hot.FEW_ROWS", 0)
 
-@pytest.fixture
-def small_is_large(compiler, monkeypatch) -> None:
-    """Compiled functions take the small tensors of a test, too."""
-    monkeypatch.setattr("dreamer.models.activations.LARGE", 1)
+    def optimize(network: Any) -> Any:
+        kernels.optimize(network, torch.device("cpu"))
+        return network
 
-
-@pytest.fixture(params=["as they are", "by oneDNN"])
-def products(request, monkeypatch) -> str:
-    """Matrix products in the form of small ones, as tests have them on Intel, and of large ones."""
-    is_intel = request.param == "as they are"
-    for module in ("linear", "convolutions"):
-        monkeypatch.setattr(f"dreamer.models.{module}.is_intel", lambda: is_intel)
-    if request.param == "by oneDNN":
-        for name in ("LARGE", "LARGE_IN_DREAM", "LARGE_IN_SEQUENCE", "MANY_WEIGHTS"):
-            monkeypatch.setattr(f"dreamer.models.linear.{name}", 0)
-    return request.param
-
-
-@pytest.fixture(params=["few", "many"])
-def images(request, monkeypatch) -> None:
-    """Narrow networks in the form for few images, as tests have them, and in that for many."""
-    if request.param == "many":
-        monkeypatch.setattr("dreamer.models.narrow.MANY_IMAGES", 1)
+    return optimize
 
 
 @pytest.fixture

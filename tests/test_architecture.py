@@ -13,6 +13,7 @@ FLOORS = (
         "types",
         "losses",
         "distributions",
+        "bounded_normals",
         "schedule",
         "graph",
         "trace",
@@ -24,6 +25,7 @@ FLOORS = (
     ),
     ("models", "replay", "envs", "collector"),
     ("agent", "policy", "convert", "trained"),
+    ("kernels",),
     ("callbacks", "loggers", "evaluation", "cost"),
     ("run_folder", "config", "build", "briefing", "player", "runner", "compose", "library"),
     ("evaluate", "main", "envs.check"),
@@ -86,6 +88,39 @@ def test_models_know_no_env_no_replay_and_no_lightning():
     assert trespasses(("dreamer.models",), (*beyond, "lightning")) == []
 
 
+def test_models_are_plain_torch():
+    """What a processor runs fastest is the business of `kernels`, and that of the Trainer."""
+    assert trespasses(("dreamer.models",), ("dreamer.kernels",)) == []
+    forbidden = {
+        *("get_num_threads", "set_num_threads", "ops", "jit", "compile", "compiler", "_dynamo"),
+        *("autocast", "is_autocast_enabled", "get_autocast_dtype", "amp", "backends", "cuda"),
+        *("mkldnn", "memory_format", "platform", "cpuinfo", "environ", "is_cuda", "is_cpu"),
+    }
+    found = [
+        f"{path.name}:{node.lineno} {name}"
+        for path in (ROOT / "dreamer" / "models").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (name := getattr(node, "attr", None) or getattr(node, "id", None)) in forbidden
+        or (name == "type" and "device" in ast.dump(node))
+        or (name := getattr(node, "value", None)) in ("/proc/cpuinfo", "cuda", "cpu")
+    ]
+    assert found == []
+
+
+def test_from_the_world_models_loss_to_torch_are_few_files():
+    """At most ten, of 1,800 lines in all, for whoever wants to read the whole algorithm."""
+    files, left = set(), ["dreamer.models.world_model"]
+    while left:
+        module = left.pop()
+        if module not in files:
+            files.add(module)
+            left += [name for name in IMPORTS[module] if name in IMPORTS and name != "dreamer"]
+    files.discard("dreamer.models")  # an empty package
+    lines = sum(len(modules()[module].read_text().splitlines()) for module in files)
+    assert len(files) <= 10, sorted(files)
+    assert lines <= 1800
+
+
 def test_replay_and_envs_know_no_networks():
     rooms = ("dreamer.replay", "dreamer.envs", "dreamer.collector")
     assert trespasses(rooms, ("torch.nn", "dreamer.models")) == []
@@ -106,7 +141,7 @@ def test_types_and_losses_know_nothing_of_the_project():
 
 
 def test_only_the_runner_and_the_doors_know_hydra():
-    allowed = (*DOORS, *(f"dreamer.{room}" for room in FLOORS[4]))
+    allowed = (*DOORS, *(f"dreamer.{room}" for room in FLOORS[5]))
     assert trespasses((), ("hydra", "omegaconf"), but=allowed) == []
 
 

@@ -8,16 +8,14 @@ import torch.distributions as td
 from tiny import CHOICES, A, B, K, T
 from torch.testing import assert_close
 
+from dreamer.bounded_normals import TanhNormal, TruncatedNormal
 from dreamer.distributions import (
     Bernoulli,
     Normal,
     OneHot,
     OneHots,
-    TanhNormal,
-    TruncatedNormal,
     explore,
     gumbel_like,
-    unit_normal_log_prob,
 )
 
 DRAWS = 20_000
@@ -385,17 +383,3 @@ def test_continuous_exploration_adds_noise_of_the_given_width():
     samples = explore(action, 0.3, discrete=False).sample()
     assert_close(samples.mean(0), action[0], atol=0.01, rtol=0)
     assert_close(samples.std(0), torch.full((A,), 0.3), atol=0.01, rtol=0)
-
-
-def test_unit_normal_log_prob_is_that_of_a_normal_with_its_gradient():
-    channels_last = {"memory_format": torch.channels_last}
-    value = torch.randn(5, 2, 3, 4).contiguous(**channels_last)
-    mean = torch.randn(5, 2, 3, 4).contiguous(**channels_last).requires_grad_()
-    ours = unit_normal_log_prob(mean, value)
-    expected = Normal(mean, 1.0, event_dims=3).log_prob(value)
-    assert_close(ours, expected)
-    weights = torch.randn(5)
-    (of_ours,) = torch.autograd.grad(ours, mean, weights)
-    (of_expected,) = torch.autograd.grad(expected, mean, weights)
-    assert_close(of_ours, of_expected)
-    assert of_ours.is_contiguous(**channels_last)

@@ -30,7 +30,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dreamer import graph
 from dreamer.agent import NonFiniteError
 from dreamer.graph import WARM_UP, Alarm, CudaTape, Recorded, Recording
-from dreamer.models.compiled import compile_recurrence
 from dreamer.policy import DreamerPolicy, RecordedPolicy, SnapshotPolicy
 from dreamer.types import TimeStep
 
@@ -120,7 +119,6 @@ def learn(
     action_space=DISCRETE,
     gradient="auto",
     batches=None,
-    is_compiled=False,
     **options,
 ):
     """Updates from one seed: the agent and its metrics."""
@@ -131,8 +129,6 @@ def learn(
         actor_critic=dataclasses.replace(ACTOR_CRITIC, actor=actor),
         make_tape=make_tape,
     )
-    if is_compiled:
-        compile_recurrence(agent, torch.device(options["accelerator"]))
     torch.manual_seed(1)
     if batches is None:
         batches = some_batches(action_space)
@@ -256,8 +252,8 @@ def test_a_step_of_a_sequence_and_of_a_dream_is_few_kernels(monkeypatch):
     embed = torch.zeros(1, B, model.encoder.output_size, device="meta")
     action = torch.zeros(1, B, DISCRETE.size, device="meta")
     start = rssm.initial(B)
-    assert (sequence(2 * T) - sequence(T)) / T <= 45
-    assert (dream(2 * T) - dream(T)) / T <= 22
+    assert (sequence(2 * T) - sequence(T)) / T <= 72
+    assert (dream(2 * T) - dream(T)) / T <= 26
 
 
 @pytest.mark.parametrize("name", ["entropy_scale", "gradient_mix"])
@@ -310,20 +306,15 @@ def test_played_policy_calls_give_the_actions_of_plain_ones():
 @on_cuda
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize(
-    ("action_space", "gradient", "is_compiled"),
-    [
-        (DISCRETE, "auto", False),
-        (DISCRETE, "auto", True),
-        (CONTINUOUS, "auto", False),
-        (CONTINUOUS, "both", False),
-    ],
+    ("action_space", "gradient"),
+    [(DISCRETE, "auto"), (CONTINUOUS, "auto"), (CONTINUOUS, "both")],
 )
 def test_cuda_graph_repeats_the_update_that_was_recorded(
-    action_space, gradient, is_compiled, precision, monkeypatch
+    action_space, gradient, precision, monkeypatch
 ):
     options = {"action_space": action_space, "gradient": gradient, "precision": precision}
     options |= {"accelerator": "cuda", "devices": 1}
-    played, metrics = learn(CudaTape, is_compiled=is_compiled, **options)
+    played, metrics = learn(CudaTape, **options)
     monkeypatch.setattr(graph, "WARM_UP", UPDATES)  # the same kernels, never recorded
     eager, expected = learn(CudaTape, **options)
     assert (played.recorded.captures, eager.recorded.captures) == (1, 0)

@@ -113,7 +113,7 @@ def test_a_folder_of_another_configuration_is_refused_by_the_keys_that_differ(
         "callbacks.metrics.every_frames=3",
         "logger=none",
         "precision=32-true",
-        "compile=true",
+        "kernels=plain",
         "cuda_graphs=true",
         "replay.device=cuda",
         "+env.processes=true",

@@ -22,7 +22,6 @@ from torch import nn
 from dreamer import trace
 from dreamer.build import make_evaluation_policy, make_explorer
 from dreamer.graph import Recorded
-from dreamer.models.compiled import compile_activations
 from dreamer.policy import DreamerPolicy, RecordedPolicy, SnapshotPolicy
 from dreamer.trace import CALLS, TraceTape
 from dreamer.types import TimeStep
@@ -138,28 +137,6 @@ def test_traced_policies_act_as_plain_ones(soon, name, sample_actions):
         results.append(act(agent, policy))
         if is_traced:
             assert all(function.is_recorded for function in policy._recorded.values())
-    assert all(map(np.array_equal, *results))
-
-
-@pytest.mark.parametrize("products", ["by oneDNN"], indirect=True)
-@pytest.mark.parametrize("is_compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.usefixtures("soon", "products")
-def test_traced_policies_call_operations_of_ours(request, is_compiled):
-    if is_compiled:
-        request.getfixturevalue("small_is_large")
-    results = []
-    for is_traced in (True, False):
-        agent = make_agent(obs_shapes=OBS_SHAPES)
-        assert not is_compiled or compile_activations(agent)
-        networks, how = (agent.world_model, agent.actor_critic), {"sample_actions": True}
-        policy = DreamerPolicy(*networks, **how)
-        if is_traced:
-            policy = RecordedPolicy(*networks, make_tape=TraceTape, **how)
-        results.append(act(agent, policy))
-        if is_traced:
-            graph = str(policy._recorded[(3,)]._play.graph)
-            assert "dreamer::multiply" in graph
-            assert ("dreamer::elu_" in graph) == is_compiled
     assert all(map(np.array_equal, *results))
 
 

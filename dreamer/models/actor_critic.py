@@ -5,43 +5,17 @@ world model that made them.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dreamer.distributions import Distribution, SampleGradient, gumbel_like
+from dreamer.distributions import Distribution
 from dreamer.losses import actor_loss, critic_loss, lambda_return, trajectory_weight
-from dreamer.models.mlp import Head, HeadConfig, Norm
+from dreamer.models.actor import Actor, ActorConfig
+from dreamer.models.mlp import Head, HeadConfig
 from dreamer.schedule import parse_schedule
-from dreamer.types import ActionSpace, Features, Trajectory
-
-ActorDistribution = Literal["auto", "onehot", "trunc_normal", "tanh_normal", "normal"]
-ActorGradient = Literal["auto", "reinforce", "dynamics", "both"]
-
-
-@dataclass(frozen=True)
-class ActorConfig:
-    """The actor's network and what it is trained for."""
-
-    layers: int
-    units: int
-    activation: str
-    norm: Norm
-    distribution: ActorDistribution  # auto: onehot if discrete, else trunc_normal
-    min_std: float  # of the bounded normals
-    init_std: float  # of the bounded normals
-    sample_gradient: SampleGradient  # of trunc_normal; see distributions.TruncatedNormal
-    gradient: ActorGradient  # auto: reinforce if discrete, else dynamics
-    gradient_mix: str | float  # schedule; share of the dynamics' gradient where it is `both`
-    entropy_scale: str | float  # schedule; weight of the entropy bonus
-
-    def __post_init__(self):
-        if self.sample_gradient not in ("exact", "reference"):
-            raise ValueError(
-                f"Expect `sample_gradient` to be exact or reference, actually: "
-                f"{self.sample_gradient}"
-            )
+from dreamer.types import ActionSpace, Trajectory
 
 
 @dataclass(frozen=True)
@@ -120,16 +94,10 @@ class ActorCritic(nn.Module):
         self.config = config
         actor = config.actor
         self.action_size, self.discrete = action_space.size, action_space.discrete
-        discrete, self.choices = self.discrete, action_space.choices
-        distribution = actor.distribution
-        if distribution == "auto":
-            distribution = "onehot" if discrete else "trunc_normal"
-        if discrete != (distribution == "onehot"):
-            kind = "discrete" if discrete else "continuous"
-            raise ValueError(f"Expect an actor for {kind} actions, actually: {distribution}")
+        self.choices = action_space.choices
         gradient = actor.gradient
         if gradient == "auto":
-            gradient = "reinforce" if discrete else "dynamics"
+            gradient = "reinforce" if self.discrete else "dynamics"
         if gradient not in ("reinforce", "dynamics", "both"):
             raise ValueError(
                 "Expect `actor_gradient` to be auto, reinforce, dynamics or both, "
@@ -140,15 +108,7 @@ class ActorCritic(nn.Module):
         self.gradient_mix = parse_schedule(actor.gradient_mix)
         self.entropy_scale = parse_schedule(actor.entropy_scale)
 
-        self.actor = Head(
-            feature_size,
-            (action_space.size,),
-            HeadConfig(actor.layers, actor.units, actor.activation, actor.norm, distribution),
-            min_std=actor.min_std,
-            init_std=actor.init_std,
-            sample_gradient=actor.sample_gradient,
-            choices=action_space.choices,
-        )
+        self.actor = Actor(feature_size, action_space, actor)
         self.critic = Head(feature_size, (), config.critic)
         # Its own random weights until the first update of the slow critic, as in the code.
         self.target_critic = self.critic
@@ -161,11 +121,11 @@ class ActorCritic(nn.Module):
                 f"actually: {config.critic.distribution}"
             )
 
-    def policy(self, features: Features) -> Distribution:
+    def policy(self, features: Tensor) -> Distribution:
         """(..., F) -> a distribution with batch (...) and event (A,)."""
         return self.actor(features)
 
-    def act(self, features: Features, noise: Tensor | None = None) -> Tensor:
+    def act(self, features: Tensor, noise: Tensor | None = None) -> Tensor:
         """(N, F) and noise (N, A) or None -> a sampled action (N, A), with its gradient."""
         return self.policy(features).sample(noise)
 
@@ -176,14 +136,7 @@ class ActorCritic(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Noise (*shape, A) that decides sampled actions, for `act`."""
-        empty = torch.empty((*shape, self.action_size), device=device)
-        match self.actor.out.name:
-            case "onehot":
-                return gumbel_like(empty, generator)
-            case "trunc_normal":
-                return empty.uniform_(generator=generator)
-            case _:
-                return empty.normal_(generator=generator)
+        return self.actor.draw_noise(shape, device, generator)
 
     # states     [z0]   [z1]    z2     z3      H = 3
     # actions       [a1]   [a2]    a3          a_t was chosen in z_{t-1}

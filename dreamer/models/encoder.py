@@ -12,10 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dreamer.distributions import Distribution, Normal
-from dreamer.models.activations import check_activation
-from dreamer.models.mlp import MLP, DistributionLayer, Norm, init_glorot
-from dreamer.models.pixels import preprocess
-from dreamer.models.vision import IMAGE_SIZE, ConvConfig, ConvDecoder, ConvEncoder
+from dreamer.models.mlp import MLP, DistributionLayer, Norm, check_activation, init_glorot
+from dreamer.models.vision import IMAGE_SIZE, ConvConfig, ConvDecoder, ConvEncoder, preprocess
 
 ObsShapes = dict[str, tuple[int, ...]]
 
@@ -128,7 +126,14 @@ class Decoder(nn.Module):
             means = self.image(features).split(self.channels, -3)
             for key, mean in zip(self.image_keys, means, strict=True):
                 distributions[key] = Normal(mean, 1.0, event_dims=3)
-        return distributions | self._vectors(features)
+        return distributions | self.vectors(features)
+
+    def vectors(self, features: Tensor) -> dict[str, Distribution]:
+        """The part of `forward` that makes no images."""
+        if not self.vector_keys:
+            return {}
+        x = self.vector(features)
+        return {key: self.outputs[_module_name(key)](x) for key in self.vector_keys}
 
     def log_prob(self, features: Tensor, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Log-densities of raw observations.
@@ -138,20 +143,9 @@ class Decoder(nn.Module):
             obs: by key, (..., *shape), constants.
 
         Returns:
-            By key, (...) in nats. Of an only image, the sum or mean may be differentiated.
+            By key, (...) in nats, each step's own: they may be weighted one by one.
         """
-        if len(self.image_keys) != 1:
-            return {k: d.log_prob(preprocess(obs[k])) for k, d in self(features).items()}
-        (key,) = self.image_keys
-        vectors = self._vectors(features)
-        vectors = {k: d.log_prob(preprocess(obs[k])) for k, d in vectors.items()}
-        return {key: self.image.log_prob(features, obs[key])} | vectors
-
-    def _vectors(self, features: Tensor) -> dict[str, Distribution]:
-        if not self.vector_keys:
-            return {}
-        x = self.vector(features)
-        return {key: self.outputs[_module_name(key)](x) for key in self.vector_keys}
+        return {k: d.log_prob(preprocess(obs[k])) for k, d in self(features).items()}
 
 
 def _module_name(key: str) -> str:

@@ -3,6 +3,7 @@
 Encoder, decoder, RSSM, world model and actor-critic build on it. It knows no latent state.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -11,25 +12,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamer.distributions import (
-    Bernoulli,
-    Distribution,
-    Normal,
-    OneHot,
-    OneHots,
-    SampleGradient,
-    TanhNormal,
-    TruncatedNormal,
-)
-from dreamer.models.activations import ACTIVATIONS, activate, check_activation
-from dreamer.models.linear import Linear
-from dreamer.models.one_hots import one_hot_linear
-from dreamer.types import Features, OneHotFeatures
+from dreamer.distributions import Bernoulli, Distribution, Normal, OneHot
 
 Norm = Literal["none", "layer"]
-DistributionName = Literal["mse", "normal", "binary", "onehot", "trunc_normal", "tanh_normal"]
+DistributionName = Literal["mse", "normal", "binary", "onehot"]
 
+ACTIVATIONS = {
+    "elu": F.elu,
+    "relu": F.relu,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "tanh": torch.tanh,
+}
 LAYER_NORM_EPSILON = 1e-3  # Keras' default; torch's is 1e-5
+
+
+def check_activation(name: str) -> None:
+    """Raise a ValueError that lists the known activations if `name` is none of them."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"Expect `activation` to be one of {list(ACTIVATIONS)}, actually: {name}")
 
 
 @dataclass(frozen=True)
@@ -81,149 +82,84 @@ class LayerNorm(nn.LayerNorm):
         return super().forward(input.float())
 
 
-def apply_linear(layer: nn.Linear, x: Features) -> Tensor:
-    """`layer(x)` for either kind of features: (..., input_size) -> (..., output_size)."""
-    if isinstance(x, OneHotFeatures):
-        return one_hot_linear(x, layer.weight, layer.bias)
-    return layer(x)
-
-
 class DenseLayer(nn.Module):
-    """`activation(norm(x W + b))`: (..., input_size) -> (..., units).
+    """`activation(norm(x W + b))`: (..., input_size) -> (..., units)."""
 
-    Of what is `inner`, one other layer and nothing else may read the result.
-    """
-
-    def __init__(
-        self, input_size: int, units: int, *, activation: str, norm: Norm, inner: bool = False
-    ):
+    def __init__(self, input_size: int, units: int, *, activation: str, norm: Norm):
         super().__init__()
-        self.linear = Linear(input_size, units)
+        self.linear = nn.Linear(input_size, units)
         self.norm = make_norm(norm, units)
         self.activation = ACTIVATIONS[activation]
-        self.inner = inner
 
-    def forward(self, x: Features) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """(..., input_size) -> (..., units)."""
-        return self.finish(apply_linear(self.linear, x))
-
-    def finish(self, x: Tensor) -> Tensor:
-        """What follows the matrix product; callers that split the product end with it."""
-        return activate(self.activation, self.norm(x), inner=self.inner)
+        return self.activation(self.norm(self.linear(x)))
 
 
 class MLP(nn.Sequential):
-    """Dense layers of the given sizes: (..., input_size) -> (..., sizes[-1]).
+    """Dense layers of the given sizes: (..., input_size) -> (..., sizes[-1])."""
 
-    Of what is `inner`, one other layer and nothing else may read the result.
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        sizes: Sequence[int],
-        *,
-        activation: str,
-        norm: Norm,
-        inner: bool = False,
-    ):
-        layers, width = [], input_size
-        for number, size in enumerate(sizes, 1):
-            is_inner = inner or number < len(sizes)
-            layers.append(DenseLayer(width, size, activation=activation, norm=norm, inner=is_inner))
-            width = size
-        super().__init__(*layers)
-        self.output_size = width
+    def __init__(self, input_size: int, sizes: Sequence[int], *, activation: str, norm: Norm):
+        widths = [input_size, *sizes]
+        super().__init__(
+            *(
+                DenseLayer(a, b, activation=activation, norm=norm)
+                for a, b in itertools.pairwise(widths)
+            )
+        )
+        self.output_size = widths[-1]
 
 
 class DistributionLayer(nn.Module):
     """A dense layer whose outputs are the statistics of a distribution over (..., *shape)."""
 
-    def __init__(
-        self,
-        input_size: int,
-        shape: Sequence[int],
-        name: DistributionName,
-        *,
-        min_std: float = 0.1,
-        init_std: float = 0.0,
-        sample_gradient: SampleGradient = "exact",
-        choices: Sequence[int] = (),
-    ):
-        """`min_std` and `init_std` belong to the two bounded normals, which learn their scale.
-
-        `choices` belongs to onehot: the sizes of several one-hot vectors, empty for a single one.
-        """
+    def __init__(self, input_size: int, shape: Sequence[int], name: str):
+        """`name` is a `DistributionName`; a subclass may know others."""
         super().__init__()
         self.shape = tuple(shape)
         self.name = name
-        self.min_std = min_std
-        self.init_std = init_std
-        self.sample_gradient: SampleGradient = sample_gradient
-        self.choices = tuple(choices)
         size = int(torch.Size(self.shape).numel())
-        self.out = Linear(input_size, size)
-        self.std = Linear(input_size, size) if "normal" in name else None
+        self.out = nn.Linear(input_size, size)
+        self.std = nn.Linear(input_size, size) if "normal" in name else None
 
-    def forward(self, x: Features) -> Distribution:
+    def forward(self, x: Tensor) -> Distribution:
         """(..., input_size) -> a distribution with batch (...) and event `shape`."""
-        out = apply_linear(self.out, x).float()
-        out = out.unflatten(-1, self.shape) if self.shape else out.squeeze(-1)
+        out = self._shaped(self.out(x))
+        return self.distribution(out, None if self.std is None else self._shaped(self.std(x)))
+
+    def distribution(self, out: Tensor, raw: Tensor | None) -> Distribution:
+        """From outputs (..., *shape), and raw standard deviations where the name is of a normal."""
         dims = len(self.shape)
         match self.name:
-            case "mse":
-                return Normal(out, 1.0, dims)
             case "binary":
                 return Bernoulli(out, dims)
             case "onehot":
-                return OneHots(out, self.choices) if self.choices else OneHot(out)
-        assert self.std is not None
-        raw = apply_linear(self.std, x).float().view(out.shape)
-        match self.name:
+                return OneHot(out)
             case "normal":
+                assert raw is not None
                 return Normal(out, raw, dims)  # raw on purpose: so the authors' code has it
-            case "trunc_normal":
-                scale = 2 * torch.sigmoid((raw + self.init_std) / 2) + self.min_std
-                return TruncatedNormal(out.tanh(), scale, dims, self.sample_gradient)
-            case _:  # tanh_normal
-                scale = F.softplus(raw + self.init_std) + self.min_std
-                return TanhNormal(5 * torch.tanh(out / 5), scale, dims)
+            case _:  # mse
+                return Normal(out, 1.0, dims)
+
+    def _shaped(self, out: Tensor) -> Tensor:
+        """(..., size) -> (..., *shape) float32."""
+        return out.float().unflatten(-1, self.shape) if self.shape else out.float().squeeze(-1)
 
 
 class Head(nn.Module):
     """Dense layers and the distribution they end in: (..., input_size) -> (..., *shape)."""
 
-    def __init__(
-        self,
-        input_size: int,
-        shape: Sequence[int],
-        config: HeadConfig,
-        *,
-        min_std: float = 0.1,
-        init_std: float = 0.0,
-        sample_gradient: SampleGradient = "exact",
-        choices: Sequence[int] = (),
-    ):
-        """The options after `config` are those of `DistributionLayer`."""
+    def __init__(self, input_size: int, shape: Sequence[int], config: HeadConfig):
         super().__init__()
         self.trunk = MLP(
             input_size,
             [config.units] * config.layers,
             activation=config.activation,
             norm=config.norm,
-            inner=True,
         )
-        self.out = DistributionLayer(
-            self.trunk.output_size,
-            shape,
-            config.distribution,
-            min_std=min_std,
-            init_std=init_std,
-            sample_gradient=sample_gradient,
-            choices=choices,
-        )
+        self.out = DistributionLayer(self.trunk.output_size, shape, config.distribution)
         self.apply(init_glorot)
 
-    def forward(self, x: Features) -> Distribution:
+    def forward(self, x: Tensor) -> Distribution:
         """(..., input_size) -> a distribution with batch (...) and event `shape`."""
         return self.out(self.trunk(x))

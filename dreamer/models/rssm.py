@@ -11,20 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dreamer.models.activations import check_activation
 from dreamer.models.latents import Latent
-from dreamer.models.linear import Linear, constant_weights, linear, product_dtype
-from dreamer.models.mlp import DenseLayer, LayerNorm, Norm, init_glorot
-from dreamer.models.recurrent import GRUCell, LoopLinear
-from dreamer.models.steps import Steps, Weights
-from dreamer.models.unrolled import MakeSteps, unroll
-from dreamer.types import Features, OneHotFeatures, RSSMState
+from dreamer.models.mlp import DenseLayer, LayerNorm, Norm, check_activation, init_glorot
+from dreamer.types import RSSMState
 
-ImaginationPolicy = Callable[[Features, Tensor | None], Tensor]
-# `RSSM.dream_step` with its policy.
-DreamStep = Callable[[Tensor, Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor, Tensor]]
+ImaginationPolicy = Callable[[Tensor, Tensor | None], Tensor]
 
-MANY_LATENTS = 256  # S * K; fewer one-hot numbers are multiplied faster than rows are looked up
+UPDATE_BIAS = -1.0  # the GRU starts out slow to replace its state
 
 
 @dataclass(frozen=True)
@@ -47,13 +40,35 @@ class RSSMConfig:
                 )
 
 
+class GRUCell(nn.Module):
+    """A gated recurrent unit with one layer norm over all its gates.
+
+    The reset gate multiplies the normalised candidate, not the old state; an update near 1
+    replaces the state.
+
+    Source: `GRUCell` of the authors' code. Differs from the paper: layer norm is on by default.
+    """
+
+    def __init__(self, input_size: int, size: int, *, layer_norm: bool):
+        super().__init__()
+        self.linear = nn.Linear(input_size + size, 3 * size)
+        self.norm = LayerNorm(3 * size) if layer_norm else nn.Identity()
+
+    def forward(self, x: Tensor, deter: Tensor) -> Tensor:
+        """Input (..., input_size) and state (..., D) -> new state (..., D) float32."""
+        gates = self.norm(self.linear(torch.cat([x, deter], -1))).float()
+        reset, candidate, update = gates.chunk(3, -1)
+        new = torch.tanh(torch.sigmoid(reset) * candidate)
+        return torch.lerp(deter, new, torch.sigmoid(update + UPDATE_BIAS))
+
+
 class Prior(nn.Module):
     """Statistics of the stochastic state before the observation is seen."""
 
     def __init__(self, layer: DenseLayer, hidden: int, outputs: int):
         super().__init__()
         self.layer = layer
-        self.out = Linear(hidden, outputs)
+        self.out = nn.Linear(hidden, outputs)
 
     def forward(self, deter: Tensor) -> Tensor:
         """(..., D) -> (..., S * P)."""
@@ -72,8 +87,6 @@ class RSSM(nn.Module):
         self.latent = latent
         self.deter_size = config.deter
         self.stoch_size = latent.variables * latent.classes
-        one_hot = latent.classes > 1
-        self.looks_up = one_hot and self.stoch_size >= MANY_LATENTS
         self.feature_size = self.stoch_size + config.deter
         stats_size = latent.variables * latent.statistics
         dense = functools.partial(DenseLayer, activation=config.activation, norm=config.norm)
@@ -84,11 +97,7 @@ class RSSM(nn.Module):
             for _ in range(config.ensemble)
         )
         self.obs_out = dense(config.deter + embed_size, config.hidden)
-        self.obs_dist = Linear(config.hidden, stats_size)
-        # The released agent's choices, for which `steps.py` is written.
-        dense_is_known = config.activation == "elu" and config.norm == "none"
-        self.unrolls = one_hot and dense_is_known and config.layer_norm
-        self.make_steps: MakeSteps = Steps  # of sequences unrolled by hand
+        self.obs_dist = nn.Linear(config.hidden, stats_size)
         self.apply(init_glorot)
 
     def initial(self, batch_size: int) -> RSSMState:
@@ -121,28 +130,18 @@ class RSSM(nn.Module):
         index = member.expand(deter.shape[:-1])[..., None, None, None]
         return everyone.take_along_dim(index, -1).squeeze(-1)
 
-    def _advance(self, prev: RSSMState, prev_action: Tensor) -> Tensor:
-        """Next deterministic state: (N, ...), (N, A) -> (N, D)."""
-        x = self.img_in(torch.cat([prev.stoch.flatten(-2), prev_action], -1))
-        return self.gru(x, prev.deter)
-
     def img_step(
         self, prev: RSSMState, prev_action: Tensor, noise: Tensor | None = None
     ) -> RSSMState:
-        """One step without an observation.
+        """One step without an observation: the prior.
 
         Args:
             prev: (N, ...).
             prev_action: (N, A), chosen in `prev`.
             noise: (N, S, K) that decides the sample; None draws it.
-
-        Returns:
-            (N, ...) with the prior's statistics and a sample of it.
         """
-        deter = self._advance(prev, prev_action)
-        stats = self.prior_stats(deter)
-        noise = self.latent.draw_noise(stats) if noise is None else noise
-        return RSSMState(deter, self.latent.sample(stats, noise), stats)
+        deter = self._next_deter(prev, prev_action)
+        return self._sample(deter, self.prior_stats(deter), noise)
 
     def obs_step(
         self,
@@ -152,9 +151,7 @@ class RSSM(nn.Module):
         is_first: Tensor,
         noise: Tensor | None = None,
     ) -> RSSMState:
-        """One step with an observation; where `is_first`, state and action start from zero.
-
-        As `observe` for one step, without what that prepares for many.
+        """One step with an observation: the posterior. Where `is_first`, memory starts from zero.
 
         Args:
             prev: (B, ...).
@@ -162,16 +159,12 @@ class RSSM(nn.Module):
             embed: (B, M).
             is_first: (B,) bool.
             noise: (B, S, K) that decides the sample; None draws it.
-
-        Returns:
-            The posterior (B, ...). Ask `prior_stats` of its `deter` for the prior.
         """
         keep = (~is_first).float().unsqueeze(-1)  # (B, 1)
-        masked = RSSMState(prev.deter * keep, prev.stoch * keep.unsqueeze(-1), prev.stats)
-        deter = self._advance(masked, prev_action * keep)
-        stats = self.latent.to_stats(self.obs_dist(self.obs_out(torch.cat([deter, embed], -1))))
-        noise = self.latent.draw_noise(stats) if noise is None else noise
-        return RSSMState(deter, self.latent.sample(stats, noise), stats)
+        prev = RSSMState(prev.deter * keep, prev.stoch * keep.unsqueeze(-1), prev.stats)
+        deter = self._next_deter(prev, prev_action * keep)
+        x = self.obs_out(torch.cat([deter, embed], -1))
+        return self._sample(deter, self.latent.to_stats(self.obs_dist(x)), noise)
 
     def observe(
         self,
@@ -181,12 +174,7 @@ class RSSM(nn.Module):
         start: RSSMState | None = None,
         noise: Tensor | None = None,
     ) -> RSSMState:
-        """Infer the states of sequences of observations.
-
-        What does not depend on the recurrent state is computed for all steps at once: the
-        parts of actions and embeddings in the first layers before the loop, the gradients of its
-        weights and the prior, by the caller, after it. `unrolled.py` does the whole loop for the
-        released agent's choices.
+        """Infer the states of sequences of observations: `obs_step` for T steps.
 
         Args:
             embed: (T, B, M).
@@ -199,48 +187,14 @@ class RSSM(nn.Module):
             Posteriors (T, B, ...).
         """
         length, batch_size = embed.shape[:2]
-        latent = self.latent
-        keep = (~is_first).float().unsqueeze(-1)  # (T, B, 1)
-        weight, bias = self.img_in.linear.weight, self.img_in.linear.bias
-        weight_stoch, weight_action = weight.split([self.stoch_size, prev_action.shape[-1]], -1)
-        from_action = linear(prev_action * keep, weight_action, bias)  # (T, B, hidden)
-        weight, bias = self.obs_out.linear.weight, self.obs_out.linear.bias
-        weight_deter, weight_embed = weight.split([self.deter_size, embed.shape[-1]], -1)
-        from_embed = linear(embed, weight_embed, bias)  # (T, B, hidden)
-
         state = self.initial(batch_size) if start is None else start
         if noise is None:
-            shape = (length, batch_size, latent.variables, latent.statistics)
-            noise = latent.draw_noise(state.stats.new_empty(shape))
-        if self.unrolls:
-            gru, last = self.gru, self.obs_dist
-            assert isinstance(gru.norm, LayerNorm)
-            norm = gru.norm.weight, gru.norm.bias
-            weights = Weights(
-                *(weight_stoch, gru.linear.weight, gru.linear.bias, *norm),
-                *(weight_deter, last.weight, last.bias),
-            )
-            inputs = from_embed, from_action, keep, noise
-            states = unroll(*inputs, state.deter, state.stoch, weights, self.make_steps)
-            return RSSMState(*states)
-
-        from_stoch = LoopLinear(weight_stoch)
-        gates = LoopLinear(self.gru.linear.weight, self.gru.linear.bias)
-        from_deter = LoopLinear(weight_deter)
-        obs_dist = LoopLinear(self.obs_dist.weight, self.obs_dist.bias)
-
+            noise = self.latent.draw_noise(state.stats.expand(length, *state.stats.shape))
         states = []
-        steps = (from_embed.unbind(), from_action.unbind(), keep.unbind(), noise.unbind())
-        for embedded, acted, kept, step_noise in zip(*steps, strict=True):
-            # Everything is masked, though only the start of a chunk meets a non-zero action.
-            stoch, deter = state.stoch.flatten(-2) * kept, state.deter * kept
-            x = self.img_in.finish(from_stoch(stoch, acted))
-            deter = self.gru.finish(gates(torch.cat([x, deter], -1)), deter)
-            hidden = self.obs_out.finish(from_deter(deter, embedded))
-            stats = latent.to_stats(obs_dist(hidden))
-            state = RSSMState(deter, latent.sample(stats, step_noise), stats)
+        for t in range(length):
+            state = self.obs_step(state, prev_action[t], embed[t], is_first[t], noise[t])
             states.append(state)
-        return _stack(states)
+        return RSSMState(*(torch.stack(parts) for parts in zip(*states, strict=True)))
 
     def imagine(
         self,
@@ -250,8 +204,8 @@ class RSSM(nn.Module):
         *,
         action_noise: Tensor | None = None,
         state_noise: Tensor | None = None,
-    ) -> tuple[RSSMState, Tensor]:
-        """Roll the prior forward under a policy.
+    ) -> tuple[Tensor, Tensor]:
+        """Roll the prior forward under a policy: `img_step` for H steps.
 
         Args:
             start: (N, ...).
@@ -261,116 +215,26 @@ class RSSM(nn.Module):
             state_noise: (H, N, S, K), None draws it.
 
         Returns:
-            States (H+1, N, ...), the first being `start`, and the actions that led to each
-            (H+1, N, A), the first being zero. Gradients flow through states and actions.
+            Features (H+1, N, F), the first being those of `start`, and the actions that led to each
+            (H+1, N, A), the first being zero. Gradients flow through features and actions.
         """
-        # states     [z0]   [z1]   ...   [zH]
+        # features   [z0]   [z1]   ...   [zH]
         # actions    [ 0]   [a1]   ...   [aH]      a_t was chosen in z_{t-1}
-        if state_noise is None:
-            state_noise = self.latent.draw_noise(start.stats.expand(horizon, *start.stats.shape))
-        states, actions = [start], []
+        state, features, actions = start, [start.features], []
         for t in range(horizon):
             noise = None if action_noise is None else action_noise[t]
-            actions.append(policy(states[-1].features.detach(), noise))
-            states.append(self.img_step(states[-1], actions[-1], state_noise[t]))
-        return _stack(states), torch.stack([torch.zeros_like(actions[0]), *actions])
+            actions.append(policy(features[-1].detach(), noise))
+            noise = None if state_noise is None else state_noise[t]
+            state = self.img_step(state, actions[-1], noise)
+            features.append(state.features)
+        prev_action = [torch.zeros_like(actions[0]), *actions]
+        return torch.stack(features), torch.stack(prev_action)
 
-    @torch.no_grad()
-    @constant_weights()
-    def imagine_features(
-        self,
-        start: RSSMState,
-        step: DreamStep,
-        horizon: int,
-        *,
-        action_noise: Tensor | None = None,
-        state_noise: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """`imagine` without a graph, which writes down the features and nothing else.
+    def _next_deter(self, prev: RSSMState, prev_action: Tensor) -> Tensor:
+        """Deterministic state one step on: (N, ...), (N, A) -> (N, D)."""
+        x = self.img_in(torch.cat([prev.stoch.flatten(-2), prev_action], -1))
+        return self.gru(x, prev.deter)
 
-        Arguments and numbers are those of `imagine`, but for the policy, which is in `step`:
-        `dream_step`, or the same compiled. Of the states, it gives the features (H+1, N, F), in the
-        type of matrix products, which is all that heads make of them.
-        """
-        deter = start.deter
-        if state_noise is None:
-            shape = horizon, *start.stats.shape
-            state_noise = self.latent.draw_noise(start.stats.expand(shape))
-        features = [start.features.to(product_dtype(deter))]
-        actions = []
-        for t in range(horizon):
-            noise = None if action_noise is None else action_noise[t]
-            row, deter, action = step(features[-1], deter, noise, state_noise[t])
-            features.append(row)
-            actions.append(action)
-        prev_action = torch.stack([torch.zeros_like(actions[0]), *actions])
-        return torch.stack(features), prev_action
-
-    def dream_step(
-        self,
-        policy: ImaginationPolicy,
-        features: Tensor,
-        deter: Tensor,
-        action_noise: Tensor | None,
-        state_noise: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """One step of `imagine_features`.
-
-        Args:
-            policy: as that of `imagine`.
-            features: (N, F), in the type of matrix products.
-            deter: (N, D), the same state in float32.
-            action_noise: (N, A) or None.
-            state_noise: (N, S, K).
-
-        Returns:
-            features (N, F) and deter (N, D) one step later, and the action (N, A) between.
-        """
-        stoch, rounded = features.split([self.stoch_size, self.deter_size], -1)
-        action = policy(features, action_noise)
-        x = self.img_in(torch.cat([stoch, action.to(features.dtype)], -1))
-        deter = self.gru.finish(self.gru.linear(torch.cat([x, rounded], -1)), deter)
-        rounded = deter.to(features.dtype)
-        stoch = self.latent.sample(self.prior_stats(rounded), state_noise).flatten(-2)
-        return torch.cat([stoch.to(rounded.dtype), rounded], -1), deter, action
-
-    @torch.no_grad()
-    @constant_weights()
-    def imagine_one_hots(
-        self,
-        start: RSSMState,
-        policy: ImaginationPolicy,
-        horizon: int,
-        *,
-        action_noise: Tensor | None = None,
-        state_noise: Tensor | None = None,
-    ) -> tuple[OneHotFeatures, Tensor]:
-        """`imagine` for categorical latents without a graph, which never writes out a one-hot row.
-
-        Arguments and numbers are those of `imagine`; of the states, it gives the features.
-        """
-        latent = self.latent
-        first = torch.arange(latent.variables, device=start.stoch.device) * latent.classes  # (S,)
-        deter = start.deter
-        dtype = product_dtype(deter)  # once, where autocast would for every layer
-        features = [OneHotFeatures(start.stoch.argmax(-1) + first, deter.to(dtype))]
-        actions = []
-        for t in range(horizon):
-            noise = None if action_noise is None else action_noise[t]
-            actions.append(policy(features[-1], noise))
-            # The dense layer reads the action where heads read the deterministic state.
-            x = self.img_in(OneHotFeatures(features[-1].ones, actions[-1]))
-            gates = self.gru.linear(torch.cat([x, features[-1].deter], -1))
-            deter = self.gru.finish(gates, deter)
-            rounded = deter.to(dtype)
-            stats = self.prior_stats(rounded)  # (N, S, K)
-            noise = latent.draw_noise(stats) if state_noise is None else state_noise[t]
-            features.append(OneHotFeatures((stats + noise).max(-1).indices + first, rounded))
-        ones = torch.stack([x.ones for x in features])
-        deters = torch.stack([x.deter for x in features])
-        prev_action = torch.stack([torch.zeros_like(actions[0]), *actions])
-        return OneHotFeatures(ones, deters), prev_action
-
-
-def _stack(states: list[RSSMState]) -> RSSMState:
-    return RSSMState(*(torch.stack(parts) for parts in zip(*states, strict=True)))
+    def _sample(self, deter: Tensor, stats: Tensor, noise: Tensor | None) -> RSSMState:
+        noise = self.latent.draw_noise(stats) if noise is None else noise
+        return RSSMState(deter, self.latent.sample(stats, noise), stats)

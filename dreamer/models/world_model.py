@@ -4,7 +4,6 @@ The agent trains it on replayed batches and dreams in it; the policy filters obs
 it. It knows neither actor nor critic: imagination takes the actor as a plain function.
 """
 
-import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -16,8 +15,8 @@ from dreamer.losses import balanced_kl
 from dreamer.models.encoder import Decoder, Encoder, ObservationConfig, ObsShapes
 from dreamer.models.latents import Latent
 from dreamer.models.mlp import Head, HeadConfig
-from dreamer.models.rssm import RSSM, DreamStep, ImaginationPolicy, RSSMConfig
-from dreamer.types import Batch, Features, RSSMState, Trajectory
+from dreamer.models.rssm import RSSM, ImaginationPolicy, RSSMConfig
+from dreamer.types import Batch, RSSMState, Trajectory
 
 LOSSES = ("kl", "reward", "discount")
 OBSERVATIONS = "observations"  # the scales of their losses, beside those of `LOSSES`
@@ -232,8 +231,6 @@ class WorldModel(nn.Module):
         *,
         action_noise: Tensor | None = None,
         state_noise: Tensor | None = None,
-        one_hots: bool = False,
-        step: DreamStep | None = None,
     ) -> Trajectory:
         """Dream `horizon` steps from each start.
 
@@ -244,25 +241,13 @@ class WorldModel(nn.Module):
             horizon: H.
             action_noise: (H, N, A) or None.
             state_noise: (H, N, S, K) or None.
-            one_hots: features may be `OneHotFeatures`, for the policy too, where that is faster:
-                on the CPU, without a graph, if the latents are categorical and many.
-            step: a compiled one with `policy` in it, taken where there is no graph; or None.
 
         Returns:
-            (H+1, N, ...). Gradients flow through the actions, the dynamics and the heads. Without
-            a graph, features are in the type of matrix products.
+            (H+1, N, ...). Gradients flow through the actions, the dynamics and the heads.
         """
-        noise = {"action_noise": action_noise, "state_noise": state_noise}
-        rssm = self.rssm
-        features: Features  # (H+1, N, F)
-        if torch.is_grad_enabled():
-            states, prev_action = rssm.imagine(start, policy, horizon, **noise)
-            features = states.features
-        elif step is None and one_hots and rssm.looks_up and start.deter.device.type == "cpu":
-            features, prev_action = rssm.imagine_one_hots(start, policy, horizon, **noise)
-        else:  # other devices multiply by zeros faster than they look up
-            step = step or functools.partial(rssm.dream_step, policy)
-            features, prev_action = rssm.imagine_features(start, step, horizon, **noise)
+        features, prev_action = self.rssm.imagine(
+            start, policy, horizon, action_noise=action_noise, state_noise=state_noise
+        )
         reward = self.reward_head(features).mean
         if self.discount_head is None:
             discount = torch.full_like(reward, self.config.discount)

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from dreamer.models.mlp import MLP, DenseLayer, Head, HeadConfig, LayerNorm, make_norm
 
 UNITS = 10
-NAMES = ["mse", "normal", "binary", "onehot", "trunc_normal", "tanh_normal"]
+NAMES = ["mse", "normal", "binary", "onehot"]
 
 
 def test_dense_layer_normalises_before_it_activates():
@@ -58,26 +58,8 @@ def test_scalar_head_has_no_trailing_axis(name):
     assert distribution.mean.shape == distribution.log_prob(torch.zeros(T, B)).shape == (T, B)
 
 
-@pytest.mark.parametrize(
-    ("name", "scale"),
-    [("trunc_normal", 2 / (1 + 2.718281828 ** (-1.5)) + 0.2), ("tanh_normal", 3.048587352 + 0.2)],
-)
-def test_bounded_normals_start_at_the_configured_width(name, scale):
-    network = Head(D, (A,), head(name), min_std=0.2, init_std=3.0)
-    torch.nn.init.zeros_(network.out.std.weight)
-    distribution = network(torch.randn(B, D))
-    actual = distribution.scale if name == "trunc_normal" else distribution.normal.std
-    assert_close(actual, torch.full((B, A), scale), rtol=1e-5, atol=0)
-
-
-def test_bounded_normals_keep_their_location_bounded():
-    x = 1e4 * torch.randn(T, B, D)
-    assert Head(D, (A,), head("trunc_normal"))(x).loc.abs().max() <= 1
-    assert Head(D, (A,), head("tanh_normal"))(x).normal.mean.abs().max() <= 5
-
-
 def test_head_starts_with_glorot_kernels_and_zero_biases():
-    network = Head(D, (A,), head("trunc_normal"))
+    network = Head(D, (A,), head("normal"))
     for layer in [network.trunk[0].linear, network.out.std]:
         bound = (6 / sum(layer.weight.shape)) ** 0.5
         assert 0.8 * bound < layer.weight.abs().max() <= bound

@@ -1,7 +1,6 @@
 """The recurrent model against its equations, one step after the other."""
 
 import dataclasses
-import functools
 
 import pytest
 import torch
@@ -22,8 +21,7 @@ from tiny import (
 from torch import nn
 from torch.testing import assert_close
 
-from dreamer.models.one_hots import one_hot_linear
-from dreamer.models.rssm import RSSM
+from dreamer.models.rssm import RSSM, GRUCell
 from dreamer.types import RSSMState
 
 M = 13
@@ -140,16 +138,16 @@ def test_imagine_equals_a_loop_of_img_step(latent):
         assert not features.requires_grad
         return torch.tanh(layer(features)) + noise
 
-    states, prev_action = rssm.imagine(
+    features, prev_action = rssm.imagine(
         start, policy, H, action_noise=action_noise, state_noise=state_noise
     )
-    assert_close(tuple(states.at(0)), tuple(start))
+    assert_close(features[0], start.features)
     assert_close(prev_action[0], torch.zeros(N, A))
     state = start
     for t in range(H):
         action = policy(state.features.detach(), action_noise[t])
         state = rssm.img_step(state, action, state_noise[t])
-        assert_close(tuple(states.at(t + 1)), tuple(state))
+        assert_close(features[t + 1], state.features)
         assert_close(prev_action[t + 1], action)
 
 
@@ -158,8 +156,8 @@ def test_imagination_carries_gradients_from_late_states_to_the_first_action(late
     rssm = make_rssm(latent)
     actions = torch.randn(H, N, A, requires_grad=True)
     steps = iter(actions)
-    states, _ = rssm.imagine(make_state(latent, N), lambda features, noise: next(steps), H)
-    (gradient,) = torch.autograd.grad(states.features[-1].square().sum(), actions)
+    features, _ = rssm.imagine(make_state(latent, N), lambda features, noise: next(steps), H)
+    (gradient,) = torch.autograd.grad(features[-1].square().sum(), actions)
     assert gradient.flatten(1).any(-1).all()
 
 
@@ -167,8 +165,8 @@ def test_drawn_noise_differs_from_step_to_step():
     rssm = make_rssm(GAUSSIAN)
     nn.init.zeros_(rssm.priors[0].out.weight)  # the same prior at all times
     zero = torch.zeros(N, A)
-    states, _ = rssm.imagine(make_state(GAUSSIAN, N), lambda features, noise: zero, H)
-    assert (states.stoch[1] != states.stoch[2]).all()
+    features, _ = rssm.imagine(make_state(GAUSSIAN, N), lambda features, noise: zero, H)
+    assert (features[1, :, :S] != features[2, :, :S]).all()
 
 
 @pytest.mark.parametrize("ensemble", [1, 3])
@@ -219,47 +217,34 @@ def test_unknown_activation_is_refused():
         dataclasses.replace(RSSM_CONFIG, activation="ela")
 
 
-@both
-@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
-def test_imagining_features_is_imagining_states(latent, bf16):
-    rssm = make_rssm(latent)
-    actor = nn.Linear(rssm.feature_size, A)
-    start = make_state(latent, N)
-
-    def policy(features, noise):
-        return torch.tanh(actor(features).float() + noise)
-
-    state_noise = torch.randn(H, N, S, latent.classes)
-    noise = {"action_noise": torch.randn(H, N, A), "state_noise": state_noise}
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        states, actions = rssm.imagine(start, policy, H, **noise)
-        step = functools.partial(rssm.dream_step, policy)
-        features, same_actions = rssm.imagine_features(start, step, H, **noise)
-    assert not (features.requires_grad or same_actions.requires_grad)
-    assert features.dtype == (torch.bfloat16 if bf16 else torch.float32)
-    assert_close(same_actions, actions)
-    assert_close(features, states.features.to(features.dtype))
+# The GRU cell
 
 
-@pytest.mark.usefixtures("products")
-@pytest.mark.parametrize("ensemble", [1, 3])
-def test_imagining_positions_of_ones_is_imagining_states(ensemble):
-    rssm = make_rssm(ensemble=ensemble)
-    start = make_state(CATEGORICAL, N)
-    actor = nn.Linear(rssm.feature_size, A)
+def by_the_equations(cell: GRUCell, x: torch.Tensor, deter: torch.Tensor) -> torch.Tensor:
+    gates = torch.cat([x, deter], -1) @ cell.linear.weight.T + cell.linear.bias
+    gates = (gates - gates.mean(-1, keepdim=True)) / (
+        gates.var(-1, correction=0, keepdim=True) + 1e-3
+    ).sqrt()
+    gates = gates * cell.norm.weight + cell.norm.bias
+    reset, candidate, update = gates[:, :D], gates[:, D : 2 * D], gates[:, 2 * D :]
+    reset, update = 1 / (1 + (-reset).exp()), 1 / (1 + (1 - update).exp())
+    return update * torch.tanh(reset * candidate) + (1 - update) * deter
 
-    def dense(features, noise):
-        return torch.tanh(actor(features) + noise)
 
-    def looked_up(features, noise):
-        return torch.tanh(one_hot_linear(features, actor.weight, actor.bias) + noise)
+def test_gru_equals_its_equations_gradients_included():
+    cell = GRUCell(M, D, layer_norm=True)
+    nn.init.uniform_(cell.norm.weight, 0.5, 2)
+    nn.init.uniform_(cell.norm.bias)
+    x, deter = torch.randn(B, M, requires_grad=True), torch.randn(B, D, requires_grad=True)
+    expected = by_the_equations(cell, x, deter)
+    assert_close(cell(x, deter), expected)
+    inputs = [x, deter, *cell.parameters()]
+    assert_close(
+        torch.autograd.grad(cell(x, deter).square().sum(), inputs),
+        torch.autograd.grad(expected.square().sum(), inputs),
+    )
 
-    noise = {"action_noise": torch.randn(H, N, A), "state_noise": torch.randn(H, N, S, K)}
-    torch.manual_seed(7)
-    states, actions = rssm.imagine(start, dense, H, **noise)
-    torch.manual_seed(7)
-    features, same_actions = rssm.imagine_one_hots(start, looked_up, H, **noise)
-    assert_close(same_actions, actions)
-    assert_close(features.deter, states.deter)
-    rows = torch.zeros(H + 1, N, S * K).scatter_(-1, features.ones, 1)
-    assert_close(rows, states.stoch.flatten(-2))
+
+def test_gru_without_layer_norm_has_none():
+    names = [name for name, _ in GRUCell(M, D, layer_norm=False).named_parameters()]
+    assert names == ["linear.weight", "linear.bias"]

@@ -24,7 +24,6 @@ from tiny import (
 from torch.testing import assert_close
 
 from dreamer.models.world_model import WorldModel, transform_reward
-from dreamer.types import OneHotFeatures
 
 OBS_SHAPES = IMAGE | VECTORS
 both = pytest.mark.parametrize("latent", [CATEGORICAL, GAUSSIAN], ids=["categorical", "gaussian"])
@@ -221,24 +220,6 @@ def test_dream_without_a_graph_has_the_same_numbers():
     assert_close(tuple(with_graph.detach()), tuple(without), rtol=0, atol=0)
     assert with_graph.reward.requires_grad
     assert not any(x.requires_grad for x in without)
-
-
-@both
-@pytest.mark.parametrize("graph", [True, False])
-@pytest.mark.parametrize("many", [1, 10**9])
-def test_positions_of_ones_stand_for_many_features_without_a_graph(
-    latent, graph, many, monkeypatch
-):
-    monkeypatch.setattr("dreamer.models.rssm.MANY_LATENTS", many)
-    model = make_model(VECTORS, latent=latent)
-    start = model.loss(batch(VECTORS)).posterior.detach().flatten_time()
-    actions = torch.randn(N, A)
-    with torch.set_grad_enabled(graph):
-        trajectory = model.imagine(start, None, lambda f, noise: actions, H, one_hots=True)
-    positions = isinstance(trajectory.features, OneHotFeatures)
-    assert positions == (latent is CATEGORICAL and not graph and many == 1)
-    assert trajectory.reward.shape == (H + 1, N)
-    assert trajectory.reward.requires_grad == graph
 
 
 def test_first_discount_is_that_of_the_replay_and_the_others_that_of_the_head():

@@ -6,10 +6,12 @@ Nothing here knows a network.
 """
 
 import functools
+import inspect
 import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -199,21 +201,30 @@ def golden(
     runs = {str(case): (case.golden.name, case.name, False) for case in cases}
     runs |= {f"{case}-bf16": (case.golden.name, case.name, True) for case in cases if bf16(case)}
 
-    def decorate(test: Callable[[Case], None]):
+    def decorate(test: Callable[..., None]):
         if not runs:  # a set without such a case: no test, rather than a skipped one
             return None
 
-        @pytest.mark.parametrize(("stem", "name", "half"), runs.values(), ids=runs)
-        def run(stem: str, name: str, half: bool):
+        def run(stem: str, name: str, half: bool, **fixtures: Any):
             case = Case(load(stem), name, bf16=half)
             assert case.expected, f"{case} has nothing to compare"
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                test(case)
+                test(case, **fixtures)
             case.assert_complete()
 
-        run.__name__ = run.__qualname__ = test.__name__
-        run.__module__ = test.__module__
-        return run
+        if "optimized" in inspect.signature(test).parameters:
+
+            def chosen(stem: str, name: str, half: bool, optimized: Any):
+                run(stem, name, half, optimized=optimized)
+
+        else:
+
+            def chosen(stem: str, name: str, half: bool):
+                run(stem, name, half)
+
+        chosen.__name__ = chosen.__qualname__ = test.__name__
+        chosen.__module__ = test.__module__
+        return pytest.mark.parametrize(("stem", "name", "half"), runs.values(), ids=runs)(chosen)
 
     return decorate
 

@@ -1,7 +1,9 @@
 import torch
 from golden import Case, every, golden
 
-from dreamer.distributions import Normal, OneHot, TanhNormal, TruncatedNormal
+from dreamer.bounded_normals import TanhNormal, TruncatedNormal
+from dreamer.distributions import Normal, OneHot
+from dreamer.models.actor import ActionLayer
 from dreamer.models.mlp import DistributionLayer
 
 
@@ -37,9 +39,11 @@ def test_truncated_normal(case: Case):
 def test_distribution_layer(case: Case):
     parameters, features = case.parameters, case["in/features"]
     bounded = {k: v for k, v in parameters.items() if k in ("min_std", "init_std")}
-    layer = DistributionLayer(
-        features.shape[-1], parameters["shape"], parameters["dist"], **bounded
-    )
+    size, shape, name = features.shape[-1], parameters["shape"], parameters["dist"]
+    if bounded:
+        layer = ActionLayer(size, shape, name, **bounded)
+    else:
+        layer = DistributionLayer(size, shape, name)
     case.load(layer)
     dist = layer(features)
 

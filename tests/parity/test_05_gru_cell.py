@@ -1,7 +1,7 @@
 import torch
 from golden import Case, every, golden
 
-from dreamer.models.recurrent import GRUCell
+from dreamer.models.rssm import GRUCell
 
 
 @golden("05_*", bf16=every)

@@ -1,4 +1,3 @@
-import pytest
 import torch
 from golden import Case, golden, swap_time
 from networks import (
@@ -14,8 +13,6 @@ from torch import Tensor
 from dreamer.models.latents import Latent
 from dreamer.models.rssm import RSSM
 from dreamer.types import RSSMState
-
-pytestmark = pytest.mark.usefixtures("products")
 
 
 def make_rssm(case: Case, embed: Tensor, action: Tensor) -> RSSM:
@@ -86,17 +83,22 @@ def test_rssm(case: Case):
     case.check("grad/observe/embed", embed.grad)
     case.check_gradients(rssm, "grad/observe/w")
 
-    # The file's actions are given, so the policy passes on what should have been its noise.
-    actions = swap_time(action).detach()
     for folder, noise in {
         "imagine_mode": zeros,
         "imagine": our_samples(latent, case["draw/imagine/state"]),
     }.items():
-        states, prev_action = rssm.imagine(
+        actions = swap_time(action).detach()
+        states = [start]
+        for prev_action, step_noise in zip(actions, noise, strict=True):
+            states.append(rssm.img_step(states[-1], prev_action, step_noise))
+        check(f"out/{folder}", RSSMState(*map(torch.stack, zip(*states[1:], strict=True))))
+        # The file's actions are given, so the policy passes on what should have been its noise.
+        features, prev_actions = rssm.imagine(
             start, lambda _, given: given, length, action_noise=actions, state_noise=noise
         )
-        torch.testing.assert_close(prev_action[1:], actions)
-        check(f"out/{folder}", RSSMState(*(x[1:] for x in states)))
+        torch.testing.assert_close(prev_actions[1:], actions)
+        expected = torch.stack([state.features for state in states])
+        torch.testing.assert_close(features, expected, rtol=0, atol=0)
 
 
 @golden("06_*", where=lambda case: "member_used" in case.parameters, bf16=draws_nothing)

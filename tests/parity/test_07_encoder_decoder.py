@@ -1,12 +1,9 @@
-import pytest
 import torch
 from golden import Case, channels_first, channels_last, golden
 from networks import observation_config
 from torch import Tensor
 
 from dreamer.models.encoder import Decoder, Encoder, ObsShapes
-
-pytestmark = pytest.mark.usefixtures("images")
 
 
 def observations(case: Case) -> tuple[dict[str, Tensor], ObsShapes]:
@@ -24,10 +21,11 @@ def is_smooth(case: Case) -> bool:
 
 
 @golden("07a_*", bf16=is_smooth)
-def test_encoder(case: Case):
+def test_encoder(case: Case, optimized):
     obs, shapes = observations(case)
     encoder = Encoder(shapes, observation_config(case.parameters))
     case.load(encoder)
+    optimized(encoder)
 
     embed = encoder(obs)
     functional = (case["in/coef"] * embed).sum()
@@ -39,11 +37,12 @@ def test_encoder(case: Case):
 
 
 @golden("07b_*", bf16=is_smooth)
-def test_decoder(case: Case):
+def test_decoder(case: Case, optimized):
     obs, shapes = observations(case)
     features = case["in/features"].requires_grad_()
     decoder = Decoder(features.shape[-1], shapes, observation_config(case.parameters))
     case.load(decoder)
+    optimized(decoder)
 
     dists = decoder(features)
     log_probs = decoder.log_prob(features, obs)

@@ -1,4 +1,3 @@
-import pytest
 import torch
 from golden import Case, every, global_norm, golden, reference_gradients, swap_time
 from networks import (
@@ -20,16 +19,15 @@ METRICS = {
     "post_ent": "world_model/posterior_entropy",
 }
 
-pytestmark = pytest.mark.usefixtures("products", "images")
-
 
 @golden("08_*", bf16=every)
-def test_world_model_loss(case: Case):
+def test_world_model_loss(case: Case, optimized):
     batch = our_batch(case.under("in"))
     shapes = obs_shapes_of(batch)
     config = world_model_config(case.config, shapes, case.parameters["grad_heads"])
     model = WorldModel(config, shapes, batch.prev_action.shape[-1])
     case.load(model)
+    optimized(model)
     latent = config.latent
     start = None
     if not case.parameters["start_state"].startswith("none"):

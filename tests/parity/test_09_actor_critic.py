@@ -1,6 +1,6 @@
+from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from golden import Case, every, global_norm, golden
 from networks import (
@@ -19,8 +19,6 @@ from dreamer.models.actor_critic import ActorCritic, RewardNormConfig, StreamNor
 from dreamer.models.encoder import ObsShapes
 from dreamer.models.world_model import WorldModel
 from dreamer.types import ActionSpace, RSSMState, Trajectory
-
-pytestmark = pytest.mark.usefixtures("products")
 
 
 def make_actor_critic(
@@ -105,6 +103,7 @@ class Dream:
     def __init__(
         self,
         case: Case,
+        optimized: Callable[[torch.nn.Module], torch.nn.Module],
         *,
         overrides: dict[str, Any] | None = None,
         sample_gradient: str = "exact",
@@ -136,9 +135,13 @@ class Dream:
             "action_noise": case["draw/action"],
             "state_noise": our_samples(latent, case["draw/state"]),
         }
-        self.states, _ = self.model.rssm.imagine(start, policy, horizon, **noise)
+        optimized(torch.nn.ModuleList([self.model, self.actor_critic]))
         terminal = case["in/is_terminal"].flatten() if is_terminal else None
         self.trajectory = self.model.imagine(start, terminal, policy, horizon, **noise)
+        self.states = [start]
+        steps = zip(self.trajectory.prev_action[1:], noise["state_noise"], strict=True)
+        for prev_action, step_noise in steps:
+            self.states.append(self.model.rssm.img_step(self.states[-1], prev_action, step_noise))
         self.actor = self.actor_critic.actor_loss(self.trajectory, policy_steps=0)
         self.critic = self.actor_critic.critic_loss(
             self.trajectory.detach(), self.actor.target.detach()
@@ -146,10 +149,10 @@ class Dream:
 
 
 @golden("09b_*", where=lambda case: not case.name, bf16=every)
-def test_imagined_trajectory(case: Case):
-    dream = Dream(case)
+def test_imagined_trajectory(case: Case, optimized):
+    dream = Dream(case, optimized)
     trajectory = dream.trajectory
-    states = RSSMState(*dream.states)
+    states = RSSMState(*map(torch.stack, zip(*dream.states, strict=True)))
     case.check_all(
         "out",
         reference_state(dream.model.config.latent, states)
@@ -166,10 +169,10 @@ def test_imagined_trajectory(case: Case):
 
 
 @golden("09b_*", where=lambda case: "actor_grad" in case.parameters, bf16=every)
-def test_actor_gradient_through_imagination(case: Case):
+def test_actor_gradient_through_imagination(case: Case, optimized):
     overrides = {k: v for k, v in case.parameters.items() if k.startswith("actor_")}
     sample_gradient = case.parameters["truncated_normal_sample_gradient"] or "exact"
-    dream = Dream(case, overrides=overrides, sample_gradient=sample_gradient)
+    dream = Dream(case, optimized, overrides=overrides, sample_gradient=sample_gradient)
     dream.actor.loss.backward()
 
     case.check("out/actor_loss", dream.actor.loss)
@@ -179,16 +182,16 @@ def test_actor_gradient_through_imagination(case: Case):
 
 
 @golden("09b_*", where=lambda case: "grad/critic_global_norm" in case.expected, bf16=every)
-def test_critic_gradient_after_imagination(case: Case):
-    dream = Dream(case)
+def test_critic_gradient_after_imagination(case: Case, optimized):
+    dream = Dream(case, optimized)
     dream.critic.loss.backward()
     case.check("grad/critic_global_norm", global_norm(dream.actor_critic.critic))
     case.check_gradients(dream.actor_critic.critic, "grad/w/critic")
 
 
 @golden("09b_*", where=lambda case: bool(case.name) and "out/weight" in case.expected, bf16=every)
-def test_discount_without_terminal_flags(case: Case):
-    discount = Dream(case, is_terminal=False).trajectory.discount
+def test_discount_without_terminal_flags(case: Case, optimized):
+    discount = Dream(case, optimized, is_terminal=False).trajectory.discount
     case.check("out/discount", discount)
     case.check("out/weight", trajectory_weight(discount))
 

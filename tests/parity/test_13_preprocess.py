@@ -4,9 +4,8 @@ from golden import Case, golden
 from dreamer.models.encoder import ObservationConfig, VectorConfig
 from dreamer.models.latents import CategoricalLatent
 from dreamer.models.mlp import HeadConfig
-from dreamer.models.pixels import preprocess
 from dreamer.models.rssm import RSSMConfig
-from dreamer.models.vision import ConvConfig
+from dreamer.models.vision import ConvConfig, preprocess
 from dreamer.models.world_model import (
     KLConfig,
     WorldModel,

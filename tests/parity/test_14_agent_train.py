@@ -23,8 +23,7 @@ from torch.utils.data import DataLoader
 
 from dreamer.agent import AgentConfig, DreamerAgent, UpdateNoise
 from dreamer.convert import load_reference_weights, reference_parameters
-from dreamer.models.compiled import compile_activations, compile_recurrence
-from dreamer.models.compiled_steps import compile_dream, compile_sequences
+from dreamer.kernels import optimize
 from dreamer.models.world_model import METRIC_NAMES
 from dreamer.types import ActionSpace
 
@@ -133,26 +132,14 @@ class GoldenAgent(DreamerAgent):
 def train(
     stem: str,
     *,
-    compiled_for: Literal["cpu", "cuda"] | None = None,
     precision: Precision = "32-true",
-    looks_up: bool = False,
+    kernels: bool = False,
 ) -> dict[str, Update]:
     """All updates of a file, by case."""
     cases = [Case(load(stem), name) for name in load(stem).parameters]
     agent = GoldenAgent(cases)
-    rssm = agent.world_model.rssm
-    assert not rssm.looks_up  # the latents of the files are few
-    rssm.looks_up = looks_up and rssm.latent.classes > 1
-    if compiled_for:
-        compile_activations(agent)
-    if compiled_for == "cuda":  # what is compiled for one; here it runs on the CPU
-        compile_recurrence(agent, torch.device("cpu"))
-    if compiled_for == "cpu":
-        length, sequences = our_batch(cases[0].under("in")).reward.shape
-        assert compile_sequences(rssm, sequences) == (rssm.latent.classes > 1)
-        agent.dream_step = compile_dream(rssm, agent.actor_critic, length * sequences)
-        # Actors of continuous actions learn through dreams.
-        assert (agent.dream_step is None) == agent.actor_critic.through_dynamics
+    if kernels:
+        optimize(agent, torch.device("cpu"))
     trainer = pl.Trainer(
         accelerator="cpu",
         precision=precision,
@@ -174,49 +161,18 @@ def test_update(case: Case):
 every_file = pytest.mark.parametrize("stem", sorted(path.stem for path in FOLDER.glob("14_*.npz")))
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("small_is_large")
-@pytest.mark.parametrize(
-    ("compiled_for", "precision"),
-    [("cpu", "32-true"), ("cuda", "32-true"), ("cuda", "bf16-mixed")],
-)
 @every_file
-def test_updates_with_everything_compiled(
-    stem: str, compiled_for: Literal["cpu", "cuda"], precision: Precision
-):
-    updates = train(stem, compiled_for=compiled_for, precision=precision)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_updates_with_kernels(stem: str, precision: Precision, monkeypatch):
+    monkeypatch.setattr("dreamer.kernels.MANY_LATENTS", 0)
+    monkeypatch.setattr("dreamer.kernels.one_hot.FEW_ROWS", 0)
+    updates = train(stem, precision=precision, kernels=True)
     check_all(updates, stem, bf16=precision == "bf16-mixed")
-
-
-@every_file
-@pytest.mark.usefixtures("products")
-@pytest.mark.parametrize("products", ["by oneDNN"], indirect=True)
-def test_updates_with_large_products(stem: str):
-    check_all(train.__wrapped__(stem), stem)
-
-
-@every_file
-@pytest.mark.usefixtures("images")
-@pytest.mark.parametrize("images", ["many"], indirect=True)
-@pytest.mark.parametrize("compiled_for", [None, pytest.param("cpu", marks=pytest.mark.slow)])
-def test_updates_with_many_images(
-    request: pytest.FixtureRequest, stem: str, compiled_for: Literal["cpu"] | None
-):
-    if compiled_for:
-        request.getfixturevalue("small_is_large")
-    check_all(train.__wrapped__(stem, compiled_for=compiled_for), stem)
 
 
 @every_file
 def test_updates_in_bf16(stem: str):
     check_all(train(stem, precision="bf16-mixed"), stem, bf16=True)
-
-
-@every_file
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_updates_whose_dreams_look_up_rows(stem: str, precision: Precision):
-    updates = train(stem, precision=precision, looks_up=True)
-    check_all(updates, stem, bf16=precision == "bf16-mixed")
 
 
 def check_all(updates: dict[str, Update], stem: str, *, bf16: bool = False) -> None:

@@ -15,7 +15,7 @@ from dreamer.policy import DreamerPolicy, PolicyNoise, RecordedPolicy
 from dreamer.trace import TraceTape
 from dreamer.types import ActionSpace
 
-pytestmark = pytest.mark.usefixtures("products", "traced_at_once")
+pytestmark = pytest.mark.usefixtures("traced_at_once")
 
 
 @pytest.fixture

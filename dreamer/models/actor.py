@@ -1,0 +1,150 @@
+"""The actor: which action to choose, from features of the latent state.
+
+`actor_critic.py` trains it. It ends in distributions that no other head has: bounded normals for
+continuous actions, and several choices at once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dreamer.bounded_normals import SampleGradient, TanhNormal, TruncatedNormal
+from dreamer.distributions import Distribution, OneHots, gumbel_like
+from dreamer.models.mlp import MLP, DistributionLayer, Norm, check_activation, init_glorot
+from dreamer.types import ActionSpace
+
+ActorDistribution = Literal["auto", "onehot", "trunc_normal", "tanh_normal", "normal"]
+ActorGradient = Literal["auto", "reinforce", "dynamics", "both"]
+
+
+@dataclass(frozen=True)
+class ActorConfig:
+    """The actor's network and what it is trained for."""
+
+    layers: int
+    units: int
+    activation: str
+    norm: Norm
+    distribution: ActorDistribution  # auto: onehot if discrete, else trunc_normal
+    min_std: float  # of the bounded normals
+    init_std: float  # of the bounded normals
+    sample_gradient: SampleGradient  # of trunc_normal; see distributions.TruncatedNormal
+    gradient: ActorGradient  # auto: reinforce if discrete, else dynamics
+    gradient_mix: str | float  # schedule; share of the dynamics' gradient where it is `both`
+    entropy_scale: str | float  # schedule; weight of the entropy bonus
+
+    def __post_init__(self):
+        check_activation(self.activation)
+        names = get_args(ActorDistribution)
+        if self.distribution not in names:
+            raise ValueError(
+                f"Expect `distribution` to be one of {list(names)}, actually: {self.distribution}"
+            )
+        if self.layers < 0 or self.units < 1:
+            raise ValueError(
+                f"Expect `layers` >= 0 and `units` >= 1, actually: {self.layers}, {self.units}"
+            )
+        if self.sample_gradient not in ("exact", "reference"):
+            raise ValueError(
+                f"Expect `sample_gradient` to be exact or reference, actually: "
+                f"{self.sample_gradient}"
+            )
+
+
+class ActionLayer(DistributionLayer):
+    """A dense layer whose outputs are the statistics of a distribution over actions (..., A)."""
+
+    def __init__(
+        self,
+        input_size: int,
+        shape: Sequence[int],
+        name: str,
+        *,
+        min_std: float = 0.1,
+        init_std: float = 0.0,
+        sample_gradient: SampleGradient = "exact",
+        choices: Sequence[int] = (),
+    ):
+        """Besides the names of `DistributionLayer`, it knows trunc_normal and tanh_normal.
+
+        Args:
+            input_size: of the features behind the last layer.
+            shape: (A,).
+            name: of the distribution.
+            min_std: of the bounded normals, which learn their scale.
+            init_std: of the bounded normals.
+            sample_gradient: of trunc_normal, see `TruncatedNormal`.
+            choices: of onehot, the sizes of several one-hot vectors; empty for a single one.
+        """
+        super().__init__(input_size, shape, name)
+        self.min_std, self.init_std = min_std, init_std
+        self.sample_gradient: SampleGradient = sample_gradient
+        self.choices = tuple(choices)
+
+    def distribution(self, out: Tensor, raw: Tensor | None) -> Distribution:
+        """From outputs (..., A), and raw standard deviations where the name is of a normal."""
+        match self.name, raw:
+            case "onehot", _ if self.choices:
+                return OneHots(out, self.choices)
+            case "trunc_normal", Tensor():
+                scale = 2 * torch.sigmoid((raw + self.init_std) / 2) + self.min_std
+                return TruncatedNormal(out.tanh(), scale, 1, self.sample_gradient)
+            case "tanh_normal", Tensor():
+                scale = F.softplus(raw + self.init_std) + self.min_std
+                return TanhNormal(5 * torch.tanh(out / 5), scale, 1)
+            case _:
+                return super().distribution(out, raw)
+
+
+class Actor(nn.Module):
+    """Dense layers and a distribution over actions: (..., F) -> (..., A)."""
+
+    def __init__(self, feature_size: int, action_space: ActionSpace, config: ActorConfig):
+        super().__init__()
+        name = config.distribution
+        if name == "auto":
+            name = "onehot" if action_space.discrete else "trunc_normal"
+        if action_space.discrete != (name == "onehot"):
+            kind = "discrete" if action_space.discrete else "continuous"
+            raise ValueError(f"Expect an actor for {kind} actions, actually: {name}")
+        self.action_size = action_space.size
+        self.trunk = MLP(
+            feature_size,
+            [config.units] * config.layers,
+            activation=config.activation,
+            norm=config.norm,
+        )
+        self.out = ActionLayer(
+            self.trunk.output_size,
+            (action_space.size,),
+            name,
+            min_std=config.min_std,
+            init_std=config.init_std,
+            sample_gradient=config.sample_gradient,
+            choices=action_space.choices,
+        )
+        self.apply(init_glorot)
+
+    def forward(self, features: Tensor) -> Distribution:
+        """(..., F) -> a distribution with batch (...) and event (A,)."""
+        return self.out(self.trunk(features))
+
+    def draw_noise(
+        self,
+        shape: tuple[int, ...],
+        device: torch.device,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Noise (*shape, A) that decides samples of the distribution."""
+        empty = torch.empty((*shape, self.action_size), device=device)
+        match self.out.name:
+            case "onehot":
+                return gumbel_like(empty, generator)
+            case "trunc_normal":
+                return empty.uniform_(generator=generator)
+            case _:
+                return empty.normal_(generator=generator)

@@ -1,0 +1,235 @@
+"""Every kernel against the plain class that it stands for, in both precisions."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import CATEGORICAL, DECODER, ENCODER, IMAGE, VECTORS, B, D, K, S, T, make_agent, make_obs
+from torch import nn
+from torch.testing import assert_close
+
+from dreamer import kernels
+from dreamer.distributions import Normal
+from dreamer.kernels import KERNELS, chunked, optimize
+from dreamer.kernels.chunked import chunked_scores
+from dreamer.kernels.conv import InPlaceConvDecoder, unit_normal_log_prob
+from dreamer.kernels.one_hot import OneHotLookup, positions_of_ones
+from dreamer.models.encoder import Decoder, Encoder
+from dreamer.models.latents import CategoricalLatent
+from dreamer.models.mlp import DenseLayer
+from dreamer.models.rssm import RSSM
+from dreamer.models.vision import ConvDecoder
+
+CPU = torch.device("cpu")
+OBS_SHAPES = IMAGE | VECTORS
+every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.fast.__name__)
+
+
+@pytest.fixture(autouse=True)
+def small_is_large(monkeypatch):
+    monkeypatch.setattr(kernels, "MANY_LATENTS", 0)
+    monkeypatch.setattr("dreamer.kernels.one_hot.FEW_ROWS", 0)
+    monkeypatch.setattr(chunked, "CHUNK", 8)  # three chunks of T * B rows
+
+
+def one_hots(others: int) -> torch.Tensor:
+    """(T, B, S * K + others)."""
+    rows = F.one_hot(torch.randint(K, (T, B, S)), K).flatten(-2)
+    return torch.cat([rows, torch.randn(T, B, others)], -1)
+
+
+def results(module: nn.Module) -> list[torch.Tensor]:
+    """What a module of any kind computes, and the gradients of its input and its parameters."""
+    torch.manual_seed(1)
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    match module:
+        case Decoder():
+            x = torch.randn(T, B, S * K + D, requires_grad=True)
+            scores = module.log_prob(x, make_obs(OBS_SHAPES, T, B))
+            y = torch.stack([*scores.values()])
+        case DenseLayer():
+            rest = module.linear.in_features - S * K
+            x = one_hots(rest) if rest > 0 else torch.randn(T, B, module.linear.in_features)
+            x.requires_grad_(rest <= 0)  # a gradient asks for the product
+            y = module(x)
+        case ConvDecoder():
+            x = torch.randn(T, B, S * K + D, requires_grad=True)
+            y = module(x)
+        case nn.ConvTranspose2d():
+            size = 1 if module.in_channels == 96 else 6
+            x = torch.randn(B, module.in_channels, size, size, requires_grad=True)
+            y = module(x)
+        case _:
+            x = torch.randn(T, B, 1, 64, 64)
+            y = module(x)
+    weight = torch.randn(y.shape)
+    inputs = [x, *parameters] if x.requires_grad else parameters
+    gradients = torch.autograd.grad((weight * y).sum(), inputs, allow_unused=True)
+    return [y.detach(), *(g for g in gradients if g is not None)]
+
+
+def modules_of(kernel, network: nn.Module) -> list[nn.Module]:
+    return [module for module in kernel.where(network) if type(module) is kernel.plain]
+
+
+@every_kernel
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
+def test_kernel_has_the_results_and_gradients_of_the_plain_class(kernel, dtype):
+    """In bfloat16, as near to the plain float32 as the plain bfloat16 is, or nearly so."""
+    plain, other = (make_agent(obs_shapes=OBS_SHAPES).requires_grad_(True) for _ in range(2))
+    names = {module: name for name, module in plain.named_modules()}
+    chosen = [names[module] for module in modules_of(kernel, plain)]
+    assert chosen
+    optimize(other, CPU)
+    assert any(type(other.get_submodule(name)) is kernel.fast for name in chosen)
+    for name in chosen:
+        module = plain.get_submodule(name)
+        exact = results(module)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            expected = results(module)
+            actual = results(other.get_submodule(name))
+        assert len(actual) == len(expected) >= 2
+        for ours, rounded, true in zip(actual, expected, exact, strict=True):
+            error, rounding = (ours - true).norm(), (rounded - true).norm()
+            assert error <= 1e-5 * true.norm() + 2 * rounding, name
+            assert ours.shape == true.shape
+
+
+@every_kernel
+def test_subclass_of_the_plain_class_is_left_alone(kernel):
+    subclass = type("Mine", (kernel.plain,), {})
+    agent = make_agent(obs_shapes=OBS_SHAPES)
+    mine = modules_of(kernel, agent)
+    assert mine
+    for module in mine:
+        module.__class__ = subclass
+    optimize(agent, CPU)
+    assert {type(module) for module in mine} == {subclass}
+
+
+def test_another_device_has_no_kernels():
+    agent = make_agent(obs_shapes=OBS_SHAPES)
+    before = [type(module) for module in agent.modules()]
+    assert optimize(agent, torch.device("cuda")) == []
+    assert [type(module) for module in agent.modules()] == before
+
+
+def test_kernels_in_use_are_named_and_few_latents_are_not_looked_up(monkeypatch):
+    every = list(dict.fromkeys(kernel.fast.__name__ for kernel in KERNELS))
+    assert optimize(make_agent(obs_shapes=OBS_SHAPES), CPU) == every
+    monkeypatch.setattr(kernels, "MANY_LATENTS", S * K + 1)
+    assert "OneHotLookup" not in optimize(make_agent(obs_shapes=OBS_SHAPES), CPU)
+    assert optimize(make_agent(obs_shapes=VECTORS), CPU) == ["ChunkedDecoder", "InPlaceDenseLayer"]
+
+
+def test_latents_of_a_users_own_are_not_looked_up():
+    class Mine(CategoricalLatent):
+        pass
+
+    from tiny import RSSM_CONFIG
+
+    rssm = RSSM(3, 2, Mine(S, K), RSSM_CONFIG)
+    assert "OneHotLookup" not in optimize(rssm, CPU)
+    assert "OneHotLookup" in optimize(RSSM(3, 2, CATEGORICAL, RSSM_CONFIG), CPU)
+
+
+# One-hot rows
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda rows: rows[0, 0].zero_(),
+        lambda rows: rows[1, 2].fill_(1 / K),
+        lambda rows: rows[2, 1].copy_(torch.tensor([0.5, 0, 0.5, 0, 0, 0])),
+        lambda rows: rows[2, 1].copy_(torch.tensor([1.0, 0, 1, 0, 0, 0])),
+        lambda rows: rows[0, 3].copy_(torch.tensor([2.0, 0, 0, 0, 0, 0])),
+        lambda rows: rows[0, 3].copy_(torch.tensor([-1.0, 0, 0, 0, 0, 0])),
+        lambda rows: rows[0, 3].copy_(torch.tensor([1.0, 3, 0, -1.5, 0, 0])),
+        lambda rows: rows[0, 3].copy_(torch.tensor([0, 0, 1.0, 0, 1e-3, 0])),
+        lambda rows: rows[1, 1].fill_(torch.nan),
+        lambda rows: rows[1, 1, 2].fill_(torch.inf),
+    ],
+)
+def test_rows_that_are_not_one_hot_are_multiplied(spoil):
+    rows = F.one_hot(torch.randint(K, (5, S)), K).float()
+    assert_close(positions_of_ones(rows), rows.argmax(-1))
+    spoil(rows)
+    assert positions_of_ones(rows) is None
+    torch.manual_seed(0)
+    layer = DenseLayer(S * K + D, 7, activation="elu", norm="none")
+    x = torch.cat([rows.flatten(1), torch.randn(5, D)], -1)
+    expected = layer(x)
+    layer.__class__, layer.one_hots = OneHotLookup, (S, K)
+    assert_close(layer(x), expected, equal_nan=True)
+
+
+# Chunks
+
+
+def test_chunks_are_of_one_size_nearly_and_scores_are_those_of_the_whole():
+    layer, sizes = nn.Linear(5, 5), []
+
+    def score(x, target):
+        sizes.append(len(x))
+        return -(torch.tanh(layer(x)) - target).square().sum(-1)
+
+    x, target = torch.randn(21, 5, requires_grad=True), torch.randn(21, 5)
+    with torch.no_grad():
+        scores = chunked_scores(score, x, target, [*layer.parameters()])
+    assert sizes == [7, 7, 7]
+    assert_close(scores, score(x, target))
+    assert not scores.requires_grad
+
+
+def test_unit_normal_log_prob_is_that_of_a_normal_with_its_gradient():
+    channels_last = {"memory_format": torch.channels_last}
+    value = torch.randn(5, 2, 3, 4).contiguous(**channels_last)
+    mean = torch.randn(5, 2, 3, 4).contiguous(**channels_last).requires_grad_()
+    ours = unit_normal_log_prob(mean, value)
+    expected = Normal(mean, 1.0, event_dims=3).log_prob(value)
+    assert_close(ours, expected)
+    weights = torch.randn(5)
+    (of_ours,) = torch.autograd.grad(ours, mean, weights)
+    (of_expected,) = torch.autograd.grad(expected, mean, weights)
+    assert_close(of_ours, of_expected)
+    assert of_ours.is_contiguous(**channels_last)
+
+
+def test_frozen_parameters_get_no_gradient_and_the_others_theirs():
+    decoder = Decoder(S * K + D, IMAGE, DECODER)
+    features, obs = torch.randn(T, B, S * K + D), make_obs(IMAGE, T, B)
+    decoder.image.convs[1].requires_grad_(False)
+    decoder.log_prob(features, obs)["image"].mean().backward()
+    expected = {k: p.grad for k, p in decoder.named_parameters()}
+    decoder.zero_grad()
+    optimize(decoder, CPU)
+    decoder.log_prob(features, obs)["image"].mean().backward()
+    actual = {k: p.grad for k, p in decoder.named_parameters()}
+    assert expected["image.convs.1.weight"] is actual["image.convs.1.weight"] is None
+    for name, gradient in expected.items():
+        if gradient is not None:
+            assert_close(actual[name], gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_weights_have_channels_last_and_so_have_their_gradients():
+    encoder = Encoder(IMAGE, ENCODER)
+    optimize(encoder, CPU)
+    encoder.load_state_dict({k: x.contiguous() for k, x in encoder.state_dict().items()})
+    encoder(make_obs(IMAGE, B)).sum().backward()
+    for conv in encoder.image.convs:
+        assert conv.weight.is_contiguous(memory_format=torch.channels_last)
+        assert conv.weight.grad.stride() == conv.weight.stride()
+
+
+def test_what_a_hook_sees_is_not_overwritten_later(optimized):
+    decoder = Decoder(S * K + D, IMAGE, dataclasses.replace(DECODER))
+    optimized(decoder)
+    seen = []
+    decoder.image.convs[1].register_forward_hook(lambda module, x, y: seen.append((y, y.clone())))
+    decoder.log_prob(torch.randn(T, B, S * K + D), make_obs(IMAGE, T, B))["image"].sum().backward()
+    assert seen
+    for output, copy in seen:
+        assert torch.equal(output, copy)
+    assert type(decoder.image) in (ConvDecoder, InPlaceConvDecoder)
