@@ -32,7 +32,6 @@ from benchmarks.measure import (  # noqa: E402
 )
 from benchmarks.peers.launch import start_authors, start_sheeprl  # noqa: E402
 from benchmarks.peers.sizes import SIZES  # noqa: E402
-from dreamer import trace  # noqa: E402
 from dreamer.build import make_explorer  # noqa: E402
 from dreamer.collector import Collector  # noqa: E402
 from dreamer.policy import RandomPolicy  # noqa: E402
@@ -80,8 +79,7 @@ def policy_calls(
                 _, state = policy(step, state)
 
         seconds: dict[str, list[float]] = {name: [] for name in ("ours", *others)}
-        for _ in range(trace.CALLS // CALLS + 1):  # then it is traced, as in all but short runs
-            call()
+        call()  # then what CUDA graphs capture is captured
         for _ in range(repeats):
             seconds["ours"] += [x / CALLS for x in repeat(call, 1, device=device, warm_up=0)]
             for name, peer in others.items():

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from benchmarks.peers.sizes import Size
 from dreamer.agent import DreamerAgent
-from dreamer.build import choose_tape, compile_if_worth_it
+from dreamer.build import compile_if_worth_it, record_updates
 from dreamer.config import checked
 from dreamer.cost import estimate_cost
 from dreamer.types import ActionSpace, Batch
@@ -45,7 +45,9 @@ def make_agent(size: Size, cfg: DictConfig) -> DreamerAgent:
     shapes = {"image": (size.channels, 64, 64)}
     config = instantiate(cfg.model, _convert_="all")
     space = ActionSpace(size.actions, discrete=True)
-    return DreamerAgent(config, shapes, space, make_tape=choose_tape(cfg))
+    agent = DreamerAgent(config, shapes, space)
+    record_updates(cfg, agent)
+    return agent
 
 
 def compile_as_in_a_long_run(

@@ -1,26 +1,25 @@
-"""Learning: one LightningModule that steps three optimisers by hand.
+"""Learning: one LightningModule that steps the optimisers by hand.
 
 The Trainer feeds it batches from the replay. It knows the networks and their losses, but no
 environment, no schedule of a run and no logger: it returns its metrics.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import Parameter
 
-from dreamer.graph import Alarm, RecordedUpdate, Tape
+from dreamer.finite_check import FiniteCheck
 from dreamer.models.actor_critic import ActorCritic, ActorCriticConfig
 from dreamer.models.world_model import WorldModel, WorldModelConfig
 from dreamer.optimizer import EpsilonHatAdam, OptimizerConfig, clip_gradients
-from dreamer.schedule import is_constant
 from dreamer.types import ActionSpace, Batch, RSSMState
-
-LOSSES = ("world_model", "actor", "critic")
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,19 @@ class UpdateNoise(NamedTuple):
     state: Tensor | None = None  # (H, N, S, K)
 
 
+class Trained(NamedTuple):
+    """What one optimiser trains."""
+
+    name: str  # in metrics and errors
+    network: nn.Module
+    optimizer: OptimizerConfig
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """Those that learn."""
+        return [p for p in self.network.parameters() if p.requires_grad]
+
+
 class NonFiniteError(RuntimeError):
     """A loss or its gradient is no longer a number; the weights are those from before."""
 
@@ -59,8 +71,6 @@ class DreamerAgent(pl.LightningModule):
         config: AgentConfig,
         obs_shapes: dict[str, tuple[int, ...]],
         action_space: ActionSpace,
-        *,
-        make_tape: Callable[[], Tape] | None = None,
     ):
         """Build the networks.
 
@@ -68,10 +78,6 @@ class DreamerAgent(pl.LightningModule):
             config: every choice.
             obs_shapes: by key, one observation: (C, 64, 64) or (O,).
             action_space: what the environment accepts.
-            make_tape: on which `training_step` records its updates; None: they are not recorded.
-
-        Raises:
-            ValueError: a recording is asked for, but a schedule changes with the update.
         """
         super().__init__()
         self.automatic_optimization = False
@@ -82,46 +88,38 @@ class DreamerAgent(pl.LightningModule):
         self.actor_critic = ActorCritic(
             config.actor_critic, self.world_model.feature_size, action_space
         )
+        self.finite_check = FiniteCheck([trained.name for trained in self.trained])
         self.frames = 0  # THE clock: emulator frames seen, prefill included
         self.policy_steps = 0  # decisions made, prefill included
         self.updates = 0  # batches learned from
-        self.recorded: RecordedUpdate | None = None
-        if make_tape is not None:
-            self.recorded = RecordedUpdate(self._learn_from_batch, make_tape, LOSSES)
-            actor = config.actor_critic.actor
-            for name in ("entropy_scale", "gradient_mix"):
-                # A recording would go on with the value of the update that was recorded.
-                if not is_constant(getattr(actor, name)):
-                    raise ValueError(
-                        f"Expect `{name}` to be a number with cuda_graphs=true, "
-                        f"actually: {getattr(actor, name)}"
-                    )
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """One optimiser for each loss: world model, actor, critic, in this order."""
+    @property
+    def trained(self) -> list[Trained]:
+        """All that is trained, in the order of the updates."""
         config = self.config
         return [
-            EpsilonHatAdam(self.world_model.parameters(), config.world_model_optimizer),
-            EpsilonHatAdam(self.actor_critic.actor.parameters(), config.actor_optimizer),
-            EpsilonHatAdam(self.actor_critic.critic.parameters(), config.critic_optimizer),
+            Trained("world_model", self.world_model, config.world_model_optimizer),
+            Trained("actor", self.actor_critic.actor, config.actor_optimizer),
+            Trained("critic", self.actor_critic.critic, config.critic_optimizer),
         ]
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """One optimiser for each loss, in the order of `trained`."""
+        return [EpsilonHatAdam(x.parameters, x.optimizer) for x in self.trained]
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Learn from one batch (T, B, ...); returns detached metrics, each ()."""
-        if self.recorded is None:
-            return self.update(batch)[1]
-        self._raise_alarm()
-        optimizers = self._optimizers()
-        metrics = self.recorded(batch, [optimizer.optimizer for optimizer in optimizers])
-        for optimizer in optimizers:  # the Trainer counts steps, and this one was not told of any
-            optimizer._on_before_step()
-            optimizer._on_after_step()
+        metrics = self.learn(batch)
         self._end_update()
         return metrics
 
-    def on_train_end(self) -> None:
-        """Raise what the device has not told in time."""
-        self._raise_alarm(wait=True)
+    def learn(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of all optimisers, without what changes with the number of the update.
+
+        Nothing in it waits for the device. Where CUDA graphs are asked for, a
+        `kernels.recorded_update.RecordedUpdate` of it takes its place.
+        """
+        return self._learn(batch, None, UpdateNoise())[1]
 
     def update(
         self,
@@ -129,7 +127,7 @@ class DreamerAgent(pl.LightningModule):
         start: RSSMState | None = None,
         noise: UpdateNoise | None = None,
     ) -> tuple[RSSMState, dict[str, Tensor]]:
-        """One step of all three optimisers.
+        """Learn from one batch, with a given start and given draws.
 
         Args:
             batch: (T, B, ...), raw.
@@ -146,20 +144,22 @@ class DreamerAgent(pl.LightningModule):
         self._end_update()
         return result
 
+    def on_train_start(self) -> None:
+        """Forget how training ended before."""
+        self.finite_check.reset()
+
+    def on_train_end(self) -> None:
+        """Raise what the device has not told in time."""
+        self._raise_if_not_finite(self.updates - 1, wait=True)
+
     def _learn(
-        self,
-        batch: Batch,
-        start: RSSMState | None,
-        noise: UpdateNoise,
-        alarm: Alarm | None = None,
+        self, batch: Batch, start: RSSMState | None, noise: UpdateNoise
     ) -> tuple[RSSMState, dict[str, Tensor]]:
-        """`update` but for what changes with its number; with an alarm nothing waits."""
-        model_opt, actor_opt, critic_opt = optimizers = self._optimizers()
-        for optimizer in optimizers:  # before the forward pass: their memory is needed there
+        for optimizer in self._optimizers():  # before the forward pass: memory is needed there
             optimizer.zero_grad()
 
         model = self.world_model.loss(batch, start, noise.posterior)
-        metrics = model.metrics | self._step(model_opt, model.loss, "world_model", alarm)
+        metrics = model.metrics | self._step("world_model", model.loss)
 
         # The states are those of the loss, the dynamics those of the model just updated.
         posterior = model.posterior.detach()
@@ -168,7 +168,8 @@ class DreamerAgent(pl.LightningModule):
         if action_noise is None:  # for all steps at once: these numbers are few
             shape = horizon, len(starts.deter)
             action_noise = self.actor_critic.draw_noise(shape, starts.deter.device)
-        with self.toggled_optimizer(actor_opt):  # gradients pass THROUGH the model, never INTO it
+        # Gradients pass THROUGH the model, never INTO it.
+        with self._training(self.actor_critic.actor):
             # Reinforce needs no graph of the dream: the roll-out is cheap without one.
             with torch.set_grad_enabled(self.actor_critic.through_dynamics):
                 trajectory = self.world_model.imagine(
@@ -180,55 +181,65 @@ class DreamerAgent(pl.LightningModule):
                     state_noise=noise.state,
                 )
             actor = self.actor_critic.actor_loss(trajectory, self.policy_steps)
-            metrics |= actor.metrics | self._step(actor_opt, actor.loss, "actor", alarm)
+            metrics |= actor.metrics | self._step("actor", actor.loss)
 
         critic = self.actor_critic.critic_loss(trajectory.detach(), actor.target.detach())
-        metrics |= critic.metrics | self._step(critic_opt, critic.loss, "critic", alarm)
+        metrics |= critic.metrics | self._step("critic", critic.loss)
         return posterior.at(-1), metrics
 
-    def _learn_from_batch(self, batch: Batch, alarm: Alarm) -> dict[str, Tensor]:
-        """What is recorded of an update."""
-        return self._learn(batch, None, UpdateNoise(), alarm)[1]
+    def _step(self, name: str, loss: Tensor) -> dict[str, Tensor]:
+        """Backward pass, clipping, check and step of one loss: the one place where weights move.
+
+        Gradients reach no other weights than those that this loss trains.
+        """
+        index = self.finite_check.names.index(name)
+        optimizer = self._optimizers()[index].optimizer
+        assert isinstance(optimizer, EpsilonHatAdam)
+        parameters = optimizer.param_groups[0]["params"]
+        self.manual_backward(loss, inputs=parameters)
+        norm = clip_gradients(parameters, optimizer.config.clip)
+        optimizer.step(allowed=self.finite_check.check(name, norm))
+        return {f"grad_norm/{name}": norm}
 
     def _end_update(self) -> None:
+        """Do on the host what belongs to an update."""
+        self.finite_check.send()
+        self._raise_if_not_finite(self.updates)
+        for optimizer in self._optimizers():  # the Trainer counts steps, and was not told of any
+            optimizer._on_before_step()
+            optimizer._on_after_step()
         self.actor_critic.update_target_critic(self.updates)
         self.updates += 1
 
-    def _raise_alarm(self, *, wait: bool = False) -> None:
-        name = self.recorded.failure(wait=wait) if self.recorded else None
-        if name is not None:
-            raise NonFiniteError(
-                f"The {name} loss or its gradient is not finite in update {self.updates - 1} or "
-                f"shortly before, frame {self.frames}. No weight has moved since; try a smaller "
-                f"learning rate, precision=32-true, or look at the rewards."
-            )
+    def _raise_if_not_finite(self, update: int, *, wait: bool = False) -> None:
+        name = self.finite_check.read(wait=wait)
+        if name is None:
+            return
+        late = " or shortly before" if self.device.type == "cuda" else ""
+        raise NonFiniteError(
+            f"The {name} loss or its gradient is not finite in update {update}{late}, frame "
+            f"{self.frames}. Its weights are unchanged; try a smaller learning rate, "
+            f"precision=32-true, or look at the rewards."
+        )
+
+    @contextmanager
+    def _training(self, network: nn.Module) -> Iterator[None]:
+        """Freeze all weights but those of one network."""
+        own = set(network.parameters())
+        groups = (optimizer.optimizer.param_groups[0] for optimizer in self._optimizers())
+        frozen = [p for group in groups for p in group["params"] if p not in own]
+        try:
+            for parameter in frozen:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_()
 
     def _optimizers(self) -> list[LightningOptimizer]:
         optimizers = self.optimizers()
         assert isinstance(optimizers, list)
         return optimizers  # pyright: ignore[reportReturnType]
-
-    def _step(
-        self, optimizer: LightningOptimizer, loss: Tensor, name: str, alarm: Alarm | None
-    ) -> dict[str, Tensor]:
-        """Backward pass, clipping and step of one loss, in one place."""
-        self.manual_backward(loss)
-        inner = optimizer.optimizer
-        assert isinstance(inner, EpsilonHatAdam)
-        parameters, clip = inner.param_groups[0]["params"], inner.config.clip
-        norm = clip_gradients(parameters, clip, on_device=alarm is not None)
-        if alarm is not None:
-            inner.step_on_device(alarm.allow(name, norm.isfinite()))
-            return {f"grad_norm/{name}": norm}
-        if not norm.isfinite():
-            optimizer.zero_grad()
-            raise NonFiniteError(
-                f"The {name} loss is {loss.item()} and its gradient's norm {norm.item()} in "
-                f"update {self.updates}, frame {self.frames}. Its weights are unchanged; try a "
-                f"smaller learning rate, precision=32-true, or look at the rewards."
-            )
-        optimizer.step()
-        return {f"grad_norm/{name}": norm}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the counters to a checkpoint."""

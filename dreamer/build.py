@@ -12,11 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from dreamer.agent import AgentConfig, DreamerAgent
 from dreamer.config import check_one_device
 from dreamer.envs.factory import Envs
-from dreamer.graph import CudaTape
 from dreamer.kernels import optimize
-from dreamer.policy import DreamerPolicy, RecordedPolicy, SnapshotPolicy, TapeMaker
+from dreamer.kernels.cuda_graph import CudaCapture
+from dreamer.kernels.recorded_policy import RecordedPolicy, RecordedSnapshotPolicy
+from dreamer.kernels.recorded_update import RecordedUpdate
+from dreamer.policy import DreamerPolicy, SnapshotPolicy
 from dreamer.run_folder import ResumePoint, RunFolder
-from dreamer.trace import TraceTape
 from dreamer.types import ActionSpace
 
 
@@ -36,26 +37,39 @@ def make_envs(cfg: DictConfig, *, seed: int, count: int | None = None) -> Envs:
 def make_agent(cfg: DictConfig, spaces: Spaces) -> DreamerAgent:
     """Build the agent that fits what its environments show and accept."""
     config: AgentConfig = instantiate(cfg.model, _convert_="all")
-    return DreamerAgent(config, spaces.obs_shapes, spaces.action_space, make_tape=choose_tape(cfg))
+    agent = DreamerAgent(config, spaces.obs_shapes, spaces.action_space)
+    record_updates(cfg, agent)
+    return agent
+
+
+def record_updates(cfg: DictConfig, agent: DreamerAgent) -> None:
+    """Let the agent learn by CUDA graphs where `cuda_graphs` asks for it."""
+    if has_cuda_graphs(cfg):
+        agent.learn = RecordedUpdate(agent, CudaCapture)
 
 
 def make_explorer(cfg: DictConfig, agent: DreamerAgent) -> DreamerPolicy:
     """Build the policy that collects."""
-    networks = agent.world_model, agent.actor_critic
-    how = {"make_tape": _policy_tape(cfg), "exploration_noise": cfg.exploration_noise}
+    networks, noise = (agent.world_model, agent.actor_critic), cfg.exploration_noise
+    recorded: dict[str, Any] = {"make_capture": CudaCapture} if has_cuda_graphs(cfg) else {}
     if cfg.collect.overlap:
-        return SnapshotPolicy(*networks, seed=cfg.seed, **how)
-    return RecordedPolicy(*networks, sample_actions=True, **how)
+        kind = RecordedSnapshotPolicy if recorded else SnapshotPolicy
+        return kind(*networks, exploration_noise=noise, seed=cfg.seed, **recorded)
+    kind = RecordedPolicy if recorded else DreamerPolicy
+    return kind(*networks, exploration_noise=noise, sample_actions=True, **recorded)
 
 
 def make_evaluation_policy(cfg: DictConfig, agent: DreamerAgent) -> DreamerPolicy:
     """Build the policy that is evaluated during a run: the mode of the actor."""
     networks = agent.world_model, agent.actor_critic
-    return RecordedPolicy(*networks, make_tape=_policy_tape(cfg), sample_actions=False)
+    if has_cuda_graphs(cfg):
+        return RecordedPolicy(*networks, sample_actions=False, make_capture=CudaCapture)
+    return DreamerPolicy(*networks, sample_actions=False)
 
 
-def _policy_tape(cfg: DictConfig) -> TapeMaker:
-    return (lambda networks: CudaTape()) if choose_tape(cfg) else TraceTape
+def has_cuda_graphs(cfg: DictConfig) -> bool:
+    """Tell whether updates and policy calls are captured as CUDA graphs."""
+    return bool(cfg.get("cuda_graphs"))  # runs from before there was the key do not have it
 
 
 def make_loggers(
@@ -103,12 +117,6 @@ def check_device(cfg: DictConfig) -> None:
             f"trainer.accelerator={cfg.trainer.accelerator} and "
             f"{torch.cuda.device_count()} CUDA devices"
         )
-
-
-def choose_tape(cfg: DictConfig) -> type[CudaTape] | None:
-    """On what updates and policy calls are recorded; None: they are not."""
-    # Runs from before there was the key do not have it.
-    return CudaTape if cfg.get("cuda_graphs") else None
 
 
 def apply_kernels(cfg: DictConfig, agent: DreamerAgent) -> list[str]:

@@ -1,10 +1,11 @@
 """The optimiser of the authors' code: Adam in its epsilon-hat form, with decoupled decay.
 
-The agent makes one for each of its three losses. The file knows parameters, not modules.
+The agent makes one for everything that is trained. The file knows parameters, not modules. Nothing
+in a step waits for the device, so that a CUDA graph can capture it.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.nn import Parameter
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How one of the three losses is minimised."""
+    """How one loss is minimised."""
 
     learning_rate: float
     epsilon: float  # added to sqrt(v) without bias correction
@@ -48,70 +49,60 @@ class EpsilonHatAdam(torch.optim.Adam):
     """
 
     def __init__(self, parameters: Iterable[Parameter], config: OptimizerConfig):
-        super().__init__(
-            parameters,
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay / config.learning_rate,  # torch scales it by the rate
-            decoupled_weight_decay=True,
-            fused=True,
-        )
+        super().__init__(parameters, lr=config.learning_rate, eps=config.epsilon, fused=True)
         self.config = config
-        for group in self.param_groups:
-            group["updates"] = 0
 
     @torch.no_grad()
-    def step(self, closure=None):
-        """Decay, then update, all parameters; `closure` evaluates the loss first, if given."""
+    def step(self, closure: Callable[[], Any] | None = None, *, allowed: Tensor | None = None):
+        """Decay, then update, all parameters.
+
+        Args:
+            closure: evaluates the loss first, if given.
+            allowed: () float; where it is 0, weights and state stay as they are, bit by bit. None
+                is 1.
+
+        The bias corrections are in the rate, a tensor; the kernel's own vanish at a step count that
+        is beyond them. Its epsilon, a number of the host, is then the one of the class's formula.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            if idle := [p for p in group["params"] if p.grad is None]:
-                torch._foreach_mul_(idle, 1 - self.config.weight_decay)
-            group["updates"] += 1
-            correction = (1 - group["betas"][1] ** group["updates"]) ** 0.5
-            group["eps"] = self.config.epsilon / correction
-        super().step()
+            self._step_group(group, allowed)
         return loss
 
-    @torch.no_grad()
-    def step_on_device(self, allowed: Tensor) -> None:
-        """`step` for a recording: nothing in it waits for the device or changes with the update.
-
-        Args:
-            allowed: () float; where it is 0, weights and state stay as they are, bit by bit.
-
-        The bias corrections are in the rate, a tensor; the kernel's own vanish at a step count that
-        is beyond them. Its epsilon, a number of the host, is then the one of the class's formula.
-        """
-        for group in self.param_groups:
-            parameters, gradients, first, second, counts = [], [], [], [], []
-            self._init_group(group, parameters, gradients, first, second, [], counts)
-            torch._foreach_mul_(group["params"], 1 - self.config.weight_decay * allowed)
-            if not parameters:
-                continue
-            # A list: one tensor would be taken for a number, which waits for the device.
-            torch._foreach_add_(counts, [allowed] * len(counts))
-            betas = group["betas"]
-            # 1 - b^t without the loss of digits at small t
-            corrections = [-torch.expm1(counts[0] * math.log(beta)) for beta in betas]
-            torch._fused_adam_(
-                parameters,
-                gradients,
-                first,
-                second,
-                [],
-                [torch.full_like(counts[0], BEYOND_CORRECTION)] * len(parameters),
-                lr=group["lr"] * corrections[1].sqrt() / corrections[0],
-                beta1=betas[0],
-                beta2=betas[1],
-                weight_decay=0.0,
-                eps=self.config.epsilon,
-                amsgrad=False,
-                maximize=False,
-                found_inf=1 - allowed,  # the kernel's word for "leave all as it is"
-            )
+    def _step_group(self, group: dict[str, Any], allowed: Tensor | None) -> None:
+        if allowed is None:
+            allowed = torch.ones((), device=group["params"][0].device)
+        parameters, gradients, first, second, counts = [], [], [], [], []
+        self._init_group(group, parameters, gradients, first, second, [], counts)
+        torch._foreach_mul_(group["params"], 1 - self.config.weight_decay * allowed)
+        if not parameters:
+            return
+        # A list: one tensor would be taken for a number, which waits for the device.
+        torch._foreach_add_(counts, [allowed] * len(counts))
+        # A parameter may get its first gradient late; the authors' code has one count for all.
+        count = torch.stack(counts).amax()
+        betas = group["betas"]
+        # 1 - b^t without the loss of digits at small t
+        corrections = [-torch.expm1(count * math.log(beta)) for beta in betas]
+        torch._fused_adam_(
+            parameters,
+            gradients,
+            first,
+            second,
+            [],
+            [torch.full_like(count, BEYOND_CORRECTION)] * len(parameters),
+            lr=group["lr"] * corrections[1].sqrt() / corrections[0],
+            beta1=betas[0],
+            beta2=betas[1],
+            weight_decay=0.0,
+            eps=self.config.epsilon,
+            amsgrad=False,
+            maximize=False,
+            found_inf=1 - allowed,  # the kernel's word for "leave all as it is"
+        )
 
     def _init_group(self, group, params, grads, exp_avgs, exp_avg_sqs, *others):
         """Fill the lists with tensors in the order of their memory.
@@ -128,14 +119,14 @@ class EpsilonHatAdam(torch.optim.Adam):
         return has_complex
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take a state back, of either kind of step."""
+        """Take a state back, also one of an older program."""
         super().load_state_dict(state_dict)
         for parameter, state in self.state.items():
             for name in ("exp_avg", "exp_avg_sq"):  # a kernel walks through their memory, too
                 state[name] = torch.empty_like(parameter).copy_(state[name])
         for group in self.param_groups:
-            states = [self.state[p] for p in group["params"] if p in self.state]
-            group["updates"] = max((int(s["step"]) for s in states), default=group["updates"])
+            group["eps"] = self.config.epsilon  # was that of the last step, corrected
+            group.pop("updates", None)  # the counts are in the state
 
 
 def _has_channels_last(kernel: Tensor) -> bool:
@@ -146,16 +137,15 @@ BEYOND_CORRECTION = 1e9  # steps after which 1 - b^t is 1 in any precision
 
 
 @torch.no_grad()
-def clip_gradients(
-    parameters: Iterable[Parameter], limit: float | None, *, on_device: bool = False
-) -> Tensor:
+def clip_gradients(parameters: Iterable[Parameter], limit: float | None) -> Tensor:
     """Scale all gradients so that their global norm is at most `limit`.
+
+    The norm is not looked at, which a device would have to be waited for: gradients that are small
+    enough are multiplied by 1.
 
     Args:
         parameters: those that may have a gradient.
         limit: None never clips.
-        on_device: never look at the norm, which a device would have to be waited for, and scale by
-            1 where the norm is small enough; a look spares that.
 
     Returns:
         The norm () before clipping.
@@ -164,6 +154,6 @@ def clip_gradients(
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
-    if limit is not None and (on_device or norm > limit):
+    if limit is not None:
         torch._foreach_mul_(gradients, limit / norm.clamp_min(limit))
     return norm

@@ -13,9 +13,7 @@ from omegaconf import DictConfig
 from dreamer.build import make_agent, make_envs
 from dreamer.envs.terms import Terms, read_terms, terms_of
 from dreamer.evaluation import EVALUATION_SEED, Camera, play
-from dreamer.policy import RecordedPolicy
 from dreamer.run_folder import RunFolder
-from dreamer.trace import TraceTape
 from dreamer.trained import TrainedAgent
 from dreamer.video import write_mp4
 
@@ -92,13 +90,8 @@ def evaluate(
         RunFolder(run_dir).config(), seed=seed + EVALUATION_SEED, count=min(episodes, 10)
     )
     try:
-        policy = RecordedPolicy(
-            agent.networks.world_model,
-            agent.networks.actor_critic,
-            make_tape=TraceTape,
-            sample_actions=sample_actions,
-        )
-        result = play(envs, policy, episodes, camera=Camera(envs, video_policy_steps))
+        camera = Camera(envs, video_policy_steps)
+        result = play(envs, agent.step_policy, episodes, camera=camera)
     finally:
         envs.close()
     frames = agent.frames

@@ -4,16 +4,15 @@ The collector and the evaluation call them. They know the networks but nothing o
 """
 
 import copy
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import Parameter
 
 from dreamer.distributions import explore, gumbel_like
-from dreamer.graph import Recorded, Tape
 from dreamer.models.actor_critic import ActorCritic
 from dreamer.models.world_model import WorldModel
 from dreamer.types import ActionSpace, RSSMState, TimeStep
@@ -161,63 +160,7 @@ class DreamerPolicy:
         return explore(action, self.exploration_noise, False).sample(noise).clamp(-1, 1)
 
 
-# From networks whose weights are read to what a call is recorded on.
-TapeMaker = Callable[[list[nn.Module]], Tape]
-
-
-class RecordedPolicy(DreamerPolicy):
-    """Acts by playing recordings, one for each number of environments.
-
-    A memory that it returns holds until its next call. Weights may change in place, but not move.
-    """
-
-    def __init__(
-        self,
-        world_model: WorldModel,
-        actor_critic: ActorCritic,
-        *,
-        make_tape: TapeMaker,
-        sample_actions: bool,
-        exploration_noise: float = 0.0,
-    ):
-        """As `DreamerPolicy`; `make_tape` is asked for what each recording is made on."""
-        super().__init__(
-            world_model,
-            actor_critic,
-            sample_actions=sample_actions,
-            exploration_noise=exploration_noise,
-        )
-        self._make_tape = make_tape
-        self._records_when_called = True
-        self._recorded: dict[tuple[int | str, ...], Recorded] = {}  # by E and what noise is given
-
-    def _act(
-        self, obs: dict[str, Tensor], is_first: Tensor, state: MemoryState, noise: PolicyNoise
-    ) -> MemoryState:
-        given = [n for n, x in zip(PolicyNoise._fields, noise, strict=True) if x is not None]
-        recorded = self._recorded.get(key := (len(is_first), *given))
-        if recorded is None:
-            recorded = self._recorded[key] = self._start(list(obs), given)
-        noises = (x for x in noise if x is not None)
-        action, *latent = recorded(is_first, state.action, *state.latent, *obs.values(), *noises)
-        return MemoryState(RSSMState(*latent), action)
-
-    def _start(self, obs_keys: list[str], given: list[str]) -> Recorded:
-        """`_act` as a function from tensors to tensors, some of the noise among them."""
-        plain = super()._act
-
-        def act(is_first: Tensor, action: Tensor, *others: Tensor) -> list[Tensor]:
-            latent, others = RSSMState(*others[:3]), others[3:]
-            obs = dict(zip(obs_keys, others, strict=False))
-            noise = PolicyNoise(**dict(zip(given, others[len(obs) :], strict=True)))
-            state = plain(obs, is_first, MemoryState(latent, action), noise)
-            return [state.action, *state.latent]
-
-        tape = self._make_tape([self.world_model, self.actor_critic])
-        return Recorded(act, tape, when_called=self._records_when_called)
-
-
-class SnapshotPolicy(RecordedPolicy):
+class SnapshotPolicy(DreamerPolicy):
     """Acts with the weights of the last `refresh`, while another thread may change the learner's.
 
     One thread refreshes and another acts, in turns. The draws come from a generator of its own,
@@ -229,11 +172,14 @@ class SnapshotPolicy(RecordedPolicy):
         world_model: WorldModel,
         actor_critic: ActorCritic,
         *,
-        make_tape: TapeMaker,
         exploration_noise: float,
         seed: int,
+        **options: Any,
     ):
-        """Copy the networks that acting needs; the others stay shared, and are not used."""
+        """Copy the networks that acting needs; the others stay shared, and are not used.
+
+        `options` are for a class that a subclass has beside this one.
+        """
         model, heads = world_model, actor_critic
         idle = (model.decoder, model.reward_head, model.discount_head)
         idle += (heads.critic, heads.target_critic, heads.reward_norm)
@@ -241,9 +187,9 @@ class SnapshotPolicy(RecordedPolicy):
         super().__init__(
             copy.deepcopy(model, memo),
             copy.deepcopy(heads, memo),
-            make_tape=make_tape,
             sample_actions=True,
             exploration_noise=exploration_noise,
+            **options,
         )
         self._learner: list[Tensor] = [*_acting_parameters(model, heads)]
         self._own: list[Tensor] = [*_acting_parameters(self.world_model, self.actor_critic)]
@@ -259,21 +205,12 @@ class SnapshotPolicy(RecordedPolicy):
             self.actor_critic.to(device)
             self.generator = torch.Generator(device)
             self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-            self._records_when_called = self._stream is None
         torch._foreach_copy_(self._own, self._learner)
         # No state to save: a resumed run gets the draws it would have got.
         stream = np.random.SeedSequence([self._seed, policy_steps])
         self.generator.manual_seed(int(stream.generate_state(1, np.uint64)[0] >> 1))
         if self._stream is not None:
-            for recorded in self._recorded.values():
-                recorded.record()  # torch allows no draws of the learner's beside it
             self._stream.wait_stream(torch.cuda.current_stream(device))
-
-    def _act(
-        self, obs: dict[str, Tensor], is_first: Tensor, state: MemoryState, noise: PolicyNoise
-    ) -> MemoryState:
-        # Recordings would draw from torch's global generator.
-        return super()._act(obs, is_first, state, PolicyNoise(*self._drawn(state, noise)))
 
     def __call__(self, step: TimeStep, state: MemoryState | None) -> tuple[np.ndarray, MemoryState]:
         """See `DreamerPolicy`; on a GPU in a stream of its own, beside the learner's."""

@@ -90,8 +90,8 @@ def test_actor_and_critic_losses_leave_the_world_model_alone(latent, gradient, m
     gradients, weights = {}, {}
     step = agent._step
 
-    def spy(optimizer, loss, name, alarm):
-        metrics = step(optimizer, loss, name, alarm)
+    def spy(name, loss):
+        metrics = step(name, loss)
         gradients[name], weights[name] = gradients_of(agent), weights_of(agent)
         return metrics
 
@@ -292,7 +292,7 @@ def test_non_finite_loss_names_itself_and_leaves_its_weights(name, poison):
     agent.get_parameter(poison).data.fill_(torch.nan)
     network = agent.world_model if name == "world_model" else getattr(agent.actor_critic, name)
     before = weights_of(network)
-    message = f"The {name} loss is nan and .* norm nan in update 56, frame 1234. Its weights are"
+    message = f"The {name} loss or its gradient is not finite in update 56, frame 1234. Its weights"
     with pytest.raises(NonFiniteError, match=message):
         fit(agent, [make_batch()])
     for key, weight in weights_of(network).items():
@@ -303,7 +303,7 @@ def test_reward_that_is_not_a_number_stops_the_run_before_any_weight_moves():
     agent, batch = agent_with(), make_batch()
     before = weights_of(agent)
     batch.reward[2, 1] = torch.nan
-    with pytest.raises(NonFiniteError, match="world_model loss is nan"):
+    with pytest.raises(NonFiniteError, match="The world_model loss or its gradient is not"):
         fit(agent, [batch])
     assert_close(weights_of(agent), before, rtol=0, atol=0)
 

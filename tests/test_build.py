@@ -7,8 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 from tiny import IMAGE, VECTORS, make_agent
 
-from dreamer import build
-from dreamer.build import apply_kernels, make_evaluation_policy, make_explorer
+from dreamer.build import apply_kernels
 from dreamer.compose import compose
 from dreamer.models.encoder import Decoder
 from dreamer.runner import train
@@ -49,15 +48,3 @@ def test_old_key_compile_tells_of_the_new_one(repository, tiny_overrides, tmp_pa
     assert len(end.stderr.splitlines()) == 1
     with pytest.raises(ValueError, match="^`compile` was replaced by `kernels`"):
         compose({"compile": "auto"})
-
-
-@pytest.mark.parametrize("overlap", ["false", "true"])
-@pytest.mark.parametrize("make_policy", [make_explorer, make_evaluation_policy])
-@pytest.mark.parametrize(("graphs", "expected"), [("true", "cuda"), ("false", "trace")])
-def test_policies_of_a_run_are_recorded_as_its_updates_are(
-    compose_tiny, monkeypatch, make_policy, overlap, graphs, expected
-):
-    monkeypatch.setattr(build, "CudaTape", lambda: "cuda")
-    monkeypatch.setattr(build, "TraceTape", lambda networks: "trace")
-    cfg = compose_tiny(f"cuda_graphs={graphs}", f"collect.overlap={overlap}")
-    assert make_policy(cfg, make_agent())._make_tape([]) == expected

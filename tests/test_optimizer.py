@@ -94,21 +94,19 @@ def with_gradient(gradient: list[float]) -> Parameter:
     return parameter
 
 
-@pytest.mark.parametrize("on_device", [False, True])
-def test_clipping_scales_all_gradients_to_the_limit_and_returns_the_norm_before(on_device):
+def test_clipping_scales_all_gradients_to_the_limit_and_returns_the_norm_before():
     parameters = [with_gradient([3.0, 0.0]), with_gradient([4.0]), Parameter(torch.zeros(B))]
-    norm = clip_gradients(parameters, 0.5, on_device=on_device)
+    norm = clip_gradients(parameters, 0.5)
     assert_close(norm, torch.tensor(5.0))
     assert_close(parameters[0].grad, torch.tensor([0.3, 0.0]))
     assert_close(parameters[1].grad, torch.tensor([0.4]))
     assert parameters[2].grad is None
 
 
-@pytest.mark.parametrize("on_device", [False, True])
 @pytest.mark.parametrize("limit", [None, 5.0, 100.0])
-def test_gradients_within_the_limit_are_left_alone(limit, on_device):
+def test_gradients_within_the_limit_are_left_alone(limit):
     parameter = with_gradient([3.0, 4.0])
-    assert_close(clip_gradients([parameter], limit, on_device=on_device), torch.tensor(5.0))
+    assert_close(clip_gradients([parameter], limit), torch.tensor(5.0))
     assert_close(parameter.grad, torch.tensor([3.0, 4.0]), rtol=0, atol=0)
 
 
@@ -130,11 +128,8 @@ def test_optimizer_continues_identically_from_a_saved_state():
     assert_close(restored, parameters, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("on_device", [False, True])
 @pytest.mark.parametrize("lies_last", [(True, True), (True, False), (False, True)])
-def test_kernels_learn_the_same_however_they_and_their_gradients_lie_in_memory(
-    lies_last, on_device
-):
+def test_kernels_learn_the_same_however_they_and_their_gradients_lie_in_memory(lies_last):
     formats = [torch.channels_last if last else torch.contiguous_format for last in lies_last]
     torch.manual_seed(0)
     expected, parameter = (Parameter(torch.randn(B, 3, 4, 4)) for _ in range(2))
@@ -144,10 +139,7 @@ def test_kernels_learn_the_same_however_they_and_their_gradients_lie_in_memory(
         expected.grad = torch.randn_like(expected)
         parameter.grad = expected.grad.clone(memory_format=formats[1])
         reference.step()
-        if on_device:
-            optimizer.step_on_device(torch.ones(()))
-        else:
-            optimizer.step()
+        optimizer.step()
     assert parameter.is_contiguous(memory_format=formats[0])
     assert_close(parameter, expected, rtol=1e-5, atol=1e-6)
 
@@ -169,27 +161,34 @@ def test_a_state_saved_with_channels_first_goes_on_with_channels_last():
     assert_close(last, first, rtol=0, atol=0)
 
 
-def test_steps_on_the_device_give_the_weights_of_steps_on_the_host():
-    host, device = start(), start()
-    options = dataclasses.replace(CONFIG, weight_decay=1e-3)
-    optimizers = EpsilonHatAdam(host, options), EpsilonHatAdam(device, options)
-    for seed in range(4):  # 24 steps
-        for gradient in gradients(seed):
-            apply(optimizers[0], gradient)
-            for parameter, g in zip(device, gradient, strict=True):
-                parameter.grad = torch.tensor(g, dtype=torch.float32)
-            optimizers[1].step_on_device(torch.ones(()))
-            assert_close(device, host, rtol=1e-5, atol=1e-6)
+def test_a_learning_rate_that_is_changed_by_hand_counts():
+    parameter = Parameter(torch.zeros(A))
+    optimizer = EpsilonHatAdam([parameter], dataclasses.replace(CONFIG, weight_decay=0.0))
+    optimizer.param_groups[0]["lr"] = 0.5
+    apply(optimizer, [np.full(A, 1e6)])
+    assert_close(parameter.detach(), torch.full((A,), -0.5))
 
 
-def test_step_on_the_device_that_is_not_allowed_changes_nothing():
+def test_a_first_gradient_that_comes_late_leaves_the_steps_of_the_others_alone():
+    (late, early), (_, alone) = start(), start()
+    optimizer, reference = EpsilonHatAdam([late, early], CONFIG), EpsilonHatAdam([alone], CONFIG)
+    for number, (gradient, other) in enumerate(gradients()):
+        early.grad, alone.grad = (torch.tensor(other, dtype=torch.float32) for _ in range(2))
+        if number == STEPS - 1:
+            late.grad = torch.tensor(gradient, dtype=torch.float32)
+        optimizer.step()
+        reference.step()
+    assert_close(early, alone, rtol=0, atol=0)
+
+
+def test_step_that_is_not_allowed_changes_nothing():
     parameters = start()
     optimizer = EpsilonHatAdam(parameters, CONFIG)
     for allowed in (0.0, 1.0, 0.0):
         for parameter in parameters:
             parameter.grad = torch.full_like(parameter, 1.0 if allowed else torch.nan)
         before = copy.deepcopy((parameters, optimizer.state_dict()["state"]))
-        optimizer.step_on_device(torch.tensor(allowed))
+        optimizer.step(allowed=torch.tensor(allowed))
         after = (parameters, optimizer.state_dict()["state"])
         if allowed:
             assert not torch.equal(after[0][0], before[0][0])
@@ -200,23 +199,26 @@ def test_step_on_the_device_that_is_not_allowed_changes_nothing():
             assert {s["step"].item() for s in after[1].values()} == {0}
 
 
-@pytest.mark.parametrize("first_on_device", [True, False])
-def test_either_kind_of_step_goes_on_from_the_state_of_the_other(first_on_device):
+def test_a_state_of_an_older_program_goes_on():
     expected, parameters = start(), start()
-    reference, optimizer = (EpsilonHatAdam(p, CONFIG) for p in (expected, parameters))
-    for number, gradient in enumerate(gradients()):
+    reference, old = (EpsilonHatAdam(p, CONFIG) for p in (expected, parameters))
+    for gradient in gradients()[:3]:
         apply(reference, gradient)
-        if number == 3:
-            state = copy.deepcopy(optimizer.state_dict())
-            optimizer = EpsilonHatAdam(parameters, CONFIG)
-            optimizer.load_state_dict(state)
-        if first_on_device == (number < 3):
-            for parameter, g in zip(parameters, gradient, strict=True):
-                parameter.grad = torch.tensor(g, dtype=torch.float32)
-            optimizer.step_on_device(torch.ones(()))
-        else:
-            apply(optimizer, gradient)
-    assert_close(parameters, expected, rtol=1e-5, atol=1e-6)
+        apply(old, gradient)
+    # It let torch scale decay and bias correction, and wrote them down.
+    state = copy.deepcopy(old.state_dict())
+    correction = (1 - 0.999**3) ** 0.5
+    state["param_groups"][0] |= {"updates": 3, "eps": CONFIG.epsilon / correction}
+    state["param_groups"][0] |= {"weight_decay": 0.1 / 0.01, "decoupled_weight_decay": True}
+    assert state["state"][0].keys() == {"step", "exp_avg", "exp_avg_sq"}
+
+    optimizer = EpsilonHatAdam(parameters, CONFIG)
+    optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]["eps"] == CONFIG.epsilon
+    for gradient in gradients()[3:]:
+        apply(reference, gradient)
+        apply(optimizer, gradient)
+    assert_close(parameters, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from tiny import CHOICES, CONTINUOUS, DISCRETE, IMAGE, VECTORS, A, B, K, S, make
 from torch.testing import assert_close
 
 from dreamer.policy import DreamerPolicy, PolicyNoise, RandomPolicy, SnapshotPolicy
-from dreamer.trace import TraceTape
 from dreamer.types import ActionSpace, TimeStep
 
 E = 8  # environments
@@ -200,7 +199,7 @@ def test_evaluation_does_not_explore():
 
 def make_snapshot(action_space=DISCRETE, seed: int = 0, **options):
     agent = make_agent(action_space, obs_shapes=OBS_SHAPES)
-    options = {"exploration_noise": 0.1, "make_tape": TraceTape} | options
+    options = {"exploration_noise": 0.1} | options
     return agent, SnapshotPolicy(agent.world_model, agent.actor_critic, seed=seed, **options)
 
 

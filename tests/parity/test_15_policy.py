@@ -1,4 +1,3 @@
-import pytest
 import torch
 from golden import Case, every, golden
 from networks import (
@@ -11,16 +10,8 @@ from networks import (
 
 from dreamer.models.actor_critic import ActorCritic
 from dreamer.models.world_model import WorldModel
-from dreamer.policy import DreamerPolicy, PolicyNoise, RecordedPolicy
-from dreamer.trace import TraceTape
+from dreamer.policy import DreamerPolicy, PolicyNoise
 from dreamer.types import ActionSpace
-
-pytestmark = pytest.mark.usefixtures("traced_at_once")
-
-
-@pytest.fixture
-def traced_at_once(monkeypatch) -> None:
-    monkeypatch.setattr("dreamer.trace.CALLS", 0)
 
 
 @golden("15_*", bf16=every)
@@ -39,21 +30,12 @@ def test_policy(case: Case):
     case.load(actor_critic.actor, "w/actor")
 
     samples_actions = "action" in case.parameters["draw_order"]
-    how = {"sample_actions": samples_actions}
-    policies = [DreamerPolicy(model, actor_critic, **how)]
-    if not torch.is_autocast_enabled("cpu"):  # as runs act
-        policies.append(RecordedPolicy(model, actor_critic, make_tape=TraceTape, **how))
+    policy = DreamerPolicy(model, actor_critic, sample_actions=samples_actions)
     latent_noise = our_samples(config.latent, case["draw/post"])
-    for policy in policies:
-        memory, results = None, []
-        for t in range(len(is_first)):
-            noise = PolicyNoise(
-                latent_noise[t], case["draw/action"][t] if samples_actions else None
-            )
-            with torch.no_grad():
-                memory = policy.act({k: x[t] for k, x in obs.items()}, is_first[t], memory, noise)
-            latent = reference_state(config.latent, memory.latent)
-            results.append(latent | {"action": memory.action})
-        case.check_all("out", {k: torch.stack([r[k] for r in results]) for k in results[0]})
-    for policy in policies[1:]:
-        assert [recorded.is_recorded for recorded in policy._recorded.values()] == [True]
+    memory, results = None, []
+    for t in range(len(is_first)):
+        noise = PolicyNoise(latent_noise[t], case["draw/action"][t] if samples_actions else None)
+        with torch.no_grad():
+            memory = policy.act({k: x[t] for k, x in obs.items()}, is_first[t], memory, noise)
+        results.append(reference_state(config.latent, memory.latent) | {"action": memory.action})
+    case.check_all("out", {k: torch.stack([r[k] for r in results]) for k in results[0]})

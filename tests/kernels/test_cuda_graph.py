@@ -1,6 +1,6 @@
-"""Recordings of updates and of acting: what they repeat, what they count, when they are renewed.
+"""CUDA graphs of updates and of acting: what they repeat, and when they are captured anew.
 
-On the CPU a tape that calls again stands for the device's; the real one has tests marked `gpu`.
+On the CPU a capture that calls again stands for the device's; the real one has tests marked `gpu`.
 """
 
 import dataclasses
@@ -27,32 +27,32 @@ from tiny import (
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dreamer import graph
+from dreamer import build
 from dreamer.agent import NonFiniteError
-from dreamer.graph import WARM_UP, Alarm, CudaTape, Recorded, Recording
-from dreamer.policy import DreamerPolicy, RecordedPolicy, SnapshotPolicy
+from dreamer.kernels import cuda_graph
+from dreamer.kernels.cuda_graph import WARM_UP, Captured, CapturedFunction, CudaCapture
+from dreamer.kernels.recorded_policy import RecordedPolicy, RecordedSnapshotPolicy
+from dreamer.kernels.recorded_update import RecordedUpdate
+from dreamer.policy import DreamerPolicy, SnapshotPolicy
 from dreamer.types import TimeStep
 
 UPDATES = WARM_UP + 5
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-class CpuTape:
-    """Plays by calling again, and like a CUDA graph has the same tensors for inputs and outputs."""
+class CpuCapture:
+    """Replays by calling again, with the same tensors for inputs and outputs, as a CUDA graph."""
 
     def __init__(self):
         self.calls: list[str] = []
-
-    def is_due(self, calls, inputs):
-        return calls >= WARM_UP
 
     def warm_up(self, function, inputs):
         self.calls.append("warm_up")
         return function(*inputs)
 
-    def record(self, function, inputs):
-        def play(*inputs):
-            self.calls.append("play")
+    def capture(self, function, inputs):
+        def replay(*inputs):
+            self.calls.append("replay")
             for copy, x in zip(copies, inputs, strict=True):
                 copy.copy_(x)
             results = function(*copies)
@@ -61,74 +61,64 @@ class CpuTape:
                 output.copy_(x)
             return outputs
 
-        self.calls.append("record")
+        self.calls.append("capture")
         copies, outputs = [x.clone() for x in inputs], []
-        return Recording(play, play(*inputs))
+        return Captured(replay, replay(*inputs))
 
 
-# ---------------------------------------------------------------------------------- recordings
+# ----------------------------------------------------------------------------------- functions
 
 
-def test_function_is_warmed_up_then_recorded_once_then_played():
-    tape = CpuTape()
-    double = Recorded(lambda x: [2 * x], tape)
+def test_function_is_warmed_up_then_captured_once_then_replayed():
+    capture = CpuCapture()
+    double = CapturedFunction(lambda x: [2 * x], capture)
     results = [double(torch.tensor([float(n)]))[0].item() for n in range(UPDATES)]
     assert results == [2 * n for n in range(UPDATES)]
-    assert tape.calls == ["warm_up"] * WARM_UP + ["record"] + ["play"] * (UPDATES - WARM_UP)
+    expected = ["warm_up"] * WARM_UP + ["capture"] + ["replay"] * (UPDATES - WARM_UP)
+    assert capture.calls == expected
 
 
-def test_function_can_wait_to_be_recorded_until_it_is_told():
-    tape = CpuTape()
-    double = Recorded(lambda x: [2 * x], tape, when_called=False)
+def test_function_can_wait_to_be_captured_until_it_is_told():
+    capture = CpuCapture()
+    double = CapturedFunction(lambda x: [2 * x], capture, when_called=False)
     for number in range(UPDATES):
-        double.record()
-        assert double.is_recorded == (number >= WARM_UP)
+        double.capture()
+        assert double.is_captured == (number >= WARM_UP)
         assert double(torch.tensor([float(number)]))[0].item() == 2 * number
-    assert tape.calls.index("record") == WARM_UP
-    late = Recorded(lambda x: [2 * x], CpuTape(), when_called=False)
+    assert capture.calls.index("capture") == WARM_UP
+    late = CapturedFunction(lambda x: [2 * x], CpuCapture(), when_called=False)
     assert [late(torch.ones(1))[0].item() for _ in range(UPDATES)] == [2] * UPDATES
-    assert not late.is_recorded
+    assert not late.is_captured
 
 
 @pytest.mark.parametrize("other", [torch.zeros(B, T), torch.zeros(T, B, dtype=torch.bool)])
 def test_inputs_of_another_shape_or_kind_are_refused_and_not_broadcast(other):
-    double = Recorded(lambda x: [2 * x], CpuTape())
+    double = CapturedFunction(lambda x: [2 * x], CpuCapture())
     for _ in range(UPDATES):
         double(torch.zeros(T, B))
     with pytest.raises(ValueError, match=re.escape(f"({T}, {B}) torch.float32, actually: (")):
         double(other)
 
 
-def test_alarm_names_the_first_failure_and_allows_nothing_after_it():
-    alarm = Alarm(["model", "actor"], torch.device("cpu"))
-    yes, no = torch.tensor(True), torch.tensor(False)
-    checks = [("model", yes), ("actor", no), ("model", yes), ("model", no), ("actor", yes)]
-    assert [alarm.allow(*check).item() for check in checks] == [1, 0, 0, 0, 0]
-    assert alarm.heard() is None  # nothing was sent
-    assert alarm.heard(wait=True) == "actor"
-    alarm.send()
-    assert alarm.heard() == "actor"
-
-
 # ------------------------------------------------------------------------------------- updates
 
 
-def learn(
-    make_tape=None,
-    *,
-    action_space=DISCRETE,
-    gradient="auto",
-    batches=None,
-    **options,
-):
+def make_recorded_agent(*args, make_capture=CpuCapture, **options):
+    agent = make_agent(*args, **options)
+    agent.learn = RecordedUpdate(agent, make_capture)
+    return agent
+
+
+def learn(make_capture=None, *, action_space=DISCRETE, gradient="auto", batches=None, **options):
     """Updates from one seed: the agent and its metrics."""
     actor = dataclasses.replace(ACTOR, gradient=gradient)
     agent = make_agent(
         action_space,
         obs_shapes=IMAGE | VECTORS,
         actor_critic=dataclasses.replace(ACTOR_CRITIC, actor=actor),
-        make_tape=make_tape,
     )
+    if make_capture is not None:
+        agent.learn = RecordedUpdate(agent, make_capture)
     torch.manual_seed(1)
     if batches is None:
         batches = some_batches(action_space)
@@ -148,33 +138,33 @@ def some_batches(action_space=DISCRETE):
         (DISCRETE, "auto", "bf16-mixed"),
     ],
 )
-def test_played_updates_give_weights_metrics_and_counts_of_plain_ones(
+def test_replayed_updates_give_weights_metrics_and_counts_of_plain_ones(
     action_space, gradient, precision
 ):
     options = {"action_space": action_space, "gradient": gradient, "precision": precision}
     plain, expected = learn(**options)
-    played, metrics = learn(CpuTape, **options)
+    replayed, metrics = learn(CpuCapture, **options)
     # A weight that differs in its last digit may round to another number of bfloat16's 8 bits.
     bf16 = "bf16" in precision
     tolerance = {"rtol": 0, "atol": 2e-3} if bf16 else {"rtol": 1e-4, "atol": 1e-5}
-    assert_close(weights_of(played), weights_of(plain), **tolerance)
+    assert_close(weights_of(replayed), weights_of(plain), **tolerance)
     tolerance = {"rel": 0.1, "abs": 5e-3} if bf16 else {"rel": 1e-3, "abs": 1e-3}
     for actual, numbers in zip(metrics, expected, strict=True):
         assert actual == pytest.approx(numbers, **tolerance)
-    assert (played.recorded.captures, plain.recorded) == (1, None)
-    assert played.updates == plain.updates == UPDATES
-    assert played.trainer.global_step == plain.trainer.global_step == 3 * UPDATES
+    assert replayed.learn.captures == 1
+    assert replayed.updates == plain.updates == UPDATES
+    assert replayed.trainer.global_step == plain.trainer.global_step == 3 * UPDATES
 
 
 @pytest.mark.filterwarnings("ignore:Total length of")  # no batch before the first
 @pytest.mark.parametrize("poisoned", [0, WARM_UP + 2, UPDATES - 1])
 def test_loss_that_is_not_finite_stops_the_run_with_the_weights_from_before_it(poisoned):
-    expected, _ = learn(CpuTape, batches=some_batches()[:poisoned])
+    expected, _ = learn(CpuCapture, batches=some_batches()[:poisoned])
     batches = some_batches()
     batches[poisoned].reward[2, 1] = torch.nan
-    agent = make_agent(obs_shapes=IMAGE | VECTORS, make_tape=CpuTape)
+    agent = make_recorded_agent(obs_shapes=IMAGE | VECTORS)
     torch.manual_seed(1)
-    message = f"The world_model loss or its gradient is not finite in update {poisoned} or"
+    message = f"The world_model loss or its gradient is not finite in update {poisoned},"
     with pytest.raises(NonFiniteError, match=message):
         fit(agent, batches)
     assert_close(weights_of(agent.world_model), weights_of(expected.world_model), rtol=0, atol=0)
@@ -182,8 +172,8 @@ def test_loss_that_is_not_finite_stops_the_run_with_the_weights_from_before_it(p
     assert_close(weights_of(actor), weights_of(expected_actor), rtol=0, atol=0)
 
 
-def test_optimizers_that_load_a_state_make_a_new_recording():
-    agent = make_agent(make_tape=CpuTape)
+def test_optimizers_that_load_a_state_make_a_new_capture():
+    agent = make_recorded_agent()
     batches = [make_batch(seed=n) for n in range(2 * UPDATES)]
 
     def step(batch):
@@ -193,26 +183,26 @@ def test_optimizers_that_load_a_state_make_a_new_recording():
         return type(agent).training_step(agent, batch, 0)
 
     fit(agent, batches, step)
-    assert agent.recorded.captures == 2
+    assert agent.learn.captures == 2
 
 
 @pytest.mark.parametrize("action_space", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
-def test_update_that_is_recorded_never_asks_the_device_for_a_number(action_space):
+def test_update_that_is_captured_never_asks_the_device_for_a_number(action_space):
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             called.add(func.overloadpacket)
             return func(*args, **(kwargs or {}))
 
-    class WatchingTape(CpuTape):
-        def record(self, function, inputs):
+    class WatchingCapture(CpuCapture):
+        def capture(self, function, inputs):
             def watched(*inputs):
                 with Watch():
                     return function(*inputs)
 
-            return super().record(watched, inputs)
+            return super().capture(watched, inputs)
 
     called = set()
-    agent = make_agent(action_space, make_tape=WatchingTape)
+    agent = make_recorded_agent(action_space, make_capture=WatchingCapture)
     fit(agent, [make_batch(action_space, seed=n) for n in range(UPDATES)])
     assert torch.ops.aten._fused_adam_ in called
     assert not called & {torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero}
@@ -257,25 +247,23 @@ def test_a_step_of_a_sequence_and_of_a_dream_is_few_kernels(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["entropy_scale", "gradient_mix"])
-def test_schedule_that_changes_cannot_be_recorded(name):
+def test_schedule_that_changes_cannot_be_captured(name):
     actor = dataclasses.replace(ACTOR, **{name: "linear(1,0,100)"})
     message = f"`{name}` to be a number with cuda_graphs=true, actually: linear(1,0,100)"
     with pytest.raises(ValueError, match=re.escape(message)):
-        make_agent(actor_critic=dataclasses.replace(ACTOR_CRITIC, actor=actor), make_tape=CpuTape)
+        make_recorded_agent(actor_critic=dataclasses.replace(ACTOR_CRITIC, actor=actor))
 
 
 # -------------------------------------------------------------------------------------- acting
 
 
-def act(make_tape=None, device="cpu"):
+def act(make_capture=None, device="cpu"):
     """Actions (steps, E, A) of one seed, for three environments and then for two."""
     agent = make_agent(obs_shapes=IMAGE | VECTORS).to(device)
     networks = agent.world_model, agent.actor_critic
     policy = DreamerPolicy(*networks, sample_actions=True)
-    if make_tape is not None:
-        policy = RecordedPolicy(
-            *networks, sample_actions=True, make_tape=lambda networks: make_tape()
-        )
+    if make_capture is not None:
+        policy = RecordedPolicy(*networks, sample_actions=True, make_capture=make_capture)
     return play(policy)
 
 
@@ -294,9 +282,47 @@ def play(policy, refresh=lambda number: None):
     return actions
 
 
-def test_played_policy_calls_give_the_actions_of_plain_ones():
-    for actual, expected in zip(act(CpuTape), act(), strict=True):
+def test_replayed_policy_calls_give_the_actions_of_plain_ones():
+    for actual, expected in zip(act(CpuCapture), act(), strict=True):
         assert np.array_equal(actual, expected)
+
+
+def test_replayed_calls_of_a_snapshot_give_the_actions_of_plain_ones():
+    def act(kind, **options):
+        agent = make_agent(obs_shapes=IMAGE | VECTORS)
+        networks = agent.world_model, agent.actor_critic
+        policy = kind(*networks, exploration_noise=0.3, seed=0, **options)
+
+        def refresh(number):
+            torch._foreach_mul_(list(agent.parameters()), 1.01)
+            policy.refresh(number)
+
+        with torch.no_grad():
+            return play(policy, refresh), policy
+
+    replayed, policy = act(RecordedSnapshotPolicy, make_capture=CpuCapture)
+    assert all(map(np.array_equal, replayed, act(SnapshotPolicy)[0]))
+    assert [captured.is_captured for captured in policy._captured.values()] == [True, True]
+
+
+# ---------------------------------------------------------------------------------------- runs
+
+
+@pytest.mark.parametrize(
+    ("overlap", "plain", "recorded"),
+    [
+        ("false", DreamerPolicy, RecordedPolicy),
+        ("true", SnapshotPolicy, RecordedSnapshotPolicy),
+    ],
+)
+def test_runs_learn_and_act_by_cuda_graphs_where_asked_for(compose_tiny, overlap, plain, recorded):
+    for graphs, kind in (("false", plain), ("true", recorded)):
+        cfg = compose_tiny(f"cuda_graphs={graphs}", f"collect.overlap={overlap}")
+        agent = build.make_agent(cfg, build.make_envs(cfg, seed=0))
+        assert isinstance(agent.learn, RecordedUpdate) == (graphs == "true")
+        assert type(build.make_explorer(cfg, agent)) is kind
+        is_recorded = isinstance(build.make_evaluation_policy(cfg, agent), RecordedPolicy)
+        assert is_recorded == (graphs == "true")
 
 
 # ------------------------------------------------------------------------------------- on CUDA
@@ -309,19 +335,19 @@ def test_played_policy_calls_give_the_actions_of_plain_ones():
     ("action_space", "gradient"),
     [(DISCRETE, "auto"), (CONTINUOUS, "auto"), (CONTINUOUS, "both")],
 )
-def test_cuda_graph_repeats_the_update_that_was_recorded(
+def test_cuda_graph_repeats_the_update_that_was_captured(
     action_space, gradient, precision, monkeypatch
 ):
     options = {"action_space": action_space, "gradient": gradient, "precision": precision}
     options |= {"accelerator": "cuda", "devices": 1}
-    played, metrics = learn(CudaTape, **options)
-    monkeypatch.setattr(graph, "WARM_UP", UPDATES)  # the same kernels, never recorded
-    eager, expected = learn(CudaTape, **options)
-    assert (played.recorded.captures, eager.recorded.captures) == (1, 0)
+    replayed, metrics = learn(CudaCapture, **options)
+    monkeypatch.setattr(cuda_graph, "WARM_UP", UPDATES)  # the same kernels, never captured
+    eager, expected = learn(CudaCapture, **options)
+    assert (replayed.learn.captures, eager.learn.captures) == (1, 0)
     for actual, numbers in zip(metrics, expected, strict=True):
         assert actual == pytest.approx(numbers, rel=1e-2, abs=1e-3)
-    assert_close(weights_of(played.cpu()), weights_of(eager.cpu()), rtol=0, atol=5e-3)
-    assert played.trainer.global_step == 3 * UPDATES
+    assert_close(weights_of(replayed.cpu()), weights_of(eager.cpu()), rtol=0, atol=5e-3)
+    assert replayed.trainer.global_step == 3 * UPDATES
 
 
 @pytest.mark.gpu
@@ -330,7 +356,7 @@ def test_cuda_graph_repeats_the_update_that_was_recorded(
 def test_cuda_graph_tells_of_a_loss_that_is_not_finite(poisoned):
     batches = some_batches()
     batches[poisoned].reward[2, 1] = torch.nan
-    agent = make_agent(obs_shapes=IMAGE | VECTORS, make_tape=CudaTape)
+    agent = make_recorded_agent(obs_shapes=IMAGE | VECTORS, make_capture=CudaCapture)
     with pytest.raises(NonFiniteError, match="The world_model loss"):
         fit(agent, batches, accelerator="cuda", devices=1)
     assert all(x.isfinite().all() for x in weights_of(agent).values())
@@ -338,27 +364,27 @@ def test_cuda_graph_tells_of_a_loss_that_is_not_finite(poisoned):
 
 @pytest.mark.gpu
 @on_cuda
-def test_cuda_graph_acts_like_the_calls_it_was_recorded_from(monkeypatch):
-    played = act(CudaTape, "cuda")
-    monkeypatch.setattr(graph, "WARM_UP", 1000)
-    agreed = [np.array_equal(x, y) for x, y in zip(played, act(CudaTape, "cuda"), strict=True)]
+def test_cuda_graph_acts_like_the_calls_it_was_captured_from(monkeypatch):
+    replayed = act(CudaCapture, "cuda")
+    monkeypatch.setattr(cuda_graph, "WARM_UP", 1000)
+    agreed = [np.array_equal(x, y) for x, y in zip(replayed, act(CudaCapture, "cuda"), strict=True)]
     assert sum(agreed) >= len(agreed) - 1  # rounding may turn a draw
 
 
 @pytest.mark.gpu
 @on_cuda
-def test_cuda_graph_acts_beside_the_update_like_the_calls_it_was_recorded_from(monkeypatch):
+def test_cuda_graph_acts_beside_the_update_like_the_calls_it_was_captured_from(monkeypatch):
     actions = []
     for warm_up in (WARM_UP, 1000):
-        monkeypatch.setattr(graph, "WARM_UP", warm_up)
+        monkeypatch.setattr(cuda_graph, "WARM_UP", warm_up)
         agent = make_agent(obs_shapes=IMAGE | VECTORS).cuda()
-        policy = SnapshotPolicy(
+        policy = RecordedSnapshotPolicy(
             *(agent.world_model, agent.actor_critic),
-            make_tape=lambda networks: CudaTape(),
+            make_capture=CudaCapture,
             exploration_noise=0.1,
             seed=0,
         )
         actions.append(play(policy, refresh=policy.refresh))
-        assert [x.is_recorded for x in policy._recorded.values()] == [warm_up == WARM_UP] * 2
+        assert [x.is_captured for x in policy._captured.values()] == [warm_up == WARM_UP] * 2
     agreed = [np.array_equal(x, y) for x, y in zip(*actions, strict=True)]
     assert sum(agreed) >= len(agreed) - 1
