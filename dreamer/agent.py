@@ -4,17 +4,27 @@ The Trainer feeds it batches from the replay. It knows the networks and their lo
 environment, no schedule of a run and no logger: it returns its metrics.
 """
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
-from torch.nn import Parameter
 
+from dreamer.components import (
+    AgentShape,
+    Component,
+    ComponentConfig,
+    Trained,
+    UpdateContext,
+    build_components,
+    check_components,
+    trained_by,
+)
 from dreamer.finite_check import FiniteCheck
 from dreamer.models.actor_critic import ActorCritic, ActorCriticConfig
 from dreamer.models.world_model import WorldModel, WorldModelConfig
@@ -32,8 +42,10 @@ class AgentConfig:
     actor_optimizer: OptimizerConfig
     critic_optimizer: OptimizerConfig
     horizon: int  # H, imagined steps from every replayed state
+    components: Mapping[str, ComponentConfig] = field(default_factory=dict)  # what else learns
 
     def __post_init__(self):
+        check_components(self.components)
         if self.horizon < 2:
             raise ValueError(f"Expect `horizon` to be at least 2, actually: {self.horizon}")
 
@@ -44,19 +56,6 @@ class UpdateNoise(NamedTuple):
     posterior: Tensor | None = None  # (T, B, S, K)
     action: Tensor | None = None  # (H, N, A)
     state: Tensor | None = None  # (H, N, S, K)
-
-
-class Trained(NamedTuple):
-    """What one optimiser trains."""
-
-    name: str  # in metrics and errors
-    network: nn.Module
-    optimizer: OptimizerConfig
-
-    @property
-    def parameters(self) -> list[Parameter]:
-        """Those that learn."""
-        return [p for p in self.network.parameters() if p.requires_grad]
 
 
 class NonFiniteError(RuntimeError):
@@ -88,7 +87,20 @@ class DreamerAgent(pl.LightningModule):
         self.actor_critic = ActorCritic(
             config.actor_critic, self.world_model.feature_size, action_space
         )
-        self.finite_check = FiniteCheck([trained.name for trained in self.trained])
+        shape = AgentShape.of(
+            self.world_model,
+            obs_shapes=obs_shapes,
+            action_space=action_space,
+            horizon=config.horizon,
+        )
+        with torch.random.fork_rng(devices=()):  # a run with a probe has the draws of one without
+            self.components = nn.ModuleDict(build_components(config.components, shape))
+        names = [trained.name for trained in self.trained]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(
+                f"Expect the names of all that is trained to differ, actually: {', '.join(twice)}"
+            )
+        self.finite_check = FiniteCheck(names)
         self.frames = 0  # THE clock: emulator frames seen, prefill included
         self.policy_steps = 0  # decisions made, prefill included
         self.updates = 0  # batches learned from
@@ -97,10 +109,15 @@ class DreamerAgent(pl.LightningModule):
     def trained(self) -> list[Trained]:
         """All that is trained, in the order of the updates."""
         config = self.config
+        added = (
+            trained_by(name, component, config.components[name].optimizer)
+            for name, component in self._components()
+        )
         return [
             Trained("world_model", self.world_model, config.world_model_optimizer),
             Trained("actor", self.actor_critic.actor, config.actor_optimizer),
             Trained("critic", self.actor_critic.critic, config.critic_optimizer),
+            *itertools.chain.from_iterable(added),
         ]
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -185,7 +202,41 @@ class DreamerAgent(pl.LightningModule):
 
         critic = self.actor_critic.critic_loss(trajectory.detach(), actor.target.detach())
         metrics |= critic.metrics | self._step("critic", critic.loss)
+
+        context = UpdateContext(
+            batch,
+            posterior,
+            model.prior_stats.detach(),
+            trajectory.detach(),
+            self.policy_steps,
+            self.world_model,
+        )
+        for name, component in self._components():
+            with self._training(component):
+                metrics |= self._learn_component(name, component, context)
         return posterior.at(-1), metrics
+
+    def _learn_component(
+        self, name: str, component: Component, context: UpdateContext
+    ) -> dict[str, Tensor]:
+        metrics: dict[str, Tensor] = {}
+
+        def step(loss: Tensor, network: str = "") -> None:
+            trained = f"{name}_{network}" if network else name
+            if trained not in self.finite_check.names:
+                raise ValueError(
+                    f"Expect an optimiser for the loss {trained}, actually there is none"
+                )
+            if loss.shape != () or not loss.requires_grad:
+                raise ValueError(
+                    f"Expect the {trained} loss to be a number that depends on weights, "
+                    f"actually: {tuple(loss.shape)}, requires_grad={loss.requires_grad}"
+                )
+            metrics[f"{trained}/loss"] = loss.detach()
+            metrics.update(self._step(trained, loss))
+
+        values = component.learn(context, step)
+        return metrics | {f"{name}/{key}": value.detach() for key, value in values.items()}
 
     def _step(self, name: str, loss: Tensor) -> dict[str, Tensor]:
         """Backward pass, clipping, check and step of one loss: the one place where weights move.
@@ -209,6 +260,8 @@ class DreamerAgent(pl.LightningModule):
             optimizer._on_before_step()
             optimizer._on_after_step()
         self.actor_critic.update_target_critic(self.updates)
+        for _, component in self._components():
+            component.end_update(self.updates)
         self.updates += 1
 
     def _raise_if_not_finite(self, update: int, *, wait: bool = False) -> None:
@@ -235,6 +288,9 @@ class DreamerAgent(pl.LightningModule):
         finally:
             for parameter in frozen:
                 parameter.requires_grad_()
+
+    def _components(self) -> Iterable[tuple[str, Component]]:
+        return self.components.items()  # pyright: ignore[reportReturnType]
 
     def _optimizers(self) -> list[LightningOptimizer]:
         optimizers = self.optimizers()

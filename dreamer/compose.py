@@ -20,7 +20,8 @@ from dreamer.command_line import REPLACED, explain
 from dreamer.paths import CONF
 
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} - {"grid", "sweep"}
-OPEN = ("env.kwargs.", "model.world_model.loss_scales.")  # new keys may be set below these
+# New keys may be set below these.
+OPEN = ("env.kwargs.", "model.world_model.loss_scales.", "model.components.")
 
 
 def compose(*overrides: Mapping[str, Any]) -> DictConfig:

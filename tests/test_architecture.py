@@ -22,7 +22,7 @@ FLOORS = (
         "process",
         "paths",
     ),
-    ("models", "replay", "envs", "collector"),
+    ("models", "replay", "envs", "collector", "components"),
     ("agent", "policy", "convert", "trained"),
     ("kernels",),
     ("callbacks", "loggers", "evaluation", "cost"),

@@ -101,8 +101,9 @@ def make_agent(
     **options,
 ) -> DreamerAgent:
     torch.manual_seed(seed)
-    config = dataclasses.replace(AGENT, world_model=world_model, actor_critic=actor_critic)
-    return DreamerAgent(config, obs_shapes, action_space, **options)
+    networks = {"world_model": world_model, "actor_critic": actor_critic}
+    config = dataclasses.replace(AGENT, **networks, **options)
+    return DreamerAgent(config, obs_shapes, action_space)
 
 
 def make_obs(obs_shapes: ObsShapes, *leading: int) -> dict[str, Tensor]:

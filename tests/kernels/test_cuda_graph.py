@@ -9,12 +9,14 @@ import re
 import numpy as np
 import pytest
 import torch
+from probe import ExplorerConfig, ProbeConfig
 from tiny import (
     ACTOR,
     ACTOR_CRITIC,
     CONTINUOUS,
     DISCRETE,
     IMAGE,
+    OPTIMIZER,
     VECTORS,
     B,
     T,
@@ -154,6 +156,20 @@ def test_replayed_updates_give_weights_metrics_and_counts_of_plain_ones(
     assert replayed.learn.captures == 1
     assert replayed.updates == plain.updates == UPDATES
     assert replayed.trainer.global_step == plain.trainer.global_step == 3 * UPDATES
+
+
+def test_replayed_updates_train_components_as_plain_ones():
+    components = {"explorer": ExplorerConfig({"reward": OPTIMIZER, "actor": OPTIMIZER})}
+    components["probe"] = ProbeConfig(OPTIMIZER, "angle", 9)
+    weights, metrics = [], []
+    for make in (make_agent, make_recorded_agent):
+        agent = make(CONTINUOUS, components=components)
+        torch.manual_seed(1)
+        metrics += fit(agent, [make_batch(CONTINUOUS, seed=n) for n in range(UPDATES)])[-1:]
+        weights.append(weights_of(agent))
+        assert agent.components["explorer"].ended == list(range(UPDATES))
+    assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-5)
+    assert metrics[1].keys() == metrics[0].keys() >= {"probe/loss", "explorer_actor/loss"}
 
 
 @pytest.mark.filterwarnings("ignore:Total length of")  # no batch before the first
