@@ -183,4 +183,4 @@ def test_a_run_and_its_evaluations_go_on_without_render(tmp_path, processes):
             video_fps=5,
         )
     assert sum("render" in str(w.message) for w in warned) == 1
-    assert scores["video"].endswith("evaluation_0000000105.mp4")
+    assert scores["video"].endswith("evaluation_0000000100.mp4")
