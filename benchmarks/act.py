@@ -17,11 +17,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from hydra.utils import instantiate  # noqa: E402
 
-from benchmarks.agent import (  # noqa: E402
-    compile_as_in_a_long_run,
-    configuration,
-    make_agent,
-)
+from benchmarks.agent import configuration, make_agent  # noqa: E402
 from benchmarks.measure import (  # noqa: E402
     Spread,
     machine,
@@ -32,7 +28,7 @@ from benchmarks.measure import (  # noqa: E402
 )
 from benchmarks.peers.launch import start_authors, start_sheeprl  # noqa: E402
 from benchmarks.peers.sizes import SIZES  # noqa: E402
-from dreamer.build import make_explorer  # noqa: E402
+from dreamer.build import apply_kernels, make_explorer  # noqa: E402
 from dreamer.collector import Collector  # noqa: E402
 from dreamer.policy import RandomPolicy  # noqa: E402
 from dreamer.types import TimeStep  # noqa: E402
@@ -52,9 +48,10 @@ def policy_calls(
 ) -> dict[str, dict[str, Any]]:
     """Seconds of a policy call for E environments, by program and E, measured in turns."""
     size = SIZES[size_name]
-    cfg = configuration(size, settings)
-    agent = make_agent(size, cfg).to(device)
-    compile_as_in_a_long_run(size, cfg, agent, device)
+    cfg = configuration(size, settings, device=device)
+    agent = make_agent(size, cfg)
+    apply_kernels(cfg, agent)
+    agent.to(device)
     policy = make_explorer(cfg, agent)
     threads = torch.get_num_threads()
     running = {
@@ -174,6 +171,7 @@ def main() -> None:
         "benchmark": "act",
         "machine": machine(options.device, options.threads),
         "size_name": options.size,
+        "settings": options.settings,
         "policy_calls": policy_calls(
             size_name=options.size,
             counts=(1, 8),

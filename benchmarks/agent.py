@@ -15,20 +15,20 @@ from omegaconf import DictConfig
 
 from benchmarks.peers.sizes import Size
 from dreamer.agent import DreamerAgent
-from dreamer.build import compile_if_worth_it, record_updates
+from dreamer.build import record_updates
 from dreamer.config import checked
-from dreamer.cost import estimate_cost
 from dreamer.types import ActionSpace, Batch
 
 CONF = Path(__file__).parent.parent / "conf"
-LONG_RUN = 100_000  # updates, for compile=auto to decide on
+ACCELERATORS = {"cpu": "cpu", "cuda": "gpu"}  # Lightning's names of our devices
 
 
-def configuration(size: Size, settings: Sequence[str] = ()) -> DictConfig:
+def configuration(size: Size, settings: Sequence[str] = (), *, device: str = "cpu") -> DictConfig:
     """The configuration of `train.py env=atari` at a size, and further Hydra overrides."""
     overrides = [
         "env=atari",
         "task=pong",
+        f"trainer.accelerator={ACCELERATORS[device]}",
         f"batch.size={size.batch_size}",
         f"batch.length={size.batch_length}",
         f"model.horizon={size.horizon}",
@@ -50,20 +50,10 @@ def make_agent(size: Size, cfg: DictConfig) -> DreamerAgent:
     return agent
 
 
-def compile_as_in_a_long_run(
-    size: Size, cfg: DictConfig, agent: DreamerAgent, device: str
-) -> list[str]:
-    """Compile what `train.py` would in a run of many updates; says what, in words."""
-    cost = None
-    if device == "cpu":
-        cost = estimate_cost(agent, size.batch_size, size.batch_length, LONG_RUN)
-    return compile_if_worth_it(cfg, agent, cost)
-
-
 def make_trainer(device: str, precision: str, callback: pl.Callback) -> pl.Trainer:
     """Lightning's Trainer for one epoch, without loggers and checkpoints."""
     return pl.Trainer(
-        accelerator="gpu" if device == "cuda" else "cpu",
+        accelerator=ACCELERATORS[device],
         devices=1,
         precision=precision,  # pyright: ignore[reportArgumentType]
         max_epochs=1,

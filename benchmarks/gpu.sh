@@ -101,9 +101,8 @@ whole_run() {
 
 # First what the goals are about, in case there is no time for the rest.
 our_update "bf16-mixed_graphs_${graphs%% *}" 90 bf16-mixed "cuda_graphs=${graphs%% *}"
-our_update bf16-mixed_compiled 120 bf16-mixed "cuda_graphs=${graphs%% *}" compile=true
 part profile 90 "$python" -m benchmarks.profile --device $device --size $size \
-    --precision bf16-mixed --out "$out/profile.json" "cuda_graphs=${graphs%% *}" compile=true
+    --precision bf16-mixed --out "$out/profile.json" "cuda_graphs=${graphs%% *}"
 beside sheeprl-bf16
 whole_run eight 80 $fastest env.count=8
 whole_run fastest 100 $fastest
@@ -111,7 +110,6 @@ for graph in $graphs; do
     part "act_graphs_$graph" 60 "$python" -m benchmarks.act --device $device --size $size \
         --no-emulation --repeats $repeats --out "$out/act_graphs_$graph.json" "cuda_graphs=$graph"
 done
-whole_run compiled 100 $fastest env.count=8 compile=true
 for graph in $graphs; do
     our_update "32-true_graphs_$graph" 90 32-true "cuda_graphs=$graph"
 done

@@ -23,7 +23,6 @@ from torch.profiler import ProfilerActivity, profile  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
 from benchmarks.agent import (  # noqa: E402
-    compile_as_in_a_long_run,
     configuration,
     make_agent,
     make_trainer,
@@ -31,6 +30,7 @@ from benchmarks.agent import (  # noqa: E402
 )
 from benchmarks.measure import machine, now, print_table, write_json  # noqa: E402
 from benchmarks.peers.sizes import SIZES  # noqa: E402
+from dreamer.build import apply_kernels  # noqa: E402
 
 WARM_UP = 6  # updates before, recordings included
 UPDATES = 3  # that are profiled
@@ -83,9 +83,9 @@ def measure(
     """
     torch.set_num_threads(threads)
     size = SIZES[size_name]
-    cfg = configuration(size, [f"precision={precision}", *settings])
+    cfg = configuration(size, [f"precision={precision}", *settings], device=device)
     agent = make_agent(size, cfg)
-    compiled = compile_as_in_a_long_run(size, cfg, agent, device)
+    kernels = apply_kernels(cfg, agent)
     profiler = _Profiler(device)
     batches: Any = [random_batch(size)] * (WARM_UP + UPDATES)
     make_trainer(device, precision, profiler).fit(agent, DataLoader(batches, batch_size=None))
@@ -97,7 +97,7 @@ def measure(
         "size": size.as_dict(),
         "settings": list(settings),
         "precision": precision,
-        "compiled": compiled,
+        "kernels": kernels,
         "seconds": profiler.seconds / UPDATES,
         "busy_seconds": sum(row["seconds"] for row in operations),
         "calls": sum(row["calls"] for row in operations),

@@ -20,13 +20,11 @@ prepare()
 
 import pytorch_lightning as pl  # noqa: E402
 import torch  # noqa: E402
-from dreamer.models.steps import Steps  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils.data import DataLoader, IterableDataset  # noqa: E402
-from torch.utils.flop_counter import flop_registry, register_flop_formula  # noqa: E402
+from torch.utils.flop_counter import flop_registry  # noqa: E402
 
 from benchmarks.agent import (  # noqa: E402
-    compile_as_in_a_long_run,
     configuration,
     make_agent,
     make_trainer,
@@ -45,7 +43,7 @@ from benchmarks.measure import (  # noqa: E402
 from benchmarks.peers.launch import start_authors, start_sheeprl  # noqa: E402
 from benchmarks.peers.protocol import Peer  # noqa: E402
 from benchmarks.peers.sizes import SIZES  # noqa: E402
-from dreamer.agent import DreamerAgent  # noqa: E402
+from dreamer.build import apply_kernels  # noqa: E402
 from dreamer.types import Batch  # noqa: E402
 
 WARM_UP = {"cpu": 3, "cuda": 6}  # updates of everybody that do not count, recordings included
@@ -76,20 +74,11 @@ class _Turns(IterableDataset):
         return self.updates
 
 
-@register_flop_formula(torch.ops.mkldnn._linear_pointwise)
-def _onednn_flops(x_shape: torch.Size, *_: Any, out_shape: torch.Size, **__: Any) -> int:
-    """Of a dense layer by oneDNN, which torch's counter does not know."""
-    return 2 * x_shape.numel() * out_shape[-1]
-
-
-@register_flop_formula(torch.ops.aten.addmm_)
-def _addmm_flops(_: torch.Size, left: torch.Size, right: torch.Size, **__: Any) -> int:
-    """Of a product added in place, which it does not know either."""
-    return 2 * left.numel() * right[-1]
-
-
 class _Flops(TorchDispatchMode):
-    """Counts as torch's own counter does, which cannot follow a backward pass inside a forward."""
+    """Counts as torch's own counter does, which cannot follow `kernels/chunked.py`.
+
+    It fails where a backward pass runs inside a forward one.
+    """
 
     def __init__(self):
         super().__init__()
@@ -115,9 +104,6 @@ class _Clock(pl.Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if batch_idx == self.updates:
             self.memory = peak_memory(self.device)
-            # Compiled ones would hide their operations.
-            assert isinstance(pl_module, DreamerAgent)
-            pl_module.dream_step, pl_module.world_model.rssm.make_steps = None, Steps
             self.counter.__enter__()
         self.start = now(self.device)
 
@@ -145,19 +131,19 @@ def measure(
     """
     torch.set_num_threads(threads)
     size = SIZES[size_name]
-    cfg = configuration(size, [f"precision={precision}", *settings])
+    cfg = configuration(size, [f"precision={precision}", *settings], device=device)
     peers = {name: _start(name, size_name, threads, device) for name in peer_names}
     updates = WARM_UP[device] + repeats
     turns = _Turns(random_batch(size), peers, updates + 1, device)
     clock = _Clock(device, updates)
     agent = make_agent(size, cfg)
-    compiled = compile_as_in_a_long_run(size, cfg, agent, device)
+    kernels = apply_kernels(cfg, agent)
     make_trainer(device, precision, clock).fit(agent, DataLoader(turns, batch_size=None))
     memory = {name: peer.ask("memory")["rss_bytes"] for name, peer in peers.items()}
     programs = {
         "ours": {
             "precision": precision,
-            "compiled": compiled,
+            "kernels": kernels,
             **Spread.of(clock.seconds[WARM_UP[device] :])._asdict(),
             "memory_bytes": clock.memory,
             "flops": clock.counter.total,

@@ -87,6 +87,7 @@ def test_the_update_is_timed_and_counted_beside_a_peer(report):
     assert ours["ours_is_faster_by"] == 1
     assert peer["ours_is_faster_by"] == pytest.approx(PEER_SECONDS / ours["median"])
     assert 1e6 < ours["flops"] < 1e9
+    assert "ChunkedDecoder" in ours["kernels"]
     assert 5e7 < ours["memory_bytes"] < 1e11
     assert (read["size"], read["settings"]) == (TINY.as_dict(), ["kl_balance=false"])
     assert set(read["matrix_flops_per_second"]) == {"32-true", "bf16-mixed"}
@@ -103,6 +104,11 @@ def test_operations_of_an_update_are_added_up_by_name_and_shapes(report):
     assert 0 < sum(row["seconds"] for row in operations) <= 1.1 * read["seconds"]
     assert operations[0]["name"] in printed and printed.count("\n") == 1 + 5 + 2
     assert f"{1e3 * read['seconds']:.4g} ms, of which" in printed
+
+
+def test_plain_networks_are_timed_where_they_are_asked_for(report):
+    read, _ = report(update, "--repeats", "1", "--threads", "1", "kernels=plain")
+    assert read["programs"]["ours"]["kernels"] == []
 
 
 @pytest.mark.slow
