@@ -67,6 +67,8 @@ def policy_calls(
     others = {name: running[name]() for name in peers}
     result: dict[str, dict[str, Any]] = {}
     for count in counts:
+        for peer in others.values():
+            peer.ask(f"act {count}")  # the authors' is traced for each number of environments
         step = _noise(count, size.channels)
         state = None
 
