@@ -1,5 +1,5 @@
 import torch
-from golden import Case, every, golden
+from golden import Case, golden
 
 from dreamer.bounded_normals import TanhNormal, TruncatedNormal
 from dreamer.distributions import Normal, OneHot
@@ -35,7 +35,7 @@ def test_truncated_normal(case: Case):
         check_gradients(folder, (case["in/coef"] * sample).sum())
 
 
-@golden("04_*", where=lambda case: "dist" in case.parameters, bf16=every)
+@golden("04_*", where=lambda case: "dist" in case.parameters, bf16=True)
 def test_distribution_layer(case: Case):
     parameters, features = case.parameters, case["in/features"]
     bounded = {k: v for k, v in parameters.items() if k in ("min_std", "init_std")}

@@ -1,10 +1,10 @@
 import torch
-from golden import Case, every, golden
+from golden import Case, golden
 
 from dreamer.models.rssm import GRUCell
 
 
-@golden("05_*", bf16=every)
+@golden("05_*", bf16=True)
 def test_gru_cell(case: Case):
     inputs, start = case["in/inputs"].requires_grad_(), case["in/state"].requires_grad_()
     cell = GRUCell(inputs.shape[-1], start.shape[-1], layer_norm=True)

@@ -15,12 +15,7 @@ def observations(case: Case) -> tuple[dict[str, Tensor], ObsShapes]:
     return obs, {k: tuple(x.shape[2:]) for k, x in obs.items()}
 
 
-def is_smooth(case: Case) -> bool:
-    """Where an activation has a corner, rounding decides on which side of it a number is."""
-    return case.parameters.get("act") != "relu"
-
-
-@golden("07a_*", bf16=is_smooth)
+@golden("07a_*", bf16=True)
 def test_encoder(case: Case, optimized):
     obs, shapes = observations(case)
     encoder = Encoder(shapes, observation_config(case.parameters))
@@ -36,7 +31,7 @@ def test_encoder(case: Case, optimized):
     case.check_gradients(encoder)
 
 
-@golden("07b_*", bf16=is_smooth)
+@golden("07b_*", bf16=True)
 def test_decoder(case: Case, optimized):
     obs, shapes = observations(case)
     features = case["in/features"].requires_grad_()

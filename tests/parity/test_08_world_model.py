@@ -1,5 +1,5 @@
 import torch
-from golden import Case, every, global_norm, golden, reference_gradients, swap_time
+from golden import Case, global_norm, golden, reference_gradients, swap_time
 from networks import (
     obs_shapes_of,
     our_batch,
@@ -20,7 +20,7 @@ METRICS = {
 }
 
 
-@golden("08_*", bf16=every)
+@golden("08_*", bf16=True)
 def test_world_model_loss(case: Case, optimized):
     batch = our_batch(case.under("in"))
     shapes = obs_shapes_of(batch)

@@ -2,7 +2,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from golden import Case, every, global_norm, golden
+from golden import Case, global_norm, golden
 from networks import (
     actor_critic_config,
     make_latent,
@@ -57,7 +57,7 @@ WITHOUT_REWARD_NORM = {
 }
 
 
-@golden("09a_*", bf16=every)
+@golden("09a_*", bf16=True)
 def test_losses_of_given_trajectory(case: Case):
     parameters = case.parameters
     config = {
@@ -148,7 +148,7 @@ class Dream:
         )
 
 
-@golden("09b_*", where=lambda case: not case.name, bf16=every)
+@golden("09b_*", where=lambda case: not case.name, bf16=True)
 def test_imagined_trajectory(case: Case, optimized):
     dream = Dream(case, optimized)
     trajectory = dream.trajectory
@@ -168,7 +168,7 @@ def test_imagined_trajectory(case: Case, optimized):
     )
 
 
-@golden("09b_*", where=lambda case: "actor_grad" in case.parameters, bf16=every)
+@golden("09b_*", where=lambda case: "actor_grad" in case.parameters, bf16=True)
 def test_actor_gradient_through_imagination(case: Case, optimized):
     overrides = {k: v for k, v in case.parameters.items() if k.startswith("actor_")}
     sample_gradient = case.parameters["truncated_normal_sample_gradient"] or "exact"
@@ -181,7 +181,7 @@ def test_actor_gradient_through_imagination(case: Case, optimized):
     case.check_gradients(dream.actor_critic.actor, "grad/w/actor")
 
 
-@golden("09b_*", where=lambda case: "grad/critic_global_norm" in case.expected, bf16=every)
+@golden("09b_*", where=lambda case: "grad/critic_global_norm" in case.expected, bf16=True)
 def test_critic_gradient_after_imagination(case: Case, optimized):
     dream = Dream(case, optimized)
     dream.critic.loss.backward()
@@ -189,7 +189,7 @@ def test_critic_gradient_after_imagination(case: Case, optimized):
     case.check_gradients(dream.actor_critic.critic, "grad/w/critic")
 
 
-@golden("09b_*", where=lambda case: bool(case.name) and "out/weight" in case.expected, bf16=every)
+@golden("09b_*", where=lambda case: bool(case.name) and "out/weight" in case.expected, bf16=True)
 def test_discount_without_terminal_flags(case: Case, optimized):
     discount = Dream(case, optimized, is_terminal=False).trajectory.discount
     case.check("out/discount", discount)

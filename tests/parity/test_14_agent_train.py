@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from golden import FOLDER, Case, golden, load
+from golden import FOLDER, Case, RecordedCase, RoundedCase, golden, load
 from networks import (
     actor_critic_config,
     obs_shapes_of,
@@ -18,6 +18,7 @@ from networks import (
     section,
     world_model_config,
 )
+from rounding import Rounding, measure_rounding
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -128,12 +129,8 @@ class GoldenAgent(DreamerAgent):
         return {f"target_{k}": x for k, x in critic.items()} | weights
 
 
-@functools.cache
 def train(
-    stem: str,
-    *,
-    precision: Precision = "32-true",
-    kernels: bool = False,
+    stem: str, *, precision: Precision = "32-true", kernels: bool = False
 ) -> dict[str, Update]:
     """All updates of a file, by case."""
     cases = [Case(load(stem), name) for name in load(stem).parameters]
@@ -153,32 +150,55 @@ def train(
     return {case.name: update for case, update in zip(cases, agent.history, strict=True)}
 
 
+trained = functools.cache(train)
+
+
+@functools.cache
+def rounding_of(stem: str) -> Rounding:
+    """What rounding does to all updates of a file."""
+
+    def record() -> dict[str, np.ndarray]:
+        results = {}
+        for name, update in train(stem).items():
+            case = RecordedCase(load(stem), name)
+            check(update, case)
+            results |= case.results
+        return results
+
+    return measure_rounding(record)
+
+
 @golden("14_*")
 def test_update(case: Case):
-    check(train(case.golden.name)[case.name], case)
+    check(trained(case.golden.name)[case.name], case)
 
 
 every_file = pytest.mark.parametrize("stem", sorted(path.stem for path in FOLDER.glob("14_*.npz")))
 
 
-@every_file
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_updates_with_kernels(stem: str, precision: Precision, monkeypatch):
+@pytest.fixture
+def small_kernels(monkeypatch) -> None:
+    """Kernels take the small networks of the file, too."""
     monkeypatch.setattr("dreamer.kernels.MANY_LATENTS", 0)
     monkeypatch.setattr("dreamer.kernels.one_hot.FEW_ROWS", 0)
-    updates = train(stem, precision=precision, kernels=True)
-    check_all(updates, stem, bf16=precision == "bf16-mixed")
 
 
 @every_file
-def test_updates_in_bf16(stem: str):
-    check_all(train(stem, precision="bf16-mixed"), stem, bf16=True)
+def test_updates_with_kernels(stem: str, small_kernels):
+    for name, update in train(stem, kernels=True).items():
+        case = Case(load(stem), name)
+        check(update, case)
+        case.assert_complete()
 
 
-def check_all(updates: dict[str, Update], stem: str, *, bf16: bool = False) -> None:
-    assert updates
+@every_file
+@pytest.mark.parametrize("kernels", [False, True], ids=["plain", "kernels"])
+def test_updates_in_bf16(stem: str, kernels: bool, small_kernels):
+    rounding = rounding_of(stem)
+    with rounding.choices():
+        updates = train(stem, precision="bf16-mixed", kernels=kernels)
     for name, update in updates.items():
-        case = Case(load(stem), name, bf16=bf16)
+        case = RoundedCase(load(stem), name, rounding)
         check(update, case)
         case.assert_complete()
 

@@ -1,5 +1,5 @@
 import torch
-from golden import Case, every, golden
+from golden import Case, golden
 from networks import (
     actor_critic_config,
     our_obs,
@@ -14,7 +14,7 @@ from dreamer.policy import DreamerPolicy, PolicyNoise
 from dreamer.types import ActionSpace
 
 
-@golden("15_*", bf16=every)
+@golden("15_*", bf16=True)
 def test_policy(case: Case):
     obs, is_first = our_obs(case.under("in")), case["in/is_first"]
     weights = case.under("w")
