@@ -4,6 +4,11 @@
 RSSM, which see features without a gradient in dreams.
 """
 
+import math
+import weakref
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,21 +25,55 @@ class OneHotLookup(InPlaceDenseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., S * K + others) -> (..., units)."""
-        if x.requires_grad or x.numel() < FEW_ROWS * x.shape[-1] or has_hooks(self):
+        size = math.prod(self.one_hots)
+        products = x[..., 0].numel() * size * self.linear.out_features
+        if x.requires_grad or products < FEW_PRODUCTS or has_hooks(self):
             return super().forward(x)
-        variables, classes = self.one_hots
-        size = variables * classes
         rows = x.flatten(0, -2)
-        ones = positions_of_ones(rows[:, :size].unflatten(1, self.one_hots))  # (N, S)
+        ones = _columns_of_ones(x, self.one_hots)  # (N, S)
         if ones is None:  # zeros, where an episode begins, or somebody's own
             return super().forward(x)
-        ones += torch.arange(variables) * classes
         weight, bias = self.linear.weight, self.linear.bias
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         columns = weight[:, :size].t().to(dtype).contiguous()
         y = F.linear(rows[:, size:], weight[:, size:], bias)
         y = y + _SumOfRows.apply(columns, ones)
         return self.activate(self.norm(y)).unflatten(0, x.shape[:-1])
+
+
+class _Known(NamedTuple):
+    """Where the ones of some features are."""
+
+    owner: Callable[[], Tensor | None]  # of their memory, while it lives
+    key: tuple  # which memory, and that nobody has written to it since
+    ones: Tensor | None  # (N, S) columns; None: a row is not one-hot
+
+    def covers(self, x: Tensor, key: tuple) -> bool:
+        """Whether these are the features, or the first of them."""
+        owner = self.owner()
+        return owner is not None and len(x) <= len(owner) and key == self.key
+
+
+_known = _Known(lambda: None, (), None)
+
+
+def _columns_of_ones(x: Tensor, one_hots: tuple[int, int]) -> Tensor | None:
+    """As `_Known.ones`; five heads read the same dream, or all of it but its end."""
+    global _known
+    if x.is_inference():  # has no version
+        return _look(x, one_hots)
+    key = (x.data_ptr(), x.stride(), x.shape[1:], x.dtype, x._version, one_hots)
+    known = _known  # once: another thread may act meanwhile
+    if not known.covers(x, key):
+        known = _known = _Known(weakref.ref(x), key, _look(x, one_hots))
+    return None if known.ones is None else known.ones[: x[..., 0].numel()]
+
+
+def _look(x: Tensor, one_hots: tuple[int, int]) -> Tensor | None:
+    variables, classes = one_hots
+    stoch = x[..., : variables * classes].flatten(0, -2).unflatten(1, one_hots)
+    ones = positions_of_ones(stoch)
+    return None if ones is None else ones + torch.arange(variables) * classes
 
 
 def positions_of_ones(x: Tensor) -> Tensor | None:
@@ -77,4 +116,4 @@ class _SumOfRows(torch.autograd.Function):
         return sums, None
 
 
-FEW_ROWS = 64  # fewer are multiplied as fast
+FEW_PRODUCTS = 2**26  # of two numbers; fewer are made as fast as the ones are found

@@ -1,5 +1,6 @@
 """Every kernel against the plain class that it stands for, in both precisions."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -29,7 +30,7 @@ every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: ker
 @pytest.fixture(autouse=True)
 def small_is_large(monkeypatch):
     monkeypatch.setattr(kernels, "MANY_LATENTS", 0)
-    monkeypatch.setattr("dreamer.kernels.one_hot.FEW_ROWS", 0)
+    monkeypatch.setattr("dreamer.kernels.one_hot.FEW_PRODUCTS", 0)
     monkeypatch.setattr(chunked, "CHUNK", 8)  # three chunks of T * B rows
 
 
@@ -165,6 +166,24 @@ def test_rows_that_are_not_one_hot_are_multiplied(spoil):
     assert_close(layer(x), expected, equal_nan=True)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_features_that_changed_or_moved_are_looked_at_again(mode):
+    """Features are remembered from head to head: as the same memory, unwritten, and its start."""
+    layer = DenseLayer(S * K + D, 7, activation="elu", norm="none")
+    plain = copy.deepcopy(layer)
+    layer.__class__, layer.one_hots = OneHotLookup, (S, K)
+    with mode():
+        for _ in range(3):  # the allocator gives the same memory again
+            x = one_hots(D)
+            for features in (x, x[:-2], x[:-1].detach(), x[1:], x[:, :2], x[..., :].clone()):
+                assert_close(layer(features), plain(features))
+            x[:, 0, :K] = torch.eye(K)[3]  # another class
+            assert_close(layer(x), plain(x))
+            x[0, 0, 0] += 0.5  # no longer one-hot
+            assert_close(layer(x), plain(x))
+            assert_close(layer(x[1:]), plain(x[1:]))
+
+
 # Chunks
 
 
@@ -230,6 +249,6 @@ def test_what_a_hook_sees_is_not_overwritten_later(optimized):
     decoder.image.convs[1].register_forward_hook(lambda module, x, y: seen.append((y, y.clone())))
     decoder.log_prob(torch.randn(T, B, S * K + D), make_obs(IMAGE, T, B))["image"].sum().backward()
     assert seen
-    for output, copy in seen:
-        assert torch.equal(output, copy)
+    for output, before in seen:
+        assert torch.equal(output, before)
     assert type(decoder.image) in (ConvDecoder, InPlaceConvDecoder)

@@ -180,7 +180,7 @@ every_file = pytest.mark.parametrize("stem", sorted(path.stem for path in FOLDER
 def small_kernels(monkeypatch) -> None:
     """Kernels take the small networks of the file, too."""
     monkeypatch.setattr("dreamer.kernels.MANY_LATENTS", 0)
-    monkeypatch.setattr("dreamer.kernels.one_hot.FEW_ROWS", 0)
+    monkeypatch.setattr("dreamer.kernels.one_hot.FEW_PRODUCTS", 0)
 
 
 @every_file
