@@ -1,8 +1,10 @@
 """Faster forms of some networks, each beside the plain one that it must equal.
 
 `models/` is the definition and imports nothing from here. `optimize` changes the class of modules
-in place, so that parameters, names and checkpoints stay. Only exact classes are replaced: a
-subclass of a user's runs as it is written.
+in place, so that parameters, names and checkpoints stay. Only exact classes are replaced, and only
+where all their parts are ours: what a user writes runs as it is written.
+
+benchmarks/LOG.md says when a kernel is accepted, and what each gains.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +29,12 @@ from dreamer.models.rssm import RSSM
 from dreamer.models.vision import ConvDecoder, ConvEncoder
 
 MANY_LATENTS = 256  # S * K; fewer one-hot numbers are multiplied faster than rows are looked up
+
+# The classes of torch that the models are built of.
+TORCH = (
+    *(nn.Linear, nn.Conv2d, nn.ConvTranspose2d),
+    *(nn.Identity, nn.Sequential, nn.ModuleList, nn.ModuleDict),
+)
 
 
 class Kernel(NamedTuple):
@@ -56,13 +64,24 @@ def optimize(network: nn.Module, device: torch.device) -> list[str]:
         return []
     used = []
     for kernel in KERNELS:
-        modules = [m for m in kernel.where(network) if type(m) is kernel.plain]
+        modules = [m for m in kernel.where(network) if type(m) is kernel.plain and _is_ours(m)]
         for module in modules:
             module.__class__ = kernel.fast
             for name, value in kernel.attributes(network).items():
                 setattr(module, name, value)
         used += [kernel.fast.__name__] if modules else []
     return used
+
+
+def _is_ours(module: nn.Module) -> bool:
+    """Whether all parts are those that we built: of others nobody knows what they compute.
+
+    A batch norm, for instance, must not see a chunk where it was to see a batch.
+    """
+    return all(
+        type(part) in TORCH or type(part).__module__.startswith("dreamer.")
+        for part in module.modules()
+    )
 
 
 def _convs_of_decoders(network: nn.Module) -> Iterator[nn.Module]:

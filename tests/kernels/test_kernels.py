@@ -6,7 +6,21 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import CATEGORICAL, DECODER, ENCODER, IMAGE, VECTORS, B, D, K, S, T, make_agent, make_obs
+from tiny import (
+    CATEGORICAL,
+    DECODER,
+    ENCODER,
+    IMAGE,
+    VECTORS,
+    B,
+    D,
+    K,
+    S,
+    T,
+    make_agent,
+    make_batch,
+    make_obs,
+)
 from torch import nn
 from torch.testing import assert_close
 
@@ -107,6 +121,34 @@ def test_subclass_of_the_plain_class_is_left_alone(kernel):
         module.__class__ = subclass
     optimize(agent, CPU)
     assert {type(module) for module in mine} == {subclass}
+
+
+@pytest.mark.parametrize("part", ["decoder.image.norms.1.norm", "encoder.image.norms.1.norm"])
+def test_networks_with_a_part_that_is_not_ours_run_as_they_are(part):
+    """A batch norm among them sees the whole batch, not chunks of it."""
+    models = []
+    for is_optimized in (False, True):
+        model = make_agent(obs_shapes=IMAGE).world_model
+        channels = model.get_submodule(part.replace(".norms.1.norm", ".convs.1")).out_channels
+        norm = nn.Sequential(Permute(0, 3, 1, 2), nn.BatchNorm2d(channels), Permute(0, 2, 3, 1))
+        model.set_submodule(part, norm)
+        if is_optimized:
+            optimize(model, CPU)
+        torch.manual_seed(0)
+        data = make_batch(obs_shapes=IMAGE)
+        features = torch.randn(T, B, model.feature_size)
+        score = model.decoder.log_prob(features, data.obs)["image"]
+        models.append((model.encoder(data.obs), score))
+    assert_close(models[1], models[0])
+
+
+class Permute(nn.Module):
+    def __init__(self, *axes):
+        super().__init__()
+        self.axes = axes
+
+    def forward(self, x):
+        return x.permute(self.axes)
 
 
 def test_another_device_has_no_kernels():
