@@ -38,7 +38,7 @@ def test_what_a_real_run_leaves_is_read(trained_run):
         *("dummy", "memory", "debug", "0", "finished")
     ]
     assert [row["frames"], row["updates"]] == [summary["frames"], summary["updates"]]
-    assert [row["total_frames"], row["action_repeat"]] == [80, 1]
+    assert [row["total_frames"], row["action_repeat"]] == [81, 1]
     assert row["eval_return"] == summary["metrics"]["eval/return_mean"]
     assert row["last_score"] == curves["score"].iloc[-1] == summary["metrics"]["collect/return"]
     assert curves["episodes"].sum() == summary["metrics"]["collect/episodes"]
