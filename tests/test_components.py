@@ -150,8 +150,10 @@ def test_a_component_is_given_what_the_update_has_computed():
 
     agent, batch = make_agent(components={"probe": PROBE}), make_batch()
     keep(agent)
+    agent.frames, agent.policy_steps, agent.updates = 44, 11, 3
     fit(agent, [batch])
     (context,) = contexts
+    assert context.policy_steps == 11
     length, count = batch.reward.shape
     assert context.posterior.deter.shape == (length, count, D)
     assert context.prior_stats.shape == context.posterior.stats.shape

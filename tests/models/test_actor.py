@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from tiny import ACTOR, CHOICES, CONTINUOUS, DISCRETE, A, B, D, T
+from torch import nn
 from torch.testing import assert_close
 
 from dreamer.bounded_normals import TanhNormal, TruncatedNormal
@@ -34,6 +35,12 @@ def test_actions_decide_the_distribution_and_noise_its_sample(action_space, name
     assert first.shape == (T, B, action_space.size)
     assert torch.equal(first, second)
     assert distribution.log_prob(first.detach()).shape == distribution.entropy.shape == (T, B)
+
+
+def test_every_dense_layer_has_the_configured_norm_and_activation():
+    actor = make_actor(layers=3, norm="layer", activation="tanh")
+    assert sum(isinstance(module, nn.LayerNorm) for module in actor.modules()) == 3
+    assert {layer.activation for layer in actor.trunk} == {torch.tanh}
 
 
 @pytest.mark.parametrize(

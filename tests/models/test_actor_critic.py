@@ -253,6 +253,8 @@ def test_targets_count_normalised_rewards():
     loud = trajectory._replace(reward=10 * trajectory.reward)
     assert_close(scaled.target, make_actor_critic().actor_loss(loud, 0).target)
     assert_close(scaled.metrics["imagine/reward"], trajectory.reward.mean())
+    assert_close(scaled.metrics["imagine/normed_reward"], 10 * trajectory.reward.mean())
+    assert_close(scaled.metrics["imagine/return"], scaled.target[0].mean())
 
 
 # Refusals

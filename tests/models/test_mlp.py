@@ -58,6 +58,12 @@ def test_scalar_head_has_no_trailing_axis(name):
     assert distribution.mean.shape == distribution.log_prob(torch.zeros(T, B)).shape == (T, B)
 
 
+def test_every_dense_layer_of_a_head_has_the_configured_norm_and_activation():
+    trunk = Head(D, (A,), HeadConfig(3, 10, "tanh", "layer", "mse")).trunk
+    assert [type(layer.norm) for layer in trunk] == [LayerNorm] * 3
+    assert {layer.activation for layer in trunk} == {torch.tanh}
+
+
 def test_head_starts_with_glorot_kernels_and_zero_biases():
     network = Head(D, (A,), head("normal"))
     for layer in [network.trunk[0].linear, network.out.std]:

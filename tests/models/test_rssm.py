@@ -21,6 +21,7 @@ from tiny import (
 from torch import nn
 from torch.testing import assert_close
 
+from dreamer.models.mlp import LayerNorm
 from dreamer.models.rssm import RSSM, GRUCell
 from dreamer.types import RSSMState
 
@@ -169,6 +170,14 @@ def test_drawn_noise_differs_from_step_to_step():
     assert (features[1, :, :S] != features[2, :, :S]).all()
 
 
+def test_drawn_posteriors_differ_from_step_to_step():
+    rssm = make_rssm(GAUSSIAN)
+    nn.init.zeros_(rssm.obs_dist.weight)  # the same posterior at all times
+    embed, action, is_first, _ = sequence(GAUSSIAN)
+    stoch = rssm.observe(embed, action, is_first).stoch
+    assert (stoch[1:] != stoch[:-1]).all()
+
+
 @pytest.mark.parametrize("ensemble", [1, 3])
 def test_prior_of_many_steps_equals_that_of_each(ensemble):
     rssm = make_rssm(ensemble=ensemble)
@@ -248,3 +257,8 @@ def test_gru_equals_its_equations_gradients_included():
 def test_gru_without_layer_norm_has_none():
     names = [name for name, _ in GRUCell(M, D, layer_norm=False).named_parameters()]
     assert names == ["linear.weight", "linear.bias"]
+
+
+@pytest.mark.parametrize(("layer_norm", "kind"), [(True, LayerNorm), (False, nn.Identity)])
+def test_the_configuration_decides_whether_the_gru_has_layer_norm(layer_norm, kind):
+    assert type(make_rssm(layer_norm=layer_norm).gru.norm) is kind

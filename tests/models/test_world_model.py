@@ -119,6 +119,14 @@ def test_kl_is_that_of_the_posterior_and_the_prior_of_the_same_step():
     assert_close(output.kl, td.kl_divergence(posterior, prior))
 
 
+def test_kl_below_the_free_nats_costs_them_and_trains_nothing():
+    kl = dataclasses.replace(WORLD_MODEL.kl, free_nats=50.0)
+    output = make_model(VECTORS, kl=kl).loss(batch(VECTORS))
+    assert output.kl.max() < 50
+    assert_close(output.losses["kl"], torch.tensor(50.0))
+    assert not torch.autograd.grad(output.losses["kl"], output.posterior.stats)[0].any()
+
+
 @pytest.mark.parametrize(
     ("switch", "keys"),
     [
@@ -268,6 +276,16 @@ def test_open_loop_sees_observations_of_the_context_and_no_later_ones(latent):
         difference = (open_loop(model, data._replace(obs=changed), context) - images).abs()
         assert not difference[:t].any()
         assert difference[t].any()
+
+
+def test_open_loop_predicts_from_the_last_state_of_the_context():
+    model, data, context = make_model(latent=GAUSSIAN), batch(), 3
+    images = open_loop(model, data, context)
+    obs = {k: x.clone() for k, x in data.obs.items()}
+    for value in obs.values():
+        value[context - 1] = 7
+    difference = (open_loop(model, data._replace(obs=obs), context) - images).abs()
+    assert difference[context:].flatten(1).any(-1).all()
 
 
 def test_open_loop_follows_the_actions():
