@@ -59,7 +59,7 @@ class UpdateNoise(NamedTuple):
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or its gradient is no longer a number; the weights are those from before."""
+    """A loss or its gradient is not finite; its weights, and those trained after it, stay."""
 
 
 class DreamerAgent(pl.LightningModule):
@@ -236,7 +236,12 @@ class DreamerAgent(pl.LightningModule):
             metrics.update(self._step(trained, loss))
 
         values = component.learn(context, step)
-        return metrics | {f"{name}/{key}": value.detach() for key, value in values.items()}
+        others = {f"{name}/{key}": value.detach() for key, value in values.items()}
+        if taken := metrics.keys() & others.keys():
+            raise ValueError(
+                f"The metrics of `components.{name}` must not be named {sorted(taken)}"
+            )
+        return metrics | others
 
     def _step(self, name: str, loss: Tensor) -> dict[str, Tensor]:
         """Backward pass, clipping, check and step of one loss: the one place where weights move.
@@ -246,10 +251,10 @@ class DreamerAgent(pl.LightningModule):
         index = self.finite_check.names.index(name)
         optimizer = self._optimizers()[index].optimizer
         assert isinstance(optimizer, EpsilonHatAdam)
-        parameters = optimizer.param_groups[0]["params"]
+        parameters = [p for p in optimizer.param_groups[0]["params"] if p.requires_grad]
         self.manual_backward(loss, inputs=parameters)
         norm = clip_gradients(parameters, optimizer.config.clip)
-        optimizer.step(allowed=self.finite_check.check(name, norm))
+        optimizer.step(allowed=self.finite_check.check(name, norm + loss.detach()))
         return {f"grad_norm/{name}": norm}
 
     def _end_update(self) -> None:
@@ -280,7 +285,8 @@ class DreamerAgent(pl.LightningModule):
         """Freeze all weights but those of one network."""
         own = set(network.parameters())
         groups = (optimizer.optimizer.param_groups[0] for optimizer in self._optimizers())
-        frozen = [p for group in groups for p in group["params"] if p not in own]
+        trained = (p for group in groups for p in group["params"] if p.requires_grad)
+        frozen = [p for p in trained if p not in own]
         try:
             for parameter in frozen:
                 parameter.requires_grad_(False)

@@ -17,7 +17,10 @@ from dreamer.types import ActionSpace, Batch, RSSMState, Trajectory
 
 BUILT_IN = ("world_model", "actor", "critic")
 # What else the first part of a metric's name may be.
-AREAS = ("imagine", "grad_norm", "collect", "eval", "replay", "perf", "video", "updates")
+AREAS = (
+    *("imagine", "grad_norm", "observations", "collect", "eval", "replay", "perf", "video"),
+    "updates",
+)
 
 
 class AgentShape(NamedTuple):
@@ -150,7 +153,9 @@ def check_components(configs: Mapping[str, ComponentConfig]) -> None:
                 f"torch has taken, actually: {name}"
             )
         if name in (*BUILT_IN, *AREAS):
-            raise ValueError(f"Expect a component's name to be none of ours, actually: {name}")
+            raise ValueError(
+                f"A component's name must differ from {(*BUILT_IN, *AREAS)}, got {name}"
+            )
         if not (callable(getattr(config, "build", None)) and hasattr(config, "optimizer")):
             raise ValueError(
                 f"Expect `components.{name}` to be a configuration with `optimizer` and `build` "
@@ -201,6 +206,15 @@ def trained_by(
                 f"actually: {sorted(unknown)}"
             )
         trained = [Trained(f"{name}_{k}", networks[k], x) for k, x in optimizer.items()]
+        covered = {id(p) for each in trained for p in each.parameters}
+        idle = [
+            k for k, p in component.named_parameters() if p.requires_grad and id(p) not in covered
+        ]
+        if idle:
+            raise ValueError(
+                f"`components.{name}.optimizer` must cover all weights that learn, got none for "
+                f"{idle[0]}; freeze it (requires_grad_(False)) or add an optimiser"
+            )
     for each in trained:
         if not each.parameters:
             raise ValueError(

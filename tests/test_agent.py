@@ -417,3 +417,36 @@ def test_cuda_agrees_with_the_cpu_given_the_same_noise(latent, monkeypatch):
     # The first step of Adam is as long as the learning rate, whatever the gradient's length:
     # an entry of almost no gradient may go either way.
     assert_close(cuda_weights, weights, rtol=0, atol=2.1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_though_its_gradient_is(monkeypatch):
+    agent = agent_with()
+    loss = agent.world_model.loss
+    monkeypatch.setattr(
+        agent.world_model,
+        "loss",
+        lambda *args: (out := loss(*args))._replace(loss=out.loss + torch.tensor(torch.nan)),
+    )
+    before = weights_of(agent)
+    with pytest.raises(NonFiniteError, match="The world_model loss or its gradient is not finite"):
+        fit(agent, [make_batch()])
+    assert_close(weights_of(agent), before, rtol=0, atol=0)
+
+
+def test_weights_that_a_user_freezes_stay_frozen_and_the_others_learn():
+    agent = agent_with(gradient="both")
+    frozen = agent.actor_critic.critic.out
+
+    def step(batch):
+        frozen.requires_grad_(False)  # after the optimisers were made
+        agent.world_model.encoder.requires_grad_(False)
+        return type(agent).training_step(agent, batch, 0)
+
+    before = weights_of(agent)
+    fit(agent, [make_batch(), make_batch(seed=1)], step)
+    after = weights_of(agent)
+    assert not any(p.requires_grad for p in frozen.parameters())
+    moved = {k for k, x in before.items() if (x - after[k]).abs().max() > 1e-4}
+    assert any(k.startswith("actor_critic.critic.trunk") for k in moved)
+    assert any(k.startswith("world_model.rssm") for k in moved)
+    assert not any(k.startswith(("actor_critic.critic.out", "world_model.encoder")) for k in moved)

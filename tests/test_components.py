@@ -219,8 +219,8 @@ def test_a_component_whose_loss_is_not_finite_is_named_and_nothing_after_it_move
 @pytest.mark.parametrize(
     ("components", "message"),
     [
-        ({"actor": PROBE}, "name to be none of ours, actually: actor"),
-        ({"replay": PROBE}, "name to be none of ours, actually: replay"),
+        ({"actor": PROBE}, "name must differ from .*, got actor"),
+        ({"replay": PROBE}, "name must differ from .*, got replay"),
         ({"a/b": PROBE}, "letters, digits and underscores, and no .*, actually: a/b"),
         ({"a.b": PROBE}, "letters, digits and underscores, and no .*, actually: a.b"),
         ({"items": PROBE}, "no word that torch has taken, actually: items"),

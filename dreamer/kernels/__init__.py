@@ -7,6 +7,7 @@ where all their parts are ours: what a user writes runs as it is written.
 benchmarks/LOG.md says when a kernel is accepted, and what each gains.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from dreamer.models.encoder import Decoder
 from dreamer.models.latents import CategoricalLatent
 from dreamer.models.mlp import DenseLayer, Head
 from dreamer.models.rssm import RSSM
-from dreamer.models.vision import ConvDecoder, ConvEncoder
+from dreamer.models.vision import STRIDE, ConvDecoder, ConvEncoder
 
 MANY_LATENTS = 256  # S * K; fewer one-hot numbers are multiplied faster than rows are looked up
 
@@ -42,8 +43,10 @@ class Kernel(NamedTuple):
 
     plain: type[nn.Module]  # the definition
     fast: type[nn.Module]  # a subclass: the same parameters, the same results
-    where: Callable[[nn.Module], Iterable[nn.Module]]  # in a network it computes the same, faster
-    attributes: Callable[[nn.Module], dict[str, Any]] = lambda network: {}  # that it needs
+    where: Callable[
+        [nn.Module], Iterable[nn.Module]
+    ]  # the modules of a network that it may replace
+    attributes: Callable[[nn.Module], dict[str, Any]] = lambda network: {}  # set on its modules
 
 
 def optimize(network: nn.Module, device: torch.device) -> list[str]:
@@ -54,7 +57,7 @@ def optimize(network: nn.Module, device: torch.device) -> list[str]:
         device: where it will run. There are kernels for CPUs only.
 
     Returns:
-        The names of the kernels that are in use.
+        The names of the kernels that this call has put in place.
     """
     for module in network.modules():
         if type(module) in (ConvEncoder, ConvDecoder):
@@ -87,28 +90,39 @@ def _is_ours(module: nn.Module) -> bool:
 def _convs_of_decoders(network: nn.Module) -> Iterator[nn.Module]:
     for module in network.modules():
         if type(module) is ConvDecoder:
-            yield from module.convs
+            yield from filter(_is_usual, module.convs)
+
+
+def _is_usual(conv: nn.Module) -> bool:
+    """Whether a transposed convolution has the settings of ours."""
+    assert isinstance(conv, nn.ConvTranspose2d)
+    settings = conv.stride, conv.padding, conv.output_padding, conv.dilation, conv.groups
+    usual = settings == ((STRIDE, STRIDE), (0, 0), (0, 0), (1, 1), 1)
+    return usual and conv.bias is not None and conv.kernel_size[0] == conv.kernel_size[1]
 
 
 def _layers_that_read_one_hots(network: nn.Module) -> Iterator[nn.Module]:
     """First layers behind a stochastic state that is made of many one-hot numbers."""
-    if not _one_hots(network):
-        return
+    size = math.prod(_one_hots(network).get("one_hots", ()))
     for module in network.modules():
+        layers = [layer for layer in module.modules() if type(layer) is DenseLayer]
         if type(module) is RSSM:
-            yield module.img_in
-        elif type(module) in (Head, Actor):
-            layers = [layer for layer in module.modules() if isinstance(layer, DenseLayer)]
-            yield from layers[:1]
+            layers = [module.img_in]
+        elif type(module) not in (Head, Actor):
+            continue
+        for layer in layers[:1]:
+            if 1 < size <= layer.linear.in_features:
+                yield layer
 
 
 def _one_hots(network: nn.Module) -> dict[str, Any]:
-    for module in network.modules():
-        if isinstance(module, RSSM) and module.stoch_size >= MANY_LATENTS:
-            latent = module.latent
-            if type(latent) is CategoricalLatent:
-                return {"one_hots": (latent.variables, latent.classes)}
-    return {}
+    """S and K of the latent of the network's RSSM, where there is one with many such numbers."""
+    rssms = [module for module in network.modules() if type(module) is RSSM]
+    if len(rssms) != 1 or rssms[0].stoch_size < MANY_LATENTS:
+        return {}
+    latent = rssms[0].latent
+    is_categorical = type(latent) is CategoricalLatent
+    return {"one_hots": (latent.variables, latent.classes)} if is_categorical else {}
 
 
 KERNELS = (

@@ -16,7 +16,7 @@ CHUNK = 128  # rows, images here; fewer make the matrix products too small
 
 def split(x: Tensor) -> Sequence[Tensor]:
     """As few chunks of one size as there can be of at most CHUNK rows."""
-    return x.chunk(math.ceil(len(x) / CHUNK))
+    return x.chunk(max(1, math.ceil(len(x) / CHUNK)))
 
 
 def chunked_scores(
@@ -27,8 +27,8 @@ def chunked_scores(
 ) -> Tensor:
     """`function(x, target)`, a score of each row, without keeping activations for all rows.
 
-    A chunk's gradient is taken right after its scores, in the hope that the loss counts all rows
-    alike, which a mean does. If it does not, the backward pass computes the scores again.
+    A chunk's gradient is taken right after its scores, as if the loss counted all rows alike, which
+    a mean does. If the loss does not, the backward pass computes the scores once more.
 
     Args:
         function: (n, ...), (n, ...) -> (n,), row by row; reads `parameters` besides.
@@ -84,7 +84,8 @@ def _differentiate(
             rows = rows.detach().requires_grad_()
             score = function(rows, targets)
             x_grad, *gradients = torch.autograd.grad(score, [rows, *parameters], weight)
-        torch._foreach_add_(sums, gradients)
+        if sums:
+            torch._foreach_add_(sums, gradients)
         scores.append(score.detach())
         x_grads.append(x_grad)
     return torch.cat(scores), [torch.cat(x_grads), *sums]

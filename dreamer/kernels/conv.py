@@ -18,6 +18,8 @@ from dreamer.kernels.in_place import Activation, elu_between, in_place
 from dreamer.models.encoder import Decoder
 from dreamer.models.vision import STRIDE, ChannelNorm, ConvDecoder, ConvEncoder, preprocess
 
+FEW_CHANNELS = 4  # an image's; with more, torch's own transposed convolution is as fast
+
 
 class ChunkedConvEncoder(ConvEncoder):
     """Images in chunks, with channels last in memory; activations overwrite what they read."""
@@ -88,7 +90,10 @@ class CpuConvTranspose2d(nn.ConvTranspose2d):
         return x.unflatten(1, (kernel, kernel, -1)).permute(0, 3, 1, 2)
 
     def _by_sub_pixels(self, x: Tensor) -> Tensor:
-        """A plain convolution that makes the four pixels of every 2 x 2 block, in float32."""
+        """A plain convolution that makes the four pixels of every 2 x 2 block, in float32.
+
+        (N, C, h, w) -> (N, C', 2 h + k - 2, 2 w + k - 2).
+        """
         inputs, outputs, kernel, _ = self.weight.shape
         taps = kernel // STRIDE
         weight = self.weight.reshape(inputs, outputs, taps, STRIDE, taps, STRIDE).flip(2, 4)
@@ -100,10 +105,10 @@ class CpuConvTranspose2d(nn.ConvTranspose2d):
 
 
 class ChunkedDecoder(Decoder):
-    """The log-density of an only image in chunks, its gradient included."""
+    """The log-density of a single image observation in chunks, its gradient included."""
 
     def log_prob(self, features: Tensor, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See `Decoder`; with hooks or several images, just the same."""
+        """See `Decoder`; with hooks, or several image observations, it is the plain form."""
         if len(self.image_keys) != 1 or has_hooks(self):
             return super().log_prob(features, obs)
         (key,) = self.image_keys
@@ -147,6 +152,3 @@ class _UnitNormal(torch.autograd.Function):
         (grad,) = grad_outputs  # (N,)
         (errors,) = ctx.saved_tensors
         return errors * grad.view(-1, *[1] * (errors.ndim - 1)), None
-
-
-FEW_CHANNELS = 4  # an image's; with more, torch's own transposed convolution is as fast

@@ -1,5 +1,6 @@
 """Whether somebody listens to the modules of a network."""
 
+import torch.nn.modules.module as torch_module
 from torch import nn
 
 HOOKS = (
@@ -11,9 +12,11 @@ HOOKS = (
 
 
 def has_hooks(network: nn.Module) -> bool:
-    """Whether a hook is registered on the network or on a module in it.
+    """Whether a hook is registered on the network, on a module in it, or on all modules.
 
     A hook must see what the plain network computes, so a kernel that skips the call of a module
     steps aside.
     """
+    if any(getattr(torch_module, f"_global{name}") for name in HOOKS):
+        return True
     return any(getattr(module, name) for module in network.modules() for name in HOOKS)

@@ -20,7 +20,7 @@ Activation = Callable[[Tensor], Tensor]
 def elu_between(x: Tensor) -> Tensor:
     """ELU that overwrites its input, and in the backward pass the gradient of its result, too.
 
-    Only for a result that one operation reads, which makes that gradient for nobody else.
+    Exactly one operation may read the result: then nothing else needs that gradient.
     """
     y = _EluBetween.apply(x)
     assert isinstance(y, Tensor)
@@ -56,7 +56,7 @@ class InPlaceDenseLayer(DenseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., input_size) -> (..., units)."""
-        if has_hooks(self):
+        if x.ndim < 2 or has_hooks(self):
             return super().forward(x)
         # As a matrix: autograd copies the gradient of a view that is overwritten.
         return self.activate(self.norm(self.linear(x.flatten(0, -2)))).unflatten(0, x.shape[:-1])

@@ -17,9 +17,14 @@ from torch.autograd.function import once_differentiable
 from dreamer.kernels.hooks import has_hooks
 from dreamer.kernels.in_place import InPlaceDenseLayer
 
+FEW_PRODUCTS = 2**26  # of two numbers; fewer are made as fast as the ones are found
+
 
 class OneHotLookup(InPlaceDenseLayer):
-    """A dense layer whose first inputs are S one-hot rows of K, where no gradient asks for them."""
+    """A dense layer whose first inputs are S one-hot rows of K.
+
+    Where a gradient in its input is asked for, and where rows are not one-hot, it multiplies.
+    """
 
     one_hots: tuple[int, int]  # S, K
 
@@ -27,7 +32,7 @@ class OneHotLookup(InPlaceDenseLayer):
         """(..., S * K + others) -> (..., units)."""
         size = math.prod(self.one_hots)
         products = x[..., 0].numel() * size * self.linear.out_features
-        if x.requires_grad or products < FEW_PRODUCTS or has_hooks(self):
+        if x.requires_grad or x.ndim < 2 or products < FEW_PRODUCTS or has_hooks(self):
             return super().forward(x)
         rows = x.flatten(0, -2)
         ones = _columns_of_ones(x, self.one_hots)  # (N, S)
@@ -58,7 +63,11 @@ _known = _Known(lambda: None, (), None)
 
 
 def _columns_of_ones(x: Tensor, one_hots: tuple[int, int]) -> Tensor | None:
-    """As `_Known.ones`; five heads read the same dream, or all of it but its end."""
+    """Columns (N, S) of the ones in features (..., S * K + others); None: a row is not one-hot.
+
+    Five heads read the same dream, or all of it but its end, so the last answer is kept. What is
+    written past autograd, through `.data` or NumPy, is not noticed.
+    """
     global _known
     if x.is_inference():  # has no version
         return _look(x, one_hots)
@@ -70,6 +79,7 @@ def _columns_of_ones(x: Tensor, one_hots: tuple[int, int]) -> Tensor | None:
 
 
 def _look(x: Tensor, one_hots: tuple[int, int]) -> Tensor | None:
+    """As `_columns_of_ones`, without what is known."""
     variables, classes = one_hots
     stoch = x[..., : variables * classes].flatten(0, -2).unflatten(1, one_hots)
     ones = positions_of_ones(stoch)
@@ -114,6 +124,3 @@ class _SumOfRows(torch.autograd.Function):
         starts = torch.searchsorted(row, torch.arange(ctx.count))
         sums = F.embedding_bag(position // ones.shape[1], grad.contiguous(), starts, mode="sum")
         return sums, None
-
-
-FEW_PRODUCTS = 2**26  # of two numbers; fewer are made as fast as the ones are found

@@ -36,7 +36,7 @@ class RecordedUpdate:
                     f"Expect `{name}` to be a number with cuda_graphs=true, "
                     f"actually: {getattr(actor, name)}"
                 )
-        self.captures = 0  # more than one in a run is a bug
+        self.captures = 0  # one, and one more whenever optimisers load a state
         self._agent = agent
         self._learn = agent.learn
         self._make_capture = make_capture

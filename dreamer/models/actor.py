@@ -32,7 +32,7 @@ class ActorConfig:
     distribution: ActorDistribution  # auto: onehot if discrete, else trunc_normal
     min_std: float  # of the bounded normals
     init_std: float  # of the bounded normals
-    sample_gradient: SampleGradient  # of trunc_normal; see distributions.TruncatedNormal
+    sample_gradient: SampleGradient  # of trunc_normal; see bounded_normals.TruncatedNormal
     gradient: ActorGradient  # auto: reinforce if discrete, else dynamics
     gradient_mix: str | float  # schedule; share of the dynamics' gradient where it is `both`
     entropy_scale: str | float  # schedule; weight of the entropy bonus

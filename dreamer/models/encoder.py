@@ -109,6 +109,11 @@ class Decoder(nn.Module):
             self.vector = MLP(
                 input_size, vector.layers, activation=vector.activation, norm=vector.norm
             )
+            names = [_module_name(k) for k in self.vector_keys]
+            if twice := {name for name in names if names.count(name) > 1}:
+                raise ValueError(
+                    f"Observations must not be named {sorted(twice)} and alike at once"
+                )
             self.outputs = nn.ModuleDict(
                 {
                     _module_name(k): DistributionLayer(

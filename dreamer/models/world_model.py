@@ -27,7 +27,7 @@ RewardTransform = Literal["tanh", "sign", "identity"]
 
 @dataclass(frozen=True)
 class KLConfig:
-    """How prior and posterior are drawn together (section 2.1, KL balancing)."""
+    """How the KL divergence pulls prior and posterior together (section 2.1, KL balancing)."""
 
     balance: float  # share of the prior's gradient; 0.5 is the plain KL
     free_nats: float

@@ -17,6 +17,7 @@ from tiny import (
     K,
     S,
     T,
+    head,
     make_agent,
     make_batch,
     make_obs,
@@ -32,7 +33,7 @@ from dreamer.kernels.conv import InPlaceConvDecoder, unit_normal_log_prob
 from dreamer.kernels.one_hot import OneHotLookup, positions_of_ones
 from dreamer.models.encoder import Decoder, Encoder
 from dreamer.models.latents import CategoricalLatent
-from dreamer.models.mlp import DenseLayer
+from dreamer.models.mlp import DenseLayer, Head
 from dreamer.models.rssm import RSSM
 from dreamer.models.vision import ConvDecoder
 
@@ -294,3 +295,67 @@ def test_what_a_hook_sees_is_not_overwritten_later(optimized):
     for output, before in seen:
         assert torch.equal(output, before)
     assert type(decoder.image) in (ConvDecoder, InPlaceConvDecoder)
+
+
+# What users do to networks
+
+
+def test_a_frozen_decoder_still_tells_the_features_their_gradient():
+    gradients = []
+    for is_optimized in (False, True):
+        decoder = make_agent(obs_shapes=IMAGE).world_model.decoder.requires_grad_(False)
+        if is_optimized:
+            optimize(decoder, CPU)
+        torch.manual_seed(0)
+        features = torch.randn(T, B, S * K + D, requires_grad=True)
+        score = decoder.log_prob(features, make_obs(IMAGE, T, B))["image"]
+        gradients += torch.autograd.grad(score.mean(), features)
+    assert_close(gradients[1], gradients[0])
+
+
+def test_heads_of_other_inputs_than_features_are_multiplied():
+    agent = make_agent()
+    agent.components["narrow"] = Head(D, (), head())
+    x, expected = torch.randn(T, B, D), []
+    for _ in range(2):
+        with torch.no_grad():
+            expected.append(agent.components["narrow"](x).mean)
+        optimize(agent, CPU)
+    assert_close(expected[1], expected[0])
+
+
+@pytest.mark.parametrize(
+    "change", [{"stride": 1}, {"padding": 1}, {"bias": False}, {"dilation": 2}, {"groups": 2}]
+)
+def test_transposed_convolutions_with_other_settings_are_left_alone(change):
+    decoder = ConvDecoder(S * K + D, 1, DECODER.image)
+    old = decoder.convs[2]
+    decoder.convs[2] = nn.ConvTranspose2d(
+        old.in_channels,
+        2 * (old.out_channels // 2) or 2,
+        **{"kernel_size": 6, "stride": 2} | change,
+    )
+    optimize(decoder, CPU)
+    assert type(decoder.convs[2]) is nn.ConvTranspose2d
+
+
+def test_hooks_on_all_modules_fire():
+    model = make_agent(obs_shapes=IMAGE).world_model
+    optimize(model, CPU)
+    seen = set()
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.add(module))
+    try:
+        model.decoder.log_prob(torch.randn(T, B, S * K + D), make_obs(IMAGE, T, B))
+    finally:
+        handle.remove()
+    assert {model.decoder, model.decoder.image, *model.decoder.image.convs} <= seen
+
+
+def test_a_vector_without_a_batch_and_a_batch_without_images_pass():
+    agent = make_agent(obs_shapes=IMAGE)
+    plain = copy.deepcopy(agent)
+    optimize(agent, CPU)
+    x = torch.randn(S * K + D)
+    assert_close(agent.actor_critic.critic(x).mean, plain.actor_critic.critic(x).mean)
+    none = make_obs(IMAGE, 0)
+    assert_close(agent.world_model.encoder(none), plain.world_model.encoder(none))
