@@ -89,8 +89,7 @@ def optimized(request, monkeypatch) -> Callable[[Any], Any]:
 
     from dreamer import kernels
 
-    monkeypatch.setattr(kernels, "MANY_LATENTS", 0)
-    monkeypatch.setattr("dreamer.kernels.one_hot.FEW_PRODUCTS", 0)
+    monkeypatch.setattr("dreamer.kernels.chunked.CHUNK", 8)
 
     def optimize(network: Any) -> Any:
         kernels.optimize(network, torch.device("cpu"))

@@ -7,29 +7,15 @@ where all their parts are ours: what a user writes runs as it is written.
 benchmarks/LOG.md says when a kernel is accepted, and what each gains.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from dreamer.kernels.conv import (
-    ChunkedConvEncoder,
-    ChunkedDecoder,
-    CpuConvTranspose2d,
-    InPlaceConvDecoder,
-)
-from dreamer.kernels.in_place import InPlaceDenseLayer
-from dreamer.kernels.one_hot import OneHotLookup
-from dreamer.models.actor import Actor
+from dreamer.kernels.conv import ChunkedConvEncoder, ChunkedDecoder, CpuConvTranspose2d
 from dreamer.models.encoder import Decoder
-from dreamer.models.latents import CategoricalLatent
-from dreamer.models.mlp import DenseLayer, Head
-from dreamer.models.rssm import RSSM
 from dreamer.models.vision import STRIDE, ConvDecoder, ConvEncoder
-
-MANY_LATENTS = 256  # S * K; fewer one-hot numbers are multiplied faster than rows are looked up
 
 # The classes of torch that the models are built of.
 TORCH = (
@@ -46,7 +32,6 @@ class Kernel(NamedTuple):
     where: Callable[
         [nn.Module], Iterable[nn.Module]
     ]  # the modules of a network that it may replace
-    attributes: Callable[[nn.Module], dict[str, Any]] = lambda network: {}  # set on its modules
 
 
 def optimize(network: nn.Module, device: torch.device) -> list[str]:
@@ -70,8 +55,6 @@ def optimize(network: nn.Module, device: torch.device) -> list[str]:
         modules = [m for m in kernel.where(network) if type(m) is kernel.plain and _is_ours(m)]
         for module in modules:
             module.__class__ = kernel.fast
-            for name, value in kernel.attributes(network).items():
-                setattr(module, name, value)
         used += [kernel.fast.__name__] if modules else []
     return used
 
@@ -101,35 +84,8 @@ def _is_usual(conv: nn.Module) -> bool:
     return usual and conv.bias is not None and conv.kernel_size[0] == conv.kernel_size[1]
 
 
-def _layers_that_read_one_hots(network: nn.Module) -> Iterator[nn.Module]:
-    """First layers behind a stochastic state that is made of many one-hot numbers."""
-    size = math.prod(_one_hots(network).get("one_hots", ()))
-    for module in network.modules():
-        layers = [layer for layer in module.modules() if type(layer) is DenseLayer]
-        if type(module) is RSSM:
-            layers = [module.img_in]
-        elif type(module) not in (Head, Actor):
-            continue
-        for layer in layers[:1]:
-            if 1 < size <= layer.linear.in_features:
-                yield layer
-
-
-def _one_hots(network: nn.Module) -> dict[str, Any]:
-    """S and K of the latent of the network's RSSM, where there is one with many such numbers."""
-    rssms = [module for module in network.modules() if type(module) is RSSM]
-    if len(rssms) != 1 or rssms[0].stoch_size < MANY_LATENTS:
-        return {}
-    latent = rssms[0].latent
-    is_categorical = type(latent) is CategoricalLatent
-    return {"one_hots": (latent.variables, latent.classes)} if is_categorical else {}
-
-
 KERNELS = (
     Kernel(ConvEncoder, ChunkedConvEncoder, nn.Module.modules),
     Kernel(nn.ConvTranspose2d, CpuConvTranspose2d, _convs_of_decoders),
-    Kernel(ConvDecoder, InPlaceConvDecoder, nn.Module.modules),
     Kernel(Decoder, ChunkedDecoder, nn.Module.modules),
-    Kernel(DenseLayer, OneHotLookup, _layers_that_read_one_hots, _one_hots),
-    Kernel(DenseLayer, InPlaceDenseLayer, nn.Module.modules),  # the others
 )

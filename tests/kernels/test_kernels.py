@@ -5,9 +5,7 @@ import dataclasses
 
 import pytest
 import torch
-import torch.nn.functional as F
 from tiny import (
-    CATEGORICAL,
     DECODER,
     ENCODER,
     IMAGE,
@@ -17,7 +15,6 @@ from tiny import (
     K,
     S,
     T,
-    head,
     make_agent,
     make_batch,
     make_obs,
@@ -25,16 +22,11 @@ from tiny import (
 from torch import nn
 from torch.testing import assert_close
 
-from dreamer import kernels
 from dreamer.distributions import Normal
 from dreamer.kernels import KERNELS, chunked, optimize
 from dreamer.kernels.chunked import chunked_scores
-from dreamer.kernels.conv import InPlaceConvDecoder, unit_normal_log_prob
-from dreamer.kernels.one_hot import OneHotLookup, positions_of_ones
+from dreamer.kernels.conv import unit_normal_log_prob
 from dreamer.models.encoder import Decoder, Encoder
-from dreamer.models.latents import CategoricalLatent
-from dreamer.models.mlp import DenseLayer, Head
-from dreamer.models.rssm import RSSM
 from dreamer.models.vision import ConvDecoder
 
 CPU = torch.device("cpu")
@@ -44,15 +36,7 @@ every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: ker
 
 @pytest.fixture(autouse=True)
 def small_is_large(monkeypatch):
-    monkeypatch.setattr(kernels, "MANY_LATENTS", 0)
-    monkeypatch.setattr("dreamer.kernels.one_hot.FEW_PRODUCTS", 0)
     monkeypatch.setattr(chunked, "CHUNK", 8)  # three chunks of T * B rows
-
-
-def one_hots(others: int) -> torch.Tensor:
-    """(T, B, S * K + others)."""
-    rows = F.one_hot(torch.randint(K, (T, B, S)), K).flatten(-2)
-    return torch.cat([rows, torch.randn(T, B, others)], -1)
 
 
 def results(module: nn.Module) -> list[torch.Tensor]:
@@ -64,14 +48,6 @@ def results(module: nn.Module) -> list[torch.Tensor]:
             x = torch.randn(T, B, S * K + D, requires_grad=True)
             scores = module.log_prob(x, make_obs(OBS_SHAPES, T, B))
             y = torch.stack([*scores.values()])
-        case DenseLayer():
-            rest = module.linear.in_features - S * K
-            x = one_hots(rest) if rest > 0 else torch.randn(T, B, module.linear.in_features)
-            x.requires_grad_(rest <= 0)  # a gradient asks for the product
-            y = module(x)
-        case ConvDecoder():
-            x = torch.randn(T, B, S * K + D, requires_grad=True)
-            y = module(x)
         case nn.ConvTranspose2d():
             size = 1 if module.in_channels == 96 else 6
             x = torch.randn(B, module.in_channels, size, size, requires_grad=True)
@@ -159,72 +135,10 @@ def test_another_device_has_no_kernels():
     assert [type(module) for module in agent.modules()] == before
 
 
-def test_kernels_in_use_are_named_and_few_latents_are_not_looked_up(monkeypatch):
-    every = list(dict.fromkeys(kernel.fast.__name__ for kernel in KERNELS))
+def test_kernels_put_in_place_are_named():
+    every = [kernel.fast.__name__ for kernel in KERNELS]
     assert optimize(make_agent(obs_shapes=OBS_SHAPES), CPU) == every
-    monkeypatch.setattr(kernels, "MANY_LATENTS", S * K + 1)
-    assert "OneHotLookup" not in optimize(make_agent(obs_shapes=OBS_SHAPES), CPU)
-    assert optimize(make_agent(obs_shapes=VECTORS), CPU) == ["ChunkedDecoder", "InPlaceDenseLayer"]
-
-
-def test_latents_of_a_users_own_are_not_looked_up():
-    class Mine(CategoricalLatent):
-        pass
-
-    from tiny import RSSM_CONFIG
-
-    rssm = RSSM(3, 2, Mine(S, K), RSSM_CONFIG)
-    assert "OneHotLookup" not in optimize(rssm, CPU)
-    assert "OneHotLookup" in optimize(RSSM(3, 2, CATEGORICAL, RSSM_CONFIG), CPU)
-
-
-# One-hot rows
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda rows: rows[0, 0].zero_(),
-        lambda rows: rows[1, 2].fill_(1 / K),
-        lambda rows: rows[2, 1].copy_(torch.tensor([0.5, 0, 0.5, 0, 0, 0])),
-        lambda rows: rows[2, 1].copy_(torch.tensor([1.0, 0, 1, 0, 0, 0])),
-        lambda rows: rows[0, 3].copy_(torch.tensor([2.0, 0, 0, 0, 0, 0])),
-        lambda rows: rows[0, 3].copy_(torch.tensor([-1.0, 0, 0, 0, 0, 0])),
-        lambda rows: rows[0, 3].copy_(torch.tensor([1.0, 3, 0, -1.5, 0, 0])),
-        lambda rows: rows[0, 3].copy_(torch.tensor([0, 0, 1.0, 0, 1e-3, 0])),
-        lambda rows: rows[1, 1].fill_(torch.nan),
-        lambda rows: rows[1, 1, 2].fill_(torch.inf),
-    ],
-)
-def test_rows_that_are_not_one_hot_are_multiplied(spoil):
-    rows = F.one_hot(torch.randint(K, (5, S)), K).float()
-    assert_close(positions_of_ones(rows), rows.argmax(-1))
-    spoil(rows)
-    assert positions_of_ones(rows) is None
-    torch.manual_seed(0)
-    layer = DenseLayer(S * K + D, 7, activation="elu", norm="none")
-    x = torch.cat([rows.flatten(1), torch.randn(5, D)], -1)
-    expected = layer(x)
-    layer.__class__, layer.one_hots = OneHotLookup, (S, K)
-    assert_close(layer(x), expected, equal_nan=True)
-
-
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_features_that_changed_or_moved_are_looked_at_again(mode):
-    """Features are remembered from head to head: as the same memory, unwritten, and its start."""
-    layer = DenseLayer(S * K + D, 7, activation="elu", norm="none")
-    plain = copy.deepcopy(layer)
-    layer.__class__, layer.one_hots = OneHotLookup, (S, K)
-    with mode():
-        for _ in range(3):  # the allocator gives the same memory again
-            x = one_hots(D)
-            for features in (x, x[:-2], x[:-1].detach(), x[1:], x[:, :2], x[..., :].clone()):
-                assert_close(layer(features), plain(features))
-            x[:, 0, :K] = torch.eye(K)[3]  # another class
-            assert_close(layer(x), plain(x))
-            x[0, 0, 0] += 0.5  # no longer one-hot
-            assert_close(layer(x), plain(x))
-            assert_close(layer(x[1:]), plain(x[1:]))
+    assert optimize(make_agent(obs_shapes=VECTORS), CPU) == ["ChunkedDecoder"]
 
 
 # Chunks
@@ -294,7 +208,6 @@ def test_what_a_hook_sees_is_not_overwritten_later(optimized):
     assert seen
     for output, before in seen:
         assert torch.equal(output, before)
-    assert type(decoder.image) in (ConvDecoder, InPlaceConvDecoder)
 
 
 # What users do to networks
@@ -311,17 +224,6 @@ def test_a_frozen_decoder_still_tells_the_features_their_gradient():
         score = decoder.log_prob(features, make_obs(IMAGE, T, B))["image"]
         gradients += torch.autograd.grad(score.mean(), features)
     assert_close(gradients[1], gradients[0])
-
-
-def test_heads_of_other_inputs_than_features_are_multiplied():
-    agent = make_agent()
-    agent.components["narrow"] = Head(D, (), head())
-    x, expected = torch.randn(T, B, D), []
-    for _ in range(2):
-        with torch.no_grad():
-            expected.append(agent.components["narrow"](x).mean)
-        optimize(agent, CPU)
-    assert_close(expected[1], expected[0])
 
 
 @pytest.mark.parametrize(
@@ -351,11 +253,9 @@ def test_hooks_on_all_modules_fire():
     assert {model.decoder, model.decoder.image, *model.decoder.image.convs} <= seen
 
 
-def test_a_vector_without_a_batch_and_a_batch_without_images_pass():
+def test_a_batch_without_images_passes():
     agent = make_agent(obs_shapes=IMAGE)
     plain = copy.deepcopy(agent)
     optimize(agent, CPU)
-    x = torch.randn(S * K + D)
-    assert_close(agent.actor_critic.critic(x).mean, plain.actor_critic.critic(x).mean)
     none = make_obs(IMAGE, 0)
     assert_close(agent.world_model.encoder(none), plain.world_model.encoder(none))

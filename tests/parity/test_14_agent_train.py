@@ -179,8 +179,7 @@ every_file = pytest.mark.parametrize("stem", sorted(path.stem for path in FOLDER
 @pytest.fixture
 def small_kernels(monkeypatch) -> None:
     """Kernels take the small networks of the file, too."""
-    monkeypatch.setattr("dreamer.kernels.MANY_LATENTS", 0)
-    monkeypatch.setattr("dreamer.kernels.one_hot.FEW_PRODUCTS", 0)
+    monkeypatch.setattr("dreamer.kernels.chunked.CHUNK", 8)
 
 
 @every_file
