@@ -1,8 +1,8 @@
 """Components: what learns beside the world model, the actor and the critic.
 
-A probe of the features, an ensemble or an exploration policy are some. The agent builds those that
-its configuration names, and trains them after its own networks. They see what an update has
-computed; the agent and the Trainer they do not know.
+Examples are a probe of the features, an ensemble and an exploration policy. The agent builds those
+that its configuration names, and trains them after its own networks. They see what an update has
+computed. They know neither the agent nor the Trainer.
 """
 
 from collections.abc import Mapping

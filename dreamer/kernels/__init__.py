@@ -29,9 +29,7 @@ class Kernel(NamedTuple):
 
     plain: type[nn.Module]  # the definition
     fast: type[nn.Module]  # a subclass: the same parameters, the same results
-    where: Callable[
-        [nn.Module], Iterable[nn.Module]
-    ]  # the modules of a network that it may replace
+    where: Callable[[nn.Module], Iterable[nn.Module]]  # from a network to what it may replace
 
 
 def optimize(network: nn.Module, device: torch.device) -> list[str]:

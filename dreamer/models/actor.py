@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dreamer.bounded_normals import SampleGradient, TanhNormal, TruncatedNormal
 from dreamer.distributions import Distribution, OneHots, gumbel_like
-from dreamer.models.mlp import MLP, DistributionLayer, Norm, check_activation, init_glorot
+from dreamer.models.mlp import MLP, DistributionLayer, Norm, check_layers, init_glorot
 from dreamer.types import ActionSpace
 
 ActorDistribution = Literal["auto", "onehot", "trunc_normal", "tanh_normal", "normal"]
@@ -38,15 +38,11 @@ class ActorConfig:
     entropy_scale: str | float  # schedule; weight of the entropy bonus
 
     def __post_init__(self):
-        check_activation(self.activation)
+        check_layers(self.layers, self.units, self.activation)
         names = get_args(ActorDistribution)
         if self.distribution not in names:
             raise ValueError(
                 f"Expect `distribution` to be one of {list(names)}, actually: {self.distribution}"
-            )
-        if self.layers < 0 or self.units < 1:
-            raise ValueError(
-                f"Expect `layers` >= 0 and `units` >= 1, actually: {self.layers}, {self.units}"
             )
         if self.sample_gradient not in ("exact", "reference"):
             raise ValueError(

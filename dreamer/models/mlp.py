@@ -33,6 +33,13 @@ def check_activation(name: str) -> None:
         raise ValueError(f"Expect `activation` to be one of {list(ACTIVATIONS)}, actually: {name}")
 
 
+def check_layers(layers: int, units: int, activation: str) -> None:
+    """Raise a ValueError if there can be no such stack of dense layers."""
+    check_activation(activation)
+    if layers < 0 or units < 1:
+        raise ValueError(f"Expect `layers` >= 0 and `units` >= 1, actually: {layers}, {units}")
+
+
 @dataclass(frozen=True)
 class HeadConfig:
     """A stack of dense layers that ends in a distribution."""
@@ -44,15 +51,11 @@ class HeadConfig:
     distribution: DistributionName
 
     def __post_init__(self):
-        check_activation(self.activation)
+        check_layers(self.layers, self.units, self.activation)
         names = get_args(DistributionName)
         if self.distribution not in names:
             raise ValueError(
                 f"Expect `distribution` to be one of {list(names)}, actually: {self.distribution}"
-            )
-        if self.layers < 0 or self.units < 1:
-            raise ValueError(
-                f"Expect `layers` >= 0 and `units` >= 1, actually: {self.layers}, {self.units}"
             )
 
 

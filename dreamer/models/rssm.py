@@ -236,5 +236,6 @@ class RSSM(nn.Module):
         return self.gru(x, prev.deter)
 
     def _sample(self, deter: Tensor, stats: Tensor, noise: Tensor | None) -> RSSMState:
+        """(N, D), (N, S, P), and noise (N, S, K) or None -> the state (N, ...)."""
         noise = self.latent.draw_noise(stats) if noise is None else noise
         return RSSMState(deter, self.latent.sample(stats, noise), stats)
