@@ -23,8 +23,8 @@ FEW_CHANNELS = 4  # an image's; with more, torch's own transposed convolution is
 class ChunkedConvEncoder(ConvEncoder):
     """Images in chunks, channels last in memory; activations overwrite what they read.
 
-    That takes a third off the memory of an update. In the plain encoder nothing is overwritten, so
-    that a hook may keep what it sees.
+    An update at full size needs a quarter less memory. In the plain encoder nothing is overwritten,
+    so that a hook may keep what it sees.
     """
 
     def forward(self, image: Tensor) -> Tensor:
