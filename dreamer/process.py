@@ -9,7 +9,7 @@ import platform
 
 VARIABLES = {
     "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "3000",  # a thread that waits spins for some ten microseconds, then sleeps
+    "GOMP_SPINCOUNT": "10000",  # a thread that waits spins for some 30 microseconds, then sleeps
     "THP_MEM_ALLOC_ENABLE": "1",  # huge pages for torch's large tensors, where the system has them
 }
 
@@ -23,7 +23,8 @@ def prepare() -> None:
     """Set what torch and OpenMP read when they are loaded; what the user has set stays.
 
     Threads that spin while they wait make a run ten times slower beside any other busy process;
-    threads that never do make small updates wait for the system at every step.
+    threads that never do make policy calls and small updates wait for the system at every step.
+    benchmarks/LOG.md has the figures between which this is a compromise.
 
     glibc gives every large tensor back to the system when it is freed and gets it again, page by
     page, a moment later: a sixth of an update on the CPU. Here it keeps what it has, at most the

@@ -49,5 +49,5 @@ def test_what_the_user_has_set_stays(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     prepare()
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
-    assert os.environ["GOMP_SPINCOUNT"] == "3000"
+    assert os.environ["GOMP_SPINCOUNT"] == "10000"
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"

@@ -13,7 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from dreamer.kernels.conv import ChunkedConvEncoder, ChunkedDecoder, CpuConvTranspose2d
+from dreamer.kernels.conv import (
+    ChunkedConvEncoder,
+    ChunkedDecoder,
+    CpuConv2d,
+    CpuConvTranspose2d,
+)
 from dreamer.models.encoder import Decoder
 from dreamer.models.vision import STRIDE, ConvDecoder, ConvEncoder
 
@@ -68,22 +73,29 @@ def _is_ours(module: nn.Module) -> bool:
     )
 
 
-def _convs_of_decoders(network: nn.Module) -> Iterator[nn.Module]:
-    for module in network.modules():
-        if type(module) is ConvDecoder:
-            yield from filter(_is_usual, module.convs)
+def _convs_of(plain: type[ConvEncoder] | type[ConvDecoder]) -> Callable:
+    """Finds the convolutions of encoders, or of decoders, that have the settings of ours."""
+
+    def find(network: nn.Module) -> Iterator[nn.Module]:
+        for module in network.modules():
+            if type(module) is plain:
+                yield from filter(_is_usual, module.convs)
+
+    return find
 
 
 def _is_usual(conv: nn.Module) -> bool:
-    """Whether a transposed convolution has the settings of ours."""
-    assert isinstance(conv, nn.ConvTranspose2d)
+    """Whether a convolution has the settings of ours."""
+    assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
     settings = conv.stride, conv.padding, conv.output_padding, conv.dilation, conv.groups
     usual = settings == ((STRIDE, STRIDE), (0, 0), (0, 0), (1, 1), 1)
-    return usual and conv.bias is not None and conv.kernel_size[0] == conv.kernel_size[1]
+    is_square = conv.kernel_size[0] == conv.kernel_size[1]
+    return usual and is_square and conv.bias is not None and conv.padding_mode == "zeros"
 
 
-KERNELS = (
+KERNELS = (  # inner modules first: they are looked for in plain networks
+    Kernel(nn.Conv2d, CpuConv2d, _convs_of(ConvEncoder)),
     Kernel(ConvEncoder, ChunkedConvEncoder, nn.Module.modules),
-    Kernel(nn.ConvTranspose2d, CpuConvTranspose2d, _convs_of_decoders),
+    Kernel(nn.ConvTranspose2d, CpuConvTranspose2d, _convs_of(ConvDecoder)),
     Kernel(Decoder, ChunkedDecoder, nn.Module.modules),
 )

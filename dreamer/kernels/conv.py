@@ -17,6 +17,7 @@ from dreamer.kernels.hooks import has_hooks
 from dreamer.models.encoder import Decoder
 from dreamer.models.vision import STRIDE, ConvEncoder, preprocess
 
+FEW_PIXELS = 4  # with more, torch's own convolution is as fast
 FEW_CHANNELS = 4  # an image's; with more, torch's own transposed convolution is as fast
 
 
@@ -46,6 +47,23 @@ class ChunkedConvEncoder(ConvEncoder):
         for conv in self.convs:
             x = activation(conv(x))
         return x.permute(0, 2, 3, 1).flatten(1)
+
+
+class CpuConv2d(nn.Conv2d):
+    """A convolution of stride 2 that makes few pixels: a matrix product of its patches."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, C', (h - k) // 2 + 1, (w - k) // 2 + 1)."""
+        kernel = self.kernel_size[0]
+        rows, columns = ((size - kernel) // STRIDE + 1 for size in input.shape[-2:])
+        if not 1 <= rows * columns <= FEW_PIXELS:
+            return super().forward(input)
+        x = input.permute(0, 2, 3, 1)
+        corners = [(STRIDE * i, STRIDE * j) for i in range(rows) for j in range(columns)]
+        patches = torch.stack([x[:, i : i + kernel, j : j + kernel] for i, j in corners], 1)
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)  # (C', k * k * C)
+        x = F.linear(patches.flatten(2).flatten(0, 1), weight, self.bias)
+        return x.view(len(input), rows, columns, self.out_channels).permute(0, 3, 1, 2)
 
 
 class CpuConvTranspose2d(nn.ConvTranspose2d):
@@ -92,17 +110,25 @@ class ChunkedDecoder(Decoder):
         if len(self.image_keys) != 1 or has_hooks(self):
             return super().log_prob(features, obs)
         (key,) = self.image_keys
-        parameters = [p for p in self.image.parameters() if p.requires_grad]
-        rows, images = features.flatten(0, -2), obs[key].flatten(0, -4)
-        scores = chunked_scores(self._score, rows, images, parameters)
+        decoder = self.image
+        # The first layers make one large product of all rows: a chunk's would be too small.
+        x = decoder.dense(features.flatten(0, -2))[..., None, None]
+        x = decoder.activation(decoder.norms[0](decoder.convs[0](x)))
+        parameters = [*decoder.convs[1:].parameters(), *decoder.norms[1:].parameters()]
+        parameters = [p for p in parameters if p.requires_grad]
+        scores = chunked_scores(self._score, x, obs[key].flatten(0, -4), parameters)
         log_probs = {key: scores.unflatten(0, features.shape[:-1])}
         for name, distribution in self.vectors(features).items():
             log_probs[name] = distribution.log_prob(preprocess(obs[name]))
         return log_probs
 
-    def _score(self, features: Tensor, image: Tensor) -> Tensor:
-        """(n, F), (n, C, 64, 64) -> (n,) in nats."""
-        return unit_normal_log_prob(self.image(features), preprocess(image))
+    def _score(self, x: Tensor, image: Tensor) -> Tensor:
+        """First layers' outputs (n, C', h, w), images (n, C, 64, 64) -> (n,) in nats."""
+        decoder = self.image
+        *inner, last = decoder.convs[1:]
+        for conv, norm in zip(inner, decoder.norms[1:], strict=True):
+            x = decoder.activation(norm(conv(x)))
+        return unit_normal_log_prob(last(x).float(), preprocess(image))
 
 
 def unit_normal_log_prob(mean: Tensor, value: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from dreamer.kernels import KERNELS, chunked, optimize
 from dreamer.kernels.chunked import chunked_scores
 from dreamer.kernels.conv import unit_normal_log_prob
 from dreamer.models.encoder import Decoder, Encoder
-from dreamer.models.vision import ConvDecoder
+from dreamer.models.vision import ConvDecoder, ConvEncoder
 
 CPU = torch.device("cpu")
 OBS_SHAPES = IMAGE | VECTORS
@@ -48,6 +48,9 @@ def results(module: nn.Module) -> list[torch.Tensor]:
             x = torch.randn(T, B, S * K + D, requires_grad=True)
             scores = module.log_prob(x, make_obs(OBS_SHAPES, T, B))
             y = torch.stack([*scores.values()])
+        case nn.Conv2d():  # 2 x 2 pixels
+            x = torch.randn(B, module.in_channels, 6, 6, requires_grad=True)
+            y = module(x)
         case nn.ConvTranspose2d():
             size = 1 if module.in_channels == 96 else 6
             x = torch.randn(B, module.in_channels, size, size, requires_grad=True)
@@ -226,9 +229,20 @@ def test_a_frozen_decoder_still_tells_the_features_their_gradient():
     assert_close(gradients[1], gradients[0])
 
 
-@pytest.mark.parametrize(
-    "change", [{"stride": 1}, {"padding": 1}, {"bias": False}, {"dilation": 2}, {"groups": 2}]
-)
+OTHER_SETTINGS = [{"stride": 1}, {"padding": 1}, {"bias": False}, {"dilation": 2}, {"groups": 2}]
+
+
+@pytest.mark.parametrize("change", [*OTHER_SETTINGS, {"padding_mode": "reflect"}])
+def test_convolutions_with_other_settings_are_left_alone(change):
+    encoder = ConvEncoder(1, ENCODER.image)
+    old = encoder.convs[3]
+    settings = {"kernel_size": 4, "stride": 2} | change
+    encoder.convs[3] = nn.Conv2d(old.in_channels, old.out_channels, **settings)
+    optimize(encoder, CPU)
+    assert type(encoder.convs[3]) is nn.Conv2d
+
+
+@pytest.mark.parametrize("change", OTHER_SETTINGS)
 def test_transposed_convolutions_with_other_settings_are_left_alone(change):
     decoder = ConvDecoder(S * K + D, 1, DECODER.image)
     old = decoder.convs[2]
