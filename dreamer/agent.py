@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -29,6 +29,8 @@ from dreamer.finite_check import FiniteCheck
 from dreamer.models.actor_critic import ActorCritic, ActorCriticConfig
 from dreamer.models.world_model import WorldModel, WorldModelConfig
 from dreamer.optimizer import EpsilonHatAdam, OptimizerConfig, clip_gradients
+from dreamer.schema.types import AtLeastTwo, doc
+from dreamer.schema.validation import check
 from dreamer.types import ActionSpace, Batch, RSSMState
 
 
@@ -36,18 +38,23 @@ from dreamer.types import ActionSpace, Batch, RSSMState
 class AgentConfig:
     """The agent's networks and how they learn."""
 
-    world_model: WorldModelConfig
-    actor_critic: ActorCriticConfig
-    world_model_optimizer: OptimizerConfig
-    actor_optimizer: OptimizerConfig
-    critic_optimizer: OptimizerConfig
-    horizon: int  # H, imagined steps from every replayed state
-    components: Mapping[str, ComponentConfig] = field(default_factory=dict)  # what else learns
+    world_model: Annotated[WorldModelConfig, doc("The world model.")]
+    actor_critic: Annotated[ActorCriticConfig, doc("The actor and the critic.")]
+    world_model_optimizer: Annotated[OptimizerConfig, doc("How the world model learns.")]
+    actor_optimizer: Annotated[OptimizerConfig, doc("How the actor learns.")]
+    critic_optimizer: Annotated[OptimizerConfig, doc("How the critic learns.")]
+    horizon: Annotated[
+        AtLeastTwo,
+        doc("H, imagined steps from every replayed state.", unit="policy steps", source="Table D1"),
+    ]
+    components: Annotated[
+        Mapping[str, ComponentConfig],
+        doc("What else learns, by name: see dreamer/components.py."),
+    ] = field(default_factory=dict)
 
     def __post_init__(self):
         check_components(self.components)
-        if self.horizon < 2:
-            raise ValueError(f"Expect `horizon` to be at least 2, actually: {self.horizon}")
+        check(self)
 
 
 class UpdateNoise(NamedTuple):

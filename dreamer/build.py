@@ -83,7 +83,8 @@ def make_loggers(
     resumed_at = resume.frames if resume else None
     loggers = []
     # W&B comes last: a run that it has begun should not be refused for another logger.
-    for name, config in sorted(cfg.logger.items(), key=lambda item: item[0] == "wandb"):
+    chosen = [(name, config) for name, config in cfg.logger.items() if config]  # null: left out
+    for name, config in sorted(chosen, key=lambda item: item[0] == "wandb"):
         options: dict[str, Any] = {}
         if name == "wandb":
             plain: Any = OmegaConf.to_container(cfg, resolve=True)

@@ -3,8 +3,7 @@
 The library uses it. What it composes is what `train.py` would; Hydra's own state stays as it was.
 """
 
-import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, UnsupportedValueType
 
-from dreamer.command_line import REPLACED, explain
-from dreamer.paths import CONF
+from dreamer.command_line import OPTIONAL, REPLACED, explain
+from dreamer.paths import CONF, GROUPS
+from dreamer.schema.help import Usage, head, keys, line, written
+from dreamer.schema.words import shown, unknown_key
+from dreamer.settings import TrainSettings
 
-GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} - {"grid", "sweep"}
 # New keys may be set below these.
 OPEN = ("env.kwargs.", "model.world_model.loss_scales.", "model.components.")
 
@@ -46,6 +47,41 @@ def compose(*overrides: Mapping[str, Any]) -> DictConfig:
     return cfg
 
 
+def help_lines(usage: Usage, words: Iterable[str] = (), own: Iterable[str] = ()) -> Iterator[str]:
+    """The help of a command that takes the words of train.py.
+
+    Args:
+        usage: What stands above the keys.
+        words: Of the command line. The files that they choose decide which keys there are.
+        own: Lines of the command's own keys.
+    """
+    yield from head(usage)
+    yield from own
+    yield from ("", "Files of conf/ to choose from; every group with its default:")
+    file: Any = OmegaConf.to_container(OmegaConf.load(CONF / "train.yaml"))
+    for choice in file["defaults"]:
+        for group in sorted(GROUPS & choice.keys()) if isinstance(choice, dict) else ():
+            names = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+            yield from line(f"{group}={written(choice[group])}", names)
+    plain: Any = OmegaConf.to_container(_compose_choices(words))
+    yield from keys(plain, TrainSettings, title="The run:", headings=TrainSettings.headings)
+
+
+def known_keys(words: Iterable[str] = ()) -> list[str]:
+    """The dotted keys of conf/train.yaml with the files that the words of a command line choose."""
+    return list(_dotted(OmegaConf.to_container(_compose_choices(words))))
+
+
+def _compose_choices(words: Iterable[str]) -> DictConfig:
+    """The configuration with those words of a command line that choose files, if they can."""
+    choices = [word for word in words if word.partition("=")[0] in GROUPS]
+    with _own_hydra(), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            return hydra.compose("train", choices)
+        except (HydraException, ValueError):
+            return hydra.compose("train")
+
+
 @contextmanager
 def _own_hydra() -> Iterator[None]:
     """Hydra is one for all of a process; the program may be using it."""
@@ -69,30 +105,37 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _choice(group: str, value: Any) -> str:
     """A choice as Hydra's command line says it."""
-    names = [value] if isinstance(value, str) else value
-    if value is None and group in ("experiment", "debug"):
+    if value is None and group in OPTIONAL:
         return f"{group}=null"
+    if value is None and group == "logger":
+        return "logger=none"
+    names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise ValueError(
-            f"Expect `{group}` to be a name, of a file in conf/{group}, actually: {value!r}"
+            f"`{group}` must be the name of a file in conf/{group}, got {shown(value)}"
         )
     return f"{group}={value}" if isinstance(value, str) else f"{group}=[{','.join(names)}]"
 
 
 def _set(cfg: DictConfig, key: str, value: Any) -> None:
     value = str(value) if isinstance(value, Path) else value
-    value = value.item() if hasattr(value, "item") else value  # NumPy's numbers
+    value = value.item() if getattr(value, "ndim", None) == 0 else value  # NumPy's numbers
     try:
         OmegaConf.update(cfg, key, value, force_add=key.startswith(OPEN))
     except OmegaConfBaseException as error:
         if key in REPLACED:
             raise ValueError(REPLACED[key]) from error
-        known = [name for name, _ in _leaves(_as_plain(cfg))]
-        if key not in known and OmegaConf.select(cfg, key) is None:
-            nearest = difflib.get_close_matches(key, known, cutoff=0.5) or sorted(map(str, cfg))
-            raise ValueError(f"Unknown key `{key}`. The nearest: {', '.join(nearest)}") from error
-        raise ValueError(f"`{key}` cannot be {value!r}: {explain(error)}") from error
+        known = list(_dotted(OmegaConf.to_container(cfg)))
+        if key not in known and not isinstance(error, UnsupportedValueType):
+            raise unknown_key(key, known) from error
+        raise ValueError(
+            f"`{key}` must be a number, text, true, false, null, or a list or a dictionary of "
+            f"these, got {shown(value)}"
+        ) from error
 
 
-def _as_plain(cfg: DictConfig) -> Any:
-    return OmegaConf.to_container(cfg)
+def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
+    """The keys of a node and of all nodes in it."""
+    for key, child in node.items() if isinstance(node, dict) else ():
+        yield f"{prefix}{key}"
+        yield from _dotted(child, f"{prefix}{key}.")

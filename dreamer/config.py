@@ -1,42 +1,21 @@
 """What a configuration may say, checked before anything is built.
 
-The runner asks for it first. It knows the keys of conf/, but nothing that is built from them.
+The runner asks for it first. `settings.py` and the classes that a configuration names declare the
+keys; here are the checks that relate several keys, or a key and the machine.
 """
 
-import difflib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from dreamer.command_line import REPLACED
-from dreamer.paths import CONF
-
-COUNT = 2**53  # the largest that every step on its way, a float among them, holds exactly
-WHOLE_NUMBERS = {  # and the largest value of each
-    "seed": 2**32 - 1,  # NumPy's global generator takes no more
-    "total_frames": COUNT,
-    "prefill_policy_steps": COUNT,
-    "pretrain_updates": COUNT,
-    "train_every_policy_steps": COUNT,
-    "batch.size": COUNT,
-    "batch.length": COUNT,
-}
-CHOICES = {
-    "precision": ("auto", "32-true", "bf16-mixed"),
-    "kernels": ("auto", "plain"),
-    "cuda_graphs": (True, False),
-    "image_gradients": (True, False),
-    "reward_gradients": (True, False),
-    "layer_norm": (True, False),
-    "actor_gradient": ("auto", "reinforce", "dynamics", "both"),
-    "collect_policy": ("actor", "random"),
-    "collect.overlap": (True, False),
-}
-# Top-level keys that come with a group of conf/, not with conf/train.yaml.
-GROUP_KEYS = {
-    *("latents", "model", "env", "replay", "trainer", "callbacks", "logger"),
-    *("env_name", "stochastic", "sizes"),
-}
+from dreamer.schema.validation import validate
+from dreamer.settings import TrainSettings
 
 
 def _kl_share(value: bool | float) -> float:
@@ -56,41 +35,56 @@ def checked(cfg: DictConfig) -> DictConfig:
             "Expect a `task`, actually there is none. For example: task=pong, or "
             "env=dummy task=memory"
         )
-    cfg = cfg.copy()
-    known = {str(key) for key in OmegaConf.load(CONF / "train.yaml")} | GROUP_KEYS
-    for key in cfg.keys() - known:
-        if key in REPLACED:
-            raise ValueError(f"Unknown key `{key}`. {REPLACED[str(key)]}")
-        nearest = difflib.get_close_matches(str(key), known) or sorted(known)
-        raise ValueError(f"Unknown key `{key}`. The nearest: {', '.join(nearest)}")
-    for key, largest in WHOLE_NUMBERS.items():
-        value = OmegaConf.select(cfg, key)
-        if not (_is_number(value) and value >= 0 and value % 1 == 0):
-            raise ValueError(f"`{key}` must be a whole number, got `{value}`")
-        if value > largest:
-            raise ValueError(f"`{key}` must be at most {largest}, got `{value}`")
-        OmegaConf.update(cfg, key, int(value))
-    for key, choices in CHOICES.items():
-        value = OmegaConf.select(cfg, key)
-        if value not in choices:
-            raise ValueError(f"Expect `{key}` to be one of {choices}, actually: {value}")
-    balance = cfg.kl_balance
-    if not (isinstance(balance, bool) or (_is_number(balance) and 0 < balance < 1)):
-        raise ValueError(f"Expect `kl_balance` to be true, false or in (0, 1), actually: {balance}")
-    if cfg.train_every_policy_steps < 1:
-        raise ValueError(
-            "Expect `train_every_policy_steps` to be at least 1, "
-            f"actually: {cfg.train_every_policy_steps}"
-        )
-    if cfg.batch.size < 1 or cfg.batch.length < 2:
-        raise ValueError(
-            f"Expect `batch.size` >= 1 and `batch.length` >= 2, "
-            f"actually: {cfg.batch.size}, {cfg.batch.length}"
-        )
-    OmegaConf.resolve(cfg)
-    check_one_device(cfg, available=1)  # `build.check_device` knows how many there are
+    plain = to_plain(cfg)
+    for key in plain.keys() & REPLACED.keys():
+        raise ValueError(f"Unknown key `{key}`. {REPLACED[key]}")
+    plain["logger"] = plain.get("logger") or {}  # null: none at all
+    if isinstance(plain.get("trainer"), dict):
+        # `build.check_device` knows how many devices there are.
+        check_one_device(OmegaConf.create(plain), available=1)
+    cfg = OmegaConf.create(validate(plain, TrainSettings))
     OmegaConf.set_readonly(cfg, True)
     return cfg
+
+
+def checked_settings(cfg: DictConfig, declared: type) -> DictConfig:
+    """The same for a command other than training, whose keys a dataclass declares."""
+    return OmegaConf.create(validate(to_plain(cfg), declared))
+
+
+@contextmanager
+def reasons() -> Iterator[None]:
+    """Raise what hindered Hydra from building an object, not Hydra's exception.
+
+    What is no ValueError, OSError, ImportError or fault of an environment becomes a ValueError that
+    names the node.
+    """
+    try:
+        yield
+    except InstantiationException as error:
+        from dreamer.envs.group import EnvironmentFault  # slow
+
+        reason = error.__cause__
+        if isinstance(reason, ValueError | OSError | ImportError | EnvironmentFault):
+            raise reason from None
+        where = re.search(r"full_key: (\S+)", str(error))
+        name = f"`{where[1]}`" if where else "The object"
+        told = f"{type(reason).__name__}: {reason}" if reason else str(error).split("\n")[0]
+        raise ValueError(f"{name} cannot be built: {told}") from reason or error
+
+
+def to_plain(cfg: DictConfig) -> dict[str, Any]:
+    """What a configuration says, as plain values.
+
+    Raises:
+        ValueError: a value that is interpolated has none.
+    """
+    try:
+        plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        where = f"`{error.full_key}` cannot be resolved: " if error.full_key else ""
+        raise ValueError(where + " ".join(str(error).split("\n")[0].split())) from error
+    return plain
 
 
 def check_one_device(cfg: DictConfig, *, available: int) -> None:
@@ -138,7 +132,3 @@ def most_updates(cfg: DictConfig, action_repeat: int) -> int:
     """Batches that a whole run learns from at most, those before a resume included."""
     policy_steps = cfg.total_frames // action_repeat - cfg.prefill_policy_steps
     return cfg.pretrain_updates + max(policy_steps, 0) // cfg.train_every_policy_steps + 2
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

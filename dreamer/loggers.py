@@ -11,11 +11,12 @@ import secrets
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
+from dreamer.schema.types import doc
 from dreamer.video import encode_gif, write_mp4
 
 RETURN = "collect/return"  # the raw return that W&B's summary sets beside those of known players
@@ -112,11 +113,11 @@ class SummarizingWandbLogger(WandbLogger):
 def make_wandb(
     run_dir: Path,
     *,
-    project: str,
+    project: Annotated[str, doc("Project on W&B.")],
     group: str,
     job_type: str,
     name: str,
-    tags: list[str],
+    tags: Annotated[list[str], doc("More tags to filter by.")],
     config: dict[str, Any],
     reference_returns: Mapping[str, float],
 ) -> SummarizingWandbLogger:

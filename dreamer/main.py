@@ -5,7 +5,6 @@ wrong into one line and an exit code. Nothing slow is imported before a run begi
 """
 
 import os
-import re
 import shlex
 import signal
 import sys
@@ -15,10 +14,27 @@ from pathlib import Path
 import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from dreamer.command_line import explain
+from dreamer.command_line import explain, prepared
+from dreamer.compose import help_lines, known_keys
 from dreamer.paths import CONF
 from dreamer.process import prepare
+from dreamer.schema.help import Usage, print_lines
+
+USAGE = Usage(
+    "Train DreamerV2. The same command again goes on with a run that was stopped.",
+    "python train.py [key=value ...], or dreamer-train where it is installed",
+    (
+        ("python train.py env=atari task=pong", "The authors' configuration, 200 million frames."),
+        ("python train.py env=dummy task=memory", "Learns a tiny world, in minutes on a CPU."),
+        (
+            "python train.py -m task=pong,breakout seed=0,1",
+            "Four runs; -m takes all combinations of values with commas between.",
+        ),
+        ("python train.py env=gym --help", "The keys with the files that the words choose."),
+    ),
+)
 
 
 @hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
@@ -45,9 +61,7 @@ def main(cfg: DictConfig) -> None:
             raise
         known = ValueError | OSError | ImportError | NonFiniteError | EnvironmentFault
         if not isinstance(error, known):
-            if not isinstance(error, HydraException):
-                raise
-            error = error.__cause__ or error  # an object that could not be built
+            raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL if isinstance(error, FolderInUse) else 2)
 
@@ -58,12 +72,14 @@ def run() -> None:
     sys.path.append(os.getcwd())  # task=my_module:MyEnv-v0 may lie where the command is typed
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what is wrong with a command line comes to us
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    # Hydra wants no plus for a group that stands, empty, in the defaults list; take it either way.
-    sys.argv[1:] = [re.sub(r"^\+(experiment|debug)=", r"\1=", word) for word in sys.argv[1:]]
     try:
+        if {"-h", "--help"} & set(sys.argv):
+            print_lines(help_lines(USAGE, sys.argv[1:]))
+            return
+        sys.argv[1:] = prepared(sys.argv[1:])
         main()
-    except HydraException as error:
-        print(f"error: {explain(error)}", file=sys.stderr)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        print(f"error: {explain(error, lambda: known_keys(sys.argv[1:]))}", file=sys.stderr)
         sys.exit(2)
 
 

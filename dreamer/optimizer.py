@@ -7,32 +7,29 @@ in a step waits for the device, so that a CUDA graph can capture it.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+
+from dreamer.schema.types import FractionBelowOne, Positive, doc
+from dreamer.schema.validation import check
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """How one loss is minimised."""
 
-    learning_rate: float
-    epsilon: float  # added to sqrt(v) without bias correction
-    clip: float | None  # global norm of the gradient; None: never clipped
-    weight_decay: float  # share of every weight that each update removes
+    learning_rate: Annotated[Positive, doc("Step size of Adam.")]
+    epsilon: Annotated[Positive, doc("Added to sqrt(v) without bias correction.")]
+    clip: Annotated[Positive | None, doc("Largest norm of the gradient; null: never clipped.")]
+    weight_decay: Annotated[
+        FractionBelowOne, doc("Share of every weight that each update removes.")
+    ]
 
     def __post_init__(self):
-        for name in ("learning_rate", "epsilon"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"Expect `{name}` to be positive, actually: {getattr(self, name)}")
-        if self.clip is not None and self.clip <= 0:
-            raise ValueError(f"Expect `clip` to be positive or null, actually: {self.clip}")
-        if not 0 <= self.weight_decay < 1:
-            raise ValueError(
-                f"Expect `weight_decay` to be in [0, 1), actually: {self.weight_decay}"
-            )
+        check(self)
 
 
 class EpsilonHatAdam(torch.optim.Adam):

@@ -11,13 +11,17 @@ import torch
 from omegaconf import DictConfig
 
 from dreamer.build import make_agent, make_envs
+from dreamer.config import reasons
 from dreamer.envs.terms import Terms, read_terms, terms_of
 from dreamer.evaluation import EVALUATION_SEED, Camera, play
+from dreamer.paths import expanded
 from dreamer.run_folder import RunFolder
+from dreamer.schema.words import shown
 from dreamer.trained import TrainedAgent
 from dreamer.video import write_mp4
 
 
+@reasons()
 def load(
     run_dir: Path | str,
     checkpoint: str = "best",
@@ -41,8 +45,8 @@ def load(
         ValueError: the checkpoint is damaged or not of this agent.
     """
     if checkpoint not in ("best", "last"):
-        raise ValueError(f"Expect `checkpoint` to be best or last, actually: {checkpoint}")
-    folder = RunFolder(Path(run_dir))
+        raise ValueError(f"`checkpoint` must be best or last, got {shown(checkpoint)}")
+    folder = RunFolder(expanded(run_dir))
     cfg = folder.config()
     path = folder.checkpoints / f"{checkpoint}.ckpt"
     path = path if path.exists() else folder.checkpoints / "last.ckpt"
@@ -58,6 +62,7 @@ def load(
     return TrainedAgent(networks.to(device), terms, sample_actions=sample_actions)
 
 
+@reasons()
 def evaluate(
     run_dir: Path,
     *,
@@ -83,7 +88,7 @@ def evaluate(
         Scores, every raw return, and where they and the video were written.
     """
     if episodes < 1:
-        raise ValueError(f"Expect `episodes` to be at least 1, actually: {episodes}")
+        raise ValueError(f"`episodes` must be at least 1, got {episodes}")
     agent = load(run_dir, checkpoint, sample_actions=sample_actions)
     torch.manual_seed(seed)
     envs = make_envs(

@@ -23,7 +23,7 @@ import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from dreamer.paths import CONF
+from dreamer.paths import CONF, expanded
 from dreamer.replay.buffer import Replay
 
 SWITCHES = (
@@ -75,7 +75,8 @@ class RunFolder:
         """Where a configuration's run lies: <root>/<env>/<task>/<variant>/seed<seed>."""
         variant = cfg.variant or _variant(cfg)
         default = Path(cfg.root) / cfg.env_name / cfg.task / variant / f"seed{cfg.seed}"
-        return cls(Path(cfg.run_dir) if cfg.run_dir else default, variant)
+        path = Path(cfg.run_dir) if cfg.run_dir else default
+        return cls(expanded(path), variant)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

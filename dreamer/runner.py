@@ -37,7 +37,7 @@ from dreamer.callbacks.interrupt import Interrupt, Interrupted
 from dreamer.callbacks.metrics import Metrics
 from dreamer.callbacks.progress import Progress
 from dreamer.collector import Collector
-from dreamer.config import checked, most_updates
+from dreamer.config import checked, most_updates, reasons
 from dreamer.cost import estimate_cost
 from dreamer.envs.factory import Envs
 from dreamer.envs.terms import terms_of
@@ -67,6 +67,7 @@ class EnvsMaker(Protocol):
         ...
 
 
+@reasons()
 def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
     """Run what the configuration says, or what is left of it.
 
@@ -151,7 +152,9 @@ def _fit(
     cost = None if on_cuda(cfg) else estimate_cost(agent, cfg.batch.size, cfg.batch.length, left)
     kernels = apply_kernels(cfg, agent)
     metrics: Metrics = instantiate(cfg.callbacks.metrics)(replay)
-    progress: Progress = instantiate(cfg.callbacks.progress)(metrics, total_frames=cfg.total_frames)
+    progress: Progress | None = None
+    if cfg.callbacks.progress:
+        progress = instantiate(cfg.callbacks.progress)(metrics, total_frames=cfg.total_frames)
     interrupt = Interrupt()
     callbacks = _make_callbacks(
         cfg,
@@ -189,7 +192,8 @@ def _fit(
             with interrupt.listening():
                 trainer.fit(agent, datamodule=data, ckpt_path=path, weights_only=True)
         finally:
-            progress.close()
+            if progress:
+                progress.close()
     summary = Summary(
         str(folder.path), agent.frames, agent.policy_steps, agent.updates, metrics.latest
     )
@@ -227,7 +231,7 @@ def _make_callbacks(
     agent: DreamerAgent,
     replay: Replay,
     metrics: Metrics,
-    progress: Progress,
+    progress: Progress | None,
     interrupt: Interrupt,
     *,
     random_policy: RandomPolicy,
@@ -248,7 +252,7 @@ def _make_callbacks(
         prefill_policy_steps=cfg.prefill_policy_steps,
         pretrain_updates=cfg.pretrain_updates,
         train_every_policy_steps=cfg.train_every_policy_steps,
-        on_frames=progress.advance,
+        on_frames=progress.advance if progress else lambda frames: None,
         refresh=explorer.refresh if isinstance(explorer, SnapshotPolicy) else None,
     )
     callbacks: list[pl.Callback] = [collect, metrics]
@@ -266,7 +270,7 @@ def _make_callbacks(
     if cfg.callbacks.video:
         callbacks.append(instantiate(cfg.callbacks.video)(folder.path))
     checkpoint = instantiate(cfg.callbacks.checkpoint)(folder.checkpoints, metrics)
-    return [*callbacks, checkpoint, progress, interrupt]
+    return [*callbacks, checkpoint, *([progress] if progress else []), interrupt]
 
 
 def _seed_everything(seed: int) -> None:

@@ -7,6 +7,11 @@ policy steps, as in the authors' code.
 import math
 import re
 from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from dreamer.schema.types import Words, allowed
 
 Schedule = Callable[[int], float]
 
@@ -45,6 +50,17 @@ def parse_schedule(text: str | float) -> Schedule:
             case "horizon", [start, end, duration] if min(start, end) >= 1 and duration > 0:
                 return lambda step: 1 - 1 / _linear(step, start, end, duration)
     raise ValueError(f"Expect a schedule to be {_FORMS}, actually: {text!r}")
+
+
+def _check(text: Any) -> str | float:
+    try:
+        parse_schedule(text)
+    except ValueError:
+        raise allowed(_FORMS) from None
+    return text
+
+
+ScheduleText = Annotated[str | float, BeforeValidator(_check), Words(_FORMS)]
 
 
 def is_constant(text: str | float) -> bool:

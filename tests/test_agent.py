@@ -309,7 +309,7 @@ def test_reward_that_is_not_a_number_stops_the_run_before_any_weight_moves():
 
 
 def test_horizon_below_two_is_refused():
-    with pytest.raises(ValueError, match=re.escape("`horizon` to be at least 2, actually: 1")):
+    with pytest.raises(ValueError, match=re.escape("`horizon` must be at least 2, got 1")):
         dataclasses.replace(AGENT, horizon=1)
 
 

@@ -61,8 +61,8 @@ def test_kwargs_of_an_environment_and_scales_of_losses_may_be_new():
         ({"batch": {"sise": 1}}, r"Unknown key `batch\.sise`\. The nearest: batch\.size"),
         ({"batch.size.more": 1}, r"Unknown key `batch\.size\.more`\. The nearest: batch"),
         ({"model": "tini"}, r"Could not find 'model/tini' .*dreamerv2 .*tiny"),
-        ({"model": 3}, r"Expect `model` to be a name, of a file in conf/model, actually: 3"),
-        ({"seed": object}, r"`seed` cannot be <class 'object'>"),
+        ({"model": 3}, r"`model` must be the name of a file in conf/model, got 3"),
+        ({"seed": object}, r"`seed` must be a number, text, .*, got `<class 'object'>`"),
     ],
 )
 def test_what_cannot_be_composed_is_told(overrides, message):

@@ -191,7 +191,7 @@ def test_a_key_that_nobody_reads_is_refused_with_its_nearest(compose_tiny):
 
 @pytest.mark.parametrize("part", ["model", "replay", "env", "callbacks.metrics", "latents"])
 def test_a_key_that_no_constructor_knows_is_refused(compose_tiny, part):
-    with pytest.raises(Exception, match="unexpected keyword argument 'wings'"):
+    with pytest.raises(ValueError, match=rf"Unknown key `{part}\.wings`\. The nearest: {part}\."):
         train(compose_tiny(f"+{part}.wings=2"))
 
 
@@ -338,7 +338,7 @@ def test_cuda_graphs_without_a_cuda_device_are_refused(compose_tiny, tmp_path):
 )
 def test_a_count_that_no_float_holds_exactly_is_refused(compose_tiny, tmp_path, key):
     for value in ("1e30", f"{2**53 + 1}", f"1{'0' * 400}"):
-        with pytest.raises(ValueError, match=rf"`{key}` must be at most {2**53}, got `"):
+        with pytest.raises(ValueError, match=rf"`{key}` must be at most {2**53}, got 1?9?0*"):
             train(compose_tiny(f"{key}={value}"))
     assert not list(tmp_path.iterdir())
 

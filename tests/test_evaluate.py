@@ -89,9 +89,15 @@ def test_the_door_prints_json_and_leaves_scores_and_a_film(main, run_dir):
     [
         ([], r"Expect a `run_dir`, for example run_dir=runs/"),
         (["run_dir=nowhere"], r"No run in nowhere: there is no config.yaml in it"),
-        (["run_dir={run_dir}", "episodes=0"], r"`episodes` to be at least 1, actually: 0"),
-        (["run_dir={run_dir}", "checkpoint=first"], r"`checkpoint` to be best or last"),
-        (["run_dir={run_dir}", "epsodes=3"], r"Could not override 'epsodes'"),
+        (["run_dir={run_dir}", "episodes=0"], r"`episodes` must be at least 1, got 0"),
+        (
+            ["run_dir={run_dir}", "checkpoint=first"],
+            r"`checkpoint` must be best or last",
+        ),
+        (["run_dir={run_dir}", "episodes=abc"], r"`episodes` must be a whole number, got `abc`"),
+        (["run_dir={run_dir}", "sample_actions=maybe"], r"`sample_actions` must be true or false"),
+        (["run_dir={run_dir}", "video_fps=nan"], r"`video_fps` must be a whole number, got nan"),
+        (["run_dir={run_dir}", "epsodes=3"], r"Unknown key `epsodes`\. The nearest: episodes"),
     ],
 )
 def test_what_cannot_be_played_is_one_line(main, run_dir, overrides, message):
@@ -99,6 +105,18 @@ def test_what_cannot_be_played_is_one_line(main, run_dir, overrides, message):
     assert code == 2
     assert out == ""
     assert err.startswith("error: ") and err.count("\n") == 1 and re.search(message, err)
+
+
+def test_help_explains_every_key(main):
+    code, out, err = main("--help")
+    assert (code, err) == (0, "")
+    for line in (
+        "Usage: python -m dreamer.evaluate run_dir=... [key=value ...]",
+        "  run_dir=...                       Folder of a finished or running run.",
+        "  checkpoint=best                   Weights to play with",
+        "[policy steps >= 1]",
+    ):
+        assert line in out
 
 
 def test_a_run_without_a_checkpoint_is_told(main, run_dir, tmp_path):

@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from omegaconf import OmegaConf
 
 import dreamer
 from dreamer.envs.dummy import MemoryEnvs, make_dummy
@@ -57,6 +58,7 @@ class Valve(gymnasium.Env):
 @pytest.fixture(autouse=True)
 def in_its_own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["a_notebook", "-f", "kernel.json"])
 
 
@@ -192,12 +194,42 @@ def test_it_works_in_a_thread():
         (Valve, {"total_frames": 10}, r"`total_frames` to exceed the prefill of 48 policy steps"),
         (lambda: 3, {"task": "three"}, r"makes a gymnasium\.Env, actually it makes: 3"),
         (None, {"env": "dummy"}, r"Expect a `task`, actually there is none"),
+        (Valve, {"batch.size": "many"}, r"^`batch\.size` must be a whole number, got `many`$"),
+        (Valve, {"exploration_noise": float("nan")}, r"^`exploration_noise` must be a number, got"),
+        (Valve, {"env.count": 0}, r"^`env\.count` must be at least 1, got 0$"),
+        (Valve, {"model.horizon": True}, r"^`model\.horizon` must be a whole number, got `true`$"),
+        (Valve, {"callbacks.metrics": None}, r"^`callbacks\.metrics` must be a node .*`null`$"),
+        (Valve, {"env.kwargs": {"a": np.zeros(3)}}, r"^`env\.kwargs\.a` must be a number, text,"),
+        (
+            Valve,
+            {"model.horizon": "${nothing}"},
+            r"^`model\.horizon` cannot be resolved: ",
+        ),
+        (Valve, {"model._target_": "no.Config"}, r"^`model\._target_` must name a class or a func"),
+        (Valve, {"model": "(tiny"}, r"^Hydra cannot read `model=\(tiny`"),
     ],
 )
 def test_what_cannot_be_is_told_and_leaves_nothing(env, overrides, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         dreamer.train(env, {**SMALL, **overrides})
-    assert not [*tmp_path.rglob("summary.json"), *tmp_path.rglob("*.ckpt")]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_may_come_as_text_and_as_floats():
+    numbers = {
+        "replay.capacity_policy_steps": 1e5,
+        "callbacks.checkpoint.every_frames": "1e2",
+        "model.world_model_optimizer.learning_rate": "3e-4",
+        "batch.size": np.int64(4),
+        "exploration_noise": np.float32(0.5),
+    }
+    run = dreamer.train(Valve, {**SMALL, **numbers, "logger": []}, run_dir="~/valve=1")
+    assert run.summary.frames == 81
+    assert run.agent.frames == 81
+    written = OmegaConf.load(run.run_dir / "config.yaml")
+    assert written.replay.capacity_policy_steps == 100_000
+    assert type(written.replay.capacity_policy_steps) is int
+    assert written.model.world_model_optimizer.learning_rate == 3e-4
 
 
 @pytest.mark.slow

@@ -224,10 +224,10 @@ def test_a_state_of_an_older_program_goes_on():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"learning_rate": 0.0}, "`learning_rate` to be positive, actually: 0.0"),
-        ({"epsilon": -1.0}, "`epsilon` to be positive, actually: -1.0"),
-        ({"clip": 0.0}, "`clip` to be positive or null, actually: 0.0"),
-        ({"weight_decay": 1.0}, r"`weight_decay` to be in \[0, 1\), actually: 1.0"),
+        ({"learning_rate": 0.0}, "`learning_rate` must be greater than 0, got 0.0"),
+        ({"epsilon": -1.0}, "`epsilon` must be greater than 0, got -1.0"),
+        ({"clip": 0.0}, "`clip` must be a number greater than 0 or null, got 0.0"),
+        ({"weight_decay": 1.0}, r"`weight_decay` must be in \[0, 1\), got 1.0"),
     ],
 )
 def test_config_refuses_values_out_of_range(change, message):

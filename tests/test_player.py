@@ -56,7 +56,7 @@ def test_best_and_last_are_told_apart(finished_run):
 def test_what_cannot_be_loaded_is_told(finished_run, tmp_path):
     with pytest.raises(FileNotFoundError, match="No run in .*nowhere: there is no config.yaml"):
         load(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="`checkpoint` to be best or last, actually: newest"):
+    with pytest.raises(ValueError, match="`checkpoint` must be best or last, got `newest`"):
         load(finished_run, "newest")
     cfg = OmegaConf.load(finished_run / "config.yaml")
     cfg.model.world_model.rssm.deter = 40

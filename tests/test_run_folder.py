@@ -288,16 +288,16 @@ def test_a_run_that_another_process_went_on_with_meanwhile_is_left_to_it(
 # ------------------------------------------------------------------------------ a refused start
 
 REFUSED = {
-    "callbacks.metrics.every_frames=0": "`callbacks.metrics.every_frames` to be at least 1",
-    "callbacks.video.context=0": "`callbacks.video.context` to be at least 1",
-    "callbacks.evaluate.episodes=0": "`callbacks.evaluate.episodes` to be at least 1",
-    "+callbacks.checkpoint.wings=2": "unexpected keyword argument 'wings'",
-    "+logger.jsonl.wings=2": "unexpected keyword argument 'wings'",
+    "callbacks.metrics.every_frames=0": "`callbacks.metrics.every_frames` must be at least 1",
+    "callbacks.video.context=0": "`callbacks.video.context` must be at least 1",
+    "callbacks.evaluate.episodes=0": "`callbacks.evaluate.episodes` must be at least 1",
+    "+callbacks.checkpoint.wings=2": "Unknown key `callbacks.checkpoint.wings`",
+    "+logger.jsonl.wings=2": "Unknown key `logger.jsonl.wings`",
     "logger.jsonl._target_=dreamer.loggers.Nothing": "Nothing",
-    "replay.sampling=best": "`sampling` to be 'episodes' or 'steps'",
+    "replay.sampling=best": "`replay.sampling` must be episodes or steps",
     "total_frames=40": "`total_frames` to exceed the prefill",
     "trainer.accelerator=tpus": "tpus",
-    "+trainer.wings=2": "unexpected keyword argument 'wings'",
+    "+trainer.wings=2": "Unknown key `trainer.wings`",
 }
 
 

@@ -6,7 +6,6 @@ that. Commands in the text, in backticks, count too. A block after "as `path`:" 
 of that file. What no check knows is an error.
 """
 
-import importlib
 import re
 import shlex
 import shutil
@@ -25,6 +24,8 @@ import dreamer.agent
 import dreamer.library
 from dreamer.config import checked
 from dreamer.run_folder import RunFolder
+from dreamer.schema.validation import validate_words
+from dreamer.settings import CheckSettings
 from experiments import command, dashboard, grid, report
 
 ROOT = Path(__file__).parent.parent
@@ -99,6 +100,7 @@ def conf(page, tmp_path, monkeypatch) -> Path:
     """The configuration, with the files that the page adds to it; its other files lie beside."""
     conf = shutil.copytree(ROOT / "conf", tmp_path / "conf")
     monkeypatch.setattr(grid, "CONF", conf)
+    monkeypatch.syspath_prepend(tmp_path)  # a configuration may name a class of the page
     for snippet in snippets(page):
         if snippet.path:
             path = tmp_path / snippet.path
@@ -191,8 +193,9 @@ def check_figures(conf: Path, words: list[str]) -> None:
 
 
 def check_environment(conf: Path, words: list[str]) -> None:
-    assert importlib.import_module("dreamer.envs.check").STEPS > 0
-    check_train(conf, [word for word in words if not word.startswith("steps=")])
+    own = [word for word in words if word.startswith("steps=")]
+    validate_words(own, CheckSettings)
+    check_train(conf, [word for word in words if word not in own])
 
 
 CHECKS: dict[str, Callable[[Path, list[str]], None]] = {

@@ -75,17 +75,35 @@ def summary(run_dir) -> dict:
 # ----------------------------------------------------------------------------------- start-up
 
 
-def test_help_loads_nothing_that_takes_seconds(repository):
+def test_a_mistake_is_told_before_anything_is_loaded_that_takes_seconds(repository):
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "train.py", "--help"],
+        [sys.executable, "-X", "importtime", "train.py", "prefil=3"],
         cwd=repository,
         capture_output=True,
         text=True,
-        check=True,
     )
+    assert "error: Unknown key `prefil`. The nearest: prefill_policy_steps" in done.stderr
     loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
     assert "hydra" in loaded
     assert not loaded & {"torch", "numpy", "pytorch_lightning", "gymnasium", "wandb"}
+
+
+def test_help_explains_the_keys_with_the_files_that_the_words_choose(main, monkeypatch, capsys):
+    printed = []
+    monkeypatch.setattr("dreamer.main.print_lines", printed.extend)
+    assert main("env=gym", "--help")[0] == 0
+    text = "\n".join(printed)
+    for line in (
+        "Usage: python train.py [key=value ...]",
+        "  python train.py env=dummy task=memory",
+        "Switches of the ablations:",
+        "  total_frames=50000                Length of the run",
+        "  env.flat_keys=$^                  Pattern",
+        "model.actor_critic: The actor and the critic.",
+        "logger.wandb: Where numbers and videos go.",
+    ):
+        assert line in text
+    assert max(map(len, printed)) <= 100
 
 
 # ---------------------------------------------------------------------------------- bad input
@@ -99,36 +117,49 @@ def test_help_loads_nothing_that_takes_seconds(repository):
         ("experiment=no_kl", r"Could not find 'experiment/no_kl' .*no_kl_balancing"),
         ("task=memori", r"Unknown dummy task `memori`\. The nearest: `memory`"),
         ("task=???", r"Expect a `task`, actually there is none\. For example: task=pong"),
-        ("kl_balanse=false", r"Could not override 'kl_balanse'.*`--cfg job` shows every key"),
+        ("kl_balanse=false", r"Unknown key `kl_balanse`\. The nearest: kl_balance"),
+        ("total_frame=1e6", r"Unknown key `total_frame`\. The nearest: total_frames"),
+        ("prefil=3", r"Unknown key `prefil`\. The nearest: prefill_policy_steps"),
+        ("env.lenght=3", r"Unknown key `env\.lenght`\. The nearest: env\.length"),
+        ("+batch.sise=3", r"Unknown key `batch\.sise`\. The nearest: batch\.size"),
         ("+kl_balanse=false", r"Unknown key `kl_balanse`\. The nearest: kl_balance"),
-        ("seed", r"Error parsing override 'seed'"),
-        ("precision=16", r"`precision` to be one of .*'32-true', 'bf16-mixed'\), actually: 16"),
-        ("collect_policy=actr", r"`collect_policy` to be one of \('actor', 'random'\), .*: actr"),
-        ("actor_gradient=up", r"`actor_gradient` to be one of .*'dynamics', 'both'\), .*: up"),
-        ("image_gradients=maybe", r"`image_gradients` to be one of .*False\), actually: maybe"),
-        ("layer_norm=3", r"`layer_norm` to be one of \(True, False\), actually: 3"),
-        ("kl_balance=1.5", r"`kl_balance` to be true, false or in \(0, 1\), actually: 1.5"),
-        ("kl_balance=half", r"`kl_balance` to be true, false or in \(0, 1\), actually: half"),
-        ("total_frames=2.5", r"`total_frames` must be a whole number, got `2.5`"),
+        ("seed", r"Words must be key=value, got `seed`$"),
+        ("precision=16", r"`precision` must be auto, 32-true or bf16-mixed, got 16$"),
+        ("collect_policy=actr", r"`collect_policy` must be actor or random, got `actr`$"),
+        ("actor_gradient=up", r"`actor_gradient` must be .*, dynamics or both, got `up`$"),
+        ("image_gradients=maybe", r"`image_gradients` must be true or false, got `maybe`$"),
+        ("layer_norm=3", r"`layer_norm` must be true or false, got 3$"),
+        ("kl_balance=1.5", r"`kl_balance` must be true, false or a number in \(0, 1\), got 1.5$"),
+        ("kl_balance=half", r"`kl_balance` must be true, false or a number .*, got `half`$"),
+        ("total_frames=2.5", r"`total_frames` must be a whole number, got 2.5"),
         ("total_frames=many", r"`total_frames` must be a whole number, got `many`"),
         ("total_frames=.inf", r"`total_frames` must be a whole number, got `.inf`"),
-        ("seed=null", r"`seed` must be a whole number, got `None`"),
-        ("seed=-1", r"`seed` must be a whole number, got `-1`"),
-        ("total_frames=1e30", r"`total_frames` must be at most 9007199254740992, got `1e\+30`"),
-        ("seed=4294967296", r"`seed` must be at most 4294967295, got `4294967296`"),
+        ("seed=null", r"`seed` must be a whole number, got `null`"),
+        ("seed=-1", r"`seed` must be at least 0, got -1"),
+        ("total_frames=1e30", r"`total_frames` must be at most 9007199254740992, got 1e\+30"),
+        ("seed=4294967296", r"`seed` must be at most 4294967295, got 4294967296"),
         ("total_frames=40", r"`total_frames` to exceed the prefill of 48 policy steps"),
-        ("train_every_policy_steps=0", r"`train_every_policy_steps` to be at least 1, actually: 0"),
-        ("model.horizon=1", r"`horizon` to be at least 2, actually: 1"),
-        ("batch.length=1", r"`batch.length` >= 2, actually: 4, 1"),
-        ("batch.size=0", r"`batch.size` >= 1 .* actually: 0, 16"),
-        ("env.rounds=0", r"`rounds` to be at least 1, actually: 0"),
-        ("+env.wings=2", r"unexpected keyword argument 'wings'"),
-        ("replay.sampling=best", r"`sampling` to be 'episodes' or 'steps', actually: 'best'"),
+        ("train_every_policy_steps=0", r"`train_every_policy_steps` must be at least 1, got 0"),
+        ("model.horizon=1", r"`model.horizon` must be at least 2, got 1"),
+        ("batch.length=1", r"`batch.length` must be at least 2, got 1"),
+        ("batch.size=0", r"`batch.size` must be at least 1, got 0"),
+        ("env.rounds=0", r"`env.rounds` must be at least 1, got 0"),
+        ("+env.wings=2", r"Unknown key `env.wings`\. The nearest: env\."),
+        ("replay.sampling=best", r"`replay.sampling` must be episodes or steps, got `best`"),
         ("replay.across_episodes=false", r"`batch.length` 16 steps .* the longest has 9\. Set"),
-        ("model.world_model.discount=2", r"`discount` to be in \(0, 1\], actually: 2"),
-        ("callbacks.metrics.every_frames=0", r"`callbacks.metrics.every_frames` .*actually: 0"),
-        ("callbacks.evaluate.episodes=0", r"`callbacks.evaluate.episodes` .*actually: 0"),
-        ("trainer.accelerator=tpus", r"tpus"),
+        (
+            "model.world_model.discount=2",
+            r"`model.world_model.discount` must be in \(0, 1\], got 2",
+        ),
+        (
+            "callbacks.metrics.every_frames=0",
+            r"`callbacks.metrics.every_frames` must be at least 1, got 0",
+        ),
+        (
+            "callbacks.evaluate.episodes=0",
+            r"`callbacks.evaluate.episodes` must be at least 1, got 0",
+        ),
+        ("trainer.accelerator=tpus", r"`trainer.accelerator` must be auto, cpu, .*, got `tpus`"),
         ("trainer.devices=2", r"`trainer.devices` must be 1: .* is not supported yet, got 2$"),
     ],
 )
@@ -139,6 +170,49 @@ def test_bad_input_is_one_line_that_names_it(main, tiny_overrides, tmp_path, ove
     assert len(errors) == 1 and re.search(message, errors[0]), stderr
     assert "Traceback" not in stderr
     assert not [*tmp_path.rglob("summary.json"), *tmp_path.rglob("*.ckpt")]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("seed=1e30", "env.count=1.5", "env.count=foo", "model.horizon=2.5", "model.horizon=1"),
+        *("callbacks.checkpoint=null", "callbacks.metrics=null", "exploration_noise=-1"),
+        *("exploration_noise=nan", "callbacks.checkpoint.every_frames=nan"),
+        *("callbacks.evaluate.video_fps=0", "sizes.depth=0", "precision=foo", "batch.size=0"),
+        *("model.world_model.encoder.image_keys='('", "model.world_model.discount=2"),
+        *("callbacks=null", "batch=3", "env.task=null", "replay=null", "run_dir=${nothing}"),
+    ],
+)
+def test_what_cannot_be_is_told_by_its_key_and_leaves_nothing(
+    main, tiny_overrides, tmp_path, override
+):
+    code, stderr = main(*tiny_overrides, override)
+    key, _, value = override.partition("=")
+    assert code == 2
+    assert re.search(rf"^error: `{re.escape(key)}` (must be|cannot be resolved)", stderr)
+    assert stderr.count("\n") == 1
+    if "(" not in value and "{" not in value:
+        assert f"got {value}" in stderr.replace("`", "").replace("1e+30", "1e30")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_null_disables_what_a_run_can_do_without(main, tiny_overrides, tmp_path):
+    left_out = ("callbacks.evaluate", "callbacks.video", "callbacks.progress", "logger")
+    kept = [word for word in tiny_overrides if not word.startswith(left_out)]
+    code, stderr = main(*kept, *(f"{name}=null" for name in left_out))
+    assert code == 0, stderr
+    assert summary(run_folder(tmp_path))["frames"] == 81
+    names = {path.name for path in run_folder(tmp_path).iterdir()}
+    assert not names & {"metrics.jsonl", "tensorboard", "wandb", "videos"}
+    assert "%|" not in stderr  # no bar
+
+
+def test_a_path_may_hold_any_character(main, tiny_overrides, tmp_path):
+    name = "a=b,c#d(e~f {g}[h] & 'i' \"j\" übung 日本"
+    code, stderr = main(*tiny_overrides[:-1], f"root={tmp_path}", f"run_dir={tmp_path / name}")
+    assert code == 0, stderr
+    assert summary(tmp_path / name)["frames"] == 81
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_frames_may_be_written_as_people_write_them(main, tiny_overrides, tmp_path):

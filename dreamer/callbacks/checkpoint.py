@@ -6,7 +6,7 @@ This adds the random states and decides when and where; tensors and plain types 
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
 import torch
@@ -16,6 +16,8 @@ from dreamer.callbacks.clock import Every
 from dreamer.callbacks.interrupt import Interrupted
 from dreamer.callbacks.metrics import Metrics
 from dreamer.envs.group import EnvironmentFault
+from dreamer.schema.types import PositiveCount, doc
+from dreamer.schema.validation import checked_call
 
 SCORE = "eval/return_mean"  # what "best" means
 
@@ -23,11 +25,20 @@ SCORE = "eval/return_mean"  # what "best" means
 class Checkpoint(pl.Callback):
     """Writes `last.ckpt` and `best.ckpt`, each whole or not at all."""
 
-    def __init__(self, directory: Path, metrics: Metrics, *, every_frames: int):
+    @checked_call
+    def __init__(
+        self,
+        directory: Path,
+        metrics: Metrics,
+        *,
+        every_frames: Annotated[
+            PositiveCount, doc("From one checkpoint to the next.", unit="frames")
+        ],
+    ):
         """Keep checkpoints in `directory`, the last one every so many frames."""
         self._directory = directory
         self._metrics = metrics
-        self._every = Every(every_frames, "callbacks.checkpoint.every_frames")
+        self._every = Every(every_frames)
         self._best = float("-inf")
         self._started = False
         self._random_states: dict[str, torch.Tensor] = {}

@@ -4,14 +4,7 @@
 class Every:
     """Tells when a multiple of `frames` has been passed since the last time it was asked."""
 
-    def __init__(self, frames: int, name: str):
-        """`name` is the configuration's key, for the error.
-
-        Raises:
-            ValueError: `frames` is below 1.
-        """
-        if frames < 1:
-            raise ValueError(f"Expect `{name}` to be at least 1, actually: {frames}")
+    def __init__(self, frames: int):
         self.frames = frames
         self._passed = 0
 

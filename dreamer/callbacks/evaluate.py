@@ -6,7 +6,7 @@ and a video to the loggers.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
 
@@ -18,11 +18,14 @@ from dreamer.collector import Policy
 from dreamer.envs.factory import Envs
 from dreamer.evaluation import Camera, play
 from dreamer.loggers import log_video
+from dreamer.schema.types import Count, PositiveCount, doc
+from dreamer.schema.validation import checked_call
 
 
 class Evaluate(pl.Callback):
     """Plays episodes and reports them."""
 
+    @checked_call
     def __init__(
         self,
         make_envs: Callable[[], Envs],
@@ -31,10 +34,16 @@ class Evaluate(pl.Callback):
         interrupt: Interrupt,
         run_dir: Path,
         *,
-        every_frames: int,
-        episodes: int,
-        video_policy_steps: int,
-        video_fps: int,
+        every_frames: Annotated[
+            PositiveCount, doc("From one evaluation to the next.", unit="frames")
+        ],
+        episodes: Annotated[
+            PositiveCount, doc("Episodes at once, each in an environment of its own.")
+        ],
+        video_policy_steps: Annotated[
+            Count, doc("Length of the film at most; 0: no film.", unit="policy steps")
+        ],
+        video_fps: Annotated[PositiveCount, doc("Pictures a second.")],
     ):
         """Prepare the evaluation; environments are made when the first is due.
 
@@ -49,13 +58,9 @@ class Evaluate(pl.Callback):
             video_policy_steps: filmed at most; 0 for no video.
             video_fps: pictures a second.
         """
-        if episodes < 1:
-            raise ValueError(
-                f"Expect `callbacks.evaluate.episodes` to be at least 1, actually: {episodes}"
-            )
         self._make_envs, self._policy = make_envs, policy
         self._metrics, self._interrupt, self._run_dir = metrics, interrupt, run_dir
-        self._every = Every(every_frames, "callbacks.evaluate.every_frames")
+        self._every = Every(every_frames)
         self._episodes = episodes
         self._video_steps, self._fps = video_policy_steps, video_fps
         self._envs: Envs | None = None

@@ -6,7 +6,7 @@ they are written, so that no update waits for a number.
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
 import torch
@@ -16,16 +16,26 @@ from dreamer.agent import DreamerAgent
 from dreamer.callbacks.clock import Every
 from dreamer.loggers import log_metrics
 from dreamer.replay.buffer import Replay
+from dreamer.schema.types import PositiveCount, doc
+from dreamer.schema.validation import checked_call
 
 
 class Metrics(pl.Callback):
     """The one writer of numbers."""
 
-    def __init__(self, replay: Replay, *, every_frames: int):
+    @checked_call
+    def __init__(
+        self,
+        replay: Replay,
+        *,
+        every_frames: Annotated[
+            PositiveCount, doc("From one line of averages to the next.", unit="frames")
+        ],
+    ):
         """`every_frames` is the time between two lines; each holds the averages since the last."""
         self.latest: dict[str, float] = {}  # the newest value of every key
         self._replay = replay
-        self._every = Every(every_frames, "callbacks.metrics.every_frames")
+        self._every = Every(every_frames)
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._totals: list[str] = []  # keys of `latest` that sum up the whole run

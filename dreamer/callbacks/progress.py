@@ -6,13 +6,15 @@ line of text now and then.
 
 import sys
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
 from tqdm import tqdm
 
 from dreamer.agent import DreamerAgent
 from dreamer.callbacks.metrics import Metrics
+from dreamer.schema.types import Positive, doc
+from dreamer.schema.validation import checked_call
 
 
 class _Lines(tqdm):
@@ -26,7 +28,16 @@ class _Lines(tqdm):
 class Progress(pl.Callback):
     """The bar; `advance` is given to whoever moves the clock."""
 
-    def __init__(self, metrics: Metrics, *, total_frames: int, every_seconds: float):
+    @checked_call
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        total_frames: int,
+        every_seconds: Annotated[
+            Positive, doc("From one line to the next without a terminal.", unit="seconds")
+        ],
+    ):
         """`every_seconds` is the time between two lines where there is no terminal."""
         self._metrics = metrics
         self._total = total_frames

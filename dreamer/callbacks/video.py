@@ -5,7 +5,7 @@ the actions alone.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -14,6 +14,8 @@ import torch
 from dreamer.agent import DreamerAgent
 from dreamer.callbacks.clock import Every
 from dreamer.loggers import log_video
+from dreamer.schema.types import PositiveCount, doc
+from dreamer.schema.validation import checked_call
 from dreamer.types import Batch
 from dreamer.video import open_loop_grid
 
@@ -21,7 +23,16 @@ from dreamer.video import open_loop_grid
 class OpenLoopVideo(pl.Callback):
     """Films truth, model and error; where observations hold no image, it has nothing to film."""
 
-    def __init__(self, run_dir: Path, *, every_frames: int, sequences: int, context: int, fps: int):
+    @checked_call
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        every_frames: Annotated[PositiveCount, doc("From one film to the next.", unit="frames")],
+        sequences: Annotated[PositiveCount, doc("Sequences side by side.")],
+        context: Annotated[PositiveCount, doc("Steps that the model sees.", unit="policy steps")],
+        fps: Annotated[PositiveCount, doc("Pictures a second.")],
+    ):
         """Prepare the films.
 
         Args:
@@ -30,16 +41,9 @@ class OpenLoopVideo(pl.Callback):
             sequences: shown side by side.
             context: steps whose observation the model sees.
             fps: pictures a second.
-
-        Raises:
-            ValueError: there is no context to predict from.
         """
-        if context < 1:
-            raise ValueError(
-                f"Expect `callbacks.video.context` to be at least 1, actually: {context}"
-            )
         self._run_dir = run_dir
-        self._every = Every(every_frames, "callbacks.video.every_frames")
+        self._every = Every(every_frames)
         self._sequences, self._context, self._fps = sequences, context, fps
         self._batch: Batch | None = None
 

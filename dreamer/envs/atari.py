@@ -3,12 +3,22 @@
 The runner builds them from conf/env/atari.yaml. No other file imports ale_py, which is GPL-2.0.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
 from dreamer.envs.atari_scores import reference_returns
-from dreamer.envs.factory import enlarge, find_task, require_at_least
+from dreamer.envs.factory import (
+    ActionRepeat,
+    EnvCount,
+    Task,
+    TimeLimit,
+    enlarge,
+    find_task,
+    require_at_least,
+)
+from dreamer.schema.types import Count, Fraction, doc
+from dreamer.schema.validation import checked_call
 from dreamer.types import ActionSpace, TimeStep
 
 if TYPE_CHECKING:
@@ -18,20 +28,32 @@ IMAGE_SIZE = 64  # pixels, both edges
 SCREEN_SIZE = (210, 160)  # pixels, height and width of an NTSC screen
 
 
+@checked_call
 def make_atari(
-    task: str,
+    task: Task,
     *,
-    count: int,
+    count: EnvCount,
     seed: int,
-    action_repeat: int,
-    sticky_action_prob: float,
-    max_no_op_frames: int,
-    time_limit_frames: int,
-    full_action_space: bool,
-    grayscale: bool,
-    native_render: bool,
+    action_repeat: ActionRepeat,
+    sticky_action_prob: Annotated[
+        Fraction,
+        doc(
+            "Probability per frame that the console repeats its last action.",
+            source="Machado et al. 2018",
+        ),
+    ],
+    max_no_op_frames: Annotated[
+        Count,
+        doc("A reset idles up to so many.", unit="frames", source="the authors' code"),
+    ],
+    time_limit_frames: TimeLimit,
+    full_action_space: Annotated[
+        bool, doc("Offer all 18 actions, as the paper; false: those the game distinguishes.")
+    ],
+    grayscale: Annotated[bool, doc("Show one channel, as the paper; false: RGB.")],
+    native_render: Annotated[bool, doc("Emulate twice, to film the colour screen at full size.")],
 ) -> "AtariEnvs":
-    """Build E emulators of one game; conf/env/atari.yaml gives units and sources of the options.
+    """Build E emulators of one game.
 
     Args:
         task: Any game that ale-py ships, as "ms_pacman" or "MsPacman".
@@ -57,12 +79,7 @@ def make_atari(
     except ImportError as error:
         raise ImportError("Atari games need `pip install 'ale-py>=0.11.2,<0.13'`") from error
 
-    require_at_least(
-        1, count=count, action_repeat=action_repeat, time_limit_frames=time_limit_frames
-    )
-    require_at_least(0, seed=seed, max_no_op_frames=max_no_op_frames)
-    if not 0 <= sticky_action_prob <= 1:
-        raise ValueError(f"Expect `sticky_action_prob` in [0, 1], actually: {sticky_action_prob}")
+    require_at_least(0, seed=seed)
     paths = {name: roms.get_rom_path(name) for name in roms.get_all_rom_ids()}
     playable = [name for name, path in paths.items() if path and ALEInterface.isSupportedROM(path)]
     game = find_task(task, playable, "Atari")

@@ -11,18 +11,34 @@ from typing import TYPE_CHECKING
 
 import hydra
 import numpy as np
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from dreamer.command_line import explain
+from dreamer.command_line import explain, prepared
+from dreamer.compose import help_lines, known_keys
 from dreamer.paths import CONF
 from dreamer.process import prepare
+from dreamer.schema.help import Usage, keys, print_lines
+from dreamer.schema.validation import validate_words
+from dreamer.settings import CheckSettings
 
 if TYPE_CHECKING:
     from dreamer.envs.factory import Envs
     from dreamer.envs.survey import Survey
 
-STEPS = 1000  # policy steps, where the command line says nothing
+USAGE = Usage(
+    "Look at an environment before training: play random actions, and print spaces, keys, rates, "
+    "statistics, and what looks wrong.",
+    "python -m dreamer.envs.check [steps=1000] [key=value ...], or dreamer-check",
+    (
+        ("python -m dreamer.envs.check env=gym task=CartPole-v1", "Looks at a registered one."),
+        (
+            "python -m dreamer.envs.check env=gym task=my_module:MyEnv-v0 steps=5000",
+            "Looks longer at one of yours.",
+        ),
+    ),
+)
 REPEATED = 50  # policy steps that are played twice
 
 
@@ -35,17 +51,17 @@ def main(words: Sequence[str]) -> None:
         ImportError: A package that the environment needs is missing.
         EnvironmentFault: The environment failed more often than `env.max_restarts` allows.
     """
-    from dreamer.config import checked
+    from dreamer.config import checked, reasons
 
-    steps = [word.removeprefix("steps=") for word in words if word.startswith("steps=")]
-    if steps and not (steps[-1].isdecimal() and int(steps[-1]) > 0):
-        raise ValueError(f"Expect `steps` to be a whole number from 1 on, actually: {steps[-1]}")
+    own = [word for word in words if word.startswith("steps=")]
+    steps = CheckSettings(**validate_words(own, CheckSettings)).steps
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        others = [word for word in words if not word.startswith("steps=")]
+        others = prepared([word for word in words if not word.startswith("steps=")])
         cfg = hydra.compose("train", overrides=others)
     if "processes" in cfg.env:  # here its observations can be seen as it gives them
         OmegaConf.update(cfg, "env.processes", False)
-    check(checked(cfg), int(steps[-1]) if steps else STEPS)
+    with reasons():
+        check(checked(cfg), steps)
 
 
 def check(cfg: DictConfig, policy_steps: int) -> None:
@@ -130,9 +146,10 @@ def run() -> None:
     prepare()
     sys.path.append(os.getcwd())  # task=my_module:MyEnv-v0 may lie where the command is typed
     words = sys.argv[1:]
-    if not words:
-        print(__doc__)
-        sys.exit(2)
+    if not words or {"-h", "--help"} & set(words):
+        own = keys({}, CheckSettings, title="Of this command:")
+        print_lines(help_lines(USAGE, words, own))
+        sys.exit(0 if words else 2)
     from dreamer.envs.group import EnvironmentFault
 
     try:
@@ -140,10 +157,9 @@ def run() -> None:
     except (ValueError, OSError, ImportError, EnvironmentFault) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except HydraException as error:
-        built = isinstance(error, InstantiationException)  # or could not be
-        reason = error.__cause__ if built and error.__cause__ else error
-        print(f"error: {reason if built else explain(reason)}", file=sys.stderr)
+    except (HydraException, OmegaConfBaseException) as error:
+        known = lambda: ["steps", *known_keys(words)]  # noqa: E731
+        print(f"error: {explain(error, known)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -5,30 +5,40 @@ The runner builds it from conf/env/crafter.yaml. No other file imports crafter.
 
 from collections import defaultdict
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from dreamer.envs.factory import find_task, require_at_least
+from dreamer.envs.factory import (
+    EnvCount,
+    HangSeconds,
+    MaxRestarts,
+    Processes,
+    Task,
+    TimeLimit,
+    find_task,
+)
 from dreamer.envs.group import Arrival, GymEnvs, Observation, OneEnv
 from dreamer.envs.processes import make_group
+from dreamer.schema.validation import checked_call
 from dreamer.types import ActionSpace
 
 IMAGE_SIZE = 64  # pixels, both edges
 PICTURE_SIZE = 288  # pixels, both edges, of what is rendered for people: 32 for each of 9 tiles
 
 
+@checked_call
 def make_crafter(
-    task: str,
+    task: Task,
     *,
-    count: int,
+    count: EnvCount,
     seed: int,
-    time_limit_frames: int,
-    processes: bool | Literal["auto"],
-    hang_seconds: float,
-    max_restarts: int,
+    time_limit_frames: TimeLimit,
+    processes: Processes,
+    hang_seconds: HangSeconds,
+    max_restarts: MaxRestarts,
 ) -> GymEnvs:
-    """Build E worlds; conf/env/crafter.yaml gives units and sources of the options.
+    """Build E worlds.
 
     Args:
         task: "reward", +1 when an achievement is unlocked in the episode and 0.1 for each point of
@@ -46,7 +56,6 @@ def make_crafter(
 
     Source: Hafner 2021, https://arxiv.org/abs/2109.06780
     """
-    require_at_least(1, count=count, time_limit_frames=time_limit_frames)
     rewarded = find_task(task, ["reward", "noreward"], "Crafter") == "reward"
     try:
         import crafter  # noqa: F401

@@ -7,15 +7,26 @@ dm_control.
 import os
 import warnings
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from dreamer.envs.factory import find_task, require_at_least
+from dreamer.envs.factory import (
+    ActionRepeat,
+    EnvCount,
+    HangSeconds,
+    MaxRestarts,
+    Processes,
+    Task,
+    TimeLimit,
+    find_task,
+)
 from dreamer.envs.group import Arrival, GymEnvs, Observation, OneEnv
 from dreamer.envs.pictures import draw
 from dreamer.envs.processes import make_group
 from dreamer.envs.rendering import NoRenderer, choose_renderer
+from dreamer.schema.types import doc
+from dreamer.schema.validation import checked_call
 from dreamer.types import ActionSpace
 
 IMAGE_SIZE = 64  # pixels, both edges
@@ -26,19 +37,23 @@ PICTURE_SIZE = 256  # pixels, both edges, of what is rendered for people
 CAMERAS = {"quadruped": 2}
 
 
+@checked_call
 def make_dmc(
-    task: str,
+    task: Task,
     *,
-    observation: Literal["vision", "proprio"],
-    count: int,
+    observation: Annotated[
+        Literal["vision", "proprio"],
+        doc("What is observed: an RGB image, or the suite's own vectors."),
+    ],
+    count: EnvCount,
     seed: int,
-    action_repeat: int,
-    time_limit_frames: int,
-    processes: bool | Literal["auto"],
-    hang_seconds: float,
-    max_restarts: int,
+    action_repeat: ActionRepeat,
+    time_limit_frames: TimeLimit,
+    processes: Processes,
+    hang_seconds: HangSeconds,
+    max_restarts: MaxRestarts,
 ) -> GymEnvs:
-    """Build E copies of one task; conf/env/dmc_vision.yaml gives units and sources of the options.
+    """Build E copies of one task.
 
     Args:
         task: `<domain>_<task>` of the suite, as "walker_walk"; "cup_catch" is the ball in the cup.
@@ -59,11 +74,6 @@ def make_dmc(
 
     Source: Tassa et al. 2018, https://arxiv.org/abs/1801.00690
     """
-    require_at_least(1, action_repeat=action_repeat, time_limit_frames=time_limit_frames)
-    if observation not in ("vision", "proprio"):
-        raise ValueError(
-            f"Expect `observation` to be 'vision' or 'proprio', actually: {observation!r}"
-        )
     draws = _prepare_rendering(needed=observation == "vision")
     try:
         from dm_control import suite

@@ -4,19 +4,33 @@ Tests and the first runs on a new machine use them. They know NumPy only, and co
 """
 
 from abc import ABC, abstractmethod
+from typing import Annotated
 
 import numpy as np
 
-from dreamer.envs.factory import enlarge, find_task, require_at_least
+from dreamer.envs.factory import EnvCount, Task, enlarge, find_task, require_at_least
+from dreamer.schema.types import Count, PositiveCount, PositiveFraction, doc
+from dreamer.schema.validation import checked_call
 from dreamer.types import ActionSpace, TimeStep
 
 IMAGE_SIZE = 64  # pixels, both edges
 
 
+@checked_call
 def make_dummy(
-    task: str, *, count: int, seed: int, rounds: int, corridor: int, length: int, speed: float
+    task: Task,
+    *,
+    count: EnvCount,
+    seed: int,
+    rounds: Annotated[PositiveCount, doc("memory: choices per episode.")],
+    corridor: Annotated[Count, doc("memory: between a cue and its choice.", unit="policy steps")],
+    length: Annotated[PositiveCount, doc("point: length of an episode.", unit="policy steps")],
+    speed: Annotated[
+        PositiveFraction,
+        doc("point: share of the way towards its action that the point goes in a policy step."),
+    ],
 ) -> "DummyEnvs":
-    """Build E copies of one small world; conf/env/dummy.yaml gives units of the options.
+    """Build E copies of one small world.
 
     Args:
         task: "memory" (pixels, discrete actions), "point" (a vector, continuous actions) or
@@ -31,10 +45,7 @@ def make_dummy(
     Raises:
         ValueError: Unknown task, or a number out of its range.
     """
-    require_at_least(1, count=count, rounds=rounds, length=length)
-    require_at_least(0, seed=seed, corridor=corridor)
-    if not 0 < speed <= 1:
-        raise ValueError(f"Expect `speed` in (0, 1], actually: {speed}")
+    require_at_least(0, seed=seed)
     task = find_task(task, ["memory", "point", "pixel_point"], "dummy")
     if task == "memory":
         return MemoryEnvs(count, seed, rounds=rounds, corridor=corridor)

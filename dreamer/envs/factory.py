@@ -7,11 +7,29 @@ shapes. This file knows no suite, no policy and no replay.
 import difflib
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from dreamer.schema.types import Count, Positive, PositiveCount, doc
 from dreamer.types import ActionSpace, TimeStep
+
+# Keys that suites share.
+Task = Annotated[str, doc("Name of the task; `task` sets it.")]
+EnvCount = Annotated[PositiveCount, doc("Environments that step together.", source="the paper: 1")]
+ActionRepeat = Annotated[PositiveCount, doc("Length of a policy step.", unit="frames")]
+TimeLimit = Annotated[
+    PositiveCount, doc("Length of an episode, after which it is cut.", unit="frames")
+]
+Processes = Annotated[
+    bool | Literal["auto"],
+    doc("Give each environment a process; auto: where there are several, and several cores."),
+]
+HangSeconds = Annotated[
+    Positive,
+    doc("A process that does not answer for so long is killed and restarted.", unit="seconds"),
+]
+MaxRestarts = Annotated[Count, doc("Restarts of each environment in a run.")]
 
 
 class Envs(Protocol):
@@ -119,7 +137,7 @@ def require_at_least(minimum: int, **values: int) -> None:
     """
     for name, value in values.items():
         if value < minimum:
-            raise ValueError(f"Expect `{name}` to be at least {minimum}, actually: {value}")
+            raise ValueError(f"`{name}` must be at least {minimum}, got {value}")
 
 
 @functools.cache

@@ -7,34 +7,60 @@ their objects in `GymEnv`. It knows spaces and how to step, and no policy.
 import importlib
 import os
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
-from dreamer.envs.factory import find_task, require_at_least
+from dreamer.envs.factory import (
+    ActionRepeat,
+    EnvCount,
+    HangSeconds,
+    MaxRestarts,
+    Processes,
+    Task,
+    find_task,
+    require_at_least,
+)
 from dreamer.envs.group import Arrival, EnvironmentFault, GymEnvs, Observation, OneEnv
 from dreamer.envs.pictures import draw
 from dreamer.envs.processes import make_group
 from dreamer.envs.spaces import ActionWriter, GymSpaces, ObservationReader
+from dreamer.schema.types import Pattern, PositiveCount, doc
+from dreamer.schema.validation import checked_call
+
+# Keys that every environment of Gymnasium has.
+GymTimeLimit = Annotated[
+    PositiveCount | None,
+    doc("Length of an episode, after which it is cut; null: as registered.", unit="frames"),
+]
+Grayscale = Annotated[bool, doc("Make RGB images one channel.")]
+FlatKeys = Annotated[
+    Pattern, doc("Pattern of observations to flatten that would be taken for images.")
+]
+Kwargs = Annotated[
+    dict[str, Any],
+    doc("For the environment: env.kwargs.gravity=1.6, with a plus if it is new."),
+]
 
 
+@checked_call
 def make_gym(
-    task: str,
+    task: Task,
     *,
-    count: int,
+    count: EnvCount,
     seed: int,
-    action_repeat: int,
-    time_limit_frames: int | None,
-    grayscale: bool,
-    flat_keys: str,
-    processes: bool | Literal["auto"],
-    hang_seconds: float,
-    max_restarts: int,
-    kwargs: dict[str, Any],
+    action_repeat: ActionRepeat,
+    time_limit_frames: GymTimeLimit,
+    grayscale: Grayscale,
+    flat_keys: FlatKeys,
+    processes: Processes,
+    hang_seconds: HangSeconds,
+    max_restarts: MaxRestarts,
+    kwargs: Kwargs,
 ) -> GymEnvs:
-    """Build E copies of a registered environment; conf/env/gym.yaml explains the options.
+    """Build E copies of a registered environment.
 
     Args:
         task: An id that Gymnasium knows, as "CartPole-v1", or one that a module registers when it
@@ -55,9 +81,6 @@ def make_gym(
         ValueError: Unknown task, options it does not take, spaces that an agent cannot learn with,
             or a number out of its range.
     """
-    require_at_least(1, count=count)
-    if time_limit_frames is not None:
-        require_at_least(1, time_limit_frames=time_limit_frames)
     make = partial(
         make_registered,
         _find_id(task),

@@ -4,31 +4,44 @@ The runner builds them from conf/env/minigrid.yaml. No other file imports minigr
 """
 
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import numpy as np
 
-from dreamer.envs.factory import find_task, require_at_least
+from dreamer.envs.factory import (
+    EnvCount,
+    HangSeconds,
+    MaxRestarts,
+    Processes,
+    Task,
+    find_task,
+)
 from dreamer.envs.group import Arrival, GymEnvs, Observation, OneEnv
 from dreamer.envs.processes import make_group
+from dreamer.schema.types import doc
+from dreamer.schema.validation import checked_call
 from dreamer.types import ActionSpace
 
 IMAGE_SIZE = 64  # pixels, both edges
 TILE_SIZE = 8  # pixels, both edges of a tile of the agent's 7 x 7, before they are enlarged
 
 
+@checked_call
 def make_minigrid(
-    task: str,
+    task: Task,
     *,
-    observation: Literal["pixels", "symbolic"],
-    count: int,
+    observation: Annotated[
+        Literal["pixels", "symbolic"],
+        doc("What is seen of the 7 x 7 tiles in view: an RGB image, or what is on them, one-hot."),
+    ],
+    count: EnvCount,
     seed: int,
-    processes: bool | Literal["auto"],
-    hang_seconds: float,
-    max_restarts: int,
+    processes: Processes,
+    hang_seconds: HangSeconds,
+    max_restarts: MaxRestarts,
 ) -> GymEnvs:
-    """Build E copies of one task; conf/env/minigrid.yaml gives units of the options.
+    """Build E copies of one task.
 
     Args:
         task: A registered id, with or without its prefix and version: "DoorKey-6x6" is
@@ -51,11 +64,6 @@ def make_minigrid(
 
     Source: Chevalier-Boisvert et al. 2023, https://arxiv.org/abs/2306.13831
     """
-    require_at_least(1, count=count)
-    if observation not in ("pixels", "symbolic"):
-        raise ValueError(
-            f"Expect `observation` to be 'pixels' or 'symbolic', actually: {observation!r}"
-        )
     try:
         import minigrid  # noqa: F401 (registers its ids)
     except ImportError as error:

@@ -7,20 +7,52 @@ conf/env/own.yaml; anything else exists only in the program that made it.
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, TypedDict, Unpack
 
 import gymnasium
 from gymnasium.wrappers import TimeLimit
 
-from dreamer.envs.factory import Envs, require_at_least
-from dreamer.envs.gym import GymEnv
+from dreamer.envs.factory import (
+    ActionRepeat,
+    EnvCount,
+    Envs,
+    HangSeconds,
+    MaxRestarts,
+    Processes,
+    Task,
+)
+from dreamer.envs.gym import FlatKeys, Grayscale, GymEnv, GymTimeLimit, Kwargs
 from dreamer.envs.processes import make_group
+from dreamer.schema.types import doc
+from dreamer.schema.validation import checked_call
 
 Factory = Callable[..., Any]  # makes a gymnasium.Env, or of `seed` and `count` an `Envs`
 PROTOCOL = ("count", "obs_shapes", "action_space", "action_repeat", "reset", "step", "close")
 
 
-def make_own(task: str, *, factory: str | None, **options: Any) -> Envs:
+class Options(TypedDict):
+    """The arguments of `group_of`."""
+
+    count: EnvCount
+    seed: int
+    action_repeat: ActionRepeat
+    time_limit_frames: GymTimeLimit
+    grayscale: Grayscale
+    flat_keys: FlatKeys
+    processes: Processes
+    hang_seconds: HangSeconds
+    max_restarts: MaxRestarts
+    kwargs: Kwargs
+
+
+def make_own(
+    task: Task,
+    *,
+    factory: Annotated[
+        str | None, doc("my_module:make, where the environment's maker has such a name.")
+    ],
+    **options: Unpack[Options],
+) -> Envs:
     """Build a group of environments by the name of the function that makes one.
 
     Args:
@@ -46,21 +78,22 @@ def make_own(task: str, *, factory: str | None, **options: Any) -> Envs:
     return group_of(made, **options)
 
 
+@checked_call
 def group_of(
     factory: Factory,
     *,
-    count: int,
+    count: EnvCount,
     seed: int,
-    action_repeat: int,
-    time_limit_frames: int | None,
-    grayscale: bool,
-    flat_keys: str,
-    processes: bool | Literal["auto"],
-    hang_seconds: float,
-    max_restarts: int,
-    kwargs: dict[str, Any],
+    action_repeat: ActionRepeat,
+    time_limit_frames: GymTimeLimit,
+    grayscale: Grayscale,
+    flat_keys: FlatKeys,
+    processes: Processes,
+    hang_seconds: HangSeconds,
+    max_restarts: MaxRestarts,
+    kwargs: Kwargs,
 ) -> Envs:
-    """Build E environments with a function; conf/env/gym.yaml explains the options.
+    """Build E environments with a function.
 
     Args:
         factory: Makes one `gymnasium.Env`; or, if it takes `seed` and `count`, an `Envs`.
@@ -78,7 +111,6 @@ def group_of(
     Raises:
         ValueError: It makes something else, or a number is out of its range.
     """
-    require_at_least(1, count=count)
     if makes_groups(factory):
         envs = factory(seed=seed, count=count, **kwargs)
         if not is_group(envs):

@@ -12,29 +12,31 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import reduction
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import cloudpickle
 import numpy as np
 
-from dreamer.envs.factory import require_at_least
+from dreamer.envs.factory import ActionRepeat, EnvCount, HangSeconds, MaxRestarts, Processes
 from dreamer.envs.group import Arrival, EnvironmentFault, GymEnvs, Observation, OneEnv
 from dreamer.envs.pictures import RenderingFault
 from dreamer.envs.worker import SINGLE_THREADED, Fault, Introduction, observations_in, serve
+from dreamer.schema.validation import checked_call
 from dreamer.types import ActionSpace
 
 GOODBYE = 5  # seconds that an environment has to close
 
 
+@checked_call
 def make_group(
     make: Callable[[], OneEnv],
     *,
-    count: int,
+    count: EnvCount,
     seed: int,
-    action_repeat: int,
-    processes: bool | Literal["auto"],
-    hang_seconds: float,
-    max_restarts: int,
+    action_repeat: ActionRepeat,
+    processes: Processes,
+    hang_seconds: HangSeconds,
+    max_restarts: MaxRestarts,
     reference_returns: dict[str, float] | None = None,
 ) -> GymEnvs:
     """Build E environments of one kind that step together.
@@ -54,11 +56,6 @@ def make_group(
     Raises:
         ValueError: A setting out of its range.
     """
-    require_at_least(1, count=count)
-    if processes not in (True, False, "auto"):
-        raise ValueError(f"Expect `processes` to be true, false or auto, actually: {processes}")
-    if not hang_seconds > 0:
-        raise ValueError(f"Expect `hang_seconds` to be positive, actually: {hang_seconds}")
     apart = count > 1 and _cores() > 1 if processes == "auto" else processes
     maker = partial(ProcessEnv, make, hang_seconds=hang_seconds) if apart else make
     return GymEnvs(

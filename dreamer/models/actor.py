@@ -6,7 +6,7 @@ continuous actions, and several choices at once.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 from dreamer.bounded_normals import SampleGradient, TanhNormal, TruncatedNormal
 from dreamer.distributions import Distribution, OneHots, gumbel_like
-from dreamer.models.mlp import MLP, DistributionLayer, Norm, check_layers, init_glorot
+from dreamer.models.mlp import MLP, ActivationKey, DistributionLayer, NormKey, init_glorot
+from dreamer.schedule import ScheduleText
+from dreamer.schema.types import Count, NonNegative, PositiveCount, doc
+from dreamer.schema.validation import check
 from dreamer.types import ActionSpace
 
 ActorDistribution = Literal["auto", "onehot", "trunc_normal", "tanh_normal", "normal"]
@@ -25,30 +28,36 @@ ActorGradient = Literal["auto", "reinforce", "dynamics", "both"]
 class ActorConfig:
     """The actor's network and what it is trained for."""
 
-    layers: int
-    units: int
-    activation: str
-    norm: Norm
-    distribution: ActorDistribution  # auto: onehot if discrete, else trunc_normal
-    min_std: float  # of the bounded normals
-    init_std: float  # of the bounded normals
-    sample_gradient: SampleGradient  # of trunc_normal; see bounded_normals.TruncatedNormal
-    gradient: ActorGradient  # auto: reinforce if discrete, else dynamics
-    gradient_mix: str | float  # schedule; share of the dynamics' gradient where it is `both`
-    entropy_scale: str | float  # schedule; weight of the entropy bonus
+    layers: Annotated[Count, doc("Layers before the last one.")]
+    units: Annotated[PositiveCount, doc("Units of each layer.")]
+    activation: ActivationKey
+    norm: NormKey
+    distribution: Annotated[
+        ActorDistribution,
+        doc("Distribution of actions; auto: onehot if discrete, else trunc_normal."),
+    ]
+    min_std: Annotated[
+        NonNegative, doc("Least standard deviation of trunc_normal and tanh_normal.")
+    ]
+    init_std: Annotated[
+        float, doc("Added to the raw standard deviation of trunc_normal and tanh_normal.")
+    ]
+    sample_gradient: Annotated[
+        SampleGradient,
+        doc("Gradient of trunc_normal; reference: the authors' biased formula."),
+    ]
+    gradient: Annotated[
+        ActorGradient,
+        doc("Gradient of the actor; auto: reinforce if discrete, else dynamics."),
+    ]
+    gradient_mix: Annotated[
+        ScheduleText,
+        doc("Share of the dynamics' gradient where `gradient` is both; a schedule."),
+    ]
+    entropy_scale: Annotated[ScheduleText, doc("Weight of the entropy bonus; a schedule.")]
 
     def __post_init__(self):
-        check_layers(self.layers, self.units, self.activation)
-        names = get_args(ActorDistribution)
-        if self.distribution not in names:
-            raise ValueError(
-                f"Expect `distribution` to be one of {list(names)}, actually: {self.distribution}"
-            )
-        if self.sample_gradient not in ("exact", "reference"):
-            raise ValueError(
-                f"Expect `sample_gradient` to be exact or reference, actually: "
-                f"{self.sample_gradient}"
-            )
+        check(self)
 
 
 class ActionLayer(DistributionLayer):

@@ -5,7 +5,7 @@ world model that made them.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from dreamer.losses import actor_loss, critic_loss, lambda_return, trajectory_we
 from dreamer.models.actor import Actor, ActorConfig
 from dreamer.models.mlp import Head, HeadConfig
 from dreamer.schedule import parse_schedule
+from dreamer.schema.types import Fraction, NonNegative, Positive, PositiveCount, doc
+from dreamer.schema.validation import check
 from dreamer.types import ActionSpace, Trajectory
 
 
@@ -22,31 +24,34 @@ from dreamer.types import ActionSpace, Trajectory
 class RewardNormConfig:
     """Division of imagined rewards by their running magnitude; momentum 1 switches it off."""
 
-    momentum: float
-    scale: float
-    epsilon: float
+    momentum: Annotated[Fraction, doc("Share of the old magnitude that an update keeps; 1: off.")]
+    scale: Annotated[Positive, doc("Magnitude after the division.")]
+    epsilon: Annotated[NonNegative, doc("Added to the magnitude.")]
+
+    def __post_init__(self):
+        check(self)
 
 
 @dataclass(frozen=True)
 class ActorCriticConfig:
     """Everything about acting and valuing that is a choice."""
 
-    actor: ActorConfig
-    critic: HeadConfig
-    reward_norm: RewardNormConfig
-    lambda_: float  # of the lambda-return
-    slow_critic: bool  # targets from a slow copy of the critic, or from the critic itself
-    slow_critic_updates: int  # the slow copy moves every so many updates
-    slow_critic_fraction: float  # how far it moves
+    actor: Annotated[ActorConfig, doc("The actor.")]
+    critic: Annotated[HeadConfig, doc("The critic.")]
+    reward_norm: Annotated[RewardNormConfig, doc("Scaling of imagined rewards.")]
+    lambda_: Annotated[Fraction, doc("Lambda of the lambda-return.", source="Table D1")]
+    slow_critic: Annotated[
+        bool, doc("Take targets from a slow copy of the critic, not from the critic itself.")
+    ]
+    slow_critic_updates: Annotated[
+        PositiveCount, doc("From one move of the slow copy to the next.", unit="updates")
+    ]
+    slow_critic_fraction: Annotated[
+        Fraction, doc("How far the slow copy moves towards the critic; 1: all the way.")
+    ]
 
     def __post_init__(self):
-        if not 0 <= self.lambda_ <= 1:
-            raise ValueError(f"Expect `lambda_` to be in [0, 1], actually: {self.lambda_}")
-        if self.slow_critic_updates < 1:
-            raise ValueError(
-                f"Expect `slow_critic_updates` to be at least 1, "
-                f"actually: {self.slow_critic_updates}"
-            )
+        check(self)
 
 
 class ActorOutput(NamedTuple):
@@ -98,11 +103,6 @@ class ActorCritic(nn.Module):
         gradient = actor.gradient
         if gradient == "auto":
             gradient = "reinforce" if self.discrete else "dynamics"
-        if gradient not in ("reinforce", "dynamics", "both"):
-            raise ValueError(
-                "Expect `actor_gradient` to be auto, reinforce, dynamics or both, "
-                f"actually: {gradient}"
-            )
         self.gradient = gradient
         self.through_dynamics = gradient != "reinforce"
         self.gradient_mix = parse_schedule(actor.gradient_mix)

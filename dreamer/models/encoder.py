@@ -7,13 +7,16 @@ such a dictionary. Order is that of the dictionary; image embeddings come first.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from dreamer.distributions import Distribution, Normal
-from dreamer.models.mlp import MLP, DistributionLayer, Norm, check_activation, init_glorot
+from dreamer.models.mlp import MLP, ActivationKey, DistributionLayer, NormKey, init_glorot
 from dreamer.models.vision import IMAGE_SIZE, ConvConfig, ConvDecoder, ConvEncoder, preprocess
+from dreamer.schema.types import Pattern, PositiveCount, doc
+from dreamer.schema.validation import check
 
 ObsShapes = dict[str, tuple[int, ...]]
 
@@ -22,22 +25,25 @@ ObsShapes = dict[str, tuple[int, ...]]
 class VectorConfig:
     """A stack of dense layers for vector observations."""
 
-    layers: Sequence[int]  # units of each
-    activation: str
-    norm: Norm
+    layers: Annotated[Sequence[PositiveCount], doc("Units of each layer.")]
+    activation: ActivationKey
+    norm: NormKey
 
     def __post_init__(self):
-        check_activation(self.activation)
+        check(self)
 
 
 @dataclass(frozen=True)
 class ObservationConfig:
     """How a dictionary of observations is encoded, or decoded."""
 
-    image_keys: str  # pattern of the keys that are taken as images; '$^' matches none
-    vector_keys: str  # pattern of the keys that are taken as vectors
-    image: ConvConfig
-    vector: VectorConfig
+    image_keys: Annotated[Pattern, doc("Pattern of the image observations used; '$^' for none.")]
+    vector_keys: Annotated[Pattern, doc("Pattern of the vector observations used; '$^' for none.")]
+    image: Annotated[ConvConfig, doc("The convolutions, for images.")]
+    vector: Annotated[VectorConfig, doc("The dense layers, for vectors.")]
+
+    def __post_init__(self):
+        check(self)
 
 
 def select_keys(obs_shapes: ObsShapes, config: ObservationConfig) -> tuple[list[str], list[str]]:

@@ -5,13 +5,15 @@ The RSSM holds one of them and never asks which: swapping it is the ablation. St
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dreamer.distributions import Normal, OneHot, gumbel_like
+from dreamer.schema.types import AtLeastTwo, NonNegative, PositiveCount, doc
+from dreamer.schema.validation import check
 
 
 class Latent(Protocol):
@@ -68,15 +70,11 @@ class CategoricalLatent:
     Source: section 2.1 and Algorithm 1.
     """
 
-    variables: int
-    classes: int
+    variables: Annotated[PositiveCount, doc("S, variables of the stochastic state.")]
+    classes: Annotated[AtLeastTwo, doc("K, classes of each variable.")]
 
     def __post_init__(self):
-        if self.variables < 1 or self.classes < 2:
-            raise ValueError(
-                "Expect `variables` >= 1 and `classes` >= 2, "
-                f"actually: {self.variables}, {self.classes}"
-            )
+        check(self)
 
     @property
     def statistics(self) -> int:
@@ -122,18 +120,15 @@ class GaussianLatent:
     Source: the ablation "No Discrete Latents" of Table 2.
     """
 
-    variables: int
-    std_activation: Literal["softplus", "sigmoid", "sigmoid2"]
-    min_std: float
+    variables: Annotated[PositiveCount, doc("S, variables of the stochastic state.")]
+    std_activation: Annotated[
+        Literal["softplus", "sigmoid", "sigmoid2"],
+        doc("Makes a standard deviation of a raw number.", source="the authors' code"),
+    ]
+    min_std: Annotated[NonNegative, doc("Added to every standard deviation.")]
 
     def __post_init__(self):
-        if self.variables < 1:
-            raise ValueError(f"Expect `variables` to be at least 1, actually: {self.variables}")
-        if self.std_activation not in ("softplus", "sigmoid", "sigmoid2"):
-            raise ValueError(
-                "Expect `std_activation` to be softplus, sigmoid or sigmoid2, "
-                f"actually: {self.std_activation}"
-            )
+        check(self)
 
     @property
     def classes(self) -> int:

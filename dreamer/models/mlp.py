@@ -4,20 +4,23 @@ Encoder, decoder, RSSM, world model and actor-critic build on it. It knows no la
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamer.distributions import Bernoulli, Distribution, Normal, OneHot
+from dreamer.schema.types import Count, PositiveCount, doc
+from dreamer.schema.validation import check
 
 Norm = Literal["none", "layer"]
+Activation = Literal["elu", "relu", "silu", "gelu", "tanh"]
 DistributionName = Literal["mse", "normal", "binary", "onehot"]
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "elu": F.elu,
     "relu": F.relu,
     "silu": F.silu,
@@ -27,36 +30,23 @@ ACTIVATIONS = {
 LAYER_NORM_EPSILON = 1e-3  # Keras' default; torch's is 1e-5
 
 
-def check_activation(name: str) -> None:
-    """Raise a ValueError that lists the known activations if `name` is none of them."""
-    if name not in ACTIVATIONS:
-        raise ValueError(f"Expect `activation` to be one of {list(ACTIVATIONS)}, actually: {name}")
-
-
-def check_layers(layers: int, units: int, activation: str) -> None:
-    """Raise a ValueError if there can be no such stack of dense layers."""
-    check_activation(activation)
-    if layers < 0 or units < 1:
-        raise ValueError(f"Expect `layers` >= 0 and `units` >= 1, actually: {layers}, {units}")
+# What the layers of every network have in common.
+ActivationKey = Annotated[Activation, doc("Activation of the layers.", source="the authors' code")]
+NormKey = Annotated[Norm, doc("Norm before each activation: none, or layer norm.")]
 
 
 @dataclass(frozen=True)
 class HeadConfig:
     """A stack of dense layers that ends in a distribution."""
 
-    layers: int
-    units: int
-    activation: str
-    norm: Norm
-    distribution: DistributionName
+    layers: Annotated[Count, doc("Layers before the last one.")]
+    units: Annotated[PositiveCount, doc("Units of each layer.")]
+    activation: ActivationKey
+    norm: NormKey
+    distribution: Annotated[DistributionName, doc("Distribution that the head ends in.")]
 
     def __post_init__(self):
-        check_layers(self.layers, self.units, self.activation)
-        names = get_args(DistributionName)
-        if self.distribution not in names:
-            raise ValueError(
-                f"Expect `distribution` to be one of {list(names)}, actually: {self.distribution}"
-            )
+        check(self)
 
 
 def init_glorot(module: nn.Module) -> None:
@@ -88,7 +78,7 @@ class LayerNorm(nn.LayerNorm):
 class DenseLayer(nn.Module):
     """`activation(norm(x W + b))`: (..., input_size) -> (..., units)."""
 
-    def __init__(self, input_size: int, units: int, *, activation: str, norm: Norm):
+    def __init__(self, input_size: int, units: int, *, activation: Activation, norm: Norm):
         super().__init__()
         self.linear = nn.Linear(input_size, units)
         self.norm = make_norm(norm, units)
@@ -102,7 +92,9 @@ class DenseLayer(nn.Module):
 class MLP(nn.Sequential):
     """Dense layers of the given sizes: (..., input_size) -> (..., sizes[-1])."""
 
-    def __init__(self, input_size: int, sizes: Sequence[int], *, activation: str, norm: Norm):
+    def __init__(
+        self, input_size: int, sizes: Sequence[int], *, activation: Activation, norm: Norm
+    ):
         widths = [input_size, *sizes]
         super().__init__(
             *(

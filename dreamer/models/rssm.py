@@ -7,12 +7,15 @@ embeddings and actions, but no observation and no reward.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from dreamer.models.latents import Latent
-from dreamer.models.mlp import DenseLayer, LayerNorm, Norm, check_activation, init_glorot
+from dreamer.models.mlp import ActivationKey, DenseLayer, LayerNorm, NormKey, init_glorot
+from dreamer.schema.types import PositiveCount, doc
+from dreamer.schema.validation import check
 from dreamer.types import RSSMState
 
 ImaginationPolicy = Callable[[Tensor, Tensor | None], Tensor]
@@ -24,20 +27,17 @@ UPDATE_BIAS = -1.0  # the GRU starts out slow to replace its state
 class RSSMConfig:
     """Sizes and variants of the recurrent state-space model."""
 
-    deter: int  # D, units of the GRU
-    hidden: int  # units of the dense layers around it
-    activation: str
-    norm: Norm  # of the dense layers
-    layer_norm: bool  # of the GRU
-    ensemble: int  # priors; each step uses one of them, drawn at random for the whole batch
+    deter: Annotated[PositiveCount, doc("D, units of the GRU.", source="the paper")]
+    hidden: Annotated[PositiveCount, doc("Units of the dense layers around the GRU.")]
+    activation: ActivationKey
+    norm: NormKey  # of the dense layers
+    layer_norm: Annotated[bool, doc("Use layer norm in the GRU.")]
+    ensemble: Annotated[
+        PositiveCount, doc("Priors; each step uses one of them, drawn for the whole batch.")
+    ]
 
     def __post_init__(self):
-        check_activation(self.activation)
-        for name in ("deter", "hidden", "ensemble"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"Expect `{name}` to be at least 1, actually: {getattr(self, name)}"
-                )
+        check(self)
 
 
 class GRUCell(nn.Module):

@@ -6,11 +6,14 @@ and the authors' code inside: the encoder flattens height, width, channel, in th
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from dreamer.models.mlp import ACTIVATIONS, Norm, check_activation, make_norm
+from dreamer.models.mlp import ACTIVATIONS, ActivationKey, Norm, NormKey, make_norm
+from dreamer.schema.types import PositiveCount, doc
+from dreamer.schema.validation import check
 
 IMAGE_SIZE = 64  # pixels, both sides
 STRIDE = 2
@@ -21,13 +24,18 @@ IN_DEPTHS = 32  # the decoder starts from one pixel of this many times `depth` c
 class ConvConfig:
     """A stack of stride-2 convolutions without padding."""
 
-    depth: int  # channels of the outermost layer; they double from layer to layer
-    kernels: Sequence[int]  # one per layer, in the order of computation
-    activation: str
-    norm: Norm
+    depth: Annotated[
+        PositiveCount, doc("Channels of the outermost layer; they double from layer to layer.")
+    ]
+    kernels: Annotated[
+        Sequence[PositiveCount],
+        doc("Edge of each layer's kernel, in the order of computation.", unit="pixels"),
+    ]
+    activation: ActivationKey
+    norm: NormKey
 
     def __post_init__(self):
-        check_activation(self.activation)
+        check(self)
 
 
 def preprocess(observation: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ it. It knows neither actor nor critic: imagination takes the actor as a plain fu
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from dreamer.models.encoder import Decoder, Encoder, ObservationConfig, ObsShape
 from dreamer.models.latents import Latent
 from dreamer.models.mlp import Head, HeadConfig
 from dreamer.models.rssm import RSSM, ImaginationPolicy, RSSMConfig
+from dreamer.schema.types import NonNegative, OpenFraction, PositiveFraction, doc
+from dreamer.schema.validation import check
 from dreamer.types import Batch, RSSMState, Trajectory
 
 LOSSES = ("kl", "reward", "discount")
@@ -29,44 +31,42 @@ RewardTransform = Literal["tanh", "sign", "identity"]
 class KLConfig:
     """How the KL divergence pulls prior and posterior together (section 2.1, KL balancing)."""
 
-    balance: float  # share of the prior's gradient; 0.5 is the plain KL
-    free_nats: float
-    forward: bool  # KL(prior || posterior) instead of KL(posterior || prior)
-    free_avg: bool  # free nats on the mean instead of on each entry
+    balance: Annotated[OpenFraction, doc("Share of the prior's gradient; 0.5 is the plain KL.")]
+    free_nats: Annotated[NonNegative, doc("A KL below this counts as this.", unit="nats")]
+    forward: Annotated[bool, doc("Use KL(prior || posterior), not KL(posterior || prior).")]
+    free_avg: Annotated[bool, doc("Apply free nats to the mean, not to each entry.")]
 
     def __post_init__(self):
-        if not 0 < self.balance < 1:
-            raise ValueError(f"Expect `kl_balance` to be in (0, 1), actually: {self.balance}")
-        if self.free_nats < 0:
-            raise ValueError(f"Expect `free_nats` to be at least 0, actually: {self.free_nats}")
+        check(self)
 
 
 @dataclass(frozen=True)
 class WorldModelConfig:
     """Everything about the world model that is a choice."""
 
-    latent: Latent
-    rssm: RSSMConfig
-    encoder: ObservationConfig
-    decoder: ObservationConfig
-    reward_head: HeadConfig
-    discount_head: HeadConfig | None  # None: episodes never end, the discount is constant
-    kl: KLConfig
-    loss_scales: Mapping[str, Any]  # see `split_loss_scales`; a loss without a scale counts once
-    image_gradients: bool  # does the decoder train the latent state?
-    reward_gradients: bool  # does the reward head?
-    discount_gradients: bool  # does the discount head?
-    reward_transform: RewardTransform
-    discount: float  # gamma
+    latent: Annotated[Latent, doc("Kind of stochastic state.")]
+    rssm: Annotated[RSSMConfig, doc("The recurrent state-space model.")]
+    encoder: Annotated[ObservationConfig, doc("What is observed, and how it is encoded.")]
+    decoder: Annotated[ObservationConfig, doc("What is predicted of it, and how.")]
+    reward_head: Annotated[HeadConfig, doc("Predicts rewards.")]
+    discount_head: Annotated[
+        HeadConfig | None, doc("Predicts whether episodes go on; null: they never end.")
+    ]
+    kl: Annotated[KLConfig, doc("How prior and posterior are pulled together.")]
+    loss_scales: Annotated[
+        Mapping[str, NonNegative | Mapping[str, NonNegative]],
+        doc("Weights of the losses; one without, such as the image's, counts once."),
+    ]
+    image_gradients: Annotated[bool, doc("Let the decoder train the latent state.")]
+    reward_gradients: Annotated[bool, doc("Let the reward head train the latent state.")]
+    discount_gradients: Annotated[bool, doc("Let the discount head train the latent state.")]
+    reward_transform: Annotated[
+        RewardTransform, doc("What the reward head's targets are of raw rewards.")
+    ]
+    discount: Annotated[PositiveFraction, doc("Gamma.", source="Table D1: 0.995")]
 
     def __post_init__(self):
-        if self.reward_transform not in ("tanh", "sign", "identity"):
-            raise ValueError(
-                "Expect `reward_transform` to be tanh, sign or identity, "
-                f"actually: {self.reward_transform}"
-            )
-        if not 0 < self.discount <= 1:
-            raise ValueError(f"Expect `discount` to be in (0, 1], actually: {self.discount}")
+        check(self)
 
 
 class WorldModelOutput(NamedTuple):

@@ -8,7 +8,7 @@ import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from dreamer.replay.episodes import EpisodeIndex
 from dreamer.replay.mirror import Mirror
 from dreamer.replay.sampling import EpisodeSampler, StepSampler, draw
 from dreamer.replay.storage import Column, RingFiles, peek, size_on_disk
+from dreamer.schema.types import PositiveCount, doc
+from dreamer.schema.validation import check
 from dreamer.types import Batch, TimeStep
 
 
@@ -24,23 +26,29 @@ from dreamer.types import Batch, TimeStep
 class ReplayConfig:
     """What is kept and how it is sampled; the numbers live in conf/replay."""
 
-    capacity_policy_steps: int  # of all environments together; a reset takes the room of a step
-    sampling: Literal["episodes", "steps"]
-    across_episodes: bool
-    device: Literal["cpu", "cuda"] = "cpu"  # where batches are gathered
+    capacity_policy_steps: Annotated[
+        PositiveCount,
+        doc(
+            "Steps kept of all environments together; a reset takes the room of a step.",
+            unit="policy steps",
+            source="the authors' configs.yaml, replay.capacity",
+        ),
+    ]
+    sampling: Annotated[
+        Literal["episodes", "steps"],
+        doc("episodes: every episode alike, ends favoured, as the authors; steps: every start."),
+    ]
+    across_episodes: Annotated[
+        bool,
+        doc("Let sequences run on into the next episode, for episodes shorter than a sequence."),
+    ]
+    device: Annotated[
+        Literal["cpu", "cuda"],
+        doc("Where batches are gathered; cuda: from a copy on the GPU."),
+    ] = "cpu"
 
     def __post_init__(self):
-        if self.device not in ("cpu", "cuda"):
-            raise ValueError(f"Expect `device` to be 'cpu' or 'cuda', actually: {self.device!r}")
-        if self.capacity_policy_steps < 1:
-            raise ValueError(
-                "Expect `capacity_policy_steps` to be at least 1, "
-                f"actually: {self.capacity_policy_steps}"
-            )
-        if self.sampling not in ("episodes", "steps"):
-            raise ValueError(
-                f"Expect `sampling` to be 'episodes' or 'steps', actually: {self.sampling!r}"
-            )
+        check(self)
 
 
 class Replay:

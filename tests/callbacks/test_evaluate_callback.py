@@ -105,5 +105,5 @@ def test_it_films_where_that_is_asked_for(make_evaluate, trainer, agent, tmp_pat
 
 
 def test_no_episode_is_refused(make_evaluate):
-    with pytest.raises(ValueError, match="`callbacks.evaluate.episodes` to be at least 1"):
+    with pytest.raises(ValueError, match="`episodes` must be at least 1"):
         make_evaluate(episodes=0)

@@ -73,5 +73,5 @@ def test_a_run_without_an_update_has_nothing_to_film(make_video, trainer, agent,
 
 
 def test_no_context_is_refused(make_video):
-    with pytest.raises(ValueError, match="`callbacks.video.context` to be at least 1, actually: 0"):
+    with pytest.raises(ValueError, match="`context` must be at least 1, got 0"):
         make_video(context=0)

@@ -303,7 +303,7 @@ def test_a_misspelt_task_names_the_nearest(task, nearest):
     ],
 )
 def test_numbers_out_of_range_are_refused_by_name(option, value):
-    with pytest.raises(ValueError, match=f"`{option}`.*actually: {value}"):
+    with pytest.raises(ValueError, match=f"`{option}` must be .*, got {value}"):
         make("pong", **{option: value})
 
 

@@ -60,8 +60,8 @@ def test_other_suites_are_checked_too(run):
     [
         (("env=gym", "task=CartPole"), "Unknown Gymnasium task `CartPole`. The nearest: `CartPole"),
         (("env=gym",), "Expect a `task`, actually there is none"),
-        ((*CARTPOLE, "steps=no"), "`steps` to be a whole number from 1 on, actually: no"),
-        ((*CARTPOLE, "env.wings=2"), "Could not override 'env.wings'"),
+        ((*CARTPOLE, "steps=no"), "`steps` must be a whole number, got `no`"),
+        ((*CARTPOLE, "env.wings=2"), "Unknown key `env.wings`"),
         (("env=gym", "task=toys:toys/Unbounded-v0"), "Expect actions between finite bounds"),
         (("env=gym", "task=nowhere:Toy-v0"), "No module named 'nowhere'"),
     ],
@@ -85,3 +85,14 @@ def test_without_words_it_explains_itself(run):
     code, printed, _ = run()
     assert code == 2
     assert "python -m dreamer.envs.check env=gym task=CartPole-v1" in printed
+
+
+def test_help_explains_its_own_key_and_those_of_training(run):
+    code, printed, errors = run("env=gym", "--help")
+    assert (code, errors) == (0, "")
+    for line in (
+        "  python -m dreamer.envs.check env=gym task=CartPole-v1",
+        "  steps=1000                        Length of the look. [policy steps >= 1]",
+        "  env.time_limit_frames=null        Length of an episode, after which it is cut",
+    ):
+        assert line in printed

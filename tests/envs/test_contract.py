@@ -236,5 +236,5 @@ def test_conf_holds_every_option_and_no_other(file, task, request):
 
 @pytest.mark.parametrize("suite", ["atari", "memory"])
 def test_no_environment_at_all_is_refused(suite):
-    with pytest.raises(ValueError, match="`count` to be at least 1, actually: 0"):
+    with pytest.raises(ValueError, match="`count` must be at least 1, got 0"):
         SUITES[suite](count=0, seed=0)

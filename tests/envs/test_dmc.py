@@ -141,9 +141,9 @@ def test_an_unknown_task_is_refused_with_its_nearest():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"observation": "pixels"}, "'vision' or 'proprio', actually: 'pixels'"),
-        ({"action_repeat": 0}, "`action_repeat` to be at least 1"),
-        ({"time_limit_frames": 0}, "`time_limit_frames` to be at least 1"),
+        ({"observation": "pixels"}, "`observation` must be vision or proprio, got `pixels`"),
+        ({"action_repeat": 0}, "`action_repeat` must be at least 1"),
+        ({"time_limit_frames": 0}, "`time_limit_frames` must be at least 1"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

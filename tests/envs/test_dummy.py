@@ -164,5 +164,5 @@ def test_a_misspelt_task_names_the_nearest():
     ("option", "value"), [("rounds", 0), ("corridor", -1), ("length", 0), ("speed", 0.0)]
 )
 def test_numbers_out_of_range_are_refused_by_name(option, value):
-    with pytest.raises(ValueError, match=f"`{option}`.*actually: {value}"):
+    with pytest.raises(ValueError, match=f"`{option}` must be .*, got {value}"):
         make("memory", **{option: value})

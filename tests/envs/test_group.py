@@ -230,8 +230,8 @@ def test_environments_of_several_kinds_are_refused_and_closed():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_restarts": -1}, "`max_restarts` to be at least 0, actually: -1"),
-        ({"seed": -1}, "`seed` to be at least 0, actually: -1"),
+        ({"max_restarts": -1}, "`max_restarts` must be at least 0, got -1"),
+        ({"seed": -1}, "`seed` must be at least 0, got -1"),
     ],
 )
 def test_numbers_out_of_range_are_refused(options, message):

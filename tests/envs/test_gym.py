@@ -167,9 +167,14 @@ def test_environments_in_processes_of_their_own_step_the_same(capfd):
     [
         ("CartPole", {}, ValueError, "Unknown Gymnasium task `CartPole`. The nearest: `CartPole-v"),
         ("CartPole-v1", {"kwargs": {"gravitas": 1}}, ValueError, "`env.kwargs` .*gravitas"),
-        ("CartPole-v1", {"time_limit_frames": 0}, ValueError, "`time_limit_frames` to be at least"),
-        ("CartPole-v1", {"action_repeat": 0}, ValueError, "`action_repeat` to be at least 1"),
-        ("CartPole-v1", {"count": 0}, ValueError, "`count` to be at least 1"),
+        (
+            "CartPole-v1",
+            {"time_limit_frames": 0},
+            ValueError,
+            "must be a whole number of at least 1",
+        ),
+        ("CartPole-v1", {"action_repeat": 0}, ValueError, "`action_repeat` must be at least 1"),
+        ("CartPole-v1", {"count": 0}, ValueError, "`count` must be at least 1"),
         ("toys:toys/Unbounded-v0", {}, ValueError, "actions between finite bounds"),
         ("no_such_module:Toy-v0", {}, ImportError, "no_such_module"),
     ],

@@ -92,7 +92,7 @@ def test_an_unknown_task_is_refused_with_its_nearest():
 
 
 def test_an_unknown_observation_is_refused():
-    with pytest.raises(ValueError, match="'pixels' or 'symbolic', actually: 'text'"):
+    with pytest.raises(ValueError, match="`observation` must be pixels or symbolic, got `text`"):
         make_minigrid("DoorKey-6x6", observation="text", **OPTIONS)
 
 

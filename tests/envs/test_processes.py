@@ -248,9 +248,9 @@ def test_a_process_that_dies_of_drawing_is_replaced():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"processes": "maybe"}, "`processes` to be true, false or auto, actually: maybe"),
-        ({"hang_seconds": 0}, "`hang_seconds` to be positive, actually: 0"),
-        ({"count": 0}, "`count` to be at least 1, actually: 0"),
+        ({"processes": "maybe"}, "`processes` must be true, false or auto, got `maybe`"),
+        ({"hang_seconds": 0}, "`hang_seconds` must be greater than 0, got 0"),
+        ({"count": 0}, "`count` must be at least 1, got 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, message):

@@ -265,10 +265,18 @@ def test_targets_count_normalised_rewards():
     [
         (CONTINUOUS, {"distribution": "onehot"}, "for continuous actions, actually: onehot"),
         (DISCRETE, {"distribution": "normal"}, "for discrete actions, actually: normal"),
-        (CONTINUOUS, {"distribution": "beta"}, "`distribution` to be one of .*, actually: beta"),
-        (DISCRETE, {"gradient": "dynamic"}, "`actor_gradient` to be auto, .*, actually: dynamic"),
-        (DISCRETE, {"gradient_mix": "line(1)"}, r"Expect a schedule .*, actually: 'line\(1\)'"),
-        (CONTINUOUS, {"sample_gradient": "true"}, "`sample_gradient` to be exact or .*: true"),
+        (CONTINUOUS, {"distribution": "beta"}, "`distribution` must be auto, .*, got `beta`"),
+        (DISCRETE, {"gradient": "dynamic"}, "`gradient` must be auto, .*, got `dynamic`"),
+        (
+            DISCRETE,
+            {"gradient_mix": "line(1)"},
+            r"`gradient_mix` must be a number.*`line\(1\)`",
+        ),
+        (
+            CONTINUOUS,
+            {"sample_gradient": "true"},
+            "`sample_gradient` must be exact .*`true`",
+        ),
     ],
 )
 def test_impossible_actors_are_refused(action_space, actor, message):
@@ -279,8 +287,8 @@ def test_impossible_actors_are_refused(action_space, actor, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lambda_": 1.1}, r"`lambda_` to be in \[0, 1], actually: 1.1"),
-        ({"slow_critic_updates": 0}, "`slow_critic_updates` to be at least 1, actually: 0"),
+        ({"lambda_": 1.1}, r"`lambda_` must be in \[0, 1], got 1.1"),
+        ({"slow_critic_updates": 0}, "`slow_critic_updates` must be at least 1, got 0"),
         (
             {"critic": dataclasses.replace(ACTOR_CRITIC.critic, distribution="binary")},
             "critic's `distribution` to be mse, actually: binary",

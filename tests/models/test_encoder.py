@@ -101,7 +101,7 @@ def test_decoder_splits_its_channels_in_the_order_of_the_dictionary():
 
 
 def test_unknown_activation_of_the_vectors_is_refused():
-    with pytest.raises(ValueError, match="`activation` to be one of .*, actually: ela"):
+    with pytest.raises(ValueError, match="`activation` must be elu, .*, got `ela`"):
         dataclasses.replace(ENCODER.vector, activation="ela")
 
 

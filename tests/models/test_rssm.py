@@ -217,12 +217,12 @@ def test_every_step_asks_one_member_of_the_ensemble_for_the_whole_batch():
 
 @pytest.mark.parametrize("name", ["deter", "hidden", "ensemble"])
 def test_sizes_below_one_are_refused(name):
-    with pytest.raises(ValueError, match=f"`{name}` to be at least 1, actually: 0"):
+    with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got 0"):
         dataclasses.replace(RSSM_CONFIG, **{name: 0})
 
 
 def test_unknown_activation_is_refused():
-    with pytest.raises(ValueError, match="`activation` to be one of .*, actually: ela"):
+    with pytest.raises(ValueError, match="`activation` must be elu, .*, got `ela`"):
         dataclasses.replace(RSSM_CONFIG, activation="ela")
 
 

@@ -113,5 +113,5 @@ def test_decoder_refuses_kernels_that_make_another_size(kernels, size):
 
 
 def test_unknown_activation_is_refused():
-    with pytest.raises(ValueError, match="`activation` to be one of .*, actually: ela"):
+    with pytest.raises(ValueError, match="`activation` must be elu, .*, got `ela`"):
         dataclasses.replace(ENCODER.image, activation="ela")

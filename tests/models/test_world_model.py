@@ -301,10 +301,14 @@ def test_open_loop_follows_the_actions():
 @pytest.mark.parametrize(
     ("part", "change", "message"),
     [
-        (WORLD_MODEL, {"reward_transform": "log"}, "`reward_transform` to be tanh, .*: log"),
-        (WORLD_MODEL, {"discount": 0.0}, r"`discount` to be in \(0, 1], actually: 0.0"),
-        (WORLD_MODEL.kl, {"balance": 1.0}, r"`kl_balance` to be in \(0, 1\), actually: 1.0"),
-        (WORLD_MODEL.kl, {"free_nats": -1.0}, "`free_nats` to be at least 0, actually: -1.0"),
+        (
+            WORLD_MODEL,
+            {"reward_transform": "log"},
+            "`reward_transform` must be tanh, .*`log`",
+        ),
+        (WORLD_MODEL, {"discount": 0.0}, r"`discount` must be in \(0, 1], got 0.0"),
+        (WORLD_MODEL.kl, {"balance": 1.0}, r"`balance` must be in \(0, 1\), got 1.0"),
+        (WORLD_MODEL.kl, {"free_nats": -1.0}, "`free_nats` must be at least 0, got -1.0"),
     ],
 )
 def test_config_refuses_values_out_of_range(part, change, message):

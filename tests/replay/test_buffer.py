@@ -348,11 +348,11 @@ def test_loading_a_state_of_a_lost_replay_keeps_what_is_there(make_replay, make_
 
 
 def test_config_is_refused_where_it_makes_no_sense(make_replay):
-    with pytest.raises(ValueError, match="`capacity_policy_steps` to be at least 1, actually: 0"):
+    with pytest.raises(ValueError, match="`capacity_policy_steps` must be at least 1, got 0"):
         make_replay(2, 0)
     with pytest.raises(ValueError, match="at least the 3 environments, actually: 2"):
         make_replay(3, 2)
-    with pytest.raises(ValueError, match="`sampling` to be 'episodes' or 'steps', actually: 'x'"):
+    with pytest.raises(ValueError, match="`sampling` must be episodes or steps, got `x`"):
         make_replay(3, sampling="x")
 
 

@@ -60,7 +60,7 @@ def test_steps_written_after_a_roll_back_are_copied_anew(make_replay, make_world
 
 
 def test_unknown_device_is_refused():
-    with pytest.raises(ValueError, match="`device` to be 'cpu' or 'cuda', actually: 'gpu'"):
+    with pytest.raises(ValueError, match="`device` must be cpu or cuda, got `gpu`"):
         ReplayConfig(100, "episodes", False, device="gpu")
 
 

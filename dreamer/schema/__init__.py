@@ -1,0 +1,1 @@
+"""What the keys of a configuration may be: declared in annotations, checked, and explained."""

@@ -1,0 +1,154 @@
+"""What `--help` prints: the keys of a configuration in groups, from what is declared of them.
+
+Entry points print it line by line. It knows no key.
+"""
+
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from dreamer.schema.keys import REQUIRED, Key, bare_type, keys_of
+from dreamer.schema.validation import keys_of_node
+from dreamer.schema.words import says
+
+COLUMN = 36  # where descriptions begin
+WIDEST = 100  # columns, also where the terminal has more
+UNSAID = ("a node", "names", "anything", "text", "true or false")  # says no more than the sentence
+
+
+class Usage(NamedTuple):
+    """What stands above the keys."""
+
+    summary: str
+    usage: str
+    examples: Sequence[tuple[str, str]]  # each with what it does
+
+
+def width() -> int:
+    """Columns of the terminal, or as many as are easily read."""
+    return min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines as they come, for as long as somebody reads them."""
+    try:
+        for text in lines:
+            print(text, flush=True)
+    except BrokenPipeError:  # `--help | head` has seen enough; nor does the end write any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def head(usage: Usage) -> Iterator[str]:
+    """The lines above the keys."""
+    yield from textwrap.wrap(usage.summary, width())
+    yield from ("", f"Usage: {usage.usage}", "", "Examples:")
+    for command, meaning in usage.examples:
+        yield f"  {command}"
+        yield from _wrapped(meaning, indent=6)
+
+
+def keys(
+    node: Mapping[str, Any],
+    declared: type,
+    *,
+    title: str = "Keys:",
+    headings: Mapping[str, str] | None = None,
+) -> Iterator[str]:
+    """The lines of all keys of a node, and of the nodes in it.
+
+    Args:
+        node: With the defaults; where one is interpolated, with the text of that.
+        declared: The dataclass that declares the keys.
+        title: Of the first group.
+        headings: Begin further groups, each with the key that it is named after.
+    """
+    yield from _group(node, keys_of(declared).named, "", title, headings or {})
+
+
+def _group(
+    node: Mapping[str, Any],
+    named: Mapping[str, Key],
+    at: str,
+    title: str,
+    headings: Mapping[str, str] | None = None,
+) -> Iterator[str]:
+    nodes = []
+    heading = title
+    for name, key in named.items():
+        heading = (headings or {}).get(name, heading)
+        value = node.get(name, key.default)
+        if isinstance(value, Mapping) and value:
+            nodes.append((name, key, value))
+            continue
+        if heading:
+            yield from ("", heading)
+            heading = ""
+        yield from _line(f"{at}{name}", value, key)
+    for name, key, value in nodes:
+        yield from _node(f"{at}{name}", value, key)
+
+
+def _node(at: str, node: Mapping[str, Any], key: Key) -> Iterator[str]:
+    inner = keys_of_node(node, key.annotation, at)
+    if inner:
+        named = {k: v for k, v in inner.named.items() if k in node or v.default is REQUIRED}
+        named |= {k: Key() for k in node.keys() - inner.named.keys() if not k.startswith("_")}
+        if any(k in node for k in named):
+            yield from _group(node, named, f"{at}.", f"{at}: {key.text}".removesuffix(": "))
+        return
+    entry = Key(bare_type(key.annotation).__args__[-1], text=key.text)
+    named = {name: entry for name in node}
+    nodes = {name for name in node if isinstance(node[name], Mapping) and node[name]}
+    if named.keys() - nodes:
+        yield from ("", f"{at}: {key.text}".removesuffix(": "))
+    for name in node:
+        if name in nodes:
+            yield from _node(f"{at}.{name}", node[name], entry)
+        else:
+            yield from _line(f"{at}.{name}", node[name], Key(entry.annotation))
+
+
+def _line(at: str, value: Any, key: Key) -> Iterator[str]:
+    """`key=default`, and beside it what is declared of it."""
+    allowed = says(key.annotation)
+    if not allowed.startswith(UNSAID):
+        short = (
+            *(("a whole number", key.unit or "whole number"), ("a number", key.unit or "number")),
+            *((" of at least ", " >= "), (" greater than ", " > ")),
+        )
+        for long, brief in short:
+            allowed = allowed.replace(long, brief)
+    parts = [part for part in ("" if allowed.startswith(UNSAID) else allowed, key.source) if part]
+    text = f"{key.text} [{'; '.join(parts)}]" if parts else key.text
+    yield from line(f"{at}={written(value)}", text.strip())
+
+
+def line(word: str, text: str) -> list[str]:
+    """A word, and beside it what it means, on as many lines as it takes."""
+    word = f"  {word}"
+    lines = _wrapped(text, indent=COLUMN)
+    if len(word) < COLUMN - 1 and lines:
+        lines[0] = word + lines[0][len(word) :]
+    else:
+        lines.insert(0, word)
+    return lines
+
+
+def _wrapped(text: str, *, indent: int) -> list[str]:
+    gap = " " * indent
+    return textwrap.wrap(
+        text, width(), initial_indent=gap, subsequent_indent=gap, break_long_words=False
+    )
+
+
+def written(value: Any) -> str:
+    """A value as it is typed; `...` where one must be given."""
+    if value is REQUIRED or value == "???":
+        return "..."
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(written, value))}]"
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)

@@ -1,0 +1,177 @@
+"""A configuration, checked against what its keys declare, before anything is built.
+
+Whoever reads a configuration uses it, and so do the classes that one names. It knows no key, and
+neither Hydra nor OmegaConf.
+"""
+
+import functools
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+from pydantic import ValidationError
+
+from dreamer.schema.keys import REQUIRED, Keys, bare_type, is_union, keys_of
+from dreamer.schema.types import Section
+from dreamer.schema.values import adapter, is_plain
+from dreamer.schema.words import must, says, shown, unknown_key
+
+INSTRUCTIONS = ("_target_", "_partial_", "_convert_", "_recursive_")  # to Hydra, in a node
+MISSING = "???"
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def validate(node: Mapping[str, Any], declared: type, at: str = "") -> dict[str, Any]:
+    """Check a node, and all in it, against a dataclass that declares its keys.
+
+    Args:
+        node: Plain: all that is interpolated has its value.
+        declared: The dataclass.
+        at: The node's own dotted key; empty for the whole configuration.
+
+    Returns:
+        The node with values of the declared types: 100000 where the text `1e5` stood.
+
+    Raises:
+        ValueError: naming the key, its value and what is allowed.
+    """
+    return _validate_keys(node, keys_of(declared), at)
+
+
+def validate_words(words: Sequence[str], declared: type) -> dict[str, Any]:
+    """Check the words of a command line, each key=value; `null` is None.
+
+    Raises:
+        ValueError: naming the word, or the key, its value and what is allowed.
+    """
+    for word in words:
+        if "=" not in word:
+            raise ValueError(f"Words must be key=value, got `{word}`")
+    pairs = (word.split("=", 1) for word in words)
+    return validate({key: None if value == "null" else value for key, value in pairs}, declared)
+
+
+def check(config: Any) -> None:
+    """Check the fields of a dataclass that is being made; for its `__post_init__`.
+
+    Raises:
+        ValueError: naming the field, its value and what is allowed.
+    """
+    for name, declared in keys_of(type(config)).named.items():
+        old = getattr(config, name)
+        new = validate_value(old, declared.annotation, name)
+        if new is not old:
+            object.__setattr__(config, name, new)  # it may be frozen
+
+
+def checked_call(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Check the described arguments of every call of a function, as `check` does for a dataclass.
+
+    It is a decorator; calls raise its ValueErrors.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        bound = signature.bind(*args, **kwargs)
+        for name, declared in keys_of(function).named.items():
+            if declared.text and name in bound.arguments:
+                value = bound.arguments[name]
+                bound.arguments[name] = validate_value(value, declared.annotation, name)
+        return function(*bound.args, **bound.kwargs)
+
+    return call
+
+
+def _validate_keys(node: Mapping[str, Any], keys: Keys, at: str) -> dict[str, Any]:
+    prefix = f"{at}." if at else ""
+    unknown = [name for name in node if name not in keys.named and name not in INSTRUCTIONS]
+    if unknown and not keys.others:
+        raise unknown_key(f"{prefix}{unknown[0]}", [f"{prefix}{name}" for name in keys.named])
+    valid = dict(node)
+    for name, declared in keys.named.items():  # in this order: what others interpolate comes first
+        if name in node:
+            valid[name] = validate_value(node[name], declared.annotation, f"{prefix}{name}")
+        elif declared.default is REQUIRED and declared.text:
+            raise ValueError(f"`{prefix}{name}` is missing: it must be {says(declared.annotation)}")
+    for name in unknown:
+        valid[name] = validate_value(node[name], Any, f"{prefix}{name}")
+    return valid
+
+
+def validate_value(value: Any, annotation: Any, at: str) -> Any:
+    """Check one value, and all in it; returns it in the annotated type.
+
+    Raises:
+        ValueError: naming the key `at`, the value and what is allowed.
+    """
+    if isinstance(value, str) and value == MISSING:
+        raise ValueError(f"`{at}` is missing: it must be {says(annotation)}")
+    bare = bare_type(annotation)
+    origin, arguments = typing.get_origin(bare), typing.get_args(bare)
+    if isinstance(value, Mapping):
+        keys = keys_of_node(value, annotation, at)
+        if keys:
+            return _validate_keys(value, keys, at)
+        if bare is Any or origin in (dict, Mapping):
+            inner = arguments[1] if arguments else Any
+            return {k: validate_value(v, inner, f"{at}.{k}") for k, v in value.items()}
+    elif isinstance(value, list | tuple):
+        if bare is Any:
+            return value
+        if origin in (list, Sequence) or (origin is tuple and arguments[1:] == (...,)):
+            items = [validate_value(v, arguments[0], f"{at}[{i}]") for i, v in enumerate(value)]
+            return value if all(a is b for a, b in zip(items, value, strict=True)) else items
+    try:
+        return adapter(annotation).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(f"`{at}` {must(error, annotation)}, got {shown(value)}") from error
+
+
+def keys_of_node(node: Mapping[str, Any], annotation: Any, at: str) -> Keys | None:
+    """The keys of a node: its target's, and those of a `Section`; None where it has neither.
+
+    Raises:
+        ValueError: there is no such target.
+        ImportError: the target's module needs a package that is missing.
+    """
+    bare = bare_type(annotation)
+    kinds = typing.get_args(bare) if is_union(typing.get_origin(bare)) else (bare,)
+    sections = [k for k in kinds if inspect.isclass(k) and issubclass(k, Section)]
+    declared = {name: key for section in sections for name, key in keys_of(section).named.items()}
+    if "_target_" not in node or all(map(is_plain, kinds)):
+        return Keys(declared) if declared else None
+    keys = keys_of(find(node["_target_"], f"{at}._target_"))
+    # What a section says of keys of a target's, it does not ask for.
+    declared = {name: key._replace(default=None) for name, key in declared.items()}
+    return Keys(keys.named | declared, keys.others)
+
+
+def find(target: Any, at: str) -> Callable[..., Any]:
+    """Import what a `_target_` names.
+
+    Raises:
+        ValueError: there is no such class or function.
+        ImportError: its module needs a package that is missing.
+    """
+    module, _, name = str(target).rpartition(".")
+    names = [name]
+    while module:
+        try:
+            found = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise  # the module is there, but a package that it needs is not
+            module, _, name = module.rpartition(".")
+            names.insert(0, name)
+            continue
+        for name in names:
+            found = getattr(found, name, None)
+        if callable(found):
+            return found
+        break
+    raise ValueError(f"`{at}` must name a class or a function, got {shown(target)}")
