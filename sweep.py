@@ -1,24 +1,10 @@
 """Run a grid of experiments, or what is left of it: variants x tasks x seeds.
 
-    python sweep.py grid=ablations task=pong,boxing seeds=3
-
-    grid=      ablations, atari55, another of conf/grid, or a file of your own that ends in .yaml
-    task=      pong,boxing or dummy/memory,atari/pong: instead of the grid's tasks
-    variant=   dreamerv2,no_kl_balancing: only these of the grid's variants
-    seeds=     3 for the seeds 0, 1 and 2, or [0,5] for these: instead of the grid's
-    root=      folder of all run folders; runs
-    dry_run=   true: say what would be done and what it costs, and do nothing
-    retry=     true: also run again what has failed
-
-Any other word is for every job, as on train.py's command line: total_frames=1e6 model=tiny. Words
-that begin with hydra choose where the jobs run: hydra/launcher=joblib hydra.launcher.n_jobs=2.
-
 The same command again goes on where it was stopped. Exit status: 0, all jobs are finished; 1, some
 are not; 2, the command is wrong; 130 and 143, stopped by Ctrl-C and SIGTERM.
 """
 
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -27,28 +13,51 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from dreamer.build import make_envs
 from dreamer.command_line import explain
-from dreamer.config import checked
+from dreamer.compose import known_keys
+from dreamer.config import checked, reasons
 from dreamer.process import prepare
 from dreamer.replay.buffer import Replay
 from dreamer.run_folder import RunFolder
+from dreamer.schema.help import Usage, head, keys, print_lines
+from dreamer.schema.keys import keys_of
 from experiments.board import Board, make_console, read_states, summary_line, table
-from experiments.command import Command, nearest_words, parse
+from experiments.command import Command, SweepSettings, parse
 from experiments.grid import CONF, Grid, Job
 from experiments.jobs import Planned, stop
 from experiments.launch import check_launcher, launch
 from experiments.state import State, failure
 
+USAGE = Usage(
+    "Run a grid of experiments, or what is left of it: variants x tasks x seeds.",
+    "python sweep.py grid=... [key=value ...]",
+    (
+        (
+            "python sweep.py grid=ablations task=pong,boxing seeds=3",
+            "The paper's ablations on two games.",
+        ),
+        ("python sweep.py grid=demo", "Tiny models, ten minutes on a quiet core."),
+        (
+            "python sweep.py grid=demo hydra/launcher=joblib hydra.launcher.n_jobs=2",
+            "Two jobs at once. Words that begin with hydra choose where the jobs run.",
+        ),
+    ),
+)
+NOTES = (
+    "Any other word is for every job, as on train.py's command line: total_frames=1e6 model=tiny.",
+    "`python train.py --help` shows these keys.",
+)
 GIB = 2**30
 LINE_SECONDS = 60  # between two lines where there is no terminal
 
@@ -56,7 +65,7 @@ LINE_SECONDS = 60  # between two lines where there is no terminal
 def main(words: Sequence[str]) -> int:
     """Run what is missing of a grid; returns the exit status."""
     if not words or set(words) & {"-h", "--help"}:
-        print(__doc__)
+        print_lines([*head(USAGE), *keys({}, SweepSettings), "", *NOTES])
         return 0 if words else 2
     try:
         command = parse(words)
@@ -101,10 +110,9 @@ def make_plan(jobs: Sequence[Job]) -> list[Planned]:
                     folder.check_same_run(cfg)
                     if not folder.finished(cfg):
                         folder.check_may_begin(cfg)
-            except (ValueError, HydraException) as error:
-                # What Hydra could not build has the reason for its cause.
-                reason = error.__cause__ if isinstance(error, InstantiationException) else error
-                raise ValueError(f"{job.name}: {_explain(reason or error)}") from error
+            except (ValueError, HydraException, OmegaConfBaseException) as error:
+                told = explain(error, partial(_known, kind))
+                raise ValueError(f"{job.name}: {told}") from error
             plan.append(Planned(job, folder.path, *costs[job.task, *kind]))
     return plan
 
@@ -162,6 +170,7 @@ def carry_out(plan: Sequence[Planned], command: Command) -> int:
     return 1 if unfinished else 0
 
 
+@reasons()
 def _cost(cfg: DictConfig) -> tuple[int, int]:
     """Frames of a run, and bytes of its replay when it is as full as the run makes it."""
     envs = make_envs(cfg, seed=0)
@@ -173,6 +182,11 @@ def _cost(cfg: DictConfig) -> tuple[int, int]:
     finally:
         envs.close()
     return cfg.total_frames, size
+
+
+def _known(words: Sequence[str]) -> list[str]:
+    """The keys that a word of the command line may have."""
+    return [*keys_of(SweepSettings).named, *known_keys(words)]
 
 
 def _is_due(state: State, retry: bool) -> bool:
@@ -225,24 +239,8 @@ def _saving_jobs(plan: Sequence[Planned]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _explain(error: BaseException) -> str:
-    """One line, with the nearest keys where one is unknown."""
-    text = explain(error)
-    unknown = re.match(r"Could not override '([^']+)'", text)
-    if unknown:
-        known = _dotted(OmegaConf.to_container(compose("train")))
-        text = f"Unknown word `{unknown[1]}`.{nearest_words(unknown[1], known)}"
-    return text
-
-
-def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
-    if isinstance(node, dict):
-        for key, child in node.items():
-            yield f"{prefix}{key}"
-            yield from _dotted(child, f"{prefix}{key}.")
-
-
 if __name__ == "__main__":
     prepare()
+    sys.path.append(os.getcwd())  # a class of the user's own may lie where the command is typed
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what is wrong with a job comes to us
     sys.exit(main(sys.argv[1:]))

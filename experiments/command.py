@@ -3,17 +3,43 @@
 Only `sweep.py` uses it. It checks how words are written, not whether what they name exists.
 """
 
-import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import yaml
 
+from dreamer.schema.keys import keys_of
+from dreamer.schema.types import Section, doc
+from dreamer.schema.validation import validate_words
 from experiments.grid import Choice
 
-OWN_WORDS = ("grid", "task", "variant", "seeds", "root", "dry_run", "retry")
+
+@dataclass
+class SweepSettings(Section):
+    """The words of `sweep.py` itself."""
+
+    grid: Annotated[
+        str, doc("A grid of conf/grid: ablations, atari55, ..., or a file of yours, *.yaml.")
+    ]
+    task: Annotated[
+        str | None, doc("pong,boxing or dummy/memory,atari/pong; null: the grid's tasks.")
+    ] = None
+    variant: Annotated[
+        str | None, doc("dreamerv2,no_kl_balancing: only these; null: the grid's variants.")
+    ] = None
+    seeds: Annotated[
+        str | None, doc("3 for the seeds 0, 1 and 2, or [0,5] for these; null: the grid's seeds.")
+    ] = None
+    root: Annotated[str, doc("Folder of all run folders.")] = "runs"
+    dry_run: Annotated[bool, doc("Say what would be done and what it costs, and do nothing.")] = (
+        False
+    )
+    retry: Annotated[bool, doc("Run again what has failed, too.")] = False
+
+
 NEARLY = {"grids": "grid", "tasks": "task", "variants": "variant", "seed": "seeds"}
 
 
@@ -40,12 +66,12 @@ def parse(words: Sequence[str]) -> Command:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            raise ValueError(f"Expect words as key=value, actually: {word}")
+            raise ValueError(f"Words must be key=value, got `{word}`")
         if key in NEARLY:
             raise ValueError(f"Unknown word `{key}`. The nearest: {NEARLY[key]}")
         if key in own:
             raise ValueError(f"`{key}=` comes twice.")
-        if key in OWN_WORDS:
+        if key in keys_of(SweepSettings).named:
             own[key] = value
         elif re.match(r"\+*hydra[./]", key):
             hydra.append(word)
@@ -53,6 +79,8 @@ def parse(words: Sequence[str]) -> Command:
             common.append(re.sub(r"^\+(experiment|debug)=", r"\1=", word))
     if not own.get("grid"):
         raise ValueError("Expect a grid, for example: grid=ablations task=pong seeds=3")
+    checked = validate_words([f"{key}={value}" for key, value in own.items()], SweepSettings)
+    own = {key: value for key, value in own.items() if checked[key] is not None}
     return Command(
         grid=own["grid"],
         choice=Choice(
@@ -61,17 +89,11 @@ def parse(words: Sequence[str]) -> Command:
             seeds=_seeds(own),
             words=tuple(common),
         ),
-        root=Path(own.get("root", "runs")),
-        dry_run=_flag("dry_run", own),
-        retry=_flag("retry", own),
+        root=Path(own.get("root", SweepSettings.root)),
+        dry_run=checked.get("dry_run", False),
+        retry=checked.get("retry", False),
         launcher=tuple(hydra),
     )
-
-
-def nearest_words(word: str, known: Iterable[str]) -> str:
-    """Offer what may have been meant by a key that nobody knows; empty if nothing is near."""
-    nearest = difflib.get_close_matches(word.lstrip("+~"), [*OWN_WORDS, *known], n=3)
-    return f" The nearest: {', '.join(nearest)}" if nearest else ""
 
 
 def _names(key: str, own: dict[str, str]) -> list[str] | None:
@@ -92,10 +114,3 @@ def _seeds(own: dict[str, str]) -> int | list[int] | None:
         return yaml.safe_load(f"[{text}]" if "," in text and "[" not in text else text)
     except yaml.YAMLError:
         raise ValueError(f"Expect `seeds` as in seeds=3 or seeds=[0,5], actually: {text}") from None
-
-
-def _flag(key: str, own: dict[str, str]) -> bool:
-    value = own.get(key, "false").lower()
-    if value not in ("true", "false"):
-        raise ValueError(f"Expect `{key}` to be true or false, actually: {own[key]}")
-    return value == "true"

@@ -9,12 +9,15 @@ It knows the keys that runs write, and W&B's public API; it writes no run.
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import pandas as pd
 import wandb
 
-from experiments import published
+from dreamer.schema.help import Usage, head, keys, print_lines
+from dreamer.schema.types import Section, doc
+from dreamer.schema.validation import check, validate_words
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import PanelGrid, Report
@@ -59,13 +62,30 @@ INTRODUCTION = (
 )
 
 
-class Request(NamedTuple):
-    """What was typed; no entity is the key's own."""
+USAGE = Usage(
+    "Create a W&B report on the runs of a project.",
+    "python -m experiments.dashboard [key=value ...]",
+    (
+        ("python -m experiments.dashboard project=dreamerv2", "Lays out all runs of a project."),
+        (
+            "python -m experiments.dashboard update=https://wandb.ai/...",
+            "Lays an earlier report out anew, such as for new tasks.",
+        ),
+    ),
+)
 
-    project: str = "dreamerv2"
-    entity: str = ""
-    title: str = "DreamerV2: variants x tasks x seeds"
-    update: str = ""  # address of an earlier report, to be replaced
+
+@dataclass(frozen=True)
+class Request(Section):
+    """What was typed."""
+
+    project: Annotated[str, doc("Project on W&B.")] = "dreamerv2"
+    entity: Annotated[str, doc("Whose project it is; empty: the key's own.")] = ""
+    title: Annotated[str, doc("Title of the report.")] = "DreamerV2: variants x tasks x seeds"
+    update: Annotated[str, doc("Address of an earlier report, to be replaced.")] = ""
+
+    def __post_init__(self):
+        check(self)
 
 
 class Runs(NamedTuple):
@@ -78,10 +98,13 @@ class Runs(NamedTuple):
 
 def main(words: Sequence[str]) -> int:
     """Create the report, and return the exit status: 2 if there is none."""
+    if {"-h", "--help"} & set(words):
+        print_lines([*head(USAGE), *keys({}, Request)])
+        return 0
     try:
         request = parse(words)
         api = connect()
-        request = request._replace(entity=request.entity or api.default_entity)
+        request = replace(request, entity=request.entity or api.default_entity)
         runs = read_runs(api, f"{request.entity}/{request.project}")
         report = lay_out(request, runs)
         report.save()
@@ -100,15 +123,7 @@ def parse(words: Sequence[str]) -> Request:
     Raises:
         ValueError: Naming the word that makes no sense, and what would.
     """
-    options = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise ValueError(f"Expect words like project=dreamerv2, actually: {word}")
-        if key not in Request._fields:
-            raise ValueError(published.unknown("option", key, Request._fields))
-        options[key] = value
-    return Request(**options)
+    return Request(**validate_words(words, Request))
 
 
 def connect() -> Any:

@@ -227,7 +227,7 @@ def _quoted(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(_quoted(item) for item in value)}]"
     text = str(value)
-    if not isinstance(value, str) or re.fullmatch(r"[\w./@%+-]+", text):
+    if not isinstance(value, str) or re.fullmatch(r"[\w./@%+-]+", text, re.ASCII):
         return text
     return "'" + text.replace("'", "\\'") + "'"
 

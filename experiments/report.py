@@ -1,23 +1,52 @@
-"""Tables and figures of runs, or of the published data: `python -m experiments.report runs`.
-
-`source=published` in place of a folder takes the published data alone. `frames=` says where scores
-are read, `compare=published` sets published scores beside those of the runs, `out=` says where the
-files go.
-"""
+"""Tables and figures of runs, or of the published data: `python -m experiments.report runs`."""
 
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import pandas as pd
 
-from experiments import layout, plots, published, tables
+from dreamer.schema.help import Usage, head, keys, print_lines
+from dreamer.schema.types import PositiveCount, Section, doc
+from dreamer.schema.validation import validate_words
+from experiments import layout, plots, tables
 from experiments.findings import Findings, of_published, of_runs
 from experiments.page import write_page
 
-OPTIONS = ("source", "compare", "frames", "out")
+USAGE = Usage(
+    "Print tables of runs or of the published data, and write them with figures and a page.",
+    "python -m experiments.report FOLDER [key=value ...], or source=published [key=value ...]",
+    (
+        ("python -m experiments.report runs", "Reports on all runs in a folder."),
+        (
+            "python -m experiments.report runs compare=published frames=1e6",
+            "Reads scores at a million frames, beside the published ones.",
+        ),
+        ("python -m experiments.report source=published", "The paper's Tables 1 and K1."),
+    ),
+)
+
+
+@dataclass
+class ReportSettings(Section):
+    """The words after the folder."""
+
+    source: Annotated[
+        Literal["published"] | None, doc("Take the published data, in place of a folder.")
+    ] = None
+    compare: Annotated[
+        Literal["published"] | None, doc("Set published scores beside those of the runs.")
+    ] = None
+    frames: Annotated[
+        PositiveCount | None,
+        doc("Where scores are read; null: the most that every run has reached.", unit="frames"),
+    ] = None
+    out: Annotated[
+        str | None, doc("Where the files go; null: FOLDER/report, or reports/published.")
+    ] = None
 
 
 class Request(NamedTuple):
@@ -32,7 +61,7 @@ class Request(NamedTuple):
 def main(words: Sequence[str]) -> int:
     """Report, and return the exit status: 2 if there is nothing to report."""
     if {"-h", "--help", "help"} & set(words):
-        print(__doc__)
+        print_lines([*head(USAGE), *keys({}, ReportSettings)])
         return 0
     try:
         request = parse(words)
@@ -55,13 +84,7 @@ def parse(words: Sequence[str]) -> Request:
         ValueError: Naming the word that makes no sense, and what would.
     """
     folders = [word for word in words if "=" not in word]
-    options = dict(word.split("=", 1) for word in words if "=" in word)
-    for key in options:
-        if key not in OPTIONS:
-            raise ValueError(published.unknown("option", key, OPTIONS))
-    for key in ("source", "compare"):
-        if key in options and options[key] != "published":
-            raise ValueError(f"Expect `{key}` to be `published`, actually: {options[key]}")
+    options = validate_words([word for word in words if "=" in word], ReportSettings)
     if len(folders) + ("source" in options) != 1:
         raise ValueError(
             "Expect one folder of runs, or source=published, actually: "
@@ -74,7 +97,7 @@ def parse(words: Sequence[str]) -> Request:
     return Request(
         folder,
         compare="compare" in options,
-        frames=_frames(options["frames"]) if "frames" in options else None,
+        frames=options.get("frames"),
         out=Path(options.get("out", default)),
     )
 
@@ -132,17 +155,6 @@ def write(findings: Findings, out: Path) -> None:
         problems=findings.problems,
     )
     print(f"\nWritten to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
-
-
-def _frames(text: str) -> int:
-    """A frame count as people write it: 199000000, 199_000_000 or 199e6."""
-    try:
-        frames = float(text)
-    except ValueError:
-        frames = float("nan")
-    if not (frames >= 1 and frames.is_integer()):
-        raise ValueError(f"Expect `frames` as a whole number, such as 199e6, actually: {text}")
-    return int(frames)
 
 
 if __name__ == "__main__":

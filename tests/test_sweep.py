@@ -192,13 +192,13 @@ def test_a_job_that_another_process_gives_up_is_taken_over(run, starts, tmp_path
         (["seeds=some"], r"`seeds` to be a number of seeds .*actually: some"),
         (["seed=1"], r"Unknown word `seed`\. The nearest: seeds"),
         (["tasks=pong"], r"Unknown word `tasks`\. The nearest: task"),
-        (["dryrun=true"], r"Unknown word `dryrun`\. The nearest: dry_run"),
-        (["model.horzon=3"], r"Unknown word `model\.horzon`\. The nearest: model\.horizon"),
+        (["dryrun=true"], r"Unknown key `dryrun`\. The nearest: dry_run"),
+        (["model.horzon=3"], r"Unknown key `model\.horzon`\. The nearest: model\.horizon"),
         (["+kl_balanse=1"], r"Unknown key `kl_balanse`\. The nearest: kl_balance"),
-        (["retry=yes"], r"`retry` to be true or false, actually: yes"),
+        (["retry=yes"], r"`retry` must be true or false, got `yes`"),
         (["run_dir=x"], r"`run_dir` in the command line would go unheard"),
-        (["kl_balance=2"], r"dreamerv2/seed0: Expect `kl_balance` to be true, false or in"),
-        (["again"], r"Expect words as key=value, actually: again"),
+        (["kl_balance=2"], r"dreamerv2/seed0: `kl_balance` must be true, false or a number in"),
+        (["again"], r"Words must be key=value, got `again`"),
         (["hydra/launcher=job"], r"Unknown launcher: `job`\. The nearest: joblib"),
     ],
 )
@@ -223,8 +223,11 @@ def test_a_missing_launcher_is_told_with_what_to_install(run, monkeypatch):
 
 
 def test_without_a_word_the_words_are_explained(run, capsys):
-    assert sweep.main([]) == 2
-    assert "python sweep.py grid=ablations task=pong,boxing seeds=3" in capsys.readouterr().out
+    for words, status in (([], 2), (["--help"], 0)):
+        assert sweep.main(words) == status
+        printed = capsys.readouterr().out
+        assert "  python sweep.py grid=ablations task=pong,boxing seeds=3" in printed
+        assert "  dry_run=false                     Say what would be done" in printed
 
 
 def test_a_folder_of_another_configuration_is_told_before_any_job_starts(

@@ -165,12 +165,19 @@ def test_without_the_package_it_says_what_to_install(capsys, monkeypatch, api):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("dreamerv2", "Expect words like project=dreamerv2, actually: dreamerv2"),
-        ("projct=x", "Unknown option `projct`. The nearest: `project`"),
+        ("dreamerv2", "Words must be key=value, got `dreamerv2`"),
+        ("projct=x", "Unknown key `projct`. The nearest: project"),
     ],
 )
 def test_a_word_that_makes_no_sense_is_named(capsys, api, word, message):
     assert message in error_of(capsys, word)
+
+
+def test_help_explains_every_key(capsys):
+    assert dashboard.main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "  python -m experiments.dashboard project=dreamerv2" in printed
+    assert "  entity=                           Whose project it is;" in printed
 
 
 def test_a_project_without_our_runs_is_an_error(capsys, api):

@@ -135,10 +135,16 @@ def test_frames_beyond_the_published_curves_are_said(tmp_path, capsys):
     ("words", "message"),
     [
         (["source=published", "frames=5"], "Expect `frames` from 1,000,000"),
-        (["source=published", "frames=many"], "whole number, such as 199e6, actually: many"),
-        (["source=published", "frames=-1"], "whole number"),
-        (["source=publishd"], "Expect `source` to be `published`, actually: publishd"),
-        (["source=published", "frame=1"], "Unknown option `frame`. The nearest: `frames`"),
+        (
+            ["source=published", "frames=many"],
+            "`frames` must be a whole number of at least 1",
+        ),
+        (
+            ["source=published", "frames=-1"],
+            "of at least 1 or null, got `-1`",
+        ),
+        (["source=publishd"], "`source` must be published or null, got `publishd`"),
+        (["source=published", "frame=1"], "Unknown key `frame`. The nearest: frames"),
         (["source=published", "compare=published"], "Expect `compare` with a folder of runs"),
         (["source=published", "runs"], "Expect one folder of runs, or source=published"),
         ([], "actually: neither"),
@@ -151,4 +157,6 @@ def test_what_cannot_be_meant_is_refused_with_what_can(words, message, capsys):
 
 def test_help_is_given(capsys):
     assert report.main(["--help"]) == 0
-    assert "source=published" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "  python -m experiments.report source=published" in printed
+    assert "  frames=null                       Where scores are read" in printed
