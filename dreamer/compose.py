@@ -16,12 +16,17 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dreamer.command_line import REPLACED, explain
+from dreamer.command_line import explain, replacement
 from dreamer.paths import CONF
 
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} - {"grid", "sweep"}
 # New keys may be set below these.
-OPEN = ("env.kwargs.", "model.world_model.loss_scales.", "model.components.")
+OPEN = (
+    "env.kwargs.",
+    "model.world_model.loss_scales.",
+    "model.world_model.heads.",
+    "model.components.",
+)
 
 
 def compose(*overrides: Mapping[str, Any]) -> DictConfig:
@@ -85,8 +90,8 @@ def _set(cfg: DictConfig, key: str, value: Any) -> None:
     try:
         OmegaConf.update(cfg, key, value, force_add=key.startswith(OPEN))
     except OmegaConfBaseException as error:
-        if key in REPLACED:
-            raise ValueError(REPLACED[key]) from error
+        if remedy := replacement(key):
+            raise ValueError(remedy) from error
         known = [name for name, _ in _leaves(_as_plain(cfg))]
         if key not in known and OmegaConf.select(cfg, key) is None:
             nearest = difflib.get_close_matches(key, known, cutoff=0.5) or sorted(map(str, cfg))

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from dreamer.command_line import REPLACED
+from dreamer.command_line import replacement
 from dreamer.paths import CONF
 
 COUNT = 2**53  # the largest that every step on its way, a float among them, holds exactly
@@ -59,8 +59,8 @@ def checked(cfg: DictConfig) -> DictConfig:
     cfg = cfg.copy()
     known = {str(key) for key in OmegaConf.load(CONF / "train.yaml")} | GROUP_KEYS
     for key in cfg.keys() - known:
-        if key in REPLACED:
-            raise ValueError(f"Unknown key `{key}`. {REPLACED[str(key)]}")
+        if remedy := replacement(str(key)):
+            raise ValueError(f"Unknown key `{key}`. {remedy}")
         nearest = difflib.get_close_matches(str(key), known) or sorted(known)
         raise ValueError(f"Unknown key `{key}`. The nearest: {', '.join(nearest)}")
     for key, largest in WHOLE_NUMBERS.items():

@@ -20,7 +20,7 @@ from dreamer.types import ActionSpace, Trajectory
 
 @dataclass(frozen=True)
 class RewardNormConfig:
-    """Division of imagined rewards by their running magnitude; momentum 1 switches it off."""
+    """Division of imagined rewards by their running magnitude; with momentum 1 that stays 1."""
 
     momentum: float
     scale: float
@@ -38,6 +38,10 @@ class ActorCriticConfig:
     slow_critic: bool  # targets from a slow copy of the critic, or from the critic itself
     slow_critic_updates: int  # the slow copy moves every so many updates
     slow_critic_fraction: float  # how far it moves
+
+    def build(self, feature_size: int, action_space: ActionSpace) -> "ActorCritic":
+        """The actor and critic of this configuration; a subclass builds its own."""
+        return ActorCritic(self, feature_size, action_space)
 
     def __post_init__(self):
         if not 0 <= self.lambda_ <= 1:
