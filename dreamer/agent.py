@@ -26,8 +26,8 @@ from dreamer.components import (
     trained_by,
 )
 from dreamer.finite_check import FiniteCheck
-from dreamer.models.actor_critic import ActorCritic, ActorCriticConfig
-from dreamer.models.world_model import WorldModel, WorldModelConfig
+from dreamer.models.actor_critic import ActorCriticConfig
+from dreamer.models.world_model import WorldModelConfig
 from dreamer.optimizer import EpsilonHatAdam, OptimizerConfig, clip_gradients
 from dreamer.schema.types import AtLeastTwo, doc
 from dreamer.schema.validation import check
@@ -51,6 +51,12 @@ class AgentConfig:
         Mapping[str, ComponentConfig],
         doc("What else learns, by name: see dreamer/components.py."),
     ] = field(default_factory=dict)
+
+    def build(
+        self, obs_shapes: dict[str, tuple[int, ...]], action_space: ActionSpace
+    ) -> "DreamerAgent":
+        """The agent of this configuration; a subclass builds its own."""
+        return DreamerAgent(self, obs_shapes, action_space)
 
     def __post_init__(self):
         check_components(self.components)
@@ -90,10 +96,8 @@ class DreamerAgent(pl.LightningModule):
         self.config = config
         self.obs_shapes = obs_shapes
         self.action_space = action_space
-        self.world_model = WorldModel(config.world_model, obs_shapes, action_space.size)
-        self.actor_critic = ActorCritic(
-            config.actor_critic, self.world_model.feature_size, action_space
-        )
+        self.world_model = config.world_model.build(obs_shapes, action_space.size)
+        self.actor_critic = config.actor_critic.build(self.world_model.feature_size, action_space)
         shape = AgentShape.of(
             self.world_model,
             obs_shapes=obs_shapes,

@@ -37,7 +37,7 @@ def make_envs(cfg: DictConfig, *, seed: int, count: int | None = None) -> Envs:
 def make_agent(cfg: DictConfig, spaces: Spaces) -> DreamerAgent:
     """Build the agent that fits what its environments show and accept."""
     config: AgentConfig = instantiate(cfg.model, _convert_="all")
-    agent = DreamerAgent(config, spaces.obs_shapes, spaces.action_space)
+    agent = config.build(spaces.obs_shapes, spaces.action_space)
     record_updates(cfg, agent)
     return agent
 

@@ -11,10 +11,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dreamer.paths import GROUPS
 from dreamer.schema.words import unknown_key
 
+_MODEL = "model.world_model"
 # Keys of earlier versions, and what to write instead.
 REPLACED = {
     "compile": "`compile` was replaced by `kernels`: kernels=auto computes faster, kernels=plain "
-    "runs the models as they are written, and nothing is compiled."
+    "runs the models as they are written, and nothing is compiled.",
+    **{
+        f"{_MODEL}.{old}": f"`{_MODEL}.{old}` was replaced by `{_MODEL}.{new}`."
+        for name in ("reward", "discount")
+        for old, new in (
+            (f"{name}_head", f"heads.{name}"),
+            (f"{name}_gradients", f"heads.{name}.gradients"),
+            (f"loss_scales.{name}", f"heads.{name}.scale"),
+        )
+    },
 }
 PATHS = ("root", "run_dir")  # keys whose values are paths, which may hold any character
 OPTIONAL = ("experiment", "debug")  # groups of which no file need be chosen
@@ -64,9 +74,7 @@ def explain(error: BaseException, known: Callable[[], Iterable[str]] = tuple) ->
     """
     text = str(error).split("Config search path:")[0]
     if unknown := re.match(r"Could not override '([^']+)'", text):
-        if unknown[1] in REPLACED:
-            return REPLACED[unknown[1]]
-        return str(unknown_key(unknown[1], known()))
+        return replacement(unknown[1]) or str(unknown_key(unknown[1], known()))
     if several := re.match(r"Ambiguous value for argument '(.*)'\n", text):
         return f"A comma in `{several[1]}` needs quotes: {_with_quotes(several[1])}"
     word = getattr(error, "override", None)  # of those that Hydra cannot read
@@ -75,6 +83,11 @@ def explain(error: BaseException, known: Callable[[], Iterable[str]] = tuple) ->
     if word is not None:
         return f"Hydra cannot read `{word}`. Quote the value: {_with_quotes(word)}"
     return " ".join(text.split())
+
+
+def replacement(key: str) -> str | None:
+    """What to write instead of a key of an earlier version, or of one below it."""
+    return next((x for old, x in REPLACED.items() if f"{key}.".startswith(f"{old}.")), None)
 
 
 def _with_quotes(word: str) -> str:

@@ -15,14 +15,19 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, UnsupportedValueType
 
-from dreamer.command_line import OPTIONAL, REPLACED, explain
+from dreamer.command_line import OPTIONAL, explain, replacement
 from dreamer.paths import CONF, GROUPS
 from dreamer.schema.help import Usage, head, keys, line, written
 from dreamer.schema.words import shown, unknown_key
 from dreamer.settings import TrainSettings
 
 # New keys may be set below these.
-OPEN = ("env.kwargs.", "model.world_model.loss_scales.", "model.components.")
+OPEN = (
+    "env.kwargs.",
+    "model.world_model.loss_scales.",
+    "model.world_model.heads.",
+    "model.components.",
+)
 
 
 def compose(*overrides: Mapping[str, Any]) -> DictConfig:
@@ -123,8 +128,8 @@ def _set(cfg: DictConfig, key: str, value: Any) -> None:
     try:
         OmegaConf.update(cfg, key, value, force_add=key.startswith(OPEN))
     except OmegaConfBaseException as error:
-        if key in REPLACED:
-            raise ValueError(REPLACED[key]) from error
+        if remedy := replacement(key):
+            raise ValueError(remedy) from error
         known = list(_dotted(OmegaConf.to_container(cfg)))
         if key not in known and not isinstance(error, UnsupportedValueType):
             raise unknown_key(key, known) from error

@@ -13,8 +13,9 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dreamer.command_line import REPLACED
+from dreamer.command_line import replacement
 from dreamer.schema.validation import validate
+from dreamer.schema.words import UnknownKey
 from dreamer.settings import TrainSettings
 
 
@@ -36,13 +37,17 @@ def checked(cfg: DictConfig) -> DictConfig:
             "env=dummy task=memory"
         )
     plain = to_plain(cfg)
-    for key in plain.keys() & REPLACED.keys():
-        raise ValueError(f"Unknown key `{key}`. {REPLACED[key]}")
     plain["logger"] = plain.get("logger") or {}  # null: none at all
     if isinstance(plain.get("trainer"), dict):
         # `build.check_device` knows how many devices there are.
         check_one_device(OmegaConf.create(plain), available=1)
-    cfg = OmegaConf.create(validate(plain, TrainSettings))
+    try:
+        cfg = OmegaConf.create(validate(plain, TrainSettings))
+    except UnknownKey as error:
+        remedy = replacement(error.key)
+        if remedy is None:
+            raise
+        raise ValueError(f"Unknown key `{error.key}`. {remedy}") from None
     OmegaConf.set_readonly(cfg, True)
     return cfg
 

@@ -191,9 +191,8 @@ def _parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield "encoder/", module.encoder
             yield "rssm/", module.rssm
             yield "decoder/", module.decoder
-            yield "reward/", module.reward_head
-            if module.discount_head is not None:
-                yield "discount/", module.discount_head
+            for name, head in module.heads.items():
+                yield f"{name}/", head
         case ActorCritic():
             yield "actor/", module.actor
             yield "critic/", module.critic

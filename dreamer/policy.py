@@ -181,7 +181,7 @@ class SnapshotPolicy(DreamerPolicy):
         `options` are for a class that a subclass has beside this one.
         """
         model, heads = world_model, actor_critic
-        idle = (model.decoder, model.reward_head, model.discount_head)
+        idle = (model.decoder, model.heads)
         idle += (heads.critic, heads.target_critic, heads.reward_norm)
         memo = {id(module): module for module in idle}
         super().__init__(

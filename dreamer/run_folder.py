@@ -23,6 +23,7 @@ import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from dreamer.migrate import FORMAT, migrate
 from dreamer.paths import CONF, expanded
 from dreamer.replay.buffer import Replay
 
@@ -38,7 +39,7 @@ SWITCHES = (
 FREE = (
     *("root", "run_dir", "variant", "total_frames"),
     *("logger", "callbacks", "trainer", "precision", "collect"),
-    *("kernels", "cuda_graphs", "replay.device", "compile"),  # the last: of earlier versions
+    *("kernels", "cuda_graphs", "replay.device"),
     *("env.processes", "env.hang_seconds", "env.max_restarts"),
 )
 MARKS = ("env_name", "task", "seed", "total_frames", "prefill_policy_steps", "env")  # of a config
@@ -145,7 +146,8 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for name in ("summary.json", "failure.txt"):
             (self.path / name).unlink(missing_ok=True)
-        _write(self.path / "config.yaml", OmegaConf.to_yaml(cfg))  # first: it says whose folder
+        text = f"format: {FORMAT}\n{OmegaConf.to_yaml(cfg)}"
+        _write(self.path / "config.yaml", text)  # first: it says whose folder
         _write(self.path / "spaces.json", json.dumps(spaces, indent=2) + "\n")
 
     def finish(self, summary: dict[str, Any]) -> None:
@@ -179,17 +181,19 @@ class RunFolder:
         return summary if summary and summary["frames"] >= cfg.total_frames else None
 
     def config(self) -> DictConfig:
-        """The run's configuration.
+        """The run's configuration, in the keys of this version.
 
         Raises:
             FileNotFoundError: no run lies here.
+            ValueError: a later version of this program made it.
         """
         path = self.path / "config.yaml"
         if not path.exists():
             raise FileNotFoundError(f"No run in {self.path}: there is no config.yaml in it.")
         cfg = OmegaConf.load(path)
         assert isinstance(cfg, DictConfig)
-        return cfg
+        plain: Any = OmegaConf.to_container(cfg)
+        return OmegaConf.create(migrate(plain))
 
     def spaces(self) -> dict[str, Any] | None:
         """What `begin` wrote of observations and actions; None where an older program did not."""

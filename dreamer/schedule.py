@@ -7,6 +7,7 @@ policy steps, as in the authors' code.
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -40,15 +41,15 @@ def parse_schedule(text: str | float) -> Schedule:
     if all(map(math.isfinite, arguments)):
         match name, arguments:
             case "", [constant]:
-                return lambda step: constant
+                return partial(_constant, value=constant)
             case "linear", [start, end, duration] if duration > 0:
-                return lambda step: _linear(step, start, end, duration)
+                return partial(_linear, start=start, end=end, duration=duration)
             case "warmup", [duration, value] if duration > 0:
-                return lambda step: _linear(step, 0.0, value, duration)
+                return partial(_linear, start=0.0, end=value, duration=duration)
             case "exp", [start, end, half_life] if half_life > 0:
-                return lambda step: (start - end) * 0.5 ** (step / half_life) + end
+                return partial(_exponential, start=start, end=end, half_life=half_life)
             case "horizon", [start, end, duration] if min(start, end) >= 1 and duration > 0:
-                return lambda step: 1 - 1 / _linear(step, start, end, duration)
+                return partial(_horizon, start=start, end=end, duration=duration)
     raise ValueError(f"Expect a schedule to be {_FORMS}, actually: {text!r}")
 
 
@@ -66,6 +67,21 @@ ScheduleText = Annotated[str | float, BeforeValidator(_check), Words(_FORMS)]
 def is_constant(text: str | float) -> bool:
     """Whether the schedule is a plain number."""
     return "(" not in str(text)
+
+
+# Functions with names, not lambdas: an agent may be pickled.
+
+
+def _constant(step: int, value: float) -> float:
+    return value
+
+
+def _exponential(step: int, start: float, end: float, half_life: float) -> float:
+    return (start - end) * 0.5 ** (step / half_life) + end
+
+
+def _horizon(step: int, start: float, end: float, duration: float) -> float:
+    return 1 - 1 / _linear(step, start, end, duration)
 
 
 def _linear(step: int, start: float, end: float, duration: float) -> float:

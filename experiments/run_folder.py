@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import yaml
 
+from dreamer.migrate import migrate
 from experiments import published
 from experiments.state import read_state
 
@@ -112,7 +113,10 @@ def _config(path: Path) -> dict[str, Any]:
         raise UnusableError(f"config.yaml is not that of a run, it lacks {', '.join(missing)}")
     if not isinstance(cfg["env"], dict) or not isinstance(cfg["total_frames"], int):
         raise UnusableError("config.yaml is not that of a run, for its `env` or `total_frames`")
-    return cfg
+    try:
+        return migrate(cfg)
+    except ValueError as error:
+        raise UnusableError(str(error)) from error
 
 
 def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:

@@ -1,6 +1,7 @@
 """The update as a whole, under a real Trainer: its order, its counters, whom each loss trains."""
 
 import dataclasses
+import pickle
 import re
 
 import pytest
@@ -281,7 +282,7 @@ def test_pixels_are_learned_from_as_well():
 @pytest.mark.parametrize(
     ("name", "poison"),
     [
-        ("world_model", "world_model.reward_head.out.out.bias"),
+        ("world_model", "world_model.heads.reward.out.out.bias"),
         ("actor", "actor_critic.target_critic.out.out.bias"),
         ("critic", "actor_critic.critic.out.out.bias"),
     ],
@@ -450,3 +451,10 @@ def test_weights_that_a_user_freezes_stay_frozen_and_the_others_learn():
     assert any(k.startswith("actor_critic.critic.trunk") for k in moved)
     assert any(k.startswith("world_model.rssm") for k in moved)
     assert not any(k.startswith(("actor_critic.critic.out", "world_model.encoder")) for k in moved)
+
+
+def test_agent_survives_pickling():
+    agent = make_agent(obs_shapes=VECTORS)
+    copy = pickle.loads(pickle.dumps(agent))
+    assert_close(copy.state_dict(), agent.state_dict(), rtol=0, atol=0)
+    assert copy.actor_critic.entropy_scale(3) == agent.actor_critic.entropy_scale(3)

@@ -4,10 +4,12 @@ import subprocess
 import sys
 
 import pytest
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from tiny import IMAGE, VECTORS, make_agent
 
 from dreamer.build import apply_kernels
+from dreamer.command_line import explain
 from dreamer.compose import compose
 from dreamer.models.encoder import Decoder
 from dreamer.runner import train
@@ -22,7 +24,7 @@ def test_a_run_on_a_cpu_uses_kernels_unless_it_is_told_to_be_plain(compose_tiny)
 
 
 @pytest.mark.parametrize(
-    ("kernels", "expected"), [("auto", "kernels ChunkedConvEncoder, "), ("plain", "plain models")]
+    ("kernels", "expected"), [("auto", "kernels CpuConv2d, "), ("plain", "plain models")]
 )
 def test_run_says_which_kernels_it_uses(compose_tiny, capsys, kernels, expected):
     train(compose_tiny(f"kernels={kernels}"))
@@ -33,6 +35,24 @@ def test_run_says_which_kernels_it_uses(compose_tiny, capsys, kernels, expected)
 def test_debug_presets_run_the_plain_models(repository):
     for path in (repository / "conf" / "debug").glob("*.yaml"):
         assert OmegaConf.load(path)["kernels"] == "plain", path
+
+
+@pytest.mark.parametrize(
+    ("key", "new"),
+    [
+        ("reward_head.layers", "heads.reward"),
+        ("discount_head", "heads.discount"),
+        ("discount_gradients", "heads.discount.gradients"),
+    ],
+)
+def test_old_keys_of_heads_tell_of_the_new_ones(compose_tiny, key, new):
+    sentence = f"`model.world_model.{key.split('.')[0]}` was replaced by `model.world_model.{new}`."
+    with pytest.raises(ValueError) as caught:
+        compose({f"model.world_model.{key}": 1})
+    assert str(caught.value) == sentence
+    with pytest.raises(HydraException) as caught:
+        compose_tiny(f"model.world_model.{key}=1")
+    assert explain(caught.value) == sentence
 
 
 def test_old_key_compile_tells_of_the_new_one(repository, tiny_overrides, tmp_path):

@@ -233,7 +233,7 @@ def differences(cfg: DictConfig, other: DictConfig) -> dict[str, Any]:
         ("kl_balance=false", {"world_model.kl.balance": (0.8, 0.5)}),
         ("kl_balance=0.3", {"world_model.kl.balance": (0.8, 0.3)}),
         ("image_gradients=false", {"world_model.image_gradients": (True, False)}),
-        ("reward_gradients=false", {"world_model.reward_gradients": (True, False)}),
+        ("reward_gradients=false", {"world_model.heads.reward.gradients": (True, False)}),
         ("layer_norm=false", {"world_model.rssm.layer_norm": (True, False)}),
         ("actor_gradient=both", {"actor_critic.actor.gradient": ("auto", "both")}),
         ("collect_policy=random", {}),
@@ -264,11 +264,11 @@ def test_image_gradients_decide_whether_pixels_train_the_encoder(compose_tiny, s
 def test_reward_gradients_decide_whether_rewards_train_the_encoder(compose_tiny, switch, learns):
     model = make_tiny_agent(compose_tiny(f"reward_gradients={switch}")).world_model
     with torch.no_grad():  # a fresh head's output layer may be zero; then nothing flows anyway
-        for parameter in model.reward_head.parameters():
+        for parameter in model.heads["reward"].parameters():
             parameter.add_(0.1)
     model.loss(some_batch()).losses["reward"].backward()
     assert any(p.grad is not None and p.grad.any() for p in model.encoder.parameters()) == learns
-    assert all(p.grad is not None for p in model.reward_head.parameters())
+    assert all(p.grad is not None for p in model.heads["reward"].parameters())
 
 
 def test_layer_norm_is_in_the_gru_or_nowhere(compose_tiny):
@@ -395,7 +395,7 @@ def test_the_control_presets_are_the_released_configuration(compose_any):
         assert (cfg.train_every_policy_steps, cfg.batch.size, cfg.batch.length) == (5, 16, 50)
         model = instantiate(cfg.model, _convert_="all")
         assert (model.world_model.rssm.deter, model.world_model.rssm.hidden) == (200, 200)
-        assert model.world_model.discount_head is None
+        assert model.world_model.heads["discount"] is None
         assert (model.world_model.reward_transform, model.world_model.discount) == (
             "identity",
             0.99,
@@ -410,8 +410,11 @@ def test_the_minigrid_preset_is_the_authors_example(compose_any):
     assert (cfg.prefill_policy_steps, cfg.train_every_policy_steps) == (100_000, 10)
     model = instantiate(cfg.model, _convert_="all")
     assert (model.world_model.discount, model.actor_critic.actor.entropy_scale) == (0.99, 3e-3)
-    scales = {"kl": 1, "reward": 1, "discount": 1, "observations": {}}
-    assert model.world_model.loss_scales == scales
+    assert model.world_model.loss_scales == {"kl": 1, "observations": {}}
+    assert {name: head.scale for name, head in model.world_model.heads.items()} == {
+        "reward": 1,
+        "discount": 1,
+    }
     assert model.world_model.rssm.deter == 1024
     assert learning_rates(model) == (1e-4, 8e-5, 2e-4)
 
@@ -424,8 +427,8 @@ def test_the_crafter_preset_is_the_released_configuration(compose_any):
     assert (model.world_model.rssm.deter, model.world_model.rssm.hidden) == (1024, 1024)
     assert learning_rates(model) == (1e-4, 1e-4, 1e-4)
     world, acting = model.world_model, model.actor_critic
-    parts = (world.rssm, world.encoder.image, world.decoder.image, world.reward_head)
-    parts += (world.discount_head, acting.actor, acting.critic)
+    parts = (world.rssm, world.encoder.image, world.decoder.image)
+    parts += (*world.heads.values(), acting.actor, acting.critic)
     assert {part.norm for part in parts} == {"layer"}
 
 

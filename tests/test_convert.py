@@ -25,7 +25,7 @@ from dreamer.models.latents import CategoricalLatent
 from dreamer.models.mlp import HeadConfig
 from dreamer.models.rssm import RSSMConfig
 from dreamer.models.vision import ConvConfig
-from dreamer.models.world_model import KLConfig, WorldModel, WorldModelConfig
+from dreamer.models.world_model import KLConfig, ModelHeadConfig, WorldModel, WorldModelConfig
 from dreamer.types import ActionSpace
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -46,13 +46,15 @@ def make_networks(*, slow_critic: bool = True, deter: int = 7) -> tuple[WorldMod
             rssm=RSSMConfig(deter, 6, "elu", "layer", layer_norm=True, ensemble=2),
             encoder=observation_config([4, 4, 4, 4], [9, 4]),
             decoder=observation_config([5, 5, 6, 6], [4, 9]),
-            reward_head=HeadConfig(11, 3, "elu", "layer", "mse"),
-            discount_head=HeadConfig(2, 8, "elu", "none", "binary"),
+            heads={
+                "reward": ModelHeadConfig(11, 3, "elu", "layer", "mse", gradients=True, scale=1.0),
+                "discount": ModelHeadConfig(
+                    2, 8, "elu", "none", "binary", gradients=True, scale=1.0
+                ),
+            },
             kl=KLConfig(0.8, 0.0, forward=False, free_avg=True),
             loss_scales={},
             image_gradients=True,
-            reward_gradients=True,
-            discount_gradients=True,
             reward_transform="tanh",
             discount=0.99,
         ),

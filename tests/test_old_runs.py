@@ -12,6 +12,7 @@ import dreamer
 from dreamer.compose import compose
 from dreamer.player import evaluate
 from dreamer.runner import train
+from experiments.runs import read_runs
 
 DATA = Path(__file__).parent / "old_runs"
 RUNS = ("finished", "unfinished")
@@ -55,8 +56,8 @@ def test_networks_of_an_old_run_compute_what_they_did(name, old_runs, optimized)
         actual = {
             "features": features,
             "prior_stats": model.rssm.prior_stats(posterior.deter),
-            "reward": model.reward_head(features).mean,
-            "discount": model.discount_head(features).mean,
+            "reward": model.heads["reward"](features).mean,
+            "discount": model.heads["discount"](features).mean,
             "action_mode": heads.policy(features).mode,
             "value": heads.critic(features).mean,
             "target_value": heads.target_critic(features).mean,
@@ -104,3 +105,10 @@ def test_finished_old_run_is_left_alone(old_runs, capsys):
     train(compose(OVERRIDES, cfg))
     assert "Nothing to do" in capsys.readouterr().out
     assert {p: p.read_bytes() for p in before} == before
+
+
+def test_old_runs_appear_in_reports(old_runs):
+    found = read_runs(old_runs)
+    assert found.problems == []
+    assert sorted(found.runs["task"]) == ["memory", "point"]
+    assert len(found.curves)

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from dreamer.callbacks.interrupt import Interrupted
 from dreamer.envs.dummy import MemoryEnvs
+from dreamer.migrate import FORMAT
 from dreamer.replay.buffer import Replay
 from dreamer.run_folder import FolderInUse, RunFolder
 from dreamer.runner import train
@@ -408,6 +409,7 @@ def test_an_interrupted_run_has_not_failed(compose_tiny, monkeypatch):
 def test_the_folder_describes_itself(compose_tiny, finished):
     cfg = OmegaConf.load(finished.path / "config.yaml")
     assert OmegaConf.to_container(cfg, resolve=False) == OmegaConf.to_container(cfg, resolve=True)
+    assert cfg.pop("format") == FORMAT
     assert cfg == finished.config()
     assert cfg.model.world_model.kl.balance == 0.8
     summary = json.loads((finished.path / "summary.json").read_text())

@@ -20,7 +20,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from packaging.requirements import Requirement
 
-import dreamer.agent
 import dreamer.library
 from dreamer.config import checked
 from dreamer.run_folder import RunFolder
@@ -284,7 +283,6 @@ def test_python_runs(page, conf, trained_run, monkeypatch, tmp_path):
     monkeypatch.setattr(dreamer.library, "train", train_a_little)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(dreamer.agent, "WorldModel", dreamer.agent.WorldModel)  # put back
     shutil.copytree(trained_run, "runs/dummy/memory/tiny/seed0")
     namespace: dict = {"__name__": "snippet"}
     for snippet in snippets(page):

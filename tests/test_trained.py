@@ -233,7 +233,7 @@ def test_a_dream_goes_on_from_the_context_step_by_step():
     first = torch.tensor(agent.terms.read_actions(actions)[T - 1])
     with torch.no_grad():
         expected = model.rssm.img_step(state, first).deter
-        rewards = model.reward_head(torch.tensor(dream.features)).mean
+        rewards = model.heads["reward"](torch.tensor(dream.features)).mean
         speeds = model.decoder(torch.tensor(dream.features))["speed"].mode
     np.testing.assert_allclose(dream.features[0, :, 4 * 6 :], expected, atol=1e-6)
     np.testing.assert_allclose(dream.rewards, rewards, atol=1e-6)

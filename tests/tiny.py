@@ -18,7 +18,7 @@ from dreamer.models.latents import CategoricalLatent, GaussianLatent
 from dreamer.models.mlp import HeadConfig
 from dreamer.models.rssm import RSSMConfig
 from dreamer.models.vision import ConvConfig
-from dreamer.models.world_model import KLConfig, WorldModelConfig
+from dreamer.models.world_model import KLConfig, ModelHeadConfig, WorldModelConfig
 from dreamer.optimizer import OptimizerConfig
 from dreamer.types import ActionSpace, Batch, RSSMState
 
@@ -35,6 +35,10 @@ CHOICES = ActionSpace(9, discrete=True, choices=(3, 2, 2, 2))  # several at once
 
 def head(distribution: str = "mse") -> HeadConfig:
     return HeadConfig(2, 10, "elu", "none", distribution)
+
+
+def model_head(distribution: str = "mse", scale: float = 1.0) -> ModelHeadConfig:
+    return ModelHeadConfig(**vars(head(distribution)), gradients=True, scale=scale)
 
 
 def observations(kernels: Sequence[int]) -> ObservationConfig:
@@ -55,13 +59,10 @@ WORLD_MODEL = WorldModelConfig(
     rssm=RSSM_CONFIG,
     encoder=ENCODER,
     decoder=DECODER,
-    reward_head=head(),
-    discount_head=head("binary"),
+    heads={"reward": model_head(), "discount": model_head("binary")},
     kl=KLConfig(balance=0.8, free_nats=0.0, forward=False, free_avg=True),
     loss_scales={},
     image_gradients=True,
-    reward_gradients=True,
-    discount_gradients=True,
     reward_transform="tanh",
     discount=0.9,
 )

@@ -22,7 +22,7 @@ from dreamer.types import ActionSpace, Trajectory
 
 @dataclass(frozen=True)
 class RewardNormConfig:
-    """Division of imagined rewards by their running magnitude; momentum 1 switches it off."""
+    """Division of imagined rewards by their running magnitude; with momentum 1 that stays 1."""
 
     momentum: Annotated[Fraction, doc("Share of the old magnitude that an update keeps; 1: off.")]
     scale: Annotated[Positive, doc("Magnitude after the division.")]
@@ -49,6 +49,10 @@ class ActorCriticConfig:
     slow_critic_fraction: Annotated[
         Fraction, doc("How far the slow copy moves towards the critic; 1: all the way.")
     ]
+
+    def build(self, feature_size: int, action_space: ActionSpace) -> "ActorCritic":
+        """The actor and critic of this configuration; a subclass builds its own."""
+        return ActorCritic(self, feature_size, action_space)
 
     def __post_init__(self):
         check(self)

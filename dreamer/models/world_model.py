@@ -4,7 +4,7 @@ The agent trains it on replayed batches and dreams in it; the policy filters obs
 it. It knows neither actor nor critic: imagination takes the actor as a plain function.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -16,12 +16,11 @@ from dreamer.models.encoder import Decoder, Encoder, ObservationConfig, ObsShape
 from dreamer.models.latents import Latent
 from dreamer.models.mlp import Head, HeadConfig
 from dreamer.models.rssm import RSSM, ImaginationPolicy, RSSMConfig
-from dreamer.schema.types import NonNegative, OpenFraction, PositiveFraction, doc
+from dreamer.schema.types import NonNegative, OpenFraction, PositiveCount, PositiveFraction, doc
 from dreamer.schema.validation import check
 from dreamer.types import Batch, RSSMState, Trajectory
 
-LOSSES = ("kl", "reward", "discount")
-OBSERVATIONS = "observations"  # the scales of their losses, beside those of `LOSSES`
+OBSERVATIONS = "observations"  # the scales of their losses, beside that of `kl`
 METRIC_NAMES = {"discount": "continue"}  # the field's word for the head, where it is logged
 
 RewardTransform = Literal["tanh", "sign", "identity"]
@@ -41,6 +40,15 @@ class KLConfig:
 
 
 @dataclass(frozen=True)
+class ModelHeadConfig(HeadConfig):
+    """A head of the world model; `WorldModel.targets` says what it learns to predict."""
+
+    gradients: Annotated[bool, doc("Let it train the latent state.")]
+    scale: Annotated[NonNegative, doc("Weight of its loss.")]
+    shape: Annotated[Sequence[PositiveCount], doc("Shape of one target.")] = ()
+
+
+@dataclass(frozen=True)
 class WorldModelConfig:
     """Everything about the world model that is a choice."""
 
@@ -48,25 +56,36 @@ class WorldModelConfig:
     rssm: Annotated[RSSMConfig, doc("The recurrent state-space model.")]
     encoder: Annotated[ObservationConfig, doc("What is observed, and how it is encoded.")]
     decoder: Annotated[ObservationConfig, doc("What is predicted of it, and how.")]
-    reward_head: Annotated[HeadConfig, doc("Predicts rewards.")]
-    discount_head: Annotated[
-        HeadConfig | None, doc("Predicts whether episodes go on; null: they never end.")
+    heads: Annotated[
+        Mapping[str, ModelHeadConfig | None],
+        doc("What else is predicted, by name; null leaves one out. No `discount`: no end."),
     ]
     kl: Annotated[KLConfig, doc("How prior and posterior are pulled together.")]
     loss_scales: Annotated[
         Mapping[str, NonNegative | Mapping[str, NonNegative]],
-        doc("Weights of the losses; one without, such as the image's, counts once."),
+        doc("Weights of the KL and of observations; one without counts once."),
     ]
     image_gradients: Annotated[bool, doc("Let the decoder train the latent state.")]
-    reward_gradients: Annotated[bool, doc("Let the reward head train the latent state.")]
-    discount_gradients: Annotated[bool, doc("Let the discount head train the latent state.")]
     reward_transform: Annotated[
         RewardTransform, doc("What the reward head's targets are of raw rewards.")
     ]
     discount: Annotated[PositiveFraction, doc("Gamma.", source="Table D1: 0.995")]
 
+    def build(self, obs_shapes: ObsShapes, action_size: int) -> "WorldModel":
+        """The world model of this configuration; a subclass builds its own."""
+        return WorldModel(self, obs_shapes, action_size)
+
     def __post_init__(self):
         check(self)
+        if self.heads.get("reward") is None:
+            raise ValueError("`heads` must have a `reward`: the actor learns from what it predicts")
+        for name in self.heads:
+            taken = name == "kl" or hasattr(nn.ModuleDict(), name)
+            if taken or not name.isidentifier():
+                raise ValueError(
+                    "The name of a head must be letters, digits and underscores, and neither `kl` "
+                    f"nor a word that torch has taken, got {name}"
+                )
 
 
 class WorldModelOutput(NamedTuple):
@@ -75,9 +94,9 @@ class WorldModelOutput(NamedTuple):
     loss: Tensor  # ()
     posterior: RSSMState  # (T, B, ...), with its graph
     prior_stats: Tensor  # (T, B, S, P)
-    losses: dict[str, Tensor]  # `kl`, `reward` and `discount`, unscaled, each ()
+    losses: dict[str, Tensor]  # of `kl` and of every head, unscaled, each ()
     obs_losses: dict[str, Tensor]  # by observation, unscaled, each ()
-    log_probs: dict[str, Tensor]  # of `reward` and `discount`, each (T, B)
+    log_probs: dict[str, Tensor]  # by head, each (T, B)
     obs_log_probs: dict[str, Tensor]  # by observation, each (T, B)
     kl: Tensor  # (T, B) in nats
     metrics: dict[str, Tensor]  # detached, each ()
@@ -96,26 +115,26 @@ def transform_reward(reward: Tensor, transform: RewardTransform) -> Tensor:
 
 def split_loss_scales(
     scales: Mapping[str, Any], obs_keys: Collection[str]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Scales of the losses `kl`, `reward` and `discount`, and those of observations by key.
+) -> tuple[float, dict[str, float]]:
+    """The scale of the KL loss, and those of observations by key; a loss without one counts once.
 
-    Observations have a namespace of their own, `observations`: one may be called `reward`. The
-    short form `image: 2.0` beside `kl` means an observation, too, unless it names another loss.
+    Observations have a namespace of their own, `observations`: one may be called `kl`. The short
+    form `image: 2.0` beside `kl` means an observation, too.
 
     Raises:
-        ValueError: a name is neither a loss nor an observation.
+        ValueError: a name is neither `kl` nor an observation.
     """
     own = scales.get(OBSERVATIONS, {})
     if not isinstance(own, Mapping):  # the short form of an observation of that name
         own = {OBSERVATIONS: own}
-    flat = {key: scale for key, scale in scales.items() if key != OBSERVATIONS}
-    losses = {key: flat.pop(key) for key in LOSSES if key in flat}
+    flat = {key: scale for key, scale in scales.items() if key not in ("kl", OBSERVATIONS)}
     observations = {**flat, **own}
     if unknown := observations.keys() - set(obs_keys):
         raise ValueError(
-            f"`loss_scales` must be among {sorted([*LOSSES, *obs_keys])}, got {sorted(unknown)}"
+            f"`loss_scales` must be among {['kl', *sorted(obs_keys)]}, got {sorted(unknown)}; that "
+            "of a head is `heads.<name>.scale`"
         )
-    return losses, observations
+    return scales.get("kl", 1.0), observations
 
 
 class WorldModel(nn.Module):
@@ -128,15 +147,29 @@ class WorldModel(nn.Module):
         self.rssm = RSSM(self.encoder.output_size, action_size, config.latent, config.rssm)
         self.feature_size = self.rssm.feature_size
         self.decoder = Decoder(self.feature_size, obs_shapes, config.decoder)
-        self.reward_head = Head(self.feature_size, (), config.reward_head)
-        self.discount_head = (
-            Head(self.feature_size, (), config.discount_head) if config.discount_head else None
+        used = {name: head for name, head in config.heads.items() if head is not None}
+        self.heads = nn.ModuleDict(
+            {name: Head(self.feature_size, head.shape, head) for name, head in used.items()}
         )
-        self.scales, self.obs_scales = split_loss_scales(config.loss_scales, obs_shapes)
+        self.has_gradients = {name: head.gradients for name, head in used.items()}
+        kl_scale, self.obs_scales = split_loss_scales(config.loss_scales, obs_shapes)
+        self.scales = {"kl": kl_scale} | {name: head.scale for name, head in used.items()}
+        self.register_load_state_dict_pre_hook(_rename_heads)
 
     def real_discount(self, is_terminal: Tensor) -> Tensor:
         """What the data says of the future's worth: gamma, or 0 at the end. Any shape."""
         return (~is_terminal).float() * self.config.discount
+
+    def targets(self, batch: Batch) -> dict[str, Tensor]:
+        """What the heads learn to predict, by name, each (T, B, *shape) like `batch.reward`.
+
+        A subclass adds those of its own heads. Those of a head that is left out are not used.
+        """
+        return {
+            "reward": transform_reward(batch.reward, self.config.reward_transform),
+            # Differs from the paper: a soft label, so that the head's mean includes gamma.
+            "discount": self.real_discount(batch.is_terminal),
+        }
 
     def loss(
         self, batch: Batch, start: RSSMState | None = None, noise: Tensor | None = None
@@ -169,14 +202,12 @@ class WorldModel(nn.Module):
             free_avg=config.kl.free_avg,
         )
 
-        targets = {"reward": transform_reward(batch.reward, config.reward_transform)}
-        if self.discount_head is not None:
-            # Differs from the paper: a soft label, so that the head's mean includes gamma.
-            targets["discount"] = self.real_discount(batch.is_terminal)
-        obs_log_probs, log_probs = self.score(posterior.features, batch.obs, targets)  # (T, B) each
+        obs_log_probs, log_probs = self.score(  # (T, B) each
+            posterior.features, batch.obs, self.targets(batch)
+        )
         losses = {"kl": kl_loss} | {k: -x.mean() for k, x in log_probs.items()}
         obs_losses = {k: -x.mean() for k, x in obs_log_probs.items()}
-        scaled = [self.scales.get(k, 1.0) * x for k, x in losses.items()]
+        scaled = [self.scales[k] * x for k, x in losses.items()]
         scaled += [self.obs_scales.get(k, 1.0) * x for k, x in obs_losses.items()]
         loss = torch.stack(scaled).sum()
 
@@ -205,21 +236,27 @@ class WorldModel(nn.Module):
     def score(
         self, features: Tensor, obs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Log-densities (...) in nats of raw observations, and of the targets of the other heads.
+        """Log-densities (...) in nats of raw observations, and of the targets of all heads.
 
         Args:
             features: (..., F); they get no gradient from a head whose switch is off.
             obs: by key, (..., *shape).
-            targets: (...) of `reward`, and of `discount` where there is such a head.
+            targets: by head, (..., *shape), see `targets`.
+
+        Raises:
+            ValueError: a head has no target.
         """
-        config = self.config
         constant = features.detach()
-        of_obs = self.decoder.log_prob(features if config.image_gradients else constant, obs)
-        reward_input = features if config.reward_gradients else constant
-        scores = {"reward": self.reward_head(reward_input).log_prob(targets["reward"])}
-        if self.discount_head is not None:
-            discount_input = features if config.discount_gradients else constant
-            scores["discount"] = self.discount_head(discount_input).log_prob(targets["discount"])
+        of_obs = self.decoder.log_prob(features if self.config.image_gradients else constant, obs)
+        scores = {}
+        for name, head in self.heads.items():
+            if name not in targets:
+                raise ValueError(
+                    f"`{type(self).__name__}.targets` must have one for every head, got none for "
+                    f"`{name}`"
+                )
+            prediction = head(features if self.has_gradients[name] else constant)
+            scores[name] = prediction.log_prob(targets[name])
         return of_obs, scores
 
     def imagine(
@@ -248,11 +285,11 @@ class WorldModel(nn.Module):
         features, prev_action = self.rssm.imagine(
             start, policy, horizon, action_noise=action_noise, state_noise=state_noise
         )
-        reward = self.reward_head(features).mean
-        if self.discount_head is None:
+        reward = self.heads["reward"](features).mean
+        if "discount" not in self.heads:
             discount = torch.full_like(reward, self.config.discount)
         else:
-            discount = self.discount_head(features).mean
+            discount = self.heads["discount"](features).mean
             if start_is_terminal is not None:
                 first = self.real_discount(start_is_terminal)
                 discount = torch.cat([first[None], discount[1:]])
@@ -278,3 +315,11 @@ class WorldModel(nn.Module):
             features.append(state.features[None])
         predictions = self.decoder(torch.cat(features))
         return {k: (predictions[k].mode + 0.5).clamp(0, 1) for k in self.decoder.image_keys}
+
+
+def _rename_heads(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Take weights of the time when the heads were `reward_head` and `discount_head`."""
+    for name in ("reward", "discount"):
+        old = f"{prefix}{name}_head."
+        for key in [key for key in state_dict if key.startswith(old)]:
+            state_dict[f"{prefix}heads.{name}.{key.removeprefix(old)}"] = state_dict.pop(key)

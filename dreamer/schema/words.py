@@ -12,12 +12,20 @@ from dreamer.schema.keys import bare_type, is_union, keys_of, notes_of
 from dreamer.schema.types import MOST, Node, Section, Words
 
 
-def unknown_key(name: str, known: Iterable[str]) -> ValueError:
+class UnknownKey(ValueError):  # noqa: N818 -- says what is wrong in words
+    """Nobody declares a key."""
+
+    key = ""
+
+
+def unknown_key(key: str, known: Iterable[str]) -> UnknownKey:
     """The error for a key that nobody declares, with those that may have been meant."""
     known = list(known)
-    begun = [one for one in known if one.startswith(name)]  # far from it where much is missing
-    nearest = begun[:3] or get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)
-    return ValueError(f"Unknown key `{name}`. The nearest: {', '.join(nearest)}")
+    begun = [one for one in known if one.startswith(key)]  # far from it where much is missing
+    nearest = begun[:3] or get_close_matches(key, known, n=3, cutoff=0.5) or sorted(known)
+    error = UnknownKey(f"Unknown key `{key}`. The nearest: {', '.join(nearest)}")
+    error.key = key
+    return error
 
 
 def shown(value: Any) -> str:

@@ -29,6 +29,14 @@ OBS_SHAPES = IMAGE | VECTORS
 both = pytest.mark.parametrize("latent", [CATEGORICAL, GAUSSIAN], ids=["categorical", "gaussian"])
 
 
+HEADS = WORLD_MODEL.heads
+
+
+def with_heads(**changes):
+    """The tiny model's heads, with some settings changed: by name, a dictionary of them."""
+    return HEADS | {k: dataclasses.replace(HEADS[k], **change) for k, change in changes.items()}
+
+
 def make_model(obs_shapes=OBS_SHAPES, **change) -> WorldModel:
     return WorldModel(dataclasses.replace(WORLD_MODEL, **change), obs_shapes, A)
 
@@ -51,14 +59,18 @@ def test_loss_is_the_sum_of_its_parts(latent):
 
 
 def test_scales_multiply_their_loss_and_the_others_count_once():
-    scales = {"kl": 0.1, "image": 0.5, "discount": 5.0}
-    output = make_model(loss_scales=scales).loss(batch())
+    scales = {"kl": 0.1, "image": 0.5}
+    heads = with_heads(discount={"scale": 5.0})
+    output = make_model(loss_scales=scales, heads=heads).loss(batch())
     losses = output.losses | output.obs_losses
+    scales["discount"] = 5.0
     expected = sum(scales.get(k, 1.0) * x.item() for k, x in losses.items())
     assert_close(output.loss.item(), expected, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("scales", [{"images": 1.0}, {"observations": {"kl": 1.0}}])
+@pytest.mark.parametrize(
+    "scales", [{"images": 1.0}, {"observations": {"kl": 1.0}}, {"reward": 1.0}]
+)
 def test_scale_of_an_unknown_loss_is_refused(scales):
     with pytest.raises(ValueError, match=r"`loss_scales` must be among .*'image'.*, got \['"):
         make_model(loss_scales=scales)
@@ -83,6 +95,7 @@ def test_observations_may_have_the_names_of_our_own_losses(name, length):
             encoder=dataclasses.replace(WORLD_MODEL.encoder, vector_keys=".*"),
             decoder=dataclasses.replace(WORLD_MODEL.decoder, vector_keys=".*"),
             loss_scales=scales,
+            heads=with_heads(reward={"scale": 2.0}, discount={"scale": 5.0}),
         )
         model = WorldModel(config, {name: (5,)}, A)
         data = make_batch(obs_shapes={name: (5,)})
@@ -92,7 +105,7 @@ def test_observations_may_have_the_names_of_our_own_losses(name, length):
         output.loss.backward()
         return output, [p.grad for p in model.parameters()]
 
-    scales = {"kl": 0.1, "reward": 2.0, "discount": 5.0}
+    scales = {"kl": 0.1}
     ours, gradients = output(name, scales | {"observations": {name: 3.0}})
     other, expected = output("plainly", scales | {"plainly": 3.0})
     assert_close(ours.loss, other.loss, rtol=0, atol=0)
@@ -103,9 +116,9 @@ def test_observations_may_have_the_names_of_our_own_losses(name, length):
     assert len(ours.metrics) == 8
 
 
-def test_scale_of_an_observation_may_stand_beside_the_others_if_no_loss_has_its_name():
-    model = make_model(loss_scales={"image": 2.0, "reward": 3.0, "observations": {"speed": 4.0}})
-    assert model.scales == {"reward": 3.0}
+def test_scale_of_an_observation_may_stand_beside_that_of_the_kl():
+    model = make_model(loss_scales={"kl": 3.0, "image": 2.0, "observations": {"speed": 4.0}})
+    assert model.scales == {"kl": 3.0, "reward": 1.0, "discount": 1.0}
     assert model.obs_scales == {"image": 2.0, "speed": 4.0}
 
 
@@ -131,13 +144,16 @@ def test_kl_below_the_free_nats_costs_them_and_trains_nothing():
     ("switch", "keys"),
     [
         ("image_gradients", ["image", "angle", "speed"]),
-        ("reward_gradients", ["reward"]),
-        ("discount_gradients", ["discount"]),
+        ("reward", ["reward"]),
+        ("discount", ["discount"]),
     ],
 )
 @pytest.mark.parametrize("on", [True, False])
 def test_switch_decides_whether_its_heads_train_the_latent_state(switch, keys, on):
-    output = make_model(**{switch: on}).loss(batch())
+    change = {"image_gradients": on}
+    if switch in HEADS:
+        change = {"heads": with_heads(**{switch: {"gradients": on}})}
+    output = make_model(**change).loss(batch())
     for key, loss in (output.losses | output.obs_losses).items():
         gradient = torch.autograd.grad(
             loss, output.posterior.deter, retain_graph=True, allow_unused=True
@@ -168,14 +184,14 @@ def test_reward_is_transformed_in_the_targets_only(transform, function):
     model = make_model(reward_transform=transform)
     data = batch()
     output = model.loss(data)
-    mean = model.reward_head(output.posterior.features).mean
+    mean = model.heads["reward"](output.posterior.features).mean
     expected = td.Normal(mean, 1.0).log_prob(function(data.reward))
     assert_close(output.log_probs["reward"], expected)
     assert_close(transform_reward(data.reward, transform), function(data.reward))
 
     start = output.posterior.flatten_time()
     dream = model.imagine(start, None, lambda features, noise: torch.zeros(N, A), H)
-    assert_close(dream.reward, model.reward_head(dream.features).mean)
+    assert_close(dream.reward, model.heads["reward"](dream.features).mean)
 
 
 def test_discount_is_learned_as_gamma_or_nothing_at_the_end():
@@ -183,7 +199,7 @@ def test_discount_is_learned_as_gamma_or_nothing_at_the_end():
     output = model.loss(data)
     label = torch.full((T, B), 0.9)
     label[3, 2] = 0
-    mean = model.discount_head(output.posterior.features).mean
+    mean = model.heads["discount"](output.posterior.features).mean
     assert_close(output.log_probs["discount"], label * mean.log() + (1 - label) * (1 - mean).log())
 
 
@@ -235,13 +251,15 @@ def test_first_discount_is_that_of_the_replay_and_the_others_that_of_the_head():
     is_terminal = torch.arange(N) == 5
     trajectory = dream(model, is_terminal)
     assert_close(trajectory.discount[0], torch.where(is_terminal, 0.0, 0.9))
-    head = model.discount_head(trajectory.features).mean
+    head = model.heads["discount"](trajectory.features).mean
     assert_close(trajectory.discount[1:], head[1:])
-    assert_close(dream(model, None).discount[0], model.discount_head(trajectory.features[0]).mean)
+    assert_close(
+        dream(model, None).discount[0], model.heads["discount"](trajectory.features[0]).mean
+    )
 
 
 def test_without_a_discount_head_nothing_ends():
-    model = make_model(VECTORS, discount_head=None)
+    model = make_model(VECTORS, heads=HEADS | {"discount": None})
     output = model.loss(batch(VECTORS))
     assert "discount" not in output.losses
     trajectory = dream(model, torch.ones(N, dtype=torch.bool))
@@ -314,3 +332,70 @@ def test_open_loop_follows_the_actions():
 def test_config_refuses_values_out_of_range(part, change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(part, **change)
+
+
+# Heads of one's own
+
+
+class SumModel(WorldModel):
+    """Also predicts the sum and the largest of the angles."""
+
+    def targets(self, batch):
+        angles = batch.obs["angle"]
+        both = torch.stack([angles.sum(-1), angles.amax(-1)], -1)  # (T, B, 2)
+        return super().targets(batch) | {"extremes": both}
+
+
+def sum_model(**change) -> SumModel:
+    extremes = dataclasses.replace(HEADS["reward"], shape=(2,), **change)
+    config = dataclasses.replace(WORLD_MODEL, heads=HEADS | {"extremes": extremes})
+    return SumModel(config, VECTORS, A)
+
+
+def test_own_head_is_one_entry_and_one_target():
+    model, data = sum_model(scale=3.0), batch(VECTORS)
+    output = model.loss(data)
+    log_prob = model.heads["extremes"](output.posterior.features).log_prob(
+        model.targets(data)["extremes"]
+    )
+    assert_close(output.losses["extremes"], -log_prob.mean())
+    assert_close(output.metrics["world_model/extremes_nll"], -log_prob.mean().detach())
+    others = sum((output.losses | output.obs_losses).values()) - output.losses["extremes"]
+    assert_close(output.loss, others + 3 * output.losses["extremes"])
+    output.loss.backward()
+    assert gradients_of(model.heads["extremes"]).keys() == {
+        name for name, _ in model.heads["extremes"].named_parameters()
+    }
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_own_head_trains_the_latent_state_if_it_may(on):
+    output = sum_model(gradients=on).loss(batch(VECTORS))
+    gradient = torch.autograd.grad(
+        output.losses["extremes"], output.posterior.deter, allow_unused=True
+    )[0]
+    assert (gradient is not None and bool(gradient.any())) == on
+
+
+def test_head_without_a_target_is_named():
+    config = dataclasses.replace(WORLD_MODEL, heads=HEADS | {"lean": HEADS["discount"]})
+    with pytest.raises(ValueError, match=r"`WorldModel.targets` must have one .* none for `lean`"):
+        config.build(VECTORS, A).loss(batch(VECTORS))
+
+
+def test_target_of_a_head_that_is_left_out_is_not_used():
+    config = dataclasses.replace(sum_model().config, heads=HEADS | {"extremes": None})
+    output = SumModel(config, VECTORS, A).loss(batch(VECTORS))
+    assert list(output.losses) == ["kl", "reward", "discount"]
+
+
+@pytest.mark.parametrize("heads", [{}, {"discount": HEADS["discount"]}, {"reward": None}])
+def test_reward_head_must_be_there(heads):
+    with pytest.raises(ValueError, match="`heads` must have a `reward`"):
+        dataclasses.replace(WORLD_MODEL, heads=heads)
+
+
+@pytest.mark.parametrize("name", ["kl", "keys", "a.b", "my head", ""])
+def test_names_of_heads_that_cannot_be_are_refused(name):
+    with pytest.raises(ValueError, match="The name of a head must be letters"):
+        dataclasses.replace(WORLD_MODEL, heads=HEADS | {name: HEADS["reward"]})

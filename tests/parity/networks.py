@@ -14,7 +14,7 @@ from dreamer.models.latents import CategoricalLatent, GaussianLatent, Latent
 from dreamer.models.mlp import HeadConfig
 from dreamer.models.rssm import RSSMConfig
 from dreamer.models.vision import ConvConfig
-from dreamer.models.world_model import KLConfig, WorldModelConfig
+from dreamer.models.world_model import KLConfig, ModelHeadConfig, WorldModelConfig
 from dreamer.optimizer import OptimizerConfig
 from dreamer.types import Batch, RSSMState
 
@@ -60,26 +60,31 @@ def head_config(head: Mapping[str, Any]) -> HeadConfig:
 def world_model_config(
     config: Mapping[str, Any], obs_shapes: ObsShapes, grad_heads: Sequence[str]
 ) -> WorldModelConfig:
-    known = {"kl", "reward", "discount", *obs_shapes}
+    known = {"kl", *obs_shapes}
+    scales = section(config, "loss_scales")
+    heads = {"reward": "reward_head"}
+    heads |= {"discount": "discount_head"} if config["pred_discount"] else {}
     return WorldModelConfig(
         latent=make_latent(section(config, "rssm")),
         rssm=rssm_config(section(config, "rssm")),
         encoder=observation_config(section(config, "encoder")),
         decoder=observation_config(section(config, "decoder")),
-        reward_head=head_config(section(config, "reward_head")),
-        discount_head=(
-            head_config(section(config, "discount_head")) if config["pred_discount"] else None
-        ),
+        heads={
+            name: ModelHeadConfig(
+                **vars(head_config(section(config, key))),
+                gradients=name in grad_heads,
+                scale=scales.get(name, 1.0),
+            )
+            for name, key in heads.items()
+        },
         kl=KLConfig(
             balance=config["kl.balance"],
             free_nats=config["kl.free"],
             forward=config["kl.forward"],
             free_avg=config["kl.free_avg"],
         ),
-        loss_scales={k: v for k, v in section(config, "loss_scales").items() if k in known},
+        loss_scales={k: v for k, v in scales.items() if k in known},
         image_gradients="decoder" in grad_heads,
-        reward_gradients="reward" in grad_heads,
-        discount_gradients="discount" in grad_heads,
         reward_transform=config["clip_rewards"],
         discount=config["discount"],
     )

@@ -123,9 +123,9 @@ class Dream:
             case.array("w/actor/out/out/kernel").shape[-1],
         )
         case.load(self.model.rssm, "w/rssm")
-        case.load(self.model.reward_head, "w/reward")
-        if self.model.discount_head is not None:
-            case.load(self.model.discount_head, "w/discount")
+        case.load(self.model.heads["reward"], "w/reward")
+        if "discount" in self.model.heads:
+            case.load(self.model.heads["discount"], "w/discount")
         self.actor_critic = make_actor_critic(
             case, config, self.model.feature_size, sample_gradient=sample_gradient
         )

@@ -3,11 +3,11 @@ from golden import Case, golden
 
 from dreamer.models.encoder import ObservationConfig, VectorConfig
 from dreamer.models.latents import CategoricalLatent
-from dreamer.models.mlp import HeadConfig
 from dreamer.models.rssm import RSSMConfig
 from dreamer.models.vision import ConvConfig, preprocess
 from dreamer.models.world_model import (
     KLConfig,
+    ModelHeadConfig,
     WorldModel,
     WorldModelConfig,
     transform_reward,
@@ -25,13 +25,10 @@ def make_model(discount: float) -> WorldModel:
         rssm=RSSMConfig(1, 1, "elu", "none", layer_norm=True, ensemble=1),
         encoder=SMALL,
         decoder=SMALL,
-        reward_head=HeadConfig(0, 1, "elu", "none", "mse"),
-        discount_head=None,
+        heads={"reward": ModelHeadConfig(0, 1, "elu", "none", "mse", gradients=True, scale=1.0)},
         kl=KLConfig(0.8, 0.0, forward=False, free_avg=True),
         loss_scales={},
         image_gradients=True,
-        reward_gradients=True,
-        discount_gradients=True,
         reward_transform="identity",
         discount=discount,
     )

@@ -115,8 +115,7 @@ class GoldenAgent(DreamerAgent):
 
     def metric_names(self) -> dict[str, str]:
         model = self.world_model
-        heads = ["reward"] + (["discount"] if model.discount_head is not None else [])
-        names = {f"{k}_loss": f"world_model/{METRIC_NAMES.get(k, k)}_nll" for k in heads}
+        names = {f"{k}_loss": f"world_model/{METRIC_NAMES.get(k, k)}_nll" for k in model.heads}
         keys = [*model.decoder.image_keys, *model.decoder.vector_keys]
         return METRICS | names | {f"{k}_loss": f"observations/{k}_nll" for k in keys}
 
