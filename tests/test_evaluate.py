@@ -107,7 +107,8 @@ def test_what_cannot_be_played_is_one_line(main, run_dir, overrides, message):
     assert err.startswith("error: ") and err.count("\n") == 1 and re.search(message, err)
 
 
-def test_help_explains_every_key(main):
+def test_help_explains_every_key(main, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     code, out, err = main("--help")
     assert (code, err) == (0, "")
     for line in (

@@ -89,6 +89,7 @@ def test_a_mistake_is_told_before_anything_is_loaded_that_takes_seconds(reposito
 
 
 def test_help_explains_the_keys_with_the_files_that_the_words_choose(main, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
     printed = []
     monkeypatch.setattr("dreamer.main.print_lines", printed.extend)
     assert main("env=gym", "--help")[0] == 0

@@ -84,7 +84,7 @@ def _group(
             nodes.append((name, key, value))
             continue
         if heading:
-            yield from ("", heading)
+            yield from ("", *textwrap.wrap(heading, width()))
             heading = ""
         yield from _line(f"{at}{name}", value, key)
     for name, key, value in nodes:
@@ -103,7 +103,7 @@ def _node(at: str, node: Mapping[str, Any], key: Key) -> Iterator[str]:
     named = {name: entry for name in node}
     nodes = {name for name in node if isinstance(node[name], Mapping) and node[name]}
     if named.keys() - nodes:
-        yield from ("", f"{at}: {key.text}".removesuffix(": "))
+        yield from ("", *textwrap.wrap(f"{at}: {key.text}".removesuffix(": "), width()))
     for name in node:
         if name in nodes:
             yield from _node(f"{at}.{name}", node[name], entry)

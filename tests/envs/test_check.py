@@ -87,7 +87,8 @@ def test_without_words_it_explains_itself(run):
     assert "python -m dreamer.envs.check env=gym task=CartPole-v1" in printed
 
 
-def test_help_explains_its_own_key_and_those_of_training(run):
+def test_help_explains_its_own_key_and_those_of_training(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     code, printed, errors = run("env=gym", "--help")
     assert (code, errors) == (0, "")
     for line in (

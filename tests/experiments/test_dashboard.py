@@ -173,7 +173,8 @@ def test_a_word_that_makes_no_sense_is_named(capsys, api, word, message):
     assert message in error_of(capsys, word)
 
 
-def test_help_explains_every_key(capsys):
+def test_help_explains_every_key(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     assert dashboard.main(["--help"]) == 0
     printed = capsys.readouterr().out
     assert "  python -m experiments.dashboard project=dreamerv2" in printed
