@@ -20,7 +20,7 @@ from dreamer.command_line import REPLACED, explain
 from dreamer.paths import CONF
 
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} - {"grid", "sweep"}
-# New keys may be set below these.
+# New keys may be set below these, and below every key that gets another `_target_`.
 OPEN = ("env.kwargs.", "model.world_model.loss_scales.", "model.components.")
 
 
@@ -41,8 +41,9 @@ def compose(*overrides: Mapping[str, Any]) -> DictConfig:
             cfg = hydra.compose("train", [_choice(*choice) for choice in choices.items()])
     except HydraException as error:
         raise ValueError(explain(error)) from error
+    targets = tuple(key.removesuffix("_target_") for key in flat if key.endswith("._target_"))
     for key, value in flat.items():
-        _set(cfg, key, value)
+        _set(cfg, key, value, may_be_new=key.startswith((*OPEN, *targets)))
     return cfg
 
 
@@ -79,11 +80,11 @@ def _choice(group: str, value: Any) -> str:
     return f"{group}={value}" if isinstance(value, str) else f"{group}=[{','.join(names)}]"
 
 
-def _set(cfg: DictConfig, key: str, value: Any) -> None:
+def _set(cfg: DictConfig, key: str, value: Any, *, may_be_new: bool) -> None:
     value = str(value) if isinstance(value, Path) else value
     value = value.item() if hasattr(value, "item") else value  # NumPy's numbers
     try:
-        OmegaConf.update(cfg, key, value, force_add=key.startswith(OPEN))
+        OmegaConf.update(cfg, key, value, force_add=may_be_new)
     except OmegaConfBaseException as error:
         if key in REPLACED:
             raise ValueError(REPLACED[key]) from error
