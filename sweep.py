@@ -37,6 +37,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreamer.build import make_envs, make_replay_config
 from dreamer.command_line import explain
+from dreamer.compose import register_suites
 from dreamer.config import checked
 from dreamer.process import prepare
 from dreamer.replay.buffer import Replay
@@ -80,6 +81,7 @@ def make_plan(jobs: Sequence[Job]) -> list[Planned]:
         ValueError: of the first job that is wrong.
         ImportError: a package that its task needs is missing.
     """
+    register_suites()
     composed: dict[tuple[str, ...], DictConfig] = {}
     costs: dict[tuple[str, ...], tuple[int, int]] = {}
     plan = []
