@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from dreamer.choices import with_named
 from dreamer.command_line import replacement
 from dreamer.paths import CONF
 
@@ -29,13 +30,13 @@ CHOICES = {
     "reward_gradients": (True, False),
     "layer_norm": (True, False),
     "actor_gradient": ("auto", "reinforce", "dynamics", "both"),
-    "collect_policy": ("actor", "random"),
+    "collect.where": ("local", "none"),
     "collect.overlap": (True, False),
 }
 # Top-level keys that come with a group of conf/, not with conf/train.yaml.
 GROUP_KEYS = {
     *("latents", "model", "env", "replay", "trainer", "callbacks", "logger"),
-    *("env_name", "stochastic", "sizes"),
+    *("env_name", "stochastic", "sizes", "collect_policy", "collect", "explore"),
 }
 
 
@@ -56,7 +57,7 @@ def checked(cfg: DictConfig) -> DictConfig:
             "Expect a `task`, actually there is none. For example: task=pong, or "
             "env=dummy task=memory"
         )
-    cfg = cfg.copy()
+    cfg = with_named(cfg)
     known = {str(key) for key in OmegaConf.load(CONF / "train.yaml")} | GROUP_KEYS
     for key in cfg.keys() - known:
         if remedy := replacement(str(key)):
@@ -86,6 +87,15 @@ def checked(cfg: DictConfig) -> DictConfig:
         raise ValueError(
             f"Expect `batch.size` >= 1 and `batch.length` >= 2, "
             f"actually: {cfg.batch.size}, {cfg.batch.length}"
+        )
+    if cfg.collect.where == "none":
+        raise ValueError(
+            "`collect` must be local or overlap, got none: learning from stored experience alone "
+            "is not supported yet"
+        )
+    if cfg.explore:
+        raise ValueError(
+            f"`explore` must be none: nothing else is supported yet, got {cfg.explore}"
         )
     OmegaConf.resolve(cfg)
     check_one_device(cfg, available=1)  # `build.check_device` knows how many there are

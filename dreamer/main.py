@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from dreamer.command_line import explain
+from dreamer.compose import register_suites
 from dreamer.paths import CONF
 from dreamer.process import prepare
 
@@ -60,6 +61,11 @@ def run() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     # Hydra wants no plus for a group that stands, empty, in the defaults list; take it either way.
     sys.argv[1:] = [re.sub(r"^\+(experiment|debug)=", r"\1=", word) for word in sys.argv[1:]]
+    try:
+        register_suites()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     try:
         main()
     except HydraException as error:

@@ -35,8 +35,10 @@ def main(words: Sequence[str]) -> None:
         ImportError: A package that the environment needs is missing.
         EnvironmentFault: The environment failed more often than `env.max_restarts` allows.
     """
+    from dreamer.compose import register_suites
     from dreamer.config import checked
 
+    register_suites()
     steps = [word.removeprefix("steps=") for word in words if word.startswith("steps=")]
     if steps and not (steps[-1].isdecimal() and int(steps[-1]) > 0):
         raise ValueError(f"Expect `steps` to be a whole number from 1 on, actually: {steps[-1]}")
