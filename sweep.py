@@ -19,13 +19,12 @@ from types import FrameType
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from dreamer.build import make_envs
+from dreamer.build import make_envs, make_replay_config
 from dreamer.command_line import explain
-from dreamer.compose import known_keys
+from dreamer.compose import known_keys, register_suites
 from dreamer.config import checked, reasons
 from dreamer.process import prepare
 from dreamer.replay.buffer import Replay
@@ -90,6 +89,7 @@ def make_plan(jobs: Sequence[Job]) -> list[Planned]:
         ValueError: of the first job that is wrong.
         ImportError: a package that its task needs is missing.
     """
+    register_suites()
     composed: dict[tuple[str, ...], DictConfig] = {}
     costs: dict[tuple[str, ...], tuple[int, int]] = {}
     plan = []
@@ -175,7 +175,7 @@ def _cost(cfg: DictConfig) -> tuple[int, int]:
     """Frames of a run, and bytes of its replay when it is as full as the run makes it."""
     envs = make_envs(cfg, seed=0)
     try:
-        config = instantiate(cfg.replay)
+        config = make_replay_config(cfg)
         steps = min(config.capacity_policy_steps, cfg.total_frames // envs.action_repeat)
         config = replace(config, capacity_policy_steps=max(steps, envs.count))
         size = Replay.size_on_disk(envs.obs_shapes, envs.action_space.size, envs.count, config)

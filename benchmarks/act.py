@@ -28,7 +28,7 @@ from benchmarks.measure import (  # noqa: E402
 )
 from benchmarks.peers.launch import start_authors, start_sheeprl  # noqa: E402
 from benchmarks.peers.sizes import SIZES  # noqa: E402
-from dreamer.build import apply_kernels, make_explorer  # noqa: E402
+from dreamer.build import apply_kernels, make_actor  # noqa: E402
 from dreamer.collector import Collector  # noqa: E402
 from dreamer.policy import RandomPolicy  # noqa: E402
 from dreamer.types import TimeStep  # noqa: E402
@@ -52,7 +52,7 @@ def policy_calls(
     agent = make_agent(size, cfg)
     apply_kernels(cfg, agent)
     agent.to(device)
-    policy = make_explorer(cfg, agent)
+    policy = make_actor(cfg, agent)
     threads = torch.get_num_threads()
     running = {
         "sheeprl": lambda: start_sheeprl(

@@ -3,6 +3,8 @@
 The runner and the player put them together. Hydra instantiates; everything built gets plain values.
 """
 
+import inspect
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -10,13 +12,16 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dreamer.agent import AgentConfig, DreamerAgent
+from dreamer.collector import Policy
 from dreamer.config import check_one_device
 from dreamer.envs.factory import Envs
+from dreamer.envs.own import is_group
 from dreamer.kernels import optimize
 from dreamer.kernels.cuda_graph import CudaCapture
 from dreamer.kernels.recorded_policy import RecordedPolicy, RecordedSnapshotPolicy
 from dreamer.kernels.recorded_update import RecordedUpdate
-from dreamer.policy import DreamerPolicy, SnapshotPolicy
+from dreamer.policy import DreamerPolicy, PolicyContext, SnapshotPolicy
+from dreamer.replay.buffer import ReplayConfig
 from dreamer.run_folder import ResumePoint, RunFolder
 from dreamer.types import ActionSpace
 
@@ -29,9 +34,20 @@ class Spaces(Protocol):
 
 
 def make_envs(cfg: DictConfig, *, seed: int, count: int | None = None) -> Envs:
-    """Build a group of environments; `count` replaces that of the configuration."""
+    """Build a group of environments; `count` replaces that of the configuration.
+
+    Raises:
+        ValueError: `env._target_` makes something else.
+    """
     options = {"seed": seed} | ({} if count is None else {"count": count})
-    return instantiate(cfg.env, **options)
+    envs = instantiate(cfg.env, **options)
+    if not is_group(envs):
+        raise ValueError(
+            f"`env._target_` must make a group of environments (dreamer.envs.factory.Envs), got "
+            f"{envs!r} from {cfg.env._target_}. For a function that makes a gymnasium.Env: "
+            "env=own env.factory=my_module:make"
+        )
+    return envs
 
 
 def make_agent(cfg: DictConfig, spaces: Spaces) -> DreamerAgent:
@@ -48,8 +64,8 @@ def record_updates(cfg: DictConfig, agent: DreamerAgent) -> None:
         agent.learn = RecordedUpdate(agent, CudaCapture)
 
 
-def make_explorer(cfg: DictConfig, agent: DreamerAgent) -> DreamerPolicy:
-    """Build the policy that collects."""
+def make_actor(cfg: DictConfig, agent: DreamerAgent) -> DreamerPolicy:
+    """Build the policy that collects as the actor says, wherever it is to collect."""
     networks, noise = (agent.world_model, agent.actor_critic), cfg.exploration_noise
     recorded: dict[str, Any] = {"make_capture": CudaCapture} if has_cuda_graphs(cfg) else {}
     if cfg.collect.overlap:
@@ -57,6 +73,57 @@ def make_explorer(cfg: DictConfig, agent: DreamerAgent) -> DreamerPolicy:
         return kind(*networks, exploration_noise=noise, seed=cfg.seed, **recorded)
     kind = RecordedPolicy if recorded else DreamerPolicy
     return kind(*networks, exploration_noise=noise, sample_actions=True, **recorded)
+
+
+def make_collect_policy(cfg: DictConfig, context: PolicyContext) -> Policy:
+    """Build the policy that collects after the prefill.
+
+    Raises:
+        ValueError: `collect_policy` does not say how to build one.
+    """
+    policy: Any = make_of(cfg.collect_policy, "collect_policy")(context)
+    if callable(policy):
+        return policy  # pyright: ignore[reportReturnType]
+    raise ValueError(
+        "`collect_policy._target_` must make a policy, a function of a step and a state, "
+        f"got {policy!r}"
+    )
+
+
+def make_refresh(actor: DreamerPolicy, policy: Policy) -> Callable[[int], None] | None:
+    """What is to be done before each collection beside an update; None between updates."""
+    if not isinstance(actor, SnapshotPolicy):
+        return None
+    own = getattr(policy, "refresh", None)
+
+    def refresh(policy_steps: int) -> None:
+        actor.refresh(policy_steps)
+        if own is not None and policy is not actor:
+            own(policy_steps)
+
+    return refresh
+
+
+def make_replay_config(cfg: DictConfig) -> ReplayConfig:
+    """Build what the replay is made with."""
+    sampler = make_of(cfg.replay.sampling, "replay.sampling")
+    return instantiate(cfg.replay, sampling=sampler)
+
+
+def make_of(node: DictConfig, key: str) -> Callable[..., Any]:
+    """What a node's `_target_` makes of one argument; the node's other keys are given already.
+
+    Raises:
+        ValueError: there is none, or it does not take the argument and these keys.
+    """
+    if "_target_" not in node:
+        raise ValueError(f"`{key}` must have a `_target_`, got {node}")
+    make = instantiate(node, _partial_=True, _convert_="all")
+    try:
+        inspect.signature(make.func).bind(None, *make.args, **make.keywords)
+    except TypeError as error:
+        raise ValueError(f"`{key}` cannot be built of {node._target_}: {error}") from error
+    return make
 
 
 def make_evaluation_policy(cfg: DictConfig, agent: DreamerAgent) -> DreamerPolicy:

@@ -119,7 +119,7 @@ class Collector:
         left, tell = steps, _nothing
         while left > 0 or due.any():
             action, self._policy_state = policy(step, self._policy_state)
-            assert action.shape == (count, self.envs.action_space.size), action.shape
+            _require_actions(action, (count, self.envs.action_space.size))
             step = self._step_envs(action, meanwhile=tell)
             tell = functools.partial(self._arrive, step, action, on_step)
             left -= self._policy_steps_in(step)
@@ -170,6 +170,13 @@ class Collector:
 
 def _nothing() -> None:
     """There is nothing to tell."""
+
+
+def _require_actions(action: np.ndarray, shape: tuple[int, int]) -> None:
+    """Refuse what is no array of actions; a user's policy may return anything."""
+    if not isinstance(action, np.ndarray) or action.shape != shape:
+        got = f"shape {action.shape}" if isinstance(action, np.ndarray) else repr(action)
+        raise ValueError(f"A policy must return actions as an array of shape {shape}, got {got}")
 
 
 def _require_sound(step: TimeStep) -> None:

@@ -1,14 +1,17 @@
 """Configurations composed by programs, from dictionaries in the place of a command line.
 
 The library uses it. What it composes is what `train.py` would; Hydra's own state stays as it was.
+All that composes a configuration calls `register_suites` before.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.version import VersionBase
@@ -21,13 +24,44 @@ from dreamer.schema.help import Usage, head, keys, line, written
 from dreamer.schema.words import shown, unknown_key
 from dreamer.settings import TrainSettings
 
-# New keys may be set below these.
+SUITES = "dreamer.envs"  # the group of entry points
+# New keys may be set below these, and below every key that gets another `_target_`.
 OPEN = (
     "env.kwargs.",
     "model.world_model.loss_scales.",
     "model.world_model.heads.",
     "model.components.",
 )
+
+
+def register_suites() -> None:
+    """Let `env=` choose the suites that other packages declare: entry points of `dreamer.envs`.
+
+    Each is a function, see `dreamer.envs.own.make_suite`; its keys are those of conf/env/gym.yaml.
+
+    Raises:
+        ValueError: a suite has the name of another one, or of one of ours.
+    """
+    taken = {path.stem: "this program" for path in (CONF / "env").glob("*.yaml")}
+    for point in entry_points(group=SUITES):
+        package = point.dist.name if point.dist else point.module
+        if point.name in taken and taken[point.name] != package:
+            raise ValueError(
+                f"The entry point `{point.name}` of {package} has a name that "
+                f"{taken[point.name]} uses already; {SUITES} must differ"
+            )
+        taken[point.name] = package
+        node = {
+            "defaults": ["gym", "_self_"],
+            "env_name": point.name,
+            "env": {
+                "_target_": "dreamer.envs.own.make_suite",
+                "factory": f"{point.module}:{point.attr}",
+            },
+        }
+        ConfigStore.instance().store(
+            group="env", name=point.name, node=node, package="_global_", provider=package
+        )
 
 
 def compose(*overrides: Mapping[str, Any]) -> DictConfig:
@@ -42,13 +76,15 @@ def compose(*overrides: Mapping[str, Any]) -> DictConfig:
     """
     flat = {key: value for one in overrides for key, value in _leaves(one)}
     choices = {key: flat.pop(key) for key in GROUPS & flat.keys()}
+    register_suites()
     try:
         with _own_hydra(), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = hydra.compose("train", [_choice(*choice) for choice in choices.items()])
     except HydraException as error:
         raise ValueError(explain(error)) from error
+    targets = tuple(key.removesuffix("_target_") for key in flat if key.endswith("._target_"))
     for key, value in flat.items():
-        _set(cfg, key, value)
+        _set(cfg, key, value, may_be_new=key.startswith((*OPEN, *targets)))
     return cfg
 
 
@@ -80,6 +116,7 @@ def known_keys(words: Iterable[str] = ()) -> list[str]:
 def _compose_choices(words: Iterable[str]) -> DictConfig:
     """The configuration with those words of a command line that choose files, if they can."""
     choices = [word for word in words if word.partition("=")[0] in GROUPS]
+    register_suites()
     with _own_hydra(), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             return hydra.compose("train", choices)
@@ -122,11 +159,11 @@ def _choice(group: str, value: Any) -> str:
     return f"{group}={value}" if isinstance(value, str) else f"{group}=[{','.join(names)}]"
 
 
-def _set(cfg: DictConfig, key: str, value: Any) -> None:
+def _set(cfg: DictConfig, key: str, value: Any, *, may_be_new: bool) -> None:
     value = str(value) if isinstance(value, Path) else value
     value = value.item() if getattr(value, "ndim", None) == 0 else value  # NumPy's numbers
     try:
-        OmegaConf.update(cfg, key, value, force_add=key.startswith(OPEN))
+        OmegaConf.update(cfg, key, value, force_add=may_be_new)
     except OmegaConfBaseException as error:
         if remedy := replacement(key):
             raise ValueError(remedy) from error

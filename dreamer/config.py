@@ -13,6 +13,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dreamer.choices import with_named
 from dreamer.command_line import replacement
 from dreamer.schema.validation import validate
 from dreamer.schema.words import UnknownKey
@@ -36,7 +37,7 @@ def checked(cfg: DictConfig) -> DictConfig:
             "Expect a `task`, actually there is none. For example: task=pong, or "
             "env=dummy task=memory"
         )
-    plain = to_plain(cfg)
+    plain = to_plain(with_named(cfg))
     plain["logger"] = plain.get("logger") or {}  # null: none at all
     if isinstance(plain.get("trainer"), dict):
         # `build.check_device` knows how many devices there are.
@@ -48,6 +49,15 @@ def checked(cfg: DictConfig) -> DictConfig:
         if remedy is None:
             raise
         raise ValueError(f"Unknown key `{error.key}`. {remedy}") from None
+    if cfg.collect.where == "none":
+        raise ValueError(
+            "`collect` must be local or overlap, got none: learning from stored experience alone "
+            "is not supported yet"
+        )
+    if cfg.explore:
+        raise ValueError(
+            f"`explore` must be none: nothing else is supported yet, got {cfg.explore}"
+        )
     OmegaConf.set_readonly(cfg, True)
     return cfg
 

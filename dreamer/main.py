@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from dreamer.command_line import explain, prepared
-from dreamer.compose import help_lines, known_keys
+from dreamer.compose import help_lines, known_keys, register_suites
 from dreamer.paths import CONF
 from dreamer.process import prepare
 from dreamer.schema.help import Usage, print_lines
@@ -73,6 +73,7 @@ def run() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what is wrong with a command line comes to us
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
+        register_suites()
         if {"-h", "--help"} & set(sys.argv):
             print_lines(help_lines(USAGE, sys.argv[1:]))
             return

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 FORMAT = 2  # of the config.yaml that this version writes
+SAMPLERS = {"episodes": "EpisodeSampler", "steps": "StepSampler"}  # by their earlier names
 
 
 def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,12 +35,31 @@ def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _heads_by_name(config: dict[str, Any]) -> dict[str, Any]:
-    """1 to 2: `reward_head` and `discount_head` became `heads`, with gradients and scale.
+def _from_1_to_2(config: dict[str, Any]) -> dict[str, Any]:
+    """Heads got names; who collects, where, and the sampler became nodes.
 
     The key `compile` became `kernels`, which changes no result.
     """
     config = {key: value for key, value in config.items() if key != "compile"}
+    return _with_nodes(_with_heads(config))
+
+
+def _with_nodes(config: dict[str, Any]) -> dict[str, Any]:
+    """What a name stood for in place of the name."""
+    replay, collect = (_mapping(config, key) for key in ("replay", "collect"))
+    if (who := config.get("collect_policy")) in ("actor", "random"):
+        node = {"_target_": f"dreamer.policy.choose_{who}", "_partial_": True}
+        config = config | {"collect_policy": node}
+    if (sampling := replay.get("sampling")) in SAMPLERS:
+        node = {"_target_": f"dreamer.replay.sampling.{SAMPLERS[sampling]}", "_partial_": True}
+        config = config | {"replay": {**replay, "sampling": node}}
+    if collect:
+        config = config | {"collect": {"where": "local", **collect}}
+    return config
+
+
+def _with_heads(config: dict[str, Any]) -> dict[str, Any]:
+    """`reward_head` and `discount_head` became `heads`, with gradients and scale."""
     world_model = _mapping(_mapping(config, "model"), "world_model")
     if "reward_head" not in world_model:
         return config
@@ -67,4 +87,4 @@ def _mapping(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (_heads_by_name,)
+MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (_from_1_to_2,)

@@ -1,15 +1,19 @@
 """Acting: policies that turn what an environment shows into actions.
 
 The collector and the evaluation call them. They know the networks but nothing of learning.
+
+`collect_policy` names the one that collects after the prefill. Its `_target_` is a class, or a
+function, that is called with a `PolicyContext` and with the other keys of its node. What it returns
+follows the protocol `dreamer.collector.Policy`.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from dreamer.distributions import explore, gumbel_like
@@ -218,6 +222,32 @@ class SnapshotPolicy(DreamerPolicy):
             return super().__call__(step, state)
         with torch.cuda.stream(self._stream):
             return super().__call__(step, state)
+
+
+class PolicyContext(NamedTuple):
+    """What a policy that collects is built with.
+
+    With `collect=overlap` the policy acts in another thread while the agent learns. `actor` is
+    safe there. A policy that acts with `components` copies their weights in a method
+    `refresh(policy_steps)`, which is then called before each collection.
+    """
+
+    actor: DreamerPolicy  # samples the agent's actions, `exploration_noise` included
+    random: RandomPolicy  # uniform actions; it made the prefill
+    obs_shapes: Mapping[str, tuple[int, ...]]  # by key, one observation: (C, 64, 64) or (O,)
+    action_space: ActionSpace
+    components: Mapping[str, nn.Module]  # of the agent, by name; they change in every update
+    seed: int  # follows from the run's; another one after a resume
+
+
+def choose_actor(context: PolicyContext) -> DreamerPolicy:
+    """Return the policy of `collect_policy=actor`."""
+    return context.actor
+
+
+def choose_random(context: PolicyContext) -> RandomPolicy:
+    """Return the policy of `collect_policy=random`."""
+    return context.random
 
 
 def _acting_parameters(model: WorldModel, heads: ActorCritic) -> Iterator[Parameter]:

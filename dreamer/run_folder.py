@@ -23,22 +23,15 @@ import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from dreamer.choices import choice_of
 from dreamer.migrate import FORMAT, migrate
 from dreamer.paths import CONF, expanded
 from dreamer.replay.buffer import Replay
 
-SWITCHES = (
-    "kl_balance",
-    "image_gradients",
-    "reward_gradients",
-    "layer_norm",
-    "actor_gradient",
-    "collect_policy",
-)
 # A run stays the same run when these change.
 FREE = (
     *("root", "run_dir", "variant", "total_frames"),
-    *("logger", "callbacks", "trainer", "precision", "collect"),
+    *("logger", "callbacks", "trainer", "precision", "collect", "switches"),
     *("kernels", "cuda_graphs", "replay.device"),
     *("env.processes", "env.hang_seconds", "env.max_restarts"),
 )
@@ -372,20 +365,24 @@ def _is_failure(path: Path) -> bool:
 
 def _variant(cfg: DictConfig) -> str:
     """The experiment's name, and after it the switches in which the run differs from it."""
-    base = OmegaConf.load(CONF / "train.yaml")
-    assert isinstance(base, DictConfig)
-    expected = {key: base[key] for key in SWITCHES} | {"latents": "categorical"}
+    expected = _read(CONF / "train.yaml")
     experiment = CONF / "experiment" / f"{cfg.experiment_name}.yaml"
     if experiment.exists():
-        changes = OmegaConf.load(experiment)
-        assert isinstance(changes, DictConfig)
-        expected |= {key: changes[key] for key in SWITCHES if key in changes}
-        if any("override /latents" in d for d in changes.get("defaults", [])):
-            expected["latents"] = changes.defaults[0]["override /latents"]
-    actual = {key: cfg[key] for key in SWITCHES}
-    actual["latents"] = cfg.latents._target_.rsplit(".", 1)[-1].removesuffix("Latent").lower()
-    parts = [f"{key}_{actual[key]}".lower() for key in expected if actual[key] != expected[key]]
+        expected |= _read(experiment)
+    actual = {key: choice_of(cfg, key) for key in cfg.switches}
+    parts = [
+        f"{key}_{value}".lower() for key, value in actual.items() if value != expected.get(key)
+    ]
     return "-".join([cfg.experiment_name, *parts])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The values in a file of the configuration, and the names in its defaults list."""
+    content: Any = OmegaConf.to_container(OmegaConf.load(path))
+    choices = [entry for entry in content.pop("defaults", []) if isinstance(entry, dict)]
+    return content | {
+        key.removeprefix("override /"): name for entry in choices for key, name in entry.items()
+    }
 
 
 def _as_plain(cfg: DictConfig) -> Any:

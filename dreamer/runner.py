@@ -25,11 +25,14 @@ from dreamer.build import (
     apply_kernels,
     check_device,
     choose_precision,
+    make_actor,
     make_agent,
+    make_collect_policy,
     make_envs,
     make_evaluation_policy,
-    make_explorer,
     make_loggers,
+    make_refresh,
+    make_replay_config,
     on_cuda,
 )
 from dreamer.callbacks.collect import Collect
@@ -43,8 +46,8 @@ from dreamer.envs.factory import Envs
 from dreamer.envs.terms import terms_of
 from dreamer.evaluation import EVALUATION_SEED
 from dreamer.loggers import finish, go_on_from
-from dreamer.policy import RandomPolicy, SnapshotPolicy
-from dreamer.replay.buffer import Replay, ReplayConfig
+from dreamer.policy import PolicyContext, RandomPolicy
+from dreamer.replay.buffer import Replay
 from dreamer.replay.dataset import ReplayDataModule
 from dreamer.run_folder import FolderInUse, ResumePoint, RunFolder
 
@@ -105,7 +108,6 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
     try:
         folder.check_same_spaces(terms_of(envs).as_plain())
         agent = make_agent(cfg, envs)
-        random_policy = RandomPolicy(envs.action_space, seed)
         with folder.lock():
             if folder.resume_point() != resume:
                 raise FolderInUse(
@@ -115,7 +117,7 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
             if resume is None:
                 folder.check_may_begin(cfg)  # another process may have begun meanwhile, and died
             try:
-                return _fit(cfg, folder, envs, agent, random_policy, resume, make_envs)
+                return _fit(cfg, folder, envs, agent, resume, make_envs, seed=seed)
             except Interrupted:
                 raise
             except Exception:
@@ -131,17 +133,17 @@ def _fit(
     folder: RunFolder,
     envs: Envs,
     agent: DreamerAgent,
-    random_policy: RandomPolicy,
     resume: ResumePoint | None,
     make_envs: EnvsMaker,
+    *,
+    seed: int,
 ) -> Summary:
-    replay_config: ReplayConfig = instantiate(cfg.replay)
     replay = Replay(
         folder.replay,
         obs_shapes=envs.obs_shapes,
         action_size=envs.action_space.size,
         env_count=envs.count,
-        config=replay_config,
+        config=make_replay_config(cfg),
         seed=cfg.seed,
     )
     updates = most_updates(cfg, envs.action_repeat)
@@ -151,6 +153,14 @@ def _fit(
     left = updates - (resume.updates if resume else 0)
     cost = None if on_cuda(cfg) else estimate_cost(agent, cfg.batch.size, cfg.batch.length, left)
     kernels = apply_kernels(cfg, agent)
+    policies = PolicyContext(  # after the kernels: a snapshot copies the networks
+        actor=make_actor(cfg, agent),
+        random=RandomPolicy(envs.action_space, seed),
+        obs_shapes=envs.obs_shapes,
+        action_space=envs.action_space,
+        components=dict(agent.components.items()),
+        seed=seed,
+    )
     metrics: Metrics = instantiate(cfg.callbacks.metrics)(replay)
     progress: Progress | None = None
     if cfg.callbacks.progress:
@@ -165,7 +175,7 @@ def _fit(
         metrics,
         progress,
         interrupt,
-        random_policy=random_policy,
+        policies=policies,
         make_envs=make_envs,
     )
     trainer: pl.Trainer = instantiate(
@@ -234,18 +244,18 @@ def _make_callbacks(
     progress: Progress | None,
     interrupt: Interrupt,
     *,
-    random_policy: RandomPolicy,
+    policies: PolicyContext,
     make_envs: EnvsMaker,
 ) -> list[pl.Callback]:
     """In the order in which they act after an update: collect first, save before stopping."""
-    explorer = make_explorer(cfg, agent)
+    collect_policy = make_collect_policy(cfg, policies)
     collect = Collect(
         Collector(envs),
         replay,
         metrics,
         interrupt,
-        random_policy=random_policy,
-        policy={"actor": explorer, "random": random_policy}[cfg.collect_policy],
+        random_policy=policies.random,
+        policy=collect_policy,
         action_repeat=envs.action_repeat,
         batch_length=cfg.batch.length,
         total_frames=cfg.total_frames,
@@ -253,7 +263,7 @@ def _make_callbacks(
         pretrain_updates=cfg.pretrain_updates,
         train_every_policy_steps=cfg.train_every_policy_steps,
         on_frames=progress.advance if progress else lambda frames: None,
-        refresh=explorer.refresh if isinstance(explorer, SnapshotPolicy) else None,
+        refresh=make_refresh(policies.actor, collect_policy),
     )
     callbacks: list[pl.Callback] = [collect, metrics]
     if cfg.callbacks.evaluate:

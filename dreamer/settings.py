@@ -5,7 +5,7 @@ declares its own keys. Defaults are in conf/.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from dreamer.schema.types import (
@@ -37,6 +37,9 @@ class Batch(Section):
 class Collection(Section):
     """Where the environments step."""
 
+    where: Annotated[
+        Literal["local", "none"], doc("In this process, or not at all while the agent learns.")
+    ]
     overlap: Annotated[
         bool, doc("Let environments step while the device updates; other random draws.")
     ]
@@ -127,6 +130,9 @@ class TrainSettings(Section):
     cuda_graphs: Annotated[
         bool, doc("Record updates and policy calls once and replay them; needs CUDA.")
     ]
+    switches: Annotated[
+        list[str], doc("Keys that change what is learned; changed ones name the run's variant.")
+    ]
     kl_balance: Annotated[
         bool | OpenFraction,
         doc("Share of the prior's gradient in the KL; true: 0.8, false: 0.5, the plain KL."),
@@ -137,9 +143,6 @@ class TrainSettings(Section):
     actor_gradient: Annotated[
         Literal["auto", "reinforce", "dynamics", "both"],
         doc("Gradient of the actor; auto: reinforce for discrete actions, else dynamics."),
-    ]
-    collect_policy: Annotated[
-        Literal["actor", "random"], doc("Who collects after the prefill.", source="Figure J1")
     ]
     prefill_policy_steps: Annotated[
         Count,
@@ -156,6 +159,12 @@ class TrainSettings(Section):
         NonNegative,
         doc("Probability of a random action, or standard deviation added to a continuous one."),
     ]
+    collect_policy: Annotated[
+        Node, doc("Who collects after the prefill: actor, random, or a class of yours.")
+    ]
+    explore: Annotated[Mapping[str, Any], doc("What rewards exploration.")] = field(
+        default_factory=dict
+    )
     collect: Annotated[Collection, doc("Where the environments step.")]
     batch: Annotated[Batch, doc("What one update learns from.")]
     # A model of your own need not have these two.

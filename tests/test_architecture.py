@@ -29,7 +29,10 @@ FLOORS = (
     ("agent", "policy", "convert", "trained"),
     ("kernels",),
     ("callbacks", "loggers", "evaluation", "cost"),
-    ("run_folder", "config", "build", "briefing", "player", "runner", "compose", "library"),
+    (
+        *("run_folder", "choices", "config", "build", "briefing", "player", "runner", "compose"),
+        "library",
+    ),
     ("evaluate", "main", "envs.check"),
 )
 FLOOR_OF = {f"dreamer.{room}": n for n, rooms in enumerate(FLOORS) for room in rooms}

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
 MANY_RUNS = ("grid", "sweep")  # folders of conf/ that list jobs; the others hold parts of one
 FILES = sorted(
-    (path.parent.name, path.stem)
+    (path.parent.relative_to(CONF).as_posix(), path.stem)
     for path in CONF.rglob("*.yaml")
     if path.parent != CONF and path.parent.name not in MANY_RUNS
 )

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from tiny import IMAGE, make_agent
 from torch.testing import assert_close
 
@@ -62,6 +63,26 @@ def test_a_configuration_of_this_version_stays_as_it_is():
     assert migrate({"format": FORMAT, "compile": "x", "model": {"a": 1}}) == {
         **{"compile": "x", "model": {"a": 1}}
     }
+
+
+@pytest.mark.parametrize("who", ["actor", "random"])
+@pytest.mark.parametrize("sampling", ["episodes", "steps"])
+def test_names_become_what_they_stood_for(compose_tiny, who, sampling):
+    old = {
+        "collect_policy": who,
+        "collect": {"overlap": True},
+        "replay": {"sampling": sampling, "capacity_policy_steps": 9},
+    }
+    new = compose_tiny(
+        f"collect_policy={who}",
+        "collect=overlap",
+        f"replay/sampling={sampling}",
+        "replay.capacity_policy_steps=9",
+    )
+    config = migrate(old)
+    for key in ("collect_policy", "collect"):
+        assert config[key] == new[key]
+    assert config["replay"].items() <= OmegaConf.to_container(new.replay).items()
 
 
 @pytest.mark.parametrize("version", [FORMAT + 1, "new", None, 0])

@@ -16,6 +16,7 @@ import torch
 from omegaconf import OmegaConf
 
 from dreamer.callbacks.interrupt import Interrupted
+from dreamer.config import checked
 from dreamer.envs.dummy import MemoryEnvs
 from dreamer.migrate import FORMAT
 from dreamer.replay.buffer import Replay
@@ -67,6 +68,30 @@ def folder_name(compose_any):
 )
 def test_the_folder_says_what_run_it_is(folder_name, overrides, name):
     assert folder_name(*overrides.split()) == name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "variant"),
+    [
+        ("collect_policy=random", "dreamerv2-collect_policy_random"),
+        ("experiment=random_collection", "random_collection"),
+        (
+            "experiment=random_collection collect_policy=actor",
+            "random_collection-collect_policy_actor",
+        ),
+        ("collect_policy._target_=mine.Bold +collect_policy.x=1", "dreamerv2-collect_policy_bold"),
+        ("latents._target_=mine.Mixed collect=overlap", "dreamerv2-latents_mixed"),
+        ("switches=[seed,layer_norm] seed=2 kl_balance=false", "dreamerv2-seed_2"),
+    ],
+)
+def test_the_switches_name_the_variant(compose_any, overrides, variant):
+    cfg = checked(compose_any("task=pong", *overrides.split()))
+    assert RunFolder.of(cfg).variant == variant
+
+
+def test_switches_that_are_no_keys_are_refused(compose_any):
+    with pytest.raises(ValueError, match="`switches` must name keys of the config.*, got wings"):
+        RunFolder.of(compose_any("task=pong", "switches=[wings]"))
 
 
 def test_two_different_ablations_never_share_a_folder(compose_any):
@@ -295,7 +320,7 @@ REFUSED = {
     "+callbacks.checkpoint.wings=2": "Unknown key `callbacks.checkpoint.wings`",
     "+logger.jsonl.wings=2": "Unknown key `logger.jsonl.wings`",
     "logger.jsonl._target_=dreamer.loggers.Nothing": "Nothing",
-    "replay.sampling=best": "`replay.sampling` must be episodes or steps",
+    "replay.sampling=best": "`replay.sampling` must be one of episodes, steps, or a node",
     "total_frames=40": "`total_frames` to exceed the prefill",
     "trainer.accelerator=tpus": "tpus",
     "+trainer.wings=2": "Unknown key `trainer.wings`",

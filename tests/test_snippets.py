@@ -1,34 +1,49 @@
 """Every snippet of README.md and docs/: Python is run, commands are checked in a real way.
 
 A fenced block says what it is by its language: `python` is run, all of a page in one namespace;
-`yaml` is a file of the configuration or a grid; none or `bash` are commands; `text` is nothing of
-that. Commands in the text, in backticks, count too. A block after "as `path`:" is the content
-of that file. What no check knows is an error.
+`yaml` is a file of the configuration or a grid; `toml` is a part of a package's pyproject.toml;
+none or `bash` are commands; `text` is nothing of that. Commands in the text, in backticks, count
+too. A block after "as `path`:" is the content of that file. What no check knows is an error.
+
+Files lie in a folder of the test's own, outside the checkout, and the snippets run there. The pages
+of `EXTENSIONS` show a package of a user's: there, commands that train are run, too.
 """
 
+import ast
+import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+import entry_points
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
 from packaging.requirements import Requirement
 
 import dreamer.library
+from dreamer.compose import register_suites
 from dreamer.config import checked
 from dreamer.run_folder import RunFolder
+from dreamer.runner import train
 from dreamer.schema.validation import validate_words
 from dreamer.settings import CheckSettings
 from experiments import command, dashboard, grid, report
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
+EXTENSIONS = [
+    ROOT / "docs" / f"{name}.md"
+    for name in ("component", "latent", "own_environment", "policy", "sampler")
+]
 COMMANDS = (
     "python",
     "pip",
@@ -95,7 +110,7 @@ def of(pages: list[Path], find: Callable[[Path], list]) -> list:
 
 
 @pytest.fixture
-def conf(page, tmp_path, monkeypatch) -> Path:
+def conf(page, tmp_path, monkeypatch) -> Iterator[Path]:
     """The configuration, with the files that the page adds to it; its other files lie beside."""
     conf = shutil.copytree(ROOT / "conf", tmp_path / "conf")
     monkeypatch.setattr(grid, "CONF", conf)
@@ -105,18 +120,32 @@ def conf(page, tmp_path, monkeypatch) -> Path:
             path = tmp_path / snippet.path
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(snippet.text)
-    return conf
+    suites = [entry_points.read(one.text) for one in snippets(page) if one.language == "toml"]
+    known = set(sys.modules)
+    with ExitStack() as stack:
+        for points in suites or [{}]:
+            stack.enter_context(entry_points.installed(tmp_path, "users-package", points))
+        register_suites()
+        yield conf
+    for name in sys.modules.keys() - known:  # another page's package may have the same name
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 # -------------------------------------------------------------------------------- the commands
 
 
-def check_train(conf: Path, words: list[str]) -> None:
+def check_train(conf: Path, words: list[str]) -> DictConfig | None:
     """Compose what `python train.py` would; of a multirun, the first job."""
+    if "--config-dir" in words:
+        place = words.index("--config-dir")
+        folder = Path(words[place + 1]).absolute()
+        assert folder.is_dir(), folder
+        words = [*words[:place], *words[place + 2 :], f"hydra.searchpath=['file://{folder}']"]
     options = [word for word in words if word.startswith("-")]
     assert set(options) <= {"-m", "--help", "--cfg"}, options
     if "--help" in options:
-        return
+        return None
     words = [re.sub(r"^\+(experiment|debug)=", r"\1=", w) for w in words if "=" in w]
     overrides = OverridesParser.create().parse_overrides(words)
     sweeps = [one.is_sweep_override() for one in overrides]
@@ -128,6 +157,7 @@ def check_train(conf: Path, words: list[str]) -> None:
     with initialize_config_dir(str(conf), version_base="1.3"):
         cfg = compose("train", first)
     RunFolder.of(checked(cfg))
+    return cfg
 
 
 def check_evaluate(conf: Path, words: list[str]) -> None:
@@ -197,7 +227,7 @@ def check_environment(conf: Path, words: list[str]) -> None:
     check_train(conf, [word for word in words if word not in own])
 
 
-CHECKS: dict[str, Callable[[Path, list[str]], None]] = {
+CHECKS: dict[str, Callable[[Path, list[str]], object]] = {
     "python train.py": check_train,
     "dreamer-train": check_train,
     "python sweep.py": check_sweep,
@@ -216,8 +246,8 @@ CHECKS: dict[str, Callable[[Path, list[str]], None]] = {
 }
 
 
-def check(conf: Path, line: str) -> None:
-    """Check one command.
+def check(conf: Path, line: str) -> object:
+    """Check one command; returns what the check returns.
 
     Raises:
         LookupError: no check knows it.
@@ -252,7 +282,7 @@ def test_commands_that_are_wrong_are_found(line):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_block_is_of_a_kind_that_is_checked(page):
     kinds = {snippet.language for snippet in snippets(page)}
-    assert kinds <= {"python", "yaml", "bash", "text"}
+    assert kinds <= {"python", "yaml", "toml", "bash", "text"}
 
 
 def yaml_files(page: Path) -> list[Snippet]:
@@ -263,9 +293,10 @@ def yaml_files(page: Path) -> list[Snippet]:
 def test_files_of_the_configuration_are_understood(page, found, conf, tmp_path):
     path = tmp_path / (found.path or "my.yaml")
     path.write_text(found.text)
-    if path.is_relative_to(conf):
+    if path.parent.parent.name == "conf":
         group, name = path.parent.name, path.stem
-        check_train(conf, ["task=pong", f"{group}={name}"])
+        folder = str(path.parent.parent)
+        check_train(conf, ["task=pong", f"{group}={name}", "--config-dir", folder])
     else:
         check_sweep(conf, [f"grid={path}"])
 
@@ -282,10 +313,93 @@ def test_python_runs(page, conf, trained_run, monkeypatch, tmp_path):
     train = dreamer.library.train
     monkeypatch.setattr(dreamer.library, "train", train_a_little)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
     shutil.copytree(trained_run, "runs/dummy/memory/tiny/seed0")
     namespace: dict = {"__name__": "snippet"}
     for snippet in snippets(page):
         if snippet.language == "python" and not snippet.path:
             code = compile("\n" * snippet.line + snippet.text, str(page), "exec")
             exec(code, namespace)
+
+
+# --------------------------------------------------------------------------- a user's package
+
+TRAIN = ("dreamer-train", "python train.py")
+SMALL_WORDS = [
+    "debug=fast",
+    "logger=jsonl",
+    "total_frames=200",
+    "prefill_policy_steps=150",
+    "callbacks.video=null",
+    "callbacks.evaluate.episodes=1",
+    "callbacks.evaluate.video_policy_steps=0",
+]
+
+
+def training_commands(page: Path) -> list[tuple[int, str]]:
+    """Those with words: the name alone is no command."""
+    return [(line, one) for line, one in commands(page) if one.startswith(TRAIN) and "=" in one]
+
+
+@pytest.mark.parametrize("page", EXTENSIONS, ids=lambda page: page.name)
+def test_every_extension_is_shown_with_a_command_and_a_file(page):
+    assert training_commands(page)
+    assert any(snippet.path for snippet in snippets(page))
+
+
+@pytest.mark.parametrize(("page", "found"), of(EXTENSIONS, training_commands))
+def test_commands_that_use_a_users_package_train(conf, found, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    cfg = check(conf, " ".join([found[1], *SMALL_WORDS]))
+    assert isinstance(cfg, DictConfig)
+    assert train(cfg).updates >= 2
+
+
+@pytest.mark.parametrize("page", [ROOT / "docs" / "component.md"], ids=["component.md"])
+def test_a_process_outside_the_checkout_uses_a_users_package(page, conf, tmp_path):
+    """As `dreamer-train` does where the program is installed."""
+    (_, line), *_ = training_commands(page)
+    code = "from dreamer.main import run; run()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *shlex.split(line)[1:], *SMALL_WORDS],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs/gym/CartPole-v1/debug/seed0/summary.json").exists()
+
+
+def assigned(source: str) -> list[str]:
+    """What a piece of Python assigns to names of modules of ours."""
+    tree = ast.parse(source)
+    ours = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [(name.asname or name.name.partition(".")[0], name.name) for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [(name.asname or name.name, node.module or "") for name in node.names]
+        else:
+            continue
+        ours |= {name for name, module in names if module.partition(".")[0] == "dreamer"}
+    return [
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and ast.unparse(node).partition(".")[0] in ours
+    ]
+
+
+def test_assignments_to_our_names_are_found():
+    assert assigned("import dreamer.agent\ndreamer.agent.WorldModel = 3") == [
+        "dreamer.agent.WorldModel"
+    ]
+    assert assigned("from dreamer import agent as a\na.X, b = 3, 4") == ["a.X"]
+    assert assigned("import dreamer\nrun = dreamer.train()\nrun.x = 3") == []
+
+
+@pytest.mark.parametrize("page", EXTENSIONS, ids=lambda page: page.name)
+def test_no_page_assigns_to_names_of_our_modules(page):
+    code = [snippet.text for snippet in snippets(page) if snippet.language == "python"]
+    assert [one for text in code for one in assigned(text)] == []

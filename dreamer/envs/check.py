@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dreamer.command_line import explain, prepared
-from dreamer.compose import help_lines, known_keys
+from dreamer.compose import help_lines, known_keys, register_suites
 from dreamer.paths import CONF
 from dreamer.process import prepare
 from dreamer.schema.help import Usage, keys, print_lines
@@ -53,6 +53,7 @@ def main(words: Sequence[str]) -> None:
     """
     from dreamer.config import checked, reasons
 
+    register_suites()
     own = [word for word in words if word.startswith("steps=")]
     steps = CheckSettings(**validate_words(own, CheckSettings)).steps
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):

@@ -1,12 +1,14 @@
-"""Environments of users' programs: an object, or a function that makes such objects.
+"""Environments of users' programs and of other packages: a function that makes such objects.
 
 `dreamer.train` hands them over. A function with a name can be found again by other programs, from
-conf/env/own.yaml; anything else exists only in the program that made it.
+conf/env/own.yaml; anything else exists only in the program that made it. A function that a package
+declares as an entry point is a suite: it is given the task.
 """
 
 import importlib
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, TypedDict, Unpack
 
 import gymnasium
@@ -69,13 +71,39 @@ def make_own(
             f"The environment {task} can be made only by the program that gave it to "
             "dreamer.train. To play in it: agent.policy, with agent = dreamer.load(run_dir)."
         )
+    return group_of(_find(factory), **options)
+
+
+def make_suite(
+    task: Task,
+    *,
+    factory: Annotated[str, doc("my_package:make, the suite's function.")],
+    **options: Unpack[Options],
+) -> Envs:
+    """Build a group of environments of a suite that another package brings.
+
+    Args:
+        task: Given to the suite's function, which says what tasks there are.
+        factory: That function, as "my_package:make". It makes one `gymnasium.Env` of a task; or,
+            if it takes `seed` and `count`, too, an `Envs`.
+        options: See `group_of`; `kwargs` are given to the function.
+
+    Raises:
+        ImportError: There is no such module.
+        ValueError: There is no such function; or see `group_of`.
+    """
+    return group_of(partial(_find(factory), task), **options)
+
+
+def _find(factory: str) -> Factory:
+    """The function at an address, as "my_module:make"."""
     module, _, name = factory.partition(":")
     made: Any = importlib.import_module(module)
     for part in name.split("."):
         made = getattr(made, part, None)
     if not callable(made):
         raise ValueError(f"Expect `env.factory` to name a function, actually: {factory}")
-    return group_of(made, **options)
+    return made
 
 
 @checked_call

@@ -6,6 +6,7 @@ knows no network, no environment and no Trainer.
 
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +16,7 @@ import torch
 
 from dreamer.replay.episodes import EpisodeIndex
 from dreamer.replay.mirror import Mirror
-from dreamer.replay.sampling import EpisodeSampler, StepSampler, draw
+from dreamer.replay.sampling import SAMPLERS, Experience, Sampler, draw
 from dreamer.replay.storage import Column, RingFiles, peek, size_on_disk
 from dreamer.schema.types import PositiveCount, doc
 from dreamer.schema.validation import check
@@ -35,8 +36,8 @@ class ReplayConfig:
         ),
     ]
     sampling: Annotated[
-        Literal["episodes", "steps"],
-        doc("episodes: every episode alike, ends favoured, as the authors; steps: every start."),
+        str | Callable[[Experience], Sampler],
+        doc("episodes: every episode alike, as the authors; steps: every start; or a node."),
     ]
     across_episodes: Annotated[
         bool,
@@ -49,6 +50,11 @@ class ReplayConfig:
 
     def __post_init__(self):
         check(self)
+        if not (callable(self.sampling) or self.sampling in SAMPLERS):
+            raise ValueError(
+                "`replay.sampling` must be episodes, steps or a node with `_target_`, "
+                f"got {self.sampling}"
+            )
 
 
 class Replay:
@@ -110,11 +116,10 @@ class Replay:
         if config.device == "cuda":
             self._mirror = Mirror(self._files, self._sampled, torch.device("cuda"))
         self._episodes = EpisodeIndex(env_count)
-        self._sampler = (
-            EpisodeSampler(self._files, self._episodes, config.across_episodes)
-            if config.sampling == "episodes"
-            else StepSampler(self._files, config.across_episodes)
-        )
+        self._experience = Experience(self._files, self._episodes, config.across_episodes)
+        sampling = config.sampling
+        make_sampler = SAMPLERS[sampling] if isinstance(sampling, str) else sampling
+        self._sampler: Sampler = make_sampler(self._experience)
         self._is_open = np.zeros(env_count, bool)
         self._open_start = np.zeros(env_count, np.int64)
         self._episode = np.zeros(env_count, np.int32)
@@ -237,7 +242,9 @@ class Replay:
             ValueError: no sequence of this length is held.
         """
         try:
-            env, start = draw(self._sampler, self._generator, batch_size, length)  # (B,) each
+            env, start = draw(  # (B,) each
+                self._sampler, self._experience, self._generator, batch_size, length
+            )
         except LookupError:
             raise ValueError(
                 f"No sequence of {length} steps can be sampled: the longest complete episode held "

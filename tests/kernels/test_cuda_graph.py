@@ -336,7 +336,7 @@ def test_runs_learn_and_act_by_cuda_graphs_where_asked_for(compose_tiny, overlap
         cfg = compose_tiny(f"cuda_graphs={graphs}", f"collect.overlap={overlap}")
         agent = build.make_agent(cfg, build.make_envs(cfg, seed=0))
         assert isinstance(agent.learn, RecordedUpdate) == (graphs == "true")
-        assert type(build.make_explorer(cfg, agent)) is kind
+        assert type(build.make_actor(cfg, agent)) is kind
         is_recorded = isinstance(build.make_evaluation_policy(cfg, agent), RecordedPolicy)
         assert is_recorded == (graphs == "true")
 

@@ -1,14 +1,16 @@
+import dataclasses
+import functools
 import io
 import itertools
-from pathlib import Path
+from typing import Any
 
-import hydra
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
+from dreamer.build import make_replay_config
 from dreamer.replay.buffer import ReplayConfig
+from dreamer.replay.sampling import EpisodeSampler, Experience
 
 EVERY_KIND = [
     (env_count, sampling, across)
@@ -352,11 +354,71 @@ def test_config_is_refused_where_it_makes_no_sense(make_replay):
         make_replay(2, 0)
     with pytest.raises(ValueError, match="at least the 3 environments, actually: 2"):
         make_replay(3, 2)
-    with pytest.raises(ValueError, match="`sampling` must be episodes or steps, got `x`"):
+    with pytest.raises(ValueError, match="`replay.sampling` must be episodes, steps or .* got x"):
         make_replay(3, sampling="x")
 
 
-def test_the_default_configuration_is_the_authors():
-    conf = Path(__file__).parents[2] / "conf" / "replay" / "default.yaml"
-    config = hydra.utils.instantiate(OmegaConf.load(conf))
-    assert config == ReplayConfig(2_000_000, "episodes", across_episodes=False)
+def test_the_default_configuration_is_the_authors(compose_any):
+    config = make_replay_config(compose_any("task=pong"))
+    make_sampler: Any = config.sampling
+    assert make_sampler.func is EpisodeSampler
+    expected = ReplayConfig(2_000_000, "episodes", across_episodes=False)
+    assert dataclasses.replace(config, sampling="episodes") == expected
+
+
+# ---------------------------------------------------------------------------- a user's sampler
+
+
+class Newest:
+    """Gives the newest sequence of every environment, or what it is told to give."""
+
+    def __init__(self, experience: Experience, shift: int = 0, gives: bool = True):
+        self.experience, self.shift, self.gives = experience, shift, gives
+
+    def can_sample(self, length):
+        return self.experience.files.steps - self.experience.files.oldest >= length
+
+    def propose(self, generator, count, length):
+        env = np.arange(self.experience.files.env_count)
+        start = np.full_like(env, self.experience.files.steps - length + self.shift)
+        if not self.gives:
+            return np.empty((0, 2), int)
+        return np.stack([env, start], 1)
+
+
+def test_a_users_sampler_decides_what_is_drawn(make_replay, make_world):
+    replay = make_replay(3, sampling=Newest, across_episodes=True)
+    make_world(3).play(replay, 100)
+    batch = replay.sample(6, 5)
+    env, number, _ = batch.obs["vector"].numpy().astype(int).transpose(2, 0, 1)
+    assert env[0].tolist() == [0, 1, 2, 0, 1, 2]
+    assert number[:, 0].tolist() == [95, 96, 97, 98, 99]
+
+
+@pytest.mark.parametrize("shift", [1, -400])
+def test_a_users_sampler_never_gets_steps_that_are_not_held(make_replay, make_world, shift):
+    replay = make_replay(2, 200, sampling=functools.partial(Newest, shift=shift))
+    make_world(2).play(replay, 300)
+    message = "Newest.propose gave steps that are not held: 5 from step .* held are 200 to 299"
+    with pytest.raises(ValueError, match=message):
+        replay.sample(4, 5)
+
+
+def test_a_users_sampler_that_gives_nothing_is_told(make_replay, make_world):
+    replay = make_replay(2, sampling=functools.partial(Newest, gives=False))
+    make_world(2).play(replay, 30)
+    with pytest.raises(ValueError, match=r"Newest.propose gave no sequence in 1000 calls"):
+        replay.sample(4, 5)
+
+
+def test_experience_says_which_sequences_are_valid(make_replay, make_world):
+    world = make_world(2, lengths=lambda: 9)
+    replay = make_replay(2, 40)  # 20 steps of each environment
+    world.play(replay, 30)  # episodes begin at 9, 18 and 27; 10 to 29 are held
+    env, start = np.array([0, 1, 0, 1, 0]), np.array([9, 10, 16, 19, 27])
+    experience = replay._experience
+    assert experience.holds(env, start, 4).tolist() == [False, True, True, True, False]
+    assert experience.holds(np.array([2, -1]), np.array([12, 12]), 4).tolist() == [False, False]
+    assert experience.is_valid(env, start, 4).tolist() == [False, True, False, True, False]
+    across = experience._replace(across_episodes=True)
+    assert across.is_valid(env, start, 4).tolist() == [False, True, True, True, False]
