@@ -8,6 +8,7 @@ import pickle
 import shutil
 import signal
 import socket
+import sys
 import threading
 from collections import namedtuple
 
@@ -84,7 +85,13 @@ def test_the_folder_says_what_run_it_is(folder_name, overrides, name):
         ("switches=[seed,layer_norm] seed=2 kl_balance=false", "dreamerv2-seed_2"),
     ],
 )
-def test_the_switches_name_the_variant(compose_any, overrides, variant):
+def test_the_switches_name_the_variant(compose_any, tmp_path, monkeypatch, overrides, variant):
+    (tmp_path / "mine.py").write_text(
+        "class Bold:\n    def __init__(self, context, x): ...\n"
+        "class Mixed:\n    def __init__(self, variables, classes): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
     cfg = checked(compose_any("task=pong", *overrides.split()))
     assert RunFolder.of(cfg).variant == variant
 
