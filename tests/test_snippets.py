@@ -42,7 +42,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
 EXTENSIONS = [
     ROOT / "docs" / f"{name}.md"
-    for name in ("component", "latent", "own_environment", "policy", "sampler")
+    for name in ("component", "head", "latent", "own_environment", "policy", "sampler")
 ]
 COMMANDS = (
     "python",
@@ -399,7 +399,7 @@ def test_assignments_to_our_names_are_found():
     assert assigned("import dreamer\nrun = dreamer.train()\nrun.x = 3") == []
 
 
-@pytest.mark.parametrize("page", EXTENSIONS, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.name)
 def test_no_page_assigns_to_names_of_our_modules(page):
     code = [snippet.text for snippet in snippets(page) if snippet.language == "python"]
     assert [one for text in code for one in assigned(text)] == []
