@@ -24,7 +24,7 @@ from dreamer.types import ActionSpace, Trajectory
 class RewardNormConfig:
     """Division of imagined rewards by their running magnitude; with momentum 1 that stays 1."""
 
-    momentum: Annotated[Fraction, doc("Share of the old magnitude that an update keeps; 1: off.")]
+    momentum: Annotated[Fraction, doc("Share of the old magnitude that is kept; 1: it stays 1.")]
     scale: Annotated[Positive, doc("Magnitude after the division.")]
     epsilon: Annotated[NonNegative, doc("Added to the magnitude.")]
 

@@ -132,8 +132,13 @@ def line(word: str, text: str) -> list[str]:
     lines = _wrapped(text, indent=COLUMN)
     if len(word) < COLUMN - 1 and lines:
         lines[0] = word + lines[0][len(word) :]
-    else:
-        lines.insert(0, word)
+    else:  # a list that is too long breaks behind its commas
+        lines[:0] = textwrap.wrap(
+            word if len(word) <= width() else word.replace(",", ", "),
+            width(),
+            subsequent_indent=" " * 6,
+            break_long_words=False,
+        )
     return lines
 
 
