@@ -1,6 +1,5 @@
 """`python sweep.py`: what is run, what is left alone, and how it ends."""
 
-import fcntl
 import json
 import os
 import re
@@ -12,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import lock_descriptor
 from hydra import compose, initialize_config_dir
 
 from dreamer.run.folder import RunFolder
@@ -149,7 +149,7 @@ def test_a_job_that_another_process_runs_is_waited_for_and_not_run_twice(run, st
     folder = tmp_path / "runs" / NAMES[0]
     folder.mkdir(parents=True)
     lock = (folder / "lock").open("w")
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    lock_descriptor(lock.fileno())
 
     def finish():
         while len(starts()) < 3:  # the others are done meanwhile
@@ -169,7 +169,7 @@ def test_a_job_that_another_process_gives_up_is_taken_over(run, starts, tmp_path
     folder = tmp_path / "runs" / NAMES[0]
     folder.mkdir(parents=True)
     lock = (folder / "lock").open("w")
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    lock_descriptor(lock.fileno())
     threading.Timer(1, lock.close).start()
     assert run()[0] == 0
     assert sorted(starts()) == NAMES
