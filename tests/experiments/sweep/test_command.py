@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from filelock import lock_descriptor
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 
 from dreamer.run.folder import RunFolder
 from dreamer.run.train import train
@@ -213,10 +215,8 @@ def test_bad_input_is_one_line_before_any_job_starts(run, tmp_path, words, messa
 
 
 def test_a_missing_launcher_is_told_with_what_to_install(run, monkeypatch):
-    monkeypatch.setattr(
-        "hydra._internal.config_loader_impl.ConfigLoaderImpl.get_group_options",
-        lambda *_: ["basic"],
-    )
+    Plugins.instance()  # which lets every launcher that is installed enter its configuration
+    monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "joblib.yaml")
     status, _, err = run("hydra/launcher=joblib")
     assert status == 2
     assert "hydra/launcher=joblib needs `pip install -r requirements-launchers.txt`" in err
