@@ -85,7 +85,7 @@ def test_commands_play_in_it_where_it_has_a_name(monkeypatch):
     options |= dict(video_policy_steps=0, video_fps=5)
     assert len(evaluate(run.run_dir, episodes=3, **options)["returns"]) == 3
     run = dreamer.train(lambda: Valve(), SMALL, run_dir="nameless")
-    with pytest.raises(Exception, match="only by the program") as error:
+    with pytest.raises(Exception, match="only the program that passed") as error:
         evaluate(run.run_dir, episodes=3, **options)
     assert isinstance(error.value.__cause__ or error.value, ValueError)
 

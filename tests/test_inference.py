@@ -116,7 +116,9 @@ def test_floating_point_images_are_refused():
 def test_a_state_or_flags_of_another_count_are_refused():
     agent, obs = trained(), observed(VECTORS, B)
     _, state = agent.policy(at(obs, 0))
-    with pytest.raises(ValueError, match="`state` must be of 3 environments, .* got 1\. Pass None"):
+    with pytest.raises(
+        ValueError, match=r"`state` must be of 3 environments, .* got 1\. Pass None"
+    ):
         agent.policy(obs, state)
     with pytest.raises(ValueError, match=r"`is_first` must have shape \(3,\), got \(2,\)"):
         agent.policy(obs, is_first=[True, False])

@@ -94,6 +94,6 @@ def test_help_explains_its_own_key_and_those_of_training(run, monkeypatch):
     for line in (
         "  python -m dreamer.check env=gym task=CartPole-v1",
         "  steps=1000                        Length of the check. [policy steps >= 1]",
-        "  env.time_limit_frames=null        Length of an episode, after which it is cut",
+        "  env.time_limit_frames=null        Maximum length of an episode",
     ):
         assert line in printed
