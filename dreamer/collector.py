@@ -40,7 +40,7 @@ class EpisodeStats(NamedTuple):
     env: int
     episode_return: float  # sum of raw rewards
     length: int  # policy steps
-    metrics: Mapping[str, float] = {}  # others that the environment reports, by name
+    metrics: Mapping[str, float] = {}  # other metrics of the environment, by name
 
 
 class Collector:

@@ -76,7 +76,7 @@ class ComponentOutput(NamedTuple):
     """Result of `Component.loss`."""
 
     loss: Tensor  # ()
-    metrics: Mapping[str, Tensor] = {}  # each (), by name without the component's
+    metrics: Mapping[str, Tensor] = {}  # each (), by name
 
 
 class Step(Protocol):

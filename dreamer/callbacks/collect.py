@@ -97,9 +97,7 @@ class Collect(AgentCallback):
         self._train_every = train_every_policy_steps
         self._on_frames = on_frames
         self._refresh = refresh
-        self._counted = (
-            collector.policy_steps
-        )  # policy steps of the collector that the agent has counted
+        self._counted = collector.policy_steps  # those that the agent has counted
         # One thread on one core: the policy is small, and the update needs the other cores.
         self._worker = ThreadPoolExecutor(1, "collect", initializer=_use_one_core)
         self._running: Future[list[EpisodeStats]] | None = None

@@ -2,7 +2,7 @@
 
 `models/` is the definition and imports nothing from here. `optimize` changes the class of modules
 in place, so that parameters, names and checkpoints do not change. Only exact classes are replaced,
-and only if all their parts come from this project: a user's code runs as written.
+and only if all their parts come from torch or this project: a user's code runs as written.
 
 benchmarks/LOG.md explains when a kernel is accepted, and what each gains.
 """

@@ -37,7 +37,7 @@ class ReplayConfig:
     ]
     sampling: Annotated[
         str | Callable[[Experience], Sampler],
-        doc("Uniform over episodes, as in the authors' code, or over start steps; or a node."),
+        doc("episodes: uniform over episodes, as the authors; steps: over starts; or a node."),
     ]
     across_episodes: Annotated[
         bool,

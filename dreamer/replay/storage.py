@@ -75,16 +75,12 @@ class RingFiles:
             for name, array in stored.items():
                 with open(_path(directory, name), "ab") as file:
                     file.truncate(_count_bytes(array))
-            _write_atomically(
-                directory / LAYOUT, json.dumps(layout, indent=2)
-            )  # last: it is complete
+            _write_atomically(directory / LAYOUT, json.dumps(layout, indent=2))  # last
         _check_layout(directory, layout)
         self.columns = {name: _map(_path(directory, name), array) for name, array in stored.items()}
         self._journal = self.columns.pop(JOURNAL)
         if self._journal.min() < 0:
-            raise ValueError(
-                f"The replay in {directory} is damaged: its journal must not be negative."
-            )
+            raise ValueError(f"The replay in {directory} is damaged: its journal is negative.")
         self._journal[1] = min(self._journal)  # a roll-back to nothing was interrupted
         self._rows = {name: torch.from_numpy(c).flatten(0, 1) for name, c in self.columns.items()}
         self._pin = torch.cuda.is_available()
@@ -155,7 +151,7 @@ def peek(directory: Path) -> Stored | None:
         raise ValueError(f"{directory} must hold a replay and nothing else: {error}") from error
     steps = int(columns.pop(JOURNAL)[0])
     if steps < 0:
-        raise ValueError(f"The replay in {directory} is damaged: its journal must not be negative.")
+        raise ValueError(f"The replay in {directory} is damaged: its journal is negative.")
     return Stored(steps, columns)
 
 
@@ -171,9 +167,7 @@ def _files(directory: Path) -> set[str]:
 
 
 def _path(directory: Path, name: str) -> Path:
-    return directory / quote(
-        name, safe=""
-    )  # names of nested observations have slashes: "arm/joints"
+    return directory / quote(name, safe="")  # nested observations have slashes: "arm/joints"
 
 
 def size_on_disk(columns: dict[str, Column], *, env_count: int, capacity: int) -> int:
