@@ -1,6 +1,6 @@
-"""The words after `python sweep.py`: which are the sweep's own, which every job's, which Hydra's.
+"""Parses the command line of `sweep.py`: keys of the sweep, of every job, and of Hydra.
 
-Only `sweep.py` uses it. It checks how words are written, not whether what they name exists.
+Only `sweep.py` uses it. It checks the syntax, not whether names exist.
 """
 
 import re
@@ -26,14 +26,14 @@ class SweepSettings(Section):
     ]
     task: Annotated[
         str | None,
-        doc("Names, pong,boxing or dummy/memory,atari/pong; null: all of the grid."),
+        doc("As in pong,boxing or dummy/memory,atari/pong; null: all of the grid."),
     ] = None
     variant: Annotated[
-        str | None, doc("Names, dreamerv2,no_kl_balancing; null: all of the grid.")
+        str | None, doc("As in dreamerv2,no_kl_balancing; null: all of the grid.")
     ] = None
     seeds: Annotated[
         str | None,
-        doc("A number, 3, or a list, [0,5]; null: those of the grid."),
+        doc("A number, as in 3, or a list, as in [0,5]; null: those of the grid."),
     ] = None
     root: Annotated[str, doc("Folder of all run folders.")] = "runs"
     dry_run: Annotated[bool, doc("Only print the jobs and their cost.")] = False

@@ -75,7 +75,7 @@ def test_a_dry_run_tells_jobs_commands_and_cost_and_does_nothing(run, tmp_path):
     assert "4 jobs: 4 missing; 0 of 2,400 frames" in out
     # 601 slots of 64 x 64 pixels and 22 bytes beside: 2 actions, reward, flags, episode
     disk = 4 * 601 * (64 * 64 + 22) / 2**30
-    assert f"To do: 4 jobs, 2,400 frames; their experience takes {disk:.2f} GiB on disk" in out
+    assert f"To do: 4 jobs, 2,400 frames; their replay needs {disk:.2f} GiB on disk" in out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -124,8 +124,8 @@ def test_a_failed_job_stops_no_other_and_is_run_again_on_request_only(run, start
 @pytest.mark.parametrize(
     ("fate", "last"),
     [
-        ("SIGSEGV", ["about to go", "The process was ended by SIGSEGV."]),
-        ("reject", ["error: this value cannot be", "The process ended with code 1."]),
+        ("SIGSEGV", ["about to go", "The process was killed by SIGSEGV."]),
+        ("reject", ["error: this value cannot be", "The process ended with exit code 1."]),
     ],
 )
 def test_a_process_that_dies_without_a_word_is_given_one(run, starts, tmp_path, fate, last):
@@ -227,7 +227,7 @@ def test_without_a_word_the_words_are_explained(run, capsys):
         assert sweep.main(words) == status
         printed = capsys.readouterr().out
         assert "  python sweep.py grid=ablations task=pong,boxing seeds=3" in printed
-        assert "  dry_run=false                     Say what would be done" in printed
+        assert "  dry_run=false                     Only print the jobs" in printed
 
 
 def test_a_folder_of_another_configuration_is_told_before_any_job_starts(
@@ -332,6 +332,6 @@ def test_a_signal_lets_the_jobs_save_before_the_sweep_ends(start, tmp_path, laun
     process.send_signal(number)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == code, output
-    assert "the jobs that run here save first" in output
+    assert "jobs on this machine save first" in output
     assert "Stopped by SIGTERM; everything is saved" in (folder / "log.txt").read_text()
     assert read_state(folder, 4000).phase == "interrupted"
