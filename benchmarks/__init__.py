@@ -1,1 +1,1 @@
-"""How fast it is: every command here measures, prints a table and writes JSON."""
+"""Benchmarks: every command here measures, prints a table and writes JSON."""

@@ -1,8 +1,8 @@
-"""How long acting takes, beside another program: `python -m benchmarks.act --peer sheeprl`.
+"""Time of acting, compared with other programs: `python -m benchmarks.act --peer sheeprl`.
 
-A policy call is what a run makes at every step: uint8 pixels in NumPy to actions in NumPy, encoder,
-one step of the recurrent model and the actor included. Emulation is Pong through our collector with
-a random policy, beside ale-py's vector environment alone that is given random actions.
+A policy call maps uint8 pixels in NumPy to actions in NumPy by encoder, one step of the recurrent
+model and actor, as at every step of a run. Emulation is Pong through our collector with a random
+policy, compared with ale-py's vector environment alone with random actions.
 """
 
 import argparse
@@ -33,8 +33,8 @@ from dreamer.policy import RandomPolicy  # noqa: E402
 from dreamer.run.build import apply_kernels, make_actor  # noqa: E402
 from dreamer.types import TimeStep  # noqa: E402
 
-CALLS = 20  # of one measurement, as the peers make
-STEPS = 500  # of the emulators in one measurement; turns are short, for the machine drifts
+CALLS = 20  # per measurement, as in the peers
+STEPS = 500  # of the emulators per measurement; short turns, as the speed of a machine drifts
 
 
 def policy_calls(
@@ -46,7 +46,7 @@ def policy_calls(
     peers: tuple[str, ...],
     settings: tuple[str, ...] = (),
 ) -> dict[str, dict[str, Any]]:
-    """Seconds of a policy call for E environments, by program and E, measured in turns."""
+    """Measure seconds of a policy call for E environments, by program and E, in turns."""
     size = SIZES[size_name]
     cfg = configuration(size, settings, device=device)
     agent = make_agent(size, cfg)
@@ -54,7 +54,7 @@ def policy_calls(
     agent.to(device)
     policy = make_actor(cfg, agent)
     threads = torch.get_num_threads()
-    running = {
+    starters = {
         "sheeprl": lambda: start_sheeprl(
             size=size_name,
             precision="32-true",
@@ -64,11 +64,11 @@ def policy_calls(
         ),
         "authors": lambda: start_authors(size=size_name, threads=threads),
     }
-    others = {name: running[name]() for name in peers}
+    others = {name: starters[name]() for name in peers}
     result: dict[str, dict[str, Any]] = {}
     for count in counts:
         for peer in others.values():
-            peer.ask(f"act {count}")  # the authors' is traced for each number of environments
+            peer.ask(f"act {count}")  # the authors' program traces each number of environments
         step = _noise(count, size.channels)
         state = None
 
@@ -78,7 +78,7 @@ def policy_calls(
                 _, state = policy(step, state)
 
         seconds: dict[str, list[float]] = {name: [] for name in ("ours", *others)}
-        call()  # then what CUDA graphs capture is captured
+        call()  # after it, CUDA graphs are captured
         for _ in range(repeats):
             seconds["ours"] += [x / CALLS for x in repeat(call, 1, device=device, warm_up=0)]
             for name, peer in others.items():
@@ -91,7 +91,7 @@ def policy_calls(
 
 
 def emulation(count: int, repeats: int) -> dict[str, dict[str, Any]]:
-    """Seconds of a policy step of E emulators: alone, and through our collector, in turns."""
+    """Measure seconds of a step of E emulators, alone and through our collector, in turns."""
     cfg = configuration(SIZES["full"])
     envs = instantiate(cfg.env, seed=0, count=count)
     collector, policy = Collector(envs), RandomPolicy(envs.action_space, seed=0)
@@ -155,7 +155,7 @@ def show(report: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Read the command line, measure, print, write."""
+    """Measure, print and write, as the command line asks."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.act", description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -166,7 +166,7 @@ def main() -> None:
     )
     parser.add_argument("--emulation", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--out", type=Path, help="JSON file")
-    parser.add_argument("settings", nargs="*", help="further Hydra overrides of our configuration")
+    parser.add_argument("settings", nargs="*", help="more Hydra overrides of our configuration")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     report = {

@@ -1,6 +1,6 @@
-"""Our agent at one of the sizes, with random experience, as the command line would build it.
+"""Our agent at one of the sizes, as `train.py` builds it, and random batches.
 
-The benchmarks of the update and of acting use it, and the profile.
+The benchmarks of the update and of acting and the profile use it.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ from dreamer.run.config import checked
 from dreamer.types import ActionSpace, Batch
 
 CONF = Path(__file__).parent.parent / "conf"
-ACCELERATORS = {"cpu": "cpu", "cuda": "gpu"}  # Lightning's names of our devices
+ACCELERATORS = {"cpu": "cpu", "cuda": "gpu"}  # Lightning's names of the devices
 
 
 def configuration(size: Size, settings: Sequence[str] = (), *, device: str = "cpu") -> DictConfig:
-    """The configuration of `train.py env=atari` at a size, and further Hydra overrides."""
+    """Compose the configuration of `train.py env=atari` at a size, with more Hydra overrides."""
     overrides = [
         "env=atari",
         "task=pong",
@@ -41,7 +41,7 @@ def configuration(size: Size, settings: Sequence[str] = (), *, device: str = "cp
 
 
 def make_agent(size: Size, cfg: DictConfig) -> DreamerAgent:
-    """The agent for grey or coloured images and discrete actions."""
+    """Build the agent for grey or coloured images and discrete actions."""
     shapes = {"image": (size.channels, 64, 64)}
     config = instantiate(cfg.model, _convert_="all")
     space = ActionSpace(size.actions, discrete=True)
@@ -51,7 +51,7 @@ def make_agent(size: Size, cfg: DictConfig) -> DreamerAgent:
 
 
 def make_trainer(device: str, precision: str, callback: pl.Callback) -> pl.Trainer:
-    """Lightning's Trainer for one epoch, without loggers and checkpoints."""
+    """Build Lightning's Trainer for one epoch, without loggers and checkpoints."""
     return pl.Trainer(
         accelerator=ACCELERATORS[device],
         devices=1,
@@ -66,7 +66,7 @@ def make_trainer(device: str, precision: str, callback: pl.Callback) -> pl.Train
 
 
 def random_batch(size: Size) -> Batch:
-    """A batch (T, B, ...) of noise, in which about one episode in fifty steps begins and ends."""
+    """Make a batch (T, B, ...) of noise, with a start and an end of an episode every 50 steps."""
     length, count = size.batch_length, size.batch_size
     image = torch.randint(256, (length, count, size.channels, 64, 64), dtype=torch.uint8)
     action = F.one_hot(torch.randint(size.actions, (length, count)), size.actions).float()

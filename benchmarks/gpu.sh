@@ -1,24 +1,24 @@
 #!/bin/bash
-# Everything there is to know on a machine with a GPU, unattended, in less than ten minutes:
+# All benchmarks of a machine with a GPU, unattended, in less than ten minutes:
 #
 #   benchmarks/gpu.sh OUT [WHEELS [PEER_WHEELS]]
 #
-#   OUT           folder for table.txt, the same as results.json, reports of the parts and logs
-#   WHEELS        folder of wheels, for a machine without a network; needed beside a python with
+#   OUT           folder for table.txt, results.json, reports of the parts and logs
+#   WHEELS        folder of wheels, for a machine without a network. Besides a Python with
 #                 torch (CUDA), pytorch-lightning, pytest, numpy, imageio, tqdm and tensorboard:
-#                 hydra-core, omegaconf, antlr4-python3-runtime, gymnasium, farama-notifications,
-#                 ale-py, imageio-ffmpeg
-#   PEER_WHEELS   those of SheepRL (benchmarks/peers/README.md); without them it is left out
-#   PYTHON        the interpreter; python3 if not given
-#   LIMIT         seconds for all of it; 570 if not given
-#   REHEARSE=1    on the CPU at small sizes, to see that the script itself works
+#                 it needs hydra-core, omegaconf, antlr4-python3-runtime, gymnasium,
+#                 farama-notifications, ale-py, imageio-ffmpeg
+#   PEER_WHEELS   wheels of SheepRL (benchmarks/peers/README.md); without them it is skipped
+#   PYTHON        interpreter; python3 by default
+#   LIMIT         seconds for everything; 570 by default
+#   REHEARSE=1    run on the CPU at small sizes, to test this script
 #
-# A part that fails or takes too long does not stop the others; what LIMIT leaves no time for is left
-# out. table.txt says which it was.
+# A part that fails or times out does not stop the others; parts beyond LIMIT are skipped. table.txt
+# lists how each part ended.
 set -uo pipefail
 
 cd "$(dirname "$0")/.."
-: "${1:?Expect a folder: benchmarks/gpu.sh OUT [WHEELS [PEER_WHEELS]]}"
+: "${1:?OUT must be given: benchmarks/gpu.sh OUT [WHEELS [PEER_WHEELS]]}"
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 wheels=${2:-}
 peer_wheels=${3:-}
@@ -33,7 +33,7 @@ if [ -n "$wheels" ]; then
     export PYTHONPATH=$work/site${PYTHONPATH:+:$PYTHONPATH}
 fi
 
-# part NAME SECONDS COMMAND...: its output goes to NAME.log, how it ended to parts.txt.
+# part NAME SECONDS COMMAND...: output goes to NAME.log, the exit code to parts.txt.
 part() {
     local name=$1 limit=$2 start=$SECONDS rc=0 left=$((${LIMIT:-570} - SECONDS))
     shift 2
@@ -64,7 +64,7 @@ fi
 : >"$out/parts.txt"
 { nvidia-smi || true; "$python" -m pip list; } >"$out/machine.log" 2>&1
 
-# Without the project's own options, which ask for pytest-xdist.
+# Without the project's pytest options, which need pytest-xdist.
 part tests 150 "$python" -m pytest -q -o addopts= -m "$marks" $tests
 
 # our_update NAME SECONDS PRECISION OVERRIDE...
@@ -75,7 +75,7 @@ our_update() {
         --precision "$precision" --repeats $repeats --out "$out/$name.json" "$@"
 }
 
-# beside PEER: our update and its, in turns
+# beside PEER: our update and the peer's, in turns
 beside() {
     [ -n "$peer_wheels" ] || return
     part "update_beside_$1" 120 "$python" -m benchmarks.update --device $device --size $size \
@@ -84,7 +84,7 @@ beside() {
 }
 if [ -n "$peer_wheels" ]; then
     export BENCHMARK_SHEEPRL_VENV=$work/sheeprl
-    # A virtual environment inside another sees the system's packages, not those of the other.
+    # A virtual environment made from another one does not see its packages.
     "$python" -m venv "$work/sheeprl" &&
         "$python" -c "import site; print(*site.getsitepackages(), sep='\n')" \
             >"$("$work/sheeprl/bin/python" -c 'import site; print(site.getsitepackages()[0])')/outer.pth" &&
@@ -99,7 +99,7 @@ whole_run() {
     cp "$work/$name/metrics.jsonl" "$out/$name.jsonl"
 }
 
-# First what the goals are about, in case there is no time for the rest.
+# The most important parts first, in case there is no time for the rest.
 our_update "bf16-mixed_graphs_${graphs%% *}" 90 bf16-mixed "cuda_graphs=${graphs%% *}"
 part profile 90 "$python" -m benchmarks.profile --device $device --size $size \
     --precision bf16-mixed --out "$out/profile.json" "cuda_graphs=${graphs%% *}"

@@ -1,8 +1,9 @@
-"""One table of what `benchmarks/gpu.sh` left in a folder, and the same as results.json there.
+"""Prints a table of the results of `benchmarks/gpu.sh`, and writes it as results.json.
 
 `python -m benchmarks.gpu_table OUT`
 
-It reads reports of the other benchmarks and the metrics of runs; parts without one are named.
+It reads reports of the other benchmarks and metrics of runs in the folder OUT. Parts without
+results are listed, too.
 """
 
 import json
@@ -17,7 +18,7 @@ RATES = ("perf/updates_per_second", "perf/frames_per_second")
 
 
 def rows(folder: Path) -> Iterator[dict[str, str]]:
-    """A row for every part, in the order in which they ran; several for one of several numbers."""
+    """Yield a row per part, in the order of execution; several for parts with several numbers."""
     for line in (folder / "parts.txt").read_text().splitlines():
         name, code, seconds = line.split()
         part = {"part": name, "took": f"{seconds} s", "ended": _ending(int(code))}
@@ -28,7 +29,7 @@ def rows(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def _ending(code: int) -> str:
-    return {0: "well", 124: "out of time", 137: "out of time"}.get(code, f"failed ({code})")
+    return {0: "ok", 124: "timed out", 137: "timed out"}.get(code, f"failed ({code})")
 
 
 def _results(folder: Path, name: str) -> Iterator[tuple[str, str]]:
@@ -37,7 +38,7 @@ def _results(folder: Path, name: str) -> Iterator[tuple[str, str]]:
         yield from _of_report(json.loads(report.read_text()))
     elif metrics.exists():
         lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-        # The first line has the prefill in it, and with graphs the recording.
+        # The first line includes the prefill and the capture of CUDA graphs.
         speeds = [line for line in lines if RATES[0] in line][1:]
         for key in RATES:
             values = sorted(line[key] for line in speeds if key in line)
@@ -49,7 +50,7 @@ def _results(folder: Path, name: str) -> Iterator[tuple[str, str]]:
 
 def _of_report(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if "busy_seconds" in report:
-        times = f"{1e3 * report['seconds']:.4g} ms, {1e3 * report['busy_seconds']:.4g} ms of it"
+        times = f"{1e3 * report['seconds']:.4g} ms, {1e3 * report['busy_seconds']:.4g} ms busy"
         yield "update, profiled", f"{times} in {report['calls']:.0f} calls"
     for program, numbers in report.get("programs", {}).items():
         value = f"{1e3 * numbers['median']:.4g} ms, {1 / numbers['median']:.4g} a second"

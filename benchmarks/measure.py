@@ -1,6 +1,6 @@
-"""What every benchmark shares: the machine it ran on, medians with their spread, tables, JSON.
+"""Shared by all benchmarks: description of the machine, medians with ranges, tables, JSON.
 
-The commands beside it use it. It knows nothing of what is measured.
+The commands of this package use it. It does not know what is measured.
 """
 
 import json
@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import torch
 
 PACKAGES = ("torch", "pytorch-lightning", "numpy", "gymnasium", "ale-py")
-MATRIX = 2048  # rows and columns of the products that tell the machine's rate
+MATRIX = 2048  # rows and columns of the products that measure the rate of the machine
 
 
 class Spread(NamedTuple):
-    """Repeated measurements of one thing, seconds."""
+    """Summary of repeated measurements, seconds."""
 
     median: float
     low: float
@@ -35,7 +35,7 @@ class Spread(NamedTuple):
 
 
 def machine(device: str, threads: int) -> dict[str, Any]:
-    """Hardware, versions and date, for a report."""
+    """Return hardware, versions and date, for a report."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "cpu": _cpu_name(),
@@ -47,7 +47,7 @@ def machine(device: str, threads: int) -> dict[str, Any]:
 
 
 def matrix_rate(device: str, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of one product of square matrices, after another."""
+    """Measure floating-point operations per second of a product of square matrices."""
     left = torch.randn(MATRIX, MATRIX, device=device, dtype=dtype)
     product = torch.empty_like(left)
     (seconds,) = repeat(lambda: torch.mm(left, left, out=product), 1, device=device)
@@ -57,7 +57,7 @@ def matrix_rate(device: str, dtype: torch.dtype) -> float:
 def repeat(
     function: Callable[[], object], repeats: int, *, device: str = "cpu", warm_up: int = 1
 ) -> list[float]:
-    """Seconds of each call, after `warm_up` calls that do not count."""
+    """Measure seconds of each call, after `warm_up` calls that do not count."""
     seconds = []
     for _ in range(warm_up + repeats):
         start = now(device)
@@ -67,21 +67,21 @@ def repeat(
 
 
 def now(device: str) -> float:
-    """The clock in seconds, once everything asked of the device is done."""
+    """Return the clock in seconds, after the device has finished."""
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def peak_memory(device: str) -> int:
-    """Bytes: the most this process held, or on a GPU the most that its tensors took."""
+    """Return the peak memory of this process, or on a GPU that of its tensors, in bytes."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def print_table(rows: Sequence[Mapping[str, str]]) -> None:
-    """Rows with the same keys, as an aligned table."""
+    """Print rows with the same keys as an aligned table."""
     columns = list(rows[0])
     widths = [max(len(column), *(len(row[column]) for row in rows)) for column in columns]
     for row in ({column: column for column in columns}, *rows):
@@ -90,13 +90,13 @@ def print_table(rows: Sequence[Mapping[str, str]]) -> None:
 
 
 def milliseconds(spread: Spread) -> str:
-    """Median and range for a table."""
+    """Format median and range for a table."""
     low, high = f"{1e3 * spread.low:.4g}", f"{1e3 * spread.high:.4g}"
     return f"{1e3 * spread.median:.4g} ms ({low} to {high})"
 
 
 def write_json(path: Path | None, report: Mapping[str, Any]) -> None:
-    """Write a report, if somebody wants it."""
+    """Write a report, if there is a path."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(report, indent=2) + "\n")

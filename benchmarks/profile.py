@@ -1,8 +1,8 @@
-"""Where the time of an update goes: `python -m benchmarks.profile --size small`.
+"""Profile of an update: `python -m benchmarks.profile --size small`.
 
-Ours alone, inside Lightning's Trainer, as `benchmarks.update` times it. On a CPU, torch's
-operations by the shapes that they meet; on a GPU, its kernels: what they leave of the time, it had
-nothing to do. What is profiled takes longer than what is not.
+It profiles our update only, inside Lightning's Trainer, as `benchmarks.update` does. On a CPU it
+lists torch's operations by input shapes, on a GPU the kernels; the GPU is idle for the rest of the
+time. Profiling makes the update slower.
 """
 
 import argparse
@@ -32,8 +32,8 @@ from benchmarks.measure import machine, now, print_table, write_json  # noqa: E4
 from benchmarks.peers.sizes import SIZES  # noqa: E402
 from dreamer.run.build import apply_kernels  # noqa: E402
 
-WARM_UP = 6  # updates before, recordings included
-UPDATES = 3  # that are profiled
+WARM_UP = 6  # updates before, the capture of CUDA graphs included
+UPDATES = 3  # profiled ones
 
 
 class _Profiler(pl.Callback):
@@ -58,7 +58,7 @@ class _Profiler(pl.Callback):
             self.profile.stop()
 
     def operations(self) -> list[dict[str, Any]]:
-        """Of one update: names, shapes, calls and seconds, the longest first."""
+        """Return names, shapes, calls and seconds per update, the longest first."""
         seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
         for event in self.profile.events() or ():
             if self.device == "cpu":
@@ -79,7 +79,7 @@ def measure(
     """Profile our update.
 
     Returns:
-        A report: the machine, sizes, seconds of an update and of everything in it.
+        A report: machine, sizes, seconds of an update and of its operations.
     """
     torch.set_num_threads(threads)
     size = SIZES[size_name]
@@ -106,7 +106,7 @@ def measure(
 
 
 def show(report: dict[str, Any], top: int) -> None:
-    """Print what took longest."""
+    """Print the longest operations."""
     on_gpu = report["machine"]["device"] != "cpu"
     rows = [
         {
@@ -126,7 +126,7 @@ def show(report: dict[str, Any], top: int) -> None:
 
 
 def main() -> None:
-    """Read the command line, profile, print, write."""
+    """Profile, print and write, as the command line asks."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--top", type=int, default=30, help="rows to print")
     parser.add_argument("--out", type=Path, help="JSON file")
-    parser.add_argument("settings", nargs="*", help="further Hydra overrides of our configuration")
+    parser.add_argument("settings", nargs="*", help="more Hydra overrides of our configuration")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     report = measure(

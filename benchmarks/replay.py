@@ -1,7 +1,7 @@
-"""How long the replay takes, and that its memory stays flat: `python -m benchmarks.replay`.
+"""Time and memory of the replay: `python -m benchmarks.replay`.
 
-Steps of noise in Atari's shape fill a ring and wrap round it; on the way, adding a step and
-sampling a batch of 16 x 50 are timed at growing numbers of held steps.
+Random steps in Atari's shape fill a ring buffer until they overwrite the first ones. At growing
+numbers of steps, it measures adding a step and sampling a batch of 16 x 50.
 """
 
 import argparse
@@ -28,15 +28,15 @@ from dreamer.types import TimeStep  # noqa: E402
 
 ACTIONS = 18
 EPISODE = 1000  # steps
-SAMPLES = 50  # batches of one measurement
+SAMPLES = 50  # batches per measurement
 
 
 def fill(folder: Path, *, capacity: int, steps: int) -> list[dict[str, Any]]:
-    """Add `steps` steps to a ring of `capacity`; measure at powers of ten, when full, and after.
+    """Add `steps` steps to a ring of `capacity`; measure at powers of ten, when full, and last.
 
     Returns:
-        A row for every stop: steps added, steps held, seconds to add one since the last stop,
-        seconds to sample a batch, and the process's private memory in bytes.
+        A row per measurement: steps added, steps held, seconds to add a step, seconds to sample a
+        batch, and the private memory of the process in bytes.
     """
     shapes = {"image": (1, 64, 64)}
     config = ReplayConfig(capacity, sampling="episodes", across_episodes=False)
@@ -72,11 +72,11 @@ def fill(folder: Path, *, capacity: int, steps: int) -> list[dict[str, Any]]:
 
 
 def _private_memory() -> int:
-    """Bytes of this process without the pages of files, which the system may drop at any time."""
+    """Return the memory of this process in bytes, without pages of files."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError("Expect RssAnon in /proc/self/status; this benchmark needs Linux.")
+    raise RuntimeError("/proc/self/status must have RssAnon: this benchmark needs Linux")
 
 
 def _show(row: dict[str, Any], *, first: bool) -> None:
@@ -96,11 +96,13 @@ def _show(row: dict[str, Any], *, first: bool) -> None:
 
 
 def main() -> None:
-    """Read the command line, measure, print, write."""
+    """Measure, print and write, as the command line asks."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.replay", description=__doc__)
-    parser.add_argument("--capacity", type=int, default=2_000_000, help="steps; 8.6 GB at most")
+    parser.add_argument(
+        "--capacity", type=int, default=2_000_000, help="steps; the default needs up to 8.6 GB"
+    )
     parser.add_argument("--steps", type=int, default=2_200_000, help="steps to add")
-    parser.add_argument("--folder", type=Path, help="of the ring, on the disk to be measured")
+    parser.add_argument("--folder", type=Path, help="for the ring, on the disk to measure")
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:

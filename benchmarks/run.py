@@ -1,7 +1,7 @@
-"""How long a whole run takes, beside SheepRL's own benchmark: `python -m benchmarks.run`.
+"""Time of a whole run, compared with SheepRL's own benchmark: `python -m benchmarks.run`.
 
 SheepRL publishes times of `exp=dreamer_v2_benchmarks`; conf/experiment/sheeprl_benchmark.yaml is
-the same work for our `train.py`. Both commands run one after the other, start to finish, in turns.
+the same work for our `train.py`. Both commands run from start to finish, in turns.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from benchmarks.peers.sheeprl_run import WholeRun, run_ours, run_sheeprl
 
 
 def measure(*, repeats: int, threads: int, steps: int | None, peer: bool) -> dict[str, Any]:
-    """Run both commands in turns; `steps` shortens both to so many policy steps."""
+    """Run both commands in turns; `steps` limits both to this many policy steps."""
     environment = {"OMP_NUM_THREADS": str(threads)}
     ours_settings = [f"total_frames={4 * steps}"] if steps else []
     peer_settings = [f"algo.total_steps={steps}"] if steps else []
@@ -29,7 +29,7 @@ def measure(*, repeats: int, threads: int, steps: int | None, peer: bool) -> dic
                 runs["sheeprl"].append(run_sheeprl(path, peer_settings, environment))
     programs = {
         name: {
-            "command": _as_typed(made[0].command),
+            "command": _without_paths(made[0].command),
             "policy_steps": made[0].policy_steps,
             "updates": made[0].updates,
             **Spread.of([run.seconds for run in made])._asdict(),
@@ -41,8 +41,8 @@ def measure(*, repeats: int, threads: int, steps: int | None, peer: bool) -> dic
     return {"benchmark": "run", "machine": machine("cpu", threads), "programs": programs}
 
 
-def _as_typed(command: list[str]) -> str:
-    """Without where things lie on this machine."""
+def _without_paths(command: list[str]) -> str:
+    """Format a command without the paths of this machine."""
     program, *words = command
     return " ".join([Path(program).name, *(w for w in words if not w.startswith("root="))])
 
@@ -65,12 +65,12 @@ def show(report: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Read the command line, measure, print, write."""
+    """Measure, print and write, as the command line asks."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--steps", type=int, help="policy steps; all 16,384 where not given")
+    parser.add_argument("--steps", type=int, help="policy steps; 16,384 by default")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--no-peer", action="store_true", help="ours alone")
+    parser.add_argument("--no-peer", action="store_true", help="only our program")
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     report = measure(

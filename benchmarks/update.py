@@ -1,9 +1,9 @@
-"""How long an update takes, beside other programs: `python -m benchmarks.update --peer sheeprl`.
+"""Time of an update, compared with other programs: `python -m benchmarks.update --peer sheeprl`.
 
-Ours runs inside Lightning's Trainer, as in a run: precision, hooks, metrics, clipping, optimisers
-and the slow critic included; drawing the batch, collecting and logging are not. Before each of our
-updates every peer makes one, and a product of matrices tells the rate of the machine, so that one
-that slows down slows all of them.
+Our update runs inside Lightning's Trainer: precision, hooks, metrics, clipping, optimisers and the
+slow critic are included; sampling, collecting and logging are not. Before each of our updates,
+every peer makes one, and a matrix product measures the rate of the machine, so that changes of its
+speed affect all programs.
 """
 
 import argparse
@@ -46,14 +46,17 @@ from benchmarks.peers.sizes import SIZES  # noqa: E402
 from dreamer.run.build import apply_kernels  # noqa: E402
 from dreamer.types import Batch  # noqa: E402
 
-WARM_UP = {"cpu": 3, "cuda": 6}  # updates of everybody that do not count, recordings included
-PAUSE = 0.02  # seconds between turns, in which the threads of the last one stop to spin
+WARM_UP = {
+    "cpu": 3,
+    "cuda": 6,
+}  # uncounted updates of each program, the capture of CUDA graphs included
+PAUSE = 0.02  # seconds between turns, until the threads of the last program stop spinning
 PEERS = ("sheeprl", "sheeprl-compiled", "sheeprl-bf16", "authors")
 DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
 
 
 class _Turns(IterableDataset):
-    """The same batch over and over; before each, the rate is measured and every peer updates."""
+    """Yields the same batch; before each, measures the rate and one update of every peer."""
 
     def __init__(self, batch: Batch, peers: dict[str, Peer], updates: int, device: str):
         self.batch, self.peers, self.updates, self.device = batch, peers, updates, device
@@ -75,9 +78,9 @@ class _Turns(IterableDataset):
 
 
 class _Flops(TorchDispatchMode):
-    """Counts as torch's own counter does, which cannot follow `kernels/chunked.py`.
+    """Counts like torch's counter, which does not support `kernels/chunked.py`.
 
-    It fails where a backward pass runs inside a forward one.
+    torch's counter fails with a backward pass inside a forward pass.
     """
 
     def __init__(self):
@@ -93,13 +96,13 @@ class _Flops(TorchDispatchMode):
 
 
 class _Clock(pl.Callback):
-    """Seconds of every update, and the floating-point operations of one more."""
+    """Measures seconds of every update, and counts the operations of one more."""
 
     def __init__(self, device: str, updates: int):
         self.device, self.updates = device, updates
         self.seconds: list[float] = []
         self.counter = _Flops()
-        self.memory = 0  # bytes, at most, before the update that is counted
+        self.memory = 0  # peak bytes before the counted update
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if batch_idx == self.updates:
@@ -127,7 +130,7 @@ def measure(
     """Measure our update and those of the peers, in turns.
 
     Returns:
-        A report: the machine, sizes, and for every program seconds, memory, operations and ratio.
+        A report: machine, sizes, and for every program seconds, memory, operations and ratio.
     """
     torch.set_num_threads(threads)
     size = SIZES[size_name]
@@ -152,7 +155,7 @@ def measure(
     for name, peer in peers.items():
         programs[name] = {
             "precision": "bf16-mixed" if name == "sheeprl-bf16" else "32-true",
-            # The last of theirs is beside our update that is counted, not timed.
+            # Without the last update, which runs before our counted one.
             **Spread.of(turns.seconds[name][WARM_UP[device] : -1])._asdict(),
             "memory_bytes": memory[name],
             "flops": peer.ask("flops")["flops"] if name != "authors" else None,
@@ -209,7 +212,7 @@ def show(report: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Read the command line, measure, print, write."""
+    """Measure, print and write, as the command line asks."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.update", description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--precision", choices=DTYPES, default="32-true")
@@ -218,7 +221,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--peer", choices=PEERS, action="append", default=[], dest="peers")
     parser.add_argument("--out", type=Path, help="JSON file")
-    parser.add_argument("settings", nargs="*", help="further Hydra overrides of our configuration")
+    parser.add_argument("settings", nargs="*", help="more Hydra overrides of our configuration")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     report = measure(

@@ -1,7 +1,7 @@
-"""Learning: one LightningModule that steps the optimisers by hand.
+"""Learning: a LightningModule with manual optimisation.
 
 The Trainer feeds it batches from the replay. It knows the networks and their losses, but no
-environment, no schedule of a run and no logger: it returns its metrics.
+environments, run schedules or loggers: it returns its metrics.
 """
 
 import itertools
@@ -40,22 +40,22 @@ class AgentConfig:
 
     world_model: Annotated[WorldModelConfig, doc("The world model.")]
     actor_critic: Annotated[ActorCriticConfig, doc("The actor and the critic.")]
-    world_model_optimizer: Annotated[OptimizerConfig, doc("How the world model learns.")]
-    actor_optimizer: Annotated[OptimizerConfig, doc("How the actor learns.")]
-    critic_optimizer: Annotated[OptimizerConfig, doc("How the critic learns.")]
+    world_model_optimizer: Annotated[OptimizerConfig, doc("Optimiser of the world model.")]
+    actor_optimizer: Annotated[OptimizerConfig, doc("Optimiser of the actor.")]
+    critic_optimizer: Annotated[OptimizerConfig, doc("Optimiser of the critic.")]
     horizon: Annotated[
         AtLeastTwo,
         doc("H, imagined steps from every replayed state.", unit="policy steps", source="Table D1"),
     ]
     components: Annotated[
         Mapping[str, ComponentConfig],
-        doc("What else learns, by name: see dreamer/components.py."),
+        doc("Other trained parts, by name: see dreamer/components.py."),
     ] = field(default_factory=dict)
 
     def build(
         self, obs_shapes: dict[str, tuple[int, ...]], action_space: ActionSpace
     ) -> "DreamerAgent":
-        """The agent of this configuration; a subclass builds its own."""
+        """Build the agent; a subclass may build another."""
         return DreamerAgent(self, obs_shapes, action_space)
 
     def __post_init__(self):
@@ -64,7 +64,7 @@ class AgentConfig:
 
 
 class UpdateNoise(NamedTuple):
-    """All that is random in one update; None is drawn where it is needed."""
+    """The noise of one update; None is drawn when needed."""
 
     posterior: Tensor | None = None  # (T, B, S, K)
     action: Tensor | None = None  # (H, N, A)
@@ -72,11 +72,11 @@ class UpdateNoise(NamedTuple):
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or its gradient is not finite; its weights, and those trained after it, stay."""
+    """A loss or its gradient is not finite; its weights, and those trained later, are unchanged."""
 
 
 class DreamerAgent(pl.LightningModule):
-    """DreamerV2: a world model, and an actor and a critic that learn in its dreams."""
+    """DreamerV2: a world model, and an actor and a critic that learn from imagined trajectories."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class DreamerAgent(pl.LightningModule):
         """Build the networks.
 
         Args:
-            config: every choice.
+            config: networks and optimisers.
             obs_shapes: by key, one observation: (C, 64, 64) or (O,).
             action_space: what the environment accepts.
         """
@@ -104,21 +104,21 @@ class DreamerAgent(pl.LightningModule):
             action_space=action_space,
             horizon=config.horizon,
         )
-        with torch.random.fork_rng(devices=()):  # a run with a probe has the draws of one without
+        with torch.random.fork_rng(devices=()):  # a component does not change other draws
             self.components = nn.ModuleDict(build_components(config.components, shape))
         names = [trained.name for trained in self.trainables]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(
-                f"Expect the names of all that is trained to differ, actually: {', '.join(twice)}"
+                f"The names of trained networks must differ, got {', '.join(twice)} twice"
             )
         self.finite_check = FiniteCheck(names)
-        self.frames = 0  # THE clock: emulator frames seen, prefill included
-        self.policy_steps = 0  # decisions made, prefill included
-        self.updates = 0  # batches learned from
+        self.frames = 0  # emulator frames, prefill included: the time of the run
+        self.policy_steps = 0  # decisions, prefill included
+        self.updates = 0  # trained batches
 
     @property
     def trainables(self) -> list[Trainable]:
-        """All that is trained, in the order of the updates."""
+        """All networks with an optimiser, in the order of their steps."""
         config = self.config
         added = (
             trained_by(name, component, config.components[name].optimizer)
@@ -132,7 +132,7 @@ class DreamerAgent(pl.LightningModule):
         ]
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """One optimiser for each loss, in the order of `trainables`."""
+        """Make one optimiser per loss, in the order of `trainables`."""
         return [EpsilonHatAdam(x.parameters, x.optimizer) for x in self.trainables]
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -142,10 +142,10 @@ class DreamerAgent(pl.LightningModule):
         return metrics
 
     def learn(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of all optimisers, without what changes with the number of the update.
+        """Step all optimisers, apart from what depends on the number of the update.
 
-        Nothing in it waits for the device. Where CUDA graphs are asked for, a
-        `kernels.recorded_update.RecordedUpdate` of it takes its place.
+        Nothing in it waits for the device. With CUDA graphs,
+        `kernels.captured_update.CapturedUpdate` replaces it.
         """
         return self._learn(batch, None, UpdateNoise())[1]
 
@@ -155,50 +155,50 @@ class DreamerAgent(pl.LightningModule):
         start: RSSMState | None = None,
         noise: UpdateNoise | None = None,
     ) -> tuple[RSSMState, dict[str, Tensor]]:
-        """Learn from one batch, with a given start and given draws.
+        """Learn from one batch, with a given start and noise.
 
         Args:
             batch: (T, B, ...), raw.
             start: (B, ...) state before the batch, None for zeros.
-            noise: all draws of the update; None makes them.
+            noise: of the whole update; None draws it.
 
         Returns:
             The last posterior (B, ...), and detached metrics, each ().
 
         Raises:
-            NonFiniteError: a loss or gradient is not finite; its weights stay as they were.
+            NonFiniteError: a loss or gradient is not finite; its weights are unchanged.
         """
         result = self._learn(batch, start, noise or UpdateNoise())
         self._end_update()
         return result
 
     def on_train_start(self) -> None:
-        """Forget how training ended before."""
+        """Reset the finite check of an earlier training."""
         self.finite_check.reset()
 
     def on_train_end(self) -> None:
-        """Raise what the device has not told in time."""
+        """Raise the error of a check that the host has not read yet."""
         self._raise_if_not_finite(self.updates - 1, wait=True)
 
     def _learn(
         self, batch: Batch, start: RSSMState | None, noise: UpdateNoise
     ) -> tuple[RSSMState, dict[str, Tensor]]:
-        for optimizer in self._optimizers():  # before the forward pass: memory is needed there
+        for optimizer in self._optimizers():  # before the forward pass, which needs the memory
             optimizer.zero_grad()
 
         model = self.world_model.loss(batch, start, noise.posterior)
         metrics = model.metrics | self._step("world_model", model.loss)
 
-        # The states are those of the loss, the dynamics those of the model just updated.
+        # Imagine from the posteriors of the loss with the world model just updated.
         posterior = model.posterior.detach()
         starts, horizon = posterior.flatten_time(), self.config.horizon
         action_noise = noise.action
-        if action_noise is None:  # for all steps at once: these numbers are few
+        if action_noise is None:  # for all steps at once
             shape = horizon, len(starts.deter)
             action_noise = self.actor_critic.draw_noise(shape, starts.deter.device)
-        # Gradients pass THROUGH the model, never INTO it.
+        # Gradients pass THROUGH the world model, never INTO it.
         with self._training(self.actor_critic.actor):
-            # Reinforce needs no graph of the dream: the roll-out is cheap without one.
+            # Reinforce needs no gradients through the trajectory.
             with torch.set_grad_enabled(self.actor_critic.through_dynamics):
                 trajectory = self.world_model.imagine(
                     starts,
@@ -235,13 +235,11 @@ class DreamerAgent(pl.LightningModule):
         def step(loss: Tensor, network: str = "") -> None:
             trained = f"{name}_{network}" if network else name
             if trained not in self.finite_check.names:
-                raise ValueError(
-                    f"Expect an optimiser for the loss {trained}, actually there is none"
-                )
+                raise ValueError(f"The loss {trained} must have an optimiser, got none")
             if loss.shape != () or not loss.requires_grad:
                 raise ValueError(
-                    f"Expect the {trained} loss to be a number that depends on weights, "
-                    f"actually: {tuple(loss.shape)}, requires_grad={loss.requires_grad}"
+                    f"The {trained} loss must be a scalar that depends on weights, got "
+                    f"shape {tuple(loss.shape)}, requires_grad={loss.requires_grad}"
                 )
             metrics[f"{trained}/loss"] = loss.detach()
             metrics.update(self._step(trained, loss))
@@ -250,14 +248,14 @@ class DreamerAgent(pl.LightningModule):
         others = {f"{name}/{key}": value.detach() for key, value in values.items()}
         if taken := metrics.keys() & others.keys():
             raise ValueError(
-                f"The metrics of `components.{name}` must not be named {sorted(taken)}"
+                f"Metrics of `components.{name}` must not have reserved names, got {sorted(taken)}"
             )
         return metrics | others
 
     def _step(self, name: str, loss: Tensor) -> dict[str, Tensor]:
-        """Backward pass, clipping, check and step of one loss: the one place where weights move.
+        """Minimise one loss: backward pass, clipping, finite check, optimiser step.
 
-        Gradients reach no other weights than those that this loss trains.
+        This is the only place where weights change. Gradients reach only the weights of this loss.
         """
         index = self.finite_check.names.index(name)
         optimizer = self._optimizers()[index].optimizer
@@ -269,10 +267,10 @@ class DreamerAgent(pl.LightningModule):
         return {f"grad_norm/{name}": norm}
 
     def _end_update(self) -> None:
-        """Do on the host what belongs to an update."""
+        """Do the parts of an update that run on the host."""
         self.finite_check.send()
         self._raise_if_not_finite(self.updates)
-        for optimizer in self._optimizers():  # the Trainer counts steps, and was not told of any
+        for optimizer in self._optimizers():  # so that the Trainer counts the steps
             optimizer._on_before_step()
             optimizer._on_after_step()
         self.actor_critic.update_target_critic(self.updates)
@@ -287,17 +285,17 @@ class DreamerAgent(pl.LightningModule):
         late = " or shortly before" if self.device.type == "cuda" else ""
         raise NonFiniteError(
             f"The {name} loss or its gradient is not finite in update {update}{late}, frame "
-            f"{self.frames}. Its weights are unchanged; try a smaller learning rate, "
-            f"precision=32-true, or look at the rewards."
+            f"{self.frames}. Its weights are unchanged; try a smaller learning rate or "
+            "precision=32-true, or check the rewards."
         )
 
     @contextmanager
     def _training(self, network: nn.Module) -> Iterator[None]:
         """Freeze all weights but those of one network."""
-        own = set(network.parameters())
+        kept = set(network.parameters())
         groups = (optimizer.optimizer.param_groups[0] for optimizer in self._optimizers())
         trained = (p for group in groups for p in group["params"] if p.requires_grad)
-        frozen = [p for p in trained if p not in own]
+        frozen = [p for p in trained if p not in kept]
         try:
             for parameter in frozen:
                 parameter.requires_grad_(False)
@@ -323,6 +321,6 @@ class DreamerAgent(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take the counters from a checkpoint."""
+        """Restore the counters from a checkpoint."""
         for name, value in checkpoint["counters"].items():
             setattr(self, name, value)

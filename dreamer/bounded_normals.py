@@ -1,6 +1,6 @@
-"""Normals whose values stay between -1 and 1, for continuous actions.
+"""Normal distributions bounded to [-1, 1], for continuous actions.
 
-The actor uses them; `distributions.py` says what is asked of every distribution.
+The actor uses them; `distributions.py` defines their interface.
 """
 
 import math
@@ -10,20 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreamer.distributions import HALF_LOG_TAU, Normal, sum_event
+from dreamer.distributions import Normal, sum_event
+from dreamer.losses import HALF_LOG_2PI
 
 SampleGradient = Literal["exact", "reference"]
 
-_CLIP = 1e-6  # how far from its bounds a truncated normal's sample stays
+_CLIP = 1e-6  # distance of a truncated normal's samples from its bounds
 
 
 class TruncatedNormal:
-    """Independent normals cut to [-1, 1]; the last `event_dims` axes are one event.
+    """Independent normals truncated to [-1, 1]; the last `event_dims` axes are one event.
 
-    `gradient` chooses what flows through a sample: "exact" is the derivative of the inverse
-    distribution function, in which the bounds stay while location and scale move; "reference" is
-    the formula of the TensorFlow operation that the authors used, d/dloc = 1 and
-    d/dscale = (x - loc) / scale, which ignores the bounds.
+    `gradient` is the gradient of samples: "exact" differentiates the inverse distribution function
+    with fixed bounds; "reference" is the formula of the TensorFlow operation that the authors used,
+    d/dloc = 1 and d/dscale = (x - loc) / scale, which ignores the bounds.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class TruncatedNormal:
     def _log_mass(self) -> Tensor:
         """Logarithm of the normal's probability between the bounds."""
         low, high = self._bounds
-        # Both tails to the left of zero, where the distribution function keeps its digits.
+        # Move both tails to the left of zero, where the distribution function is precise.
         flip = low > 0
         low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
         log_high, log_low = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
@@ -54,7 +54,7 @@ class TruncatedNormal:
 
     @property
     def mean(self) -> Tensor:
-        """In closed form."""
+        """(..., *event), in closed form."""
         low, high = self._bounds
         ratio = (_density(high) - _density(low)) / self._log_mass.exp()
         return self.loc - self.scale * ratio
@@ -70,17 +70,17 @@ class TruncatedNormal:
         low, high = self._bounds
         log_mass = self._log_mass
         tails = (low * _density(low) - high * _density(high)) / log_mass.exp()
-        entropy = 0.5 + HALF_LOG_TAU + self.scale.log() + log_mass + 0.5 * tails
+        entropy = 0.5 + HALF_LOG_2PI + self.scale.log() + log_mass + 0.5 * tails
         return sum_event(entropy, self.event_dims)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """(..., *event) in [-1, 1] -> (...) in nats."""
         z = (value - self.loc) / self.scale
-        log_prob = -0.5 * z.square() - HALF_LOG_TAU - self.scale.log() - self._log_mass
+        log_prob = -0.5 * z.square() - HALF_LOG_2PI - self.scale.log() - self._log_mass
         return sum_event(log_prob, self.event_dims)
 
     def sample(self, noise: Tensor | None = None) -> Tensor:
-        """The quantile of uniform noise, clipped a little inside the bounds."""
+        """The quantile at uniform noise, clipped to just inside the bounds."""
         noise = torch.rand_like(self.loc) if noise is None else noise
         sample = _TruncatedNormalSample.apply(self.loc, self.scale, noise, self.gradient)
         assert isinstance(sample, Tensor)
@@ -88,11 +88,11 @@ class TruncatedNormal:
 
 
 def _density(z: Tensor) -> Tensor:
-    return (-0.5 * z.square() - HALF_LOG_TAU).exp()
+    return (-0.5 * z.square() - HALF_LOG_2PI).exp()
 
 
 class _TruncatedNormalSample(torch.autograd.Function):
-    """Inverse of the distribution function, with either gradient; the inverse in float64."""
+    """The inverse distribution function in float64, with either gradient."""
 
     @staticmethod
     def forward(ctx, loc: Tensor, scale: Tensor, noise: Tensor, gradient: SampleGradient):
@@ -115,7 +115,7 @@ class _TruncatedNormalSample(torch.autograd.Function):
         if ctx.gradient == "reference":
             return grad, grad * s, None, None
         low, high = (-1 - loc) / scale, (1 - loc) / scale
-        # In logarithms: noise of exactly 0 or 1 would meet an exponential that overflows.
+        # In logarithms: an exponential would overflow with noise of exactly 0 or 1.
         from_high = (noise.log() + 0.5 * (s.square() - high.square())).exp()
         from_low = (torch.log1p(-noise) + 0.5 * (s.square() - low.square())).exp()
         grad_scale = s - high * from_high - low * from_low
@@ -133,7 +133,7 @@ class TanhNormal:
     def __init__(
         self, loc: Tensor, scale: Tensor, event_dims: int = 0, noise: Tensor | None = None
     ):
-        """`noise` (100, ...) decides the samples behind mean, mode and entropy."""
+        """`noise` (100, ...) determines the samples for mean, mode and entropy."""
         self.normal = Normal(loc, scale)
         self.event_dims = event_dims
         self.noise = noise
@@ -154,14 +154,14 @@ class TanhNormal:
 
     @property
     def mean(self) -> Tensor:
-        """The samples' mean."""
+        """The mean of the samples."""
         return self._draws()[0].tanh().mean(0)
 
     @property
     def mode(self) -> Tensor:
-        """The likeliest sample, of ONE index for the whole batch: the best for entry 0.
+        """The most likely sample; the index is chosen for entry 0 and used for the whole batch.
 
-        So the authors' code has it; with one environment at a time it is the mode.
+        As in the authors' code. For one environment it is the mode.
         """
         raw, log_prob = self._draws()
         best = log_prob.flatten(1)[:, 0].argmax()
@@ -169,12 +169,12 @@ class TanhNormal:
 
     @property
     def entropy(self) -> Tensor:
-        """(...) in nats, minus the samples' mean log-density."""
+        """(...) in nats, minus the mean log-density of the samples."""
         return -self._draws()[1].mean(0)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """(..., *event) in (-1, 1) -> (...) in nats."""
-        limit = 0.99999997  # in float32 the last number before 1; so the authors' code has it
+        limit = 0.99999997  # the last float32 before 1, as in the authors' code
         return self._log_prob_of_raw(value.clamp(-limit, limit).atanh())
 
     def sample(self, noise: Tensor | None = None) -> Tensor:

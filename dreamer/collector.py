@@ -1,7 +1,7 @@
-"""Step environments with a policy, and report what happened.
+"""Step environments with a policy, and report the episodes.
 
-The callbacks use it: with random or learned policies, to fill the replay or to evaluate. It knows
-neither networks nor the replay: a policy is anything callable, a consumer a function per step.
+The callbacks use it to fill the replay, with random or learned policies; the evaluation uses it,
+too. It knows neither networks nor the replay: policies and consumers of steps are functions.
 """
 
 import functools
@@ -14,42 +14,42 @@ import numpy as np
 from dreamer.envs.base import StepsInBackground, VectorEnvs, episode_metrics
 from dreamer.types import TimeStep
 
-PolicyState: TypeAlias = Any  # what a policy remembers of E running episodes; its own business
+PolicyState: TypeAlias = Any  # memory of E running episodes; only the policy uses it
 OnStep: TypeAlias = Callable[[TimeStep, np.ndarray], None]
 
 
 class Policy(Protocol):
-    """Chooses what to do next in E environments."""
+    """Chooses actions in E environments."""
 
     def __call__(
         self, step: TimeStep, state: PolicyState | None, /
     ) -> tuple[np.ndarray, PolicyState]:
-        """Return actions (E, A) float32 for this step, and what to remember until the next.
+        """Return actions (E, A) float32 for this step, and the memory for the next.
 
         Args:
-            step: The latest of E environments. Where `is_first`, the memory of the episode before
-                is to be dropped; where `is_last`, the action will be ignored.
-            state: What this policy returned last; None to start afresh, maybe in mid-episode.
+            step: Of E environments. Where `is_first`, the memory must be reset; where `is_last`,
+                the action is ignored.
+            state: Memory that this policy returned last; None to start anew, maybe in mid-episode.
         """
         ...
 
 
 class EpisodeStats(NamedTuple):
-    """One episode that has ended."""
+    """One finished episode."""
 
     env: int
     episode_return: float  # sum of raw rewards
     length: int  # policy steps
-    metrics: Mapping[str, float] = {}  # what else the environment tells of it, by name
+    metrics: Mapping[str, float] = {}  # other metrics of the environment, by name
 
 
 class Collector:
-    """Steps one group of environments; episodes go on from one call of `collect` to the next."""
+    """Steps one group of environments; episodes continue from one `collect` to the next."""
 
     def __init__(self, envs: VectorEnvs):
         self.envs = envs
         self._background = envs if isinstance(envs, StepsInBackground) else None
-        self.policy_steps = 0  # made so far, in all environments; resets are none
+        self.policy_steps = 0  # so far, in all environments; resets do not count
         self._step: TimeStep | None = None  # None: reset first
         self._policy: Policy | None = None
         self._policy_state: PolicyState | None = None
@@ -57,40 +57,40 @@ class Collector:
         self._length = np.zeros(envs.count, int)  # (E,) in policy steps
 
     def restart(self) -> None:
-        """Drop the running episodes: the next `collect` begins with a reset everywhere."""
+        """Drop the running episodes: the next `collect` resets all environments."""
         self._step = None
         self._policy = None
 
     def collect(
         self, policy: Policy, *, steps: int = 0, episodes: int = 0, on_step: OnStep | None = None
     ) -> list[EpisodeStats]:
-        """Let the policy act for a number of policy steps, or of whole episodes.
+        """Let the policy act for a number of policy steps, or of episodes.
 
-        With `episodes`, the running ones are dropped, and environment e plays a share fixed in
-        advance, its e-th, (e + E)-th, ... episode of the total. Taking those that end first would
-        prefer short episodes.
+        With `episodes`, the running ones are dropped, and every environment plays a fixed share:
+        environment e plays episodes e, e + E, ... of the total. Counting those that end first would
+        favour short episodes.
 
         Args:
-            policy: Keeps its memory from the last call if it is the same object as then; else it
-                starts afresh, in mid-episode.
-            steps: Make at least so many policy steps; all environments step together.
-            episodes: Play exactly so many.
-            on_step: Is given each arriving step, resets included, and the action (E, A) that led
-                to it, zeros where `is_first`. When it is called, the policy may have chosen the
-                next action already, and environments that can are making the next step.
+            policy: Keeps its memory from the last call if it is the same object; otherwise it
+                starts anew, in mid-episode.
+            steps: Minimum number of policy steps; all environments step together.
+            episodes: Exact number of episodes.
+            on_step: Called with each step, resets included, and the action (E, A) that led to it,
+                zeros where `is_first`. By then the policy may have chosen the next action, and
+                environments that step in the background have started it.
 
         Returns:
-            The episodes that ended, in that order; with `episodes`, exactly so many.
+            The finished episodes, in the order of their ends.
 
         Raises:
             ValueError: Not exactly one of `steps` and `episodes` is positive; the policy's action,
-                a reward or a vector observation is not finite. After this and any other error the
-                running episodes are dropped.
+                a reward or a vector observation is not finite. After any error the running
+                episodes are dropped.
         """
         if min(steps, episodes) != 0 or max(steps, episodes) <= 0:
             raise ValueError(
-                "Expect one of `steps` and `episodes` to be positive and the other 0, "
-                f"actually: {steps} and {episodes}"
+                "One of `steps` and `episodes` must be positive and the other 0, "
+                f"got {steps} and {episodes}"
             )
         if episodes:
             self.restart()
@@ -100,7 +100,7 @@ class Collector:
         try:
             return self._collect(policy, steps, episodes, on_step)
         except BaseException:
-            self.restart()  # the environments may be a step ahead of what was told of them
+            self.restart()  # the environments may be ahead by a step that was not recorded
             raise
 
     def _collect(
@@ -115,18 +115,18 @@ class Collector:
         if step is None:
             step = self.envs.reset()
             no_action = np.zeros((count, self.envs.action_space.size), np.float32)
-            self._arrive(step, no_action, on_step)
-        left, tell = steps, _nothing
+            self._record(step, no_action, on_step)
+        left, record = steps, _nothing
         while left > 0 or due.any():
             action, self._policy_state = policy(step, self._policy_state)
             _require_actions(action, (count, self.envs.action_space.size))
-            step = self._step_envs(action, meanwhile=tell)
-            tell = functools.partial(self._arrive, step, action, on_step)
+            step = self._step_envs(action, meanwhile=record)
+            record = functools.partial(self._record, step, action, on_step)
             left -= self._policy_steps_in(step)
             if not np.count_nonzero(step.is_last):
                 continue
-            tell()
-            tell = _nothing
+            record()
+            record = _nothing
             counted = step.is_last & ((due > 0) | (steps > 0))
             due = np.maximum(due - counted, 0)
             ended += [
@@ -138,7 +138,7 @@ class Collector:
                 )
                 for env in np.flatnonzero(counted).tolist()
             ]
-        tell()
+        record()
         return ended
 
     def _step_envs(self, action: np.ndarray, meanwhile: Callable[[], None]) -> TimeStep:
@@ -154,9 +154,9 @@ class Collector:
             step = self._background.finish_step()
         return step
 
-    def _arrive(self, step: TimeStep, action: np.ndarray, on_step: OnStep | None) -> None:
-        """Take notice of a step, and of the action before it, and tell who wants to know."""
-        _require_sound(step)
+    def _record(self, step: TimeStep, action: np.ndarray, on_step: OnStep | None) -> None:
+        """Record a step and the action that led to it, and call `on_step`."""
+        _require_finite_step(step)
         self._step = step
         self._episode_return = np.where(step.is_first, 0, self._episode_return + step.reward)
         self._length = np.where(step.is_first, 0, self._length + 1)
@@ -169,18 +169,18 @@ class Collector:
 
 
 def _nothing() -> None:
-    """There is nothing to tell."""
+    """Record nothing: there is no step yet."""
 
 
 def _require_actions(action: np.ndarray, shape: tuple[int, int]) -> None:
-    """Refuse what is no array of actions; a user's policy may return anything."""
+    """Reject anything but an array of actions; a user's policy may return anything."""
     if not isinstance(action, np.ndarray) or action.shape != shape:
         got = f"shape {action.shape}" if isinstance(action, np.ndarray) else repr(action)
         raise ValueError(f"A policy must return actions as an array of shape {shape}, got {got}")
 
 
-def _require_sound(step: TimeStep) -> None:
-    """Refuse a step whose reward or vectors are not finite."""
+def _require_finite_step(step: TimeStep) -> None:
+    """Reject a step with a reward or vector that is not finite."""
     _require_finite("reward", step.reward)
     for key, value in step.obs.items():
         if value.dtype.kind == "f":
@@ -188,11 +188,9 @@ def _require_sound(step: TimeStep) -> None:
 
 
 def _require_finite(key: str, value: np.ndarray) -> None:
-    """Refuse NaN and infinity in `value`, (E, ...)."""
-    if math.isfinite(value.sum()):  # the quick way; a sum may overflow, too
+    """Reject NaN and infinity in `value`, (E, ...)."""
+    if math.isfinite(value.sum()):  # fast; the sum of finite numbers may overflow
         return
     if not np.isfinite(value).all():
         env = np.argwhere(~np.isfinite(value))[0, 0]
-        raise ValueError(
-            f"Expect `{key}` of environment {env} to be finite, actually: {value[env]}"
-        )
+        raise ValueError(f"`{key}` of environment {env} must be finite, got {value[env]}")

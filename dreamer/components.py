@@ -1,8 +1,8 @@
-"""Components: what learns beside the world model, the actor and the critic.
+"""Components: trained parts of an agent besides world model, actor and critic.
 
-Examples are a probe of the features, an ensemble and an exploration policy. The agent builds those
-that its configuration names, and trains them after its own networks. They see what an update has
-computed. They know neither the agent nor the Trainer.
+Examples are a probe of the features, an ensemble and an exploration policy. The agent builds the
+components of its configuration and trains them after its own networks, on the results of the same
+update. They know neither the agent nor the Trainer.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from dreamer.optim import OptimizerConfig
 from dreamer.types import ActionSpace, Batch, RSSMState, Trajectory
 
 BUILT_IN = ("world_model", "actor", "critic")
-# What else the first part of a metric's name may be.
+# Other first parts of the names of metrics.
 AREAS = (
     *("imagine", "grad_norm", "observations", "collect", "eval", "replay", "perf", "video"),
     "updates",
@@ -24,7 +24,7 @@ AREAS = (
 
 
 class AgentShape(NamedTuple):
-    """What a component may need to know of the agent when it is built."""
+    """The sizes of an agent, for building a component."""
 
     obs_shapes: Mapping[str, tuple[int, ...]]  # by key, one observation: (C, 64, 64) or (O,)
     action_space: ActionSpace
@@ -48,7 +48,7 @@ class AgentShape(NamedTuple):
         action_space: ActionSpace,
         horizon: int,
     ) -> "AgentShape":
-        """That of an agent with this world model."""
+        """Return the sizes of an agent with this world model."""
         config = world_model.config
         return cls(
             obs_shapes=obs_shapes,
@@ -62,27 +62,27 @@ class AgentShape(NamedTuple):
 
 
 class UpdateContext(NamedTuple):
-    """What an update has computed when the components have their turn; all tensors detached."""
+    """Results of an update, for the components; all tensors are detached."""
 
     batch: Batch  # (T, B, ...), raw
     posterior: RSSMState  # (T, B, ...)
     prior_stats: Tensor  # (T, B, S, P)
     trajectory: Trajectory  # (H+1, N, ...), imagined from the posteriors
-    policy_steps: int  # the clock of schedules; a CUDA graph keeps that of its capture
-    world_model: WorldModel  # just updated; gradients pass through it, but do not change it
+    policy_steps: int  # time of schedules; a CUDA graph keeps that of its capture
+    world_model: WorldModel  # just updated; gradients pass through it, not into it
 
 
 class ComponentOutput(NamedTuple):
-    """What the loss of a component gives."""
+    """Result of `Component.loss`."""
 
     loss: Tensor  # ()
-    metrics: Mapping[str, Tensor] = {}  # each (), by names without the component's
+    metrics: Mapping[str, Tensor] = {}  # each (), by name
 
 
 class Step(Protocol):
-    """Runs the backward pass of a loss () and one step of the optimiser that minimises it.
+    """Runs the backward pass of a loss () and one step of its optimiser.
 
-    Where a component has several optimisers, `network` says which one.
+    If a component has several optimisers, `network` names the one to use.
     """
 
     def __call__(self, loss: Tensor, network: str = "") -> None:
@@ -91,44 +91,44 @@ class Step(Protocol):
 
 
 class Component(nn.Module):
-    """Something that learns beside the agent's own networks, which it leaves as they are.
+    """A trained part of the agent that leaves the agent's own networks unchanged.
 
-    A subclass defines `loss`. One with several optimisers defines `learn` instead. Neither may
-    wait for the device (`.item()`, `if tensor`), or CUDA graphs cannot capture the update.
+    A subclass defines `loss`, or `learn` if it has several optimisers. Neither may wait for the
+    device (`.item()`, `if tensor`): CUDA graphs could not capture the update.
     """
 
     def loss(self, context: UpdateContext) -> ComponentOutput:
-        """What this component minimises."""
+        """Compute the loss that this component minimises."""
         raise NotImplementedError
 
     def learn(self, context: UpdateContext, step: Step) -> Mapping[str, Tensor]:
-        """One update; returns metrics like those of `ComponentOutput`, `loss` and norms apart."""
+        """Make one update; returns metrics like `ComponentOutput`, without losses and norms."""
         output = self.loss(context)
         step(output.loss)
         return output.metrics
 
     def end_update(self, update: int) -> None:
-        """Do what depends on the number of the update (0, 1, ...): move a slow copy, for instance.
+        """Do what depends on the number of the update (0, 1, ...), such as moving a slow copy.
 
-        It is no part of a captured update.
+        CUDA graphs do not capture it.
         """
 
 
 class ComponentConfig(Protocol):
-    """Every choice of a component. Any class with these two will do."""
+    """Interface of a component's configuration."""
 
     @property
     def optimizer(self) -> OptimizerConfig | Mapping[str, OptimizerConfig]:
-        """That of all weights; or several, by the names of the networks that they train."""
+        """One for all weights, or several by the names of the networks that they train."""
         ...
 
     def build(self, shape: AgentShape) -> Component:
-        """Make the networks."""
+        """Build the component."""
         ...
 
 
 class Trainable(NamedTuple):
-    """What one optimiser trains."""
+    """A network with an optimiser."""
 
     name: str  # in metrics and errors
     network: nn.Module
@@ -136,21 +136,21 @@ class Trainable(NamedTuple):
 
     @property
     def parameters(self) -> list[Parameter]:
-        """Those that learn."""
+        """Those that are trained."""
         return [p for p in self.network.parameters() if p.requires_grad]
 
 
 def check_components(configs: Mapping[str, ComponentConfig]) -> None:
-    """Refuse names and configurations that cannot be.
+    """Check names and configurations.
 
     Raises:
-        ValueError: naming what is wrong.
+        ValueError: a name or configuration is not allowed.
     """
     for name, config in configs.items():
         if not name.isidentifier() or hasattr(nn.ModuleDict(), name):
             raise ValueError(
-                "Expect a component's name to be letters, digits and underscores, and no word that "
-                f"torch has taken, actually: {name}"
+                "A component's name must consist of letters, digits and underscores, and not be a "
+                f"name that torch reserves, got {name}"
             )
         if name in (*BUILT_IN, *AREAS):
             raise ValueError(
@@ -158,30 +158,32 @@ def check_components(configs: Mapping[str, ComponentConfig]) -> None:
             )
         if not (callable(getattr(config, "build", None)) and hasattr(config, "optimizer")):
             raise ValueError(
-                f"Expect `components.{name}` to be a configuration with `optimizer` and `build` "
-                f"(_target_= names its class), actually: {config}"
+                f"`components.{name}` must be a configuration with `optimizer` and `build` "
+                f"(_target_= names its class), got {config}"
             )
 
 
 def build_components(
     configs: Mapping[str, ComponentConfig], shape: AgentShape
 ) -> dict[str, Component]:
-    """Build what the configurations describe.
+    """Build the components.
 
     Raises:
-        TypeError: what was built is no component, or it has no loss.
+        TypeError: a result is not a component, or has no loss.
     """
     components = {}
     for name, config in configs.items():
         component = config.build(shape)
         if not isinstance(component, Component):
             raise TypeError(
-                f"Expect `components.{name}` to build a dreamer.components.Component, "
-                f"actually: {type(component).__name__}"
+                f"`components.{name}` must build a dreamer.components.Component, "
+                f"got {type(component).__name__}"
             )
         kind = type(component)
         if kind.loss is Component.loss and kind.learn is Component.learn:
-            raise TypeError(f"Expect {kind.__name__} (`components.{name}`) to define `loss`")
+            raise TypeError(
+                f"`components.{name}` must define `loss`, got {kind.__name__} without it"
+            )
         components[name] = component
     return components
 
@@ -189,21 +191,21 @@ def build_components(
 def trained_by(
     name: str, component: nn.Module, optimizer: OptimizerConfig | Mapping[str, OptimizerConfig]
 ) -> list[Trainable]:
-    """All that a component trains: itself, or the networks of it that have optimisers.
+    """Return what a component trains: itself, or its networks with optimisers.
 
     Raises:
-        ValueError: there is no such network, or it has no weights that learn.
+        ValueError: a network does not exist, or weights have no optimiser.
     """
     if isinstance(optimizer, OptimizerConfig):
         trained = [Trainable(name, component, optimizer)]
     else:
         networks = dict(component.named_children())
         if not optimizer:
-            raise ValueError(f"Expect `components.{name}.optimizer` to have an optimiser")
+            raise ValueError(f"`components.{name}.optimizer` must not be empty, got {optimizer}")
         if unknown := optimizer.keys() - networks.keys():
             raise ValueError(
-                f"Expect the keys of `components.{name}.optimizer` among {sorted(networks)}, "
-                f"actually: {sorted(unknown)}"
+                f"The keys of `components.{name}.optimizer` must be among {sorted(networks)}, "
+                f"got {sorted(unknown)}"
             )
         trained = [Trainable(f"{name}_{k}", networks[k], x) for k, x in optimizer.items()]
         covered = {id(p) for each in trained for p in each.parameters}
@@ -212,12 +214,12 @@ def trained_by(
         ]
         if idle:
             raise ValueError(
-                f"`components.{name}.optimizer` must cover all weights that learn, got none for "
+                f"`components.{name}.optimizer` must cover all trainable weights, got none for "
                 f"{idle[0]}; freeze it (requires_grad_(False)) or add an optimiser"
             )
     for each in trained:
         if not each.parameters:
             raise ValueError(
-                f"Expect `components.{name}` to have weights that learn, in {each.name}"
+                f"`components.{name}` must have trainable weights, got none in {each.name}"
             )
     return trained

@@ -1,12 +1,11 @@
-"""Network outputs as probability distributions, with explicit noise.
+"""Probability distributions with explicit noise, parameterised by network outputs.
 
-Models and policies use them. Every `sample` takes the noise that decides it, so that all draws of
-an update can be made in one call, and a saved draw gives a saved sample. Statistics are float32,
-whatever the precision of the networks.
+Models and policies use them. Every `sample` takes its noise as an argument, so that an update can
+draw all noise at once and samples can be reproduced. Statistics are float32, whatever the precision
+of the networks.
 """
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -14,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)  # the unit normal's normaliser
+from dreamer.losses import HALF_LOG_2PI
 
 
 class Distribution(Protocol):
-    """What the agent asks of a distribution over (..., *event)."""
+    """Interface of a distribution over (..., *event)."""
 
     @property
     def mean(self) -> Tensor:
@@ -45,8 +44,8 @@ class Distribution(Protocol):
 
 
 def gumbel_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Standard Gumbel noise of the shape of `x`, float32: argmax(logits + noise) is a sample."""
-    # Uniform numbers first: the CPU draws exponential ones, one by one, at a quarter of the speed.
+    """Draw standard Gumbel noise like `x`, float32: argmax(logits + noise) is a sample."""
+    # From uniform numbers: CPUs draw exponential ones at a quarter of the speed.
     noise = torch.empty_like(x, dtype=torch.float32).uniform_(generator=generator)
     return noise.log_().neg_().log_().neg_()
 
@@ -59,7 +58,7 @@ def sum_event(x: Tensor, dims: int) -> Tensor:
 class OneHot:
     """One of K classes as a one-hot vector, event (K,).
 
-    A sample's gradient is that of the probabilities: straight-through, Algorithm 1 of the paper.
+    Samples have straight-through gradients: those of the probabilities (Algorithm 1 of the paper).
     """
 
     def __init__(self, logits: Tensor):
@@ -77,7 +76,7 @@ class OneHot:
 
     @property
     def mode(self) -> Tensor:
-        """(..., K) the likeliest class, without a gradient."""
+        """(..., K) the most likely class; no gradient."""
         return one_hot_argmax(self.logits)
 
     @property
@@ -91,7 +90,7 @@ class OneHot:
         return (value.detach() * self.logits.log_softmax(-1)).sum(-1)
 
     def sample(self, noise: Tensor | None = None) -> Tensor:
-        """(..., K), decided by Gumbel noise of that shape."""
+        """(..., K), from Gumbel noise of that shape."""
         noise = gumbel_like(self.logits) if noise is None else noise
         if not (self.logits.requires_grad and torch.is_grad_enabled()):
             return one_hot_argmax(self.logits + noise)
@@ -114,9 +113,9 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class OneHots:
-    """Several independent choices as one-hot vectors, one after the other, event (A,).
+    """Several independent choices as concatenated one-hot vectors, event (A,).
 
-    `choices` says how many classes each has; A is their sum.
+    `choices` holds the number of classes of each; A is their sum.
     """
 
     def __init__(self, logits: Tensor, choices: Sequence[int]):
@@ -136,7 +135,7 @@ class OneHots:
 
     @property
     def mode(self) -> Tensor:
-        """(..., A) the likeliest class of each choice, without a gradient."""
+        """(..., A) the most likely class of each choice; no gradient."""
         return _join([block.mode for block in self._blocks])
 
     @property
@@ -150,7 +149,7 @@ class OneHots:
         return torch.cat([block.log_prob(x) for block, x in pairs], -1).sum(-1)
 
     def sample(self, noise: Tensor | None = None) -> Tensor:
-        """(..., A), decided by Gumbel noise of that shape; straight-through as `OneHot`."""
+        """(..., A), from Gumbel noise of that shape; straight-through like `OneHot`."""
         noises = [None] * len(self._blocks) if noise is None else self._split(noise)
         pairs = zip(self._blocks, noises, strict=True)
         return _join([block.sample(x) for block, x in pairs])
@@ -163,7 +162,7 @@ def _join(blocks: list[Tensor]) -> Tensor:
 
 def one_hot_argmax(scores: Tensor) -> Tensor:
     """(..., K) with a 1 where the score is largest and 0 elsewhere; no gradient."""
-    index = scores.max(-1, keepdim=True).indices  # which CPUs find faster than `argmax`
+    index = scores.max(-1, keepdim=True).indices  # faster than `argmax` on CPUs
     return torch.zeros_like(scores).scatter_(-1, index, 1.0)
 
 
@@ -172,7 +171,7 @@ class Normal:
 
     def __init__(self, mean: Tensor, std: Tensor | float = 1.0, event_dims: int = 0):
         self.mean = mean.float()
-        # Filled on the device: a number copied there would have to wait for it.
+        # Created on the device: copying a number to it would wait for it.
         self.std = std.float() if isinstance(std, Tensor) else self.mean.new_full((), std)
         self.event_dims = event_dims
 
@@ -184,23 +183,23 @@ class Normal:
     @property
     def entropy(self) -> Tensor:
         """(...) in nats."""
-        entropy = (0.5 + HALF_LOG_TAU + self.std.log()).expand_as(self.mean)
+        entropy = (0.5 + HALF_LOG_2PI + self.std.log()).expand_as(self.mean)
         return sum_event(entropy, self.event_dims)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """(..., *event) -> (...) in nats."""
         z = (value - self.mean) / self.std
-        log_prob = -0.5 * z.square() - self.std.log() - HALF_LOG_TAU
+        log_prob = -0.5 * z.square() - self.std.log() - HALF_LOG_2PI
         return sum_event(log_prob, self.event_dims)
 
     def sample(self, noise: Tensor | None = None) -> Tensor:
-        """Mean + std * noise, noise standard normal of the mean's shape."""
+        """(..., *event): mean + std * noise, with standard normal noise of that shape."""
         noise = torch.randn_like(self.mean) if noise is None else noise
         return self.mean + self.std * noise
 
 
 class Bernoulli:
-    """Independent coins; the last `event_dims` axes are one event."""
+    """Independent binary variables; the last `event_dims` axes are one event."""
 
     def __init__(self, logits: Tensor, event_dims: int = 0):
         self.logits = logits.float()
@@ -228,7 +227,7 @@ class Bernoulli:
         return sum_event(log_prob, self.event_dims)
 
     def sample(self, noise: Tensor | None = None) -> Tensor:
-        """1 where uniform noise lies under the probability; no gradient."""
+        """1 where uniform noise is below the probability; no gradient."""
         noise = torch.rand_like(self.logits) if noise is None else noise
         return (noise < self.mean).float()
 
@@ -238,9 +237,9 @@ def explore(
 ) -> Distribution:
     """Add exploration noise to chosen actions (..., A).
 
-    Discrete actions are replaced by a uniform one with probability `amount`, where there are
-    several `choices` each on its own; continuous ones get normal noise of that standard deviation
-    (the caller clips to [-1, 1]).
+    With probability `amount`, a discrete action (each of several `choices`) is replaced by a random
+    one. Continuous actions get normal noise of standard deviation `amount`; the caller clips
+    them to [-1, 1].
 
     Source: `action_noise` of the authors' code.
     """

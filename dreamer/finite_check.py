@@ -1,6 +1,6 @@
-"""Remembers on the device which loss was the first that is not finite, and tells the host.
+"""Checks on the device that all losses are finite, and reports the first failure to the host.
 
-The agent asks it before every optimiser step. It knows names and numbers, but no network.
+The agent uses it before every optimiser step. It knows names and numbers, but no networks.
 """
 
 from collections.abc import Sequence
@@ -10,25 +10,25 @@ from torch import Tensor, nn
 
 
 class FiniteCheck(nn.Module):
-    """Holds back all steps after a check that failed, without making the host wait.
+    """Blocks all steps after a failed check, without making the host wait.
 
-    A host that looks at every result cannot launch the next kernels meanwhile. So the device itself
-    leaves the weights as they are, and the host reads of it when it gets there.
+    A host that reads every result cannot launch the next kernels meanwhile. So the device itself
+    blocks the steps, and the host reads the result later.
     """
 
-    _first_failure: Tensor  # () int64: 0, or 1 + the place in `names`
+    _first_failure: Tensor  # () int64: 0, or 1 + index in `names`
 
     def __init__(self, names: Sequence[str]):
-        """`names` of the checks, in any order."""
+        """`names` are those of the checks."""
         super().__init__()
         self.names = list(names)
-        # A buffer moves with the agent; it is not saved.
+        # A buffer, to move with the agent to a device; it is not saved.
         first_failure = torch.zeros((), dtype=torch.long)
         self.register_buffer("_first_failure", first_failure, persistent=False)
-        self._arrived: Tensor | None = None  # of a copy to the host, in pinned memory
+        self._on_host: Tensor | None = None  # a copy in pinned memory
 
     def check(self, name: str, norm: Tensor) -> Tensor:
-        """1 if this gradient norm () and all that were checked before are finite, else 0; () float.
+        """Return 1 if this gradient norm () and all checked before are finite, else 0; () float.
 
         Nothing waits for the device.
         """
@@ -37,19 +37,19 @@ class FiniteCheck(nn.Module):
         return (self._first_failure == 0).float()
 
     def send(self) -> None:
-        """Start to copy the result to the host; nothing waits."""
+        """Start copying the result to the host, without waiting."""
         if self._first_failure.device.type == "cuda":
-            if self._arrived is None:
-                self._arrived = torch.zeros((), dtype=torch.long, pin_memory=True)
-            self._arrived.copy_(self._first_failure, non_blocking=True)
+            if self._on_host is None:
+                self._on_host = torch.zeros((), dtype=torch.long, pin_memory=True)
+            self._on_host.copy_(self._first_failure, non_blocking=True)
 
     def read(self, *, wait: bool = False) -> str | None:
-        """Return the name of the check that failed first, None if all passed.
+        """Return the name of the first failed check, None if all passed.
 
-        On a GPU, as far as a copy has arrived, which may be an update or two late; `wait` waits for
-        the device. On a CPU it is always up to date.
+        On a GPU the result may be an update or two late; `wait` waits for the device. On a CPU it
+        is always current.
         """
-        result = self._arrived
+        result = self._on_host
         if wait or result is None or self._first_failure.device.type == "cpu":
             result = self._first_failure
         code = int(result)

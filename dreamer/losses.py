@@ -1,13 +1,16 @@
-"""The mathematics of DreamerV2's losses, as pure functions of tensors.
+"""The losses of DreamerV2, as pure functions of tensors.
 
-The world model and the actor-critic call them; they know no module, no configuration and no
-logging. Every function names its equation in the paper (https://arxiv.org/abs/2010.02193).
+The world model and the actor-critic call them. They know no modules, configuration or logging.
+Every function names its equation in the paper (https://arxiv.org/abs/2010.02193).
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)  # the normaliser of a unit normal
 
 
 def lambda_return(
@@ -21,14 +24,14 @@ def lambda_return(
     Args:
         reward: (H, N) reward on arriving at t.
         value: (H, N) critic's estimate at t; only t >= 1 is used.
-        discount: (H, N) gamma times the probability that the episode goes on after t.
+        discount: (H, N) gamma times the probability that the episode continues after t.
         bootstrap: (N,) value of the state after the last reward.
         lambda_: in [0, 1].
 
     Returns:
         (H, N) targets. Differentiable in every input.
 
-    Source: Eq. 4, in the form of the authors' code, whose reward is that of arriving at t.
+    Source: Eq. 4, with the reward of arriving at t, as in the authors' code.
     """
     assert reward.shape == value.shape == discount.shape, (reward.shape, value.shape)
     assert bootstrap.shape == reward.shape[1:], (bootstrap.shape, reward.shape)
@@ -44,15 +47,15 @@ def lambda_return(
 
 
 def trajectory_weight(discount: Tensor) -> Tensor:
-    """Probability that each imagined state is still alive, discounted: w[t] = prod_{i<t} d[i].
+    """Compute the cumulative predicted discount of each imagined state: w[t] = prod_{i<t} d[i].
 
-    The product is shifted by one: a discount says what follows its state, not the state itself.
+    The product is shifted by one: a discount applies to what follows its state.
 
     Args:
         discount: (H+1, N).
 
     Returns:
-        (H+1, N) with w[0] = 1. Carries gradients; the losses detach it.
+        (H+1, N) with w[0] = 1. Differentiable; the losses detach it.
 
     Source: section 2.2, "loss terms weighted by the cumulative predicted discount factors".
     """
@@ -69,21 +72,21 @@ def balanced_kl(
     forward: bool,
     free_avg: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Train the prior towards the posterior faster than the posterior towards the prior.
+    """KL balancing: train the prior towards the posterior faster than the reverse.
 
     Args:
         posterior_stats: (T, B, S, P).
         prior_stats: (T, B, S, P).
-        kl_divergence: maps two such statistics to their divergence (T, B) in nats.
-        balance: in (0, 1), the share of the prior's gradient. Exactly 0.5 is the plain KL, whose
-            gradient is twice that of the balanced form in the limit, and ignores `free_avg`.
+        kl_divergence: maps two such statistics to their KL divergence (T, B) in nats.
+        balance: in (0, 1), the share of the prior's gradient. Exactly 0.5 is the plain KL; its
+            gradient is twice that of values near 0.5, and `free_avg` is ignored.
         free_nats: below this the loss has no gradient.
-        forward: minimise KL(prior || posterior) instead.
-        free_avg: apply the free nats to the mean over T and B instead of to each entry.
+        forward: minimise KL(prior || posterior), not KL(posterior || prior).
+        free_avg: apply the free nats to the mean over T and B, not to each entry.
 
     Returns:
-        The loss (), with gradients into both statistics, and the divergence (T, B) in nats,
-        without.
+        The loss (), with gradients into both statistics, and the KL divergence (T, B) in nats,
+        detached.
 
     Source: Eq. 3 and Algorithm 2.
     """
@@ -112,24 +115,24 @@ def actor_loss(
     dynamics_mix: float,
     entropy_scale: float,
 ) -> Tensor:
-    """Prefer actions that led to more than the baseline, by either gradient, and stay random.
+    """Maximise the lambda return, by Reinforce or through the dynamics, and the entropy.
 
     Args:
         log_prob: (H-1, N) of the imagined actions; None where `dynamics_mix` is 1.
         entropy: (H-1, N) of the policy, in nats.
-        target: (H-1, N) lambda-returns of the states that the actions led to.
-        baseline: (H-1, N) values of the states in which they were chosen.
+        target: (H-1, N) lambda returns of the states that the actions led to.
+        baseline: (H-1, N) values of the states in which the actions were chosen.
         weight: (H-1, N).
-        dynamics_mix: 0 is reinforce, 1 is straight through the dynamics, between is both.
+        dynamics_mix: 0 is Reinforce, 1 is gradients through the dynamics, values between mix both.
         entropy_scale: weight of the entropy bonus.
 
     Returns:
-        The loss (). Reinforce differentiates `log_prob`, the dynamics part differentiates
-        `target`; both the entropy. Advantage and weight are constants.
+        The loss (). Reinforce differentiates `log_prob`, the dynamics term `target`, the bonus
+        `entropy`. Advantage and weight are detached.
 
     Source: Eq. 6.
     """
-    # Differs from the paper: its rho weighs reinforce, `dynamics_mix` (as in the code) dynamics.
+    # Differs from the paper: its rho weights Reinforce, `dynamics_mix` weights the dynamics.
     objective = entropy_scale * entropy
     if dynamics_mix > 0:
         objective = objective + dynamics_mix * target
@@ -143,17 +146,14 @@ def critic_loss(value: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Regress the critic onto the targets: negative log-likelihood under a unit normal.
 
     Args:
-        value: (H, N) of the critic that learns.
-        target: (H, N) lambda-returns, constants here.
-        weight: (H, N), constants here.
+        value: (H, N) of the critic.
+        target: (H, N) lambda returns, detached here.
+        weight: (H, N), detached here.
 
     Returns:
         The loss (), 0.5 * squared error + 0.919 per step. Gradients flow into `value` only.
 
     Source: Eq. 5.
     """
-    nll = 0.5 * (value - target.detach()).square() + HALF_LOG_TAU
+    nll = 0.5 * (value - target.detach()).square() + HALF_LOG_2PI
     return (weight.detach() * nll).mean()
-
-
-HALF_LOG_TAU = 0.9189385332046727  # 0.5 * log(2 * pi), the unit normal's normaliser

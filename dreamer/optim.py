@@ -1,7 +1,7 @@
-"""The optimiser of the authors' code: Adam in its epsilon-hat form, with decoupled decay.
+"""The optimiser of the authors' code: Adam in epsilon-hat form, with decoupled weight decay.
 
-The agent makes one for everything that is trained. The file knows parameters, not modules. Nothing
-in a step waits for the device, so that a CUDA graph can capture it.
+The agent makes one per loss. The file knows parameters, not modules. A step never waits for the
+device, so that a CUDA graph can capture it.
 """
 
 import math
@@ -19,13 +19,13 @@ from dreamer.schema.validation import check
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How one loss is minimised."""
+    """Optimiser of one loss."""
 
     learning_rate: Annotated[Positive, doc("Step size of Adam.")]
     epsilon: Annotated[Positive, doc("Added to sqrt(v) without bias correction.")]
-    clip: Annotated[Positive | None, doc("Largest norm of the gradient; null: never clipped.")]
+    clip: Annotated[Positive | None, doc("Maximum norm of the gradient; null: no clipping.")]
     weight_decay: Annotated[
-        FractionBelowOne, doc("Share of every weight that each update removes.")
+        FractionBelowOne, doc("Fraction by which every update shrinks all weights.")
     ]
 
     def __post_init__(self):
@@ -33,14 +33,14 @@ class OptimizerConfig:
 
 
 class EpsilonHatAdam(torch.optim.Adam):
-    """Adam as TensorFlow writes it, after a decay that the learning rate does not scale.
+    """TensorFlow's form of Adam, after a weight decay that the learning rate does not scale.
 
     w <- (1 - decay) * w                                 for ALL parameters, biases and norms too
     w <- w - lr * sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + epsilon)
 
-    torch adds its epsilon after the bias correction, so `epsilon / sqrt(1 - b2^t)` there is
-    `epsilon` here: 31.6 times as much in the first update. Parameters without a gradient are
-    decayed but not updated.
+    torch adds its epsilon after the bias correction, so `epsilon` here corresponds to
+    `epsilon / sqrt(1 - b2^t)` there: 31.6 times as much in the first update. Parameters without a
+    gradient are decayed but not updated.
 
     Source: Kingma and Ba (2015), end of section 2; `Optimizer` of the authors' code.
     """
@@ -55,11 +55,10 @@ class EpsilonHatAdam(torch.optim.Adam):
 
         Args:
             closure: evaluates the loss first, if given.
-            allowed: () float; where it is 0, weights and state stay as they are, bit by bit. None
-                is 1.
+            allowed: () float; 0 leaves weights and state exactly as they are. None counts as 1.
 
-        The bias corrections are in the rate, a tensor; the kernel's own vanish at a step count that
-        is beyond them. Its epsilon, a number of the host, is then the one of the class's formula.
+        The bias corrections are part of the learning rate, a tensor. The kernel gets a step count
+        so large that its own corrections are 1; its epsilon is then that of the formula above.
         """
         loss = None
         if closure is not None:
@@ -77,12 +76,12 @@ class EpsilonHatAdam(torch.optim.Adam):
         torch._foreach_mul_(group["params"], 1 - self.config.weight_decay * allowed)
         if not parameters:
             return
-        # A list: one tensor would be taken for a number, which waits for the device.
+        # A list: a single tensor would be read as a number, which waits for the device.
         torch._foreach_add_(counts, [allowed] * len(counts))
         # A parameter may get its first gradient late; the authors' code has one count for all.
         count = torch.stack(counts).amax()
         betas = group["betas"]
-        # 1 - b^t without the loss of digits at small t
+        # 1 - b^t, precise at small t
         corrections = [-torch.expm1(count * math.log(beta)) for beta in betas]
         torch._fused_adam_(
             parameters,
@@ -90,7 +89,7 @@ class EpsilonHatAdam(torch.optim.Adam):
             first,
             second,
             [],
-            [torch.full_like(count, BEYOND_CORRECTION)] * len(parameters),
+            [torch.full_like(count, LARGE_STEP)] * len(parameters),
             lr=group["lr"] * corrections[1].sqrt() / corrections[0],
             beta1=betas[0],
             beta2=betas[1],
@@ -98,14 +97,14 @@ class EpsilonHatAdam(torch.optim.Adam):
             eps=self.config.epsilon,
             amsgrad=False,
             maximize=False,
-            found_inf=1 - allowed,  # the kernel's word for "leave all as it is"
+            found_inf=1 - allowed,  # the kernel changes nothing where this is 1
         )
 
     def _init_group(self, group, params, grads, exp_avgs, exp_avg_sqs, *others):
-        """Fill the lists with tensors in the order of their memory.
+        """Fill the lists with tensors in memory order.
 
-        That is how torch's kernel walks through them; other gradients it copies, and on CPUs it
-        takes them for those of other weights if they do not lie in memory as the weights do.
+        torch's kernel needs this order. It copies other gradients, and on CPUs it mixes up weights
+        if gradients and weights differ in memory order.
         """
         has_complex = super()._init_group(group, params, grads, exp_avgs, exp_avg_sqs, *others)
         for i, parameter in enumerate(params):
@@ -116,38 +115,40 @@ class EpsilonHatAdam(torch.optim.Adam):
         return has_complex
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take a state back, also one of an older program."""
+        """Restore a state, also one of an older version."""
         super().load_state_dict(state_dict)
         for parameter, state in self.state.items():
-            for name in ("exp_avg", "exp_avg_sq"):  # a kernel walks through their memory, too
+            for name in (
+                "exp_avg",
+                "exp_avg_sq",
+            ):  # the kernel needs the memory order of the weights
                 state[name] = torch.empty_like(parameter).copy_(state[name])
         for group in self.param_groups:
-            group["eps"] = self.config.epsilon  # was that of the last step, corrected
-            group.pop("updates", None)  # the counts are in the state
+            group["eps"] = self.config.epsilon  # older versions saved a corrected one
+            group.pop("updates", None)  # older versions counted here
 
 
 def _has_channels_last(kernel: Tensor) -> bool:
     return kernel.ndim == 4 and not kernel.is_contiguous()
 
 
-BEYOND_CORRECTION = 1e9  # steps after which 1 - b^t is 1 in any precision
+LARGE_STEP = 1e9  # 1 - b^t is 1 in any precision
 
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[Parameter], limit: float | None) -> Tensor:
-    """Scale all gradients so that their global norm is at most `limit`.
+    """Scale all gradients to a global norm of at most `limit`.
 
-    The norm is not looked at, which a device would have to be waited for: gradients that are small
-    enough are multiplied by 1.
+    Small gradients are multiplied by 1: reading the norm would wait for the device.
 
     Args:
-        parameters: those that may have a gradient.
+        parameters: those without a gradient are skipped.
         limit: None never clips.
 
     Returns:
         The norm () before clipping.
 
-    torch's own function divides by norm + 1e-6; the authors' code does not.
+    torch's function divides by norm + 1e-6; the authors' code does not.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)

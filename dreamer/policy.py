@@ -1,10 +1,10 @@
-"""Acting: policies that turn what an environment shows into actions.
+"""Acting: policies that map steps of environments to actions.
 
-The collector and the evaluation call them. They know the networks but nothing of learning.
+The collector and the evaluation call them. They know the networks, but not how these learn.
 
-`collect_policy` names the one that collects after the prefill. Its `_target_` is a class, or a
-function, that is called with a `PolicyContext` and with the other keys of its node. What it returns
-follows the protocol `dreamer.collector.Policy`.
+`collect_policy` chooses the policy that collects after the prefill. Its `_target_` is a class or a
+function, called with a `PolicyContext` and the other keys of the node; it returns a
+`dreamer.collector.Policy`.
 """
 
 import copy
@@ -21,29 +21,29 @@ from dreamer.models.actor_critic import ActorCritic
 from dreamer.models.world_model import WorldModel
 from dreamer.types import ActionSpace, RSSMState, TimeStep
 
-DRAWN_AHEAD = 128  # steps; emulators wait for a random action, and one draw takes 10 microseconds
+STEPS_PER_DRAW = 128  # drawing actions for many steps at once saves 10 microseconds a step
 
 
 class RandomPolicy:
-    """Uniform actions; without memory."""
+    """Uniform actions."""
 
     def __init__(self, action_space: ActionSpace, seed: int):
         self.action_space = action_space
         self.rng = np.random.default_rng(seed)
         choices = action_space.choices or (action_space.size,)
         self._one_hots = [np.eye(options, dtype=np.float32) for options in choices]
-        self._ahead: Iterator[np.ndarray] = iter(())
+        self._drawn: Iterator[np.ndarray] = iter(())
 
     def __call__(self, step: TimeStep, state: None) -> tuple[np.ndarray, None]:
-        """Actions (E, A): one-hot, for every choice, or in [-1, 1]."""
-        action = next(self._ahead, None)
+        """Return actions (E, A): one-hot (for every choice), or in [-1, 1]."""
+        action = next(self._drawn, None)
         if action is None or len(action) != len(step.is_first):
-            self._ahead = iter(self._draw(DRAWN_AHEAD, len(step.is_first)))
-            action = next(self._ahead)
+            self._drawn = iter(self._draw(STEPS_PER_DRAW, len(step.is_first)))
+            action = next(self._drawn)
         return action, None
 
     def _draw(self, *shape: int) -> np.ndarray:
-        """(*shape, A)."""
+        """Draw actions (*shape, A)."""
         if self.action_space.discrete:
             return np.concatenate(
                 [rows[self.rng.integers(len(rows), size=shape)] for rows in self._one_hots], -1
@@ -52,25 +52,25 @@ class RandomPolicy:
 
 
 class MemoryState(NamedTuple):
-    """What a Dreamer policy remembers between steps."""
+    """The memory of a Dreamer policy between steps."""
 
     latent: RSSMState  # (E, ...)
     action: Tensor  # (E, A), the last one
 
 
 class PolicyNoise(NamedTuple):
-    """All that is random in one step; None is drawn where it is needed."""
+    """The noise of one step; None is drawn when needed."""
 
-    latent: Tensor | None = None  # (E, S, K), decides the posterior's sample
-    action: Tensor | None = None  # (E, A), decides the sampled action
-    exploration: Tensor | None = None  # (E, A), decides what exploration makes of it
+    latent: Tensor | None = None  # (E, S, K), of the posterior's sample
+    action: Tensor | None = None  # (E, A), of the sampled action
+    exploration: Tensor | None = None  # (E, A), of the exploration
 
 
 class DreamerPolicy:
-    """Filters observations into latent states and lets the actor choose.
+    """Infers latent states from observations and acts with the actor.
 
-    Sampled actions while training, their mode in evaluation; the latent state is sampled in both,
-    as in the authors' code.
+    Actions are sampled in training and modes in evaluation; the latent state is sampled in both, as
+    in the authors' code.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class DreamerPolicy:
         self.actor_critic = actor_critic
         self.sample_actions = sample_actions
         self.exploration_noise = exploration_noise
-        self.generator: torch.Generator | None = None  # None: torch's global one
+        self.generator: torch.Generator | None = None  # None: torch's global generator
 
     @property
     def _device(self) -> torch.device:
@@ -94,7 +94,7 @@ class DreamerPolicy:
 
     @torch.no_grad()
     def __call__(self, step: TimeStep, state: MemoryState | None) -> tuple[np.ndarray, MemoryState]:
-        """One step of E environments -> actions (E, A) and the new memory; None starts afresh."""
+        """Return actions (E, A) for a step, and the new memory; None starts anew."""
         device = self._device
         obs = {k: torch.from_numpy(x).to(device) for k, x in step.obs.items()}
         is_first = torch.from_numpy(step.is_first).to(device)
@@ -108,13 +108,13 @@ class DreamerPolicy:
         state: MemoryState | None = None,
         noise: PolicyNoise | None = None,
     ) -> MemoryState:
-        """The same on tensors.
+        """Act on tensors.
 
         Args:
             obs: raw observations (E, *shape).
-            is_first: (E,) bool; there the memory starts afresh.
+            is_first: (E,) bool; there the memory is reset.
             state: memory of the last step, None for zeros.
-            noise: all draws of the step; None makes them.
+            noise: of the step; None draws it.
         """
         state = self._initial(len(is_first)) if state is None else state
         return self._act(obs, is_first, state, noise or PolicyNoise())
@@ -122,8 +122,8 @@ class DreamerPolicy:
     def _act(
         self, obs: dict[str, Tensor], is_first: Tensor, state: MemoryState, noise: PolicyNoise
     ) -> MemoryState:
-        """`act` from a memory, zeros or not."""
-        latent_noise, action_noise, exploration_noise = self._drawn(state, noise)
+        """Act as `act` does, with a memory."""
+        latent_noise, action_noise, exploration_noise = self._fill_noise(state, noise)
         embed = self.world_model.encoder(obs)
         latent = self.world_model.rssm.obs_step(*state, embed, is_first, latent_noise)
         policy = self.actor_critic.policy(latent.features)
@@ -134,10 +134,10 @@ class DreamerPolicy:
             action = self._explore(action, exploration_noise)
         return MemoryState(latent, action)
 
-    def _drawn(
+    def _fill_noise(
         self, state: MemoryState, noise: PolicyNoise
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The noise that a step from this memory needs, drawn where it is not given."""
+        """Draw the noise that a step needs and that is not given."""
         latent, action, exploration = noise
         if latent is None:
             latent = self.world_model.rssm.latent.draw_noise(state.latent.stats, self.generator)
@@ -152,12 +152,12 @@ class DreamerPolicy:
         return latent, action, exploration
 
     def _initial(self, count: int) -> MemoryState:
-        """The memory before the first step of E environments."""
+        """Return the memory before the first step of E environments."""
         action = torch.zeros((count, self.actor_critic.action_size), device=self._device)
         return MemoryState(self.world_model.rssm.initial(count), action)
 
     def _explore(self, action: Tensor, noise: Tensor) -> Tensor:
-        """(E, A) twice -> (E, A)."""
+        """Add exploration noise: two (E, A) -> (E, A)."""
         if self.actor_critic.discrete:
             choices = self.actor_critic.choices
             return explore(action, self.exploration_noise, True, choices).sample(noise)
@@ -165,10 +165,10 @@ class DreamerPolicy:
 
 
 class SnapshotPolicy(DreamerPolicy):
-    """Acts with the weights of the last `refresh`, while another thread may change the learner's.
+    """Acts with the weights of the last `refresh`, while another thread trains the agent.
 
-    One thread refreshes and another acts, in turns. The draws come from a generator of its own,
-    so that neither thread disturbs the other's.
+    One thread refreshes and another acts, in turns. It has its own random generator, so that
+    neither thread changes the draws of the other.
     """
 
     def __init__(
@@ -180,14 +180,14 @@ class SnapshotPolicy(DreamerPolicy):
         seed: int,
         **options: Any,
     ):
-        """Copy the networks that acting needs; the others stay shared, and are not used.
+        """Copy the networks that acting needs; the others are shared and not used.
 
-        `options` are for a class that a subclass has beside this one.
+        `options` go to the next base class of a subclass.
         """
         model, heads = world_model, actor_critic
-        idle = (model.decoder, model.heads)
-        idle += (heads.critic, heads.target_critic, heads.reward_norm)
-        memo = {id(module): module for module in idle}
+        unused = (model.decoder, model.heads)
+        unused += (heads.critic, heads.target_critic, heads.reward_norm)
+        memo = {id(module): module for module in unused}
         super().__init__(
             copy.deepcopy(model, memo),
             copy.deepcopy(heads, memo),
@@ -195,29 +195,29 @@ class SnapshotPolicy(DreamerPolicy):
             exploration_noise=exploration_noise,
             **options,
         )
-        self._learner: list[Tensor] = [*_acting_parameters(model, heads)]
-        self._own: list[Tensor] = [*_acting_parameters(self.world_model, self.actor_critic)]
+        self._trained: list[Tensor] = [*_acting_parameters(model, heads)]
+        self._copies: list[Tensor] = [*_acting_parameters(self.world_model, self.actor_critic)]
         self._seed = seed
         self._stream: torch.cuda.Stream | None = None
 
     @torch.no_grad()
     def refresh(self, policy_steps: int) -> None:
-        """Take over the learner's weights, and begin the draws that belong to this clock."""
-        device = self._learner[0].device
+        """Copy the agent's weights, and seed the generator for this number of policy steps."""
+        device = self._trained[0].device
         if self.generator is None or self.generator.device != device:
             self.world_model.to(device)
             self.actor_critic.to(device)
             self.generator = torch.Generator(device)
             self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        torch._foreach_copy_(self._own, self._learner)
-        # No state to save: a resumed run gets the draws it would have got.
+        torch._foreach_copy_(self._copies, self._trained)
+        # Seeded anew, so that a resumed run repeats its draws without a saved state.
         stream = np.random.SeedSequence([self._seed, policy_steps])
         self.generator.manual_seed(int(stream.generate_state(1, np.uint64)[0] >> 1))
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(device))
 
     def __call__(self, step: TimeStep, state: MemoryState | None) -> tuple[np.ndarray, MemoryState]:
-        """See `DreamerPolicy`; on a GPU in a stream of its own, beside the learner's."""
+        """See `DreamerPolicy`; on a GPU in its own stream."""
         if self._stream is None:
             return super().__call__(step, state)
         with torch.cuda.stream(self._stream):
@@ -225,19 +225,19 @@ class SnapshotPolicy(DreamerPolicy):
 
 
 class PolicyContext(NamedTuple):
-    """What a policy that collects is built with.
+    """What a collecting policy is built from.
 
-    With `collect=overlap` the policy acts in another thread while the agent learns. `actor` is
-    safe there. A policy that acts with `components` copies their weights in a method
-    `refresh(policy_steps)`, which is then called before each collection.
+    With `collect=overlap` the policy acts in another thread while the agent learns. `actor` is safe
+    there. A policy that uses `components` must copy their weights in a method
+    `refresh(policy_steps)`, which is called before each collection.
     """
 
     actor: DreamerPolicy  # samples the agent's actions, `exploration_noise` included
-    random: RandomPolicy  # uniform actions; it made the prefill
+    random: RandomPolicy  # uniform actions, as in the prefill
     obs_shapes: Mapping[str, tuple[int, ...]]  # by key, one observation: (C, 64, 64) or (O,)
     action_space: ActionSpace
-    components: Mapping[str, nn.Module]  # of the agent, by name; they change in every update
-    seed: int  # follows from the run's; another one after a resume
+    components: Mapping[str, nn.Module]  # of the agent, by name; every update changes them
+    seed: int  # derived from the run's; differs after a resume
 
 
 def choose_actor(context: PolicyContext) -> DreamerPolicy:

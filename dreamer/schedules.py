@@ -1,7 +1,7 @@
-"""Numbers that change over a run, written as strings in the configuration.
+"""Schedules: numbers that change over a run, written as strings in the configuration.
 
-The actor-critic reads the entropy scale and the gradient mix through them. Time is counted in
-policy steps, as in the authors' code.
+The actor-critic uses them for the entropy scale and the gradient mix. Time is counted in policy
+steps, as in the authors' code.
 """
 
 import math
@@ -20,15 +20,15 @@ _FORMS = "a number, linear(a,b,d), warmup(w,v), exp(a,b,h) or horizon(a,b,d)"
 
 
 def parse_schedule(text: str | float) -> Schedule:
-    """Turn a number or a schedule string into a function of the policy step.
+    """Parse a number or a schedule string to a function of the policy step.
 
     linear(a,b,d)   from a to b over d policy steps, then b
     warmup(w,v)     from 0 to v over w policy steps, then v
-    exp(a,b,h)      from a towards b, half of the way every h policy steps
-    horizon(a,b,d)  the discount 1 - 1/x of a horizon x >= 1 that goes from a to b over d steps
+    exp(a,b,h)      from a towards b, half of the distance every h policy steps
+    horizon(a,b,d)  the discount 1 - 1/x of a horizon x >= 1 from a to b over d policy steps
 
     Raises:
-        ValueError: the text is none of these.
+        ValueError: the text is not one of these.
 
     Source: `schedule` of the authors' code.
     """
@@ -50,7 +50,7 @@ def parse_schedule(text: str | float) -> Schedule:
                 return partial(_exponential, start=start, end=end, half_life=half_life)
             case "horizon", [start, end, duration] if min(start, end) >= 1 and duration > 0:
                 return partial(_horizon, start=start, end=end, duration=duration)
-    raise ValueError(f"Expect a schedule to be {_FORMS}, actually: {text!r}")
+    raise ValueError(f"A schedule must be {_FORMS}, got {text!r}")
 
 
 def _check(text: Any) -> str | float:
@@ -69,7 +69,7 @@ def is_constant(text: str | float) -> bool:
     return "(" not in str(text)
 
 
-# Functions with names, not lambdas: an agent may be pickled.
+# Named functions, not lambdas: an agent may be pickled.
 
 
 def _constant(step: int, value: float) -> float:

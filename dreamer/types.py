@@ -1,8 +1,7 @@
-"""The vocabulary of the project: what one step, one batch and one latent state are.
+"""The data types of the project: steps, batches, latent states and trajectories.
 
-Everything else imports these words; this file imports nothing of the project. Real and imagined
-time share one alignment: index t holds what is known on ARRIVING at t, and the action that led
-there is `prev_action[t]`.
+This file imports nothing from the project. Replayed and imagined sequences have the same alignment:
+index t holds what is known on ARRIVING at t, and the action that led there is `prev_action[t]`.
 
 Shape letters, project-wide:
 
@@ -21,10 +20,10 @@ from torch import Tensor
 
 
 class ActionSpace(NamedTuple):
-    """What a policy may do: one of `size` choices (one-hot), or `size` numbers in [-1, 1].
+    """Actions: one of `size` options (one-hot), or `size` numbers in [-1, 1].
 
-    Or several choices at once: then `choices` says how many options each has, (3, 2) say, and an
-    action is their one-hot vectors one after the other, `size` numbers in all.
+    For several choices at once, `choices` holds the number of options of each, such as (3, 2). An
+    action is then the concatenation of their one-hot vectors, `size` numbers in all.
     """
 
     size: int
@@ -33,17 +32,17 @@ class ActionSpace(NamedTuple):
 
 
 class TimeStep(NamedTuple):
-    """One step of E environments, as NumPy arrays, on arriving at it."""
+    """One step of E environments, as NumPy arrays."""
 
     obs: dict[str, np.ndarray]  # image (E, C, 64, 64) uint8; a vector (E, O) float32
     reward: np.ndarray  # (E,) float32, raw, summed over the action repeat; 0 where is_first
     is_first: np.ndarray  # (E,) bool
     is_last: np.ndarray  # (E,) bool, the episode ends here: terminal OR time limit
-    is_terminal: np.ndarray  # (E,) bool, the future is worth nothing from here
+    is_terminal: np.ndarray  # (E,) bool, the future has value 0 from here
 
 
 class Batch(NamedTuple):
-    """Sequences from the replay, time first. Pixels stay uint8 and rewards raw until the model."""
+    """Sequences from the replay, time first. Images are uint8 and rewards raw."""
 
     obs: dict[str, Tensor]  # image (T, B, C, 64, 64) uint8; a vector (T, B, O) float32
     prev_action: Tensor  # (T, B, A) the action that led INTO obs[t]; zeros at an episode's reset
@@ -78,12 +77,12 @@ class RSSMState(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """An imagined future of N starts; index 0 is the real start state."""
+    """Imagined trajectories from N starts; index 0 is the start state itself."""
 
     features: Tensor  # (H+1, N, F)
     prev_action: Tensor  # (H+1, N, A); [0] is zero
     reward: Tensor  # (H+1, N) the reward head's mean
-    discount: Tensor  # (H+1, N) gamma times the probability to go on; [0] from the replay
+    discount: Tensor  # (H+1, N) gamma times the probability of continuing; [0] from the replay
 
     def detach(self) -> "Trajectory":
         """The same numbers without a graph."""

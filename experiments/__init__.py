@@ -1,5 +1,5 @@
-"""From run folders to scores, tables and figures beside the published ones, and sweeps of runs.
+"""Scores, tables and figures of runs and of the published data, and sweeps of runs.
 
-All but `experiments.sweep` read what runs leave on disk and the paper's numbers
-(`experiments/published`); they know no agent. `dreamer` never imports it.
+All but `experiments.sweep` read run folders and the published data (`experiments/published`); they
+know no agent. `dreamer` never imports this package.
 """

@@ -1,10 +1,10 @@
 """A W&B report on the runs of a project: `python -m experiments.dashboard project=dreamerv2`.
 
-It lays out variants x tasks x seeds: a section per task with one curve per variant, its seeds
-averaged, and the videos; normalised scores over all tasks; how the learning goes. W&B draws it from
-the runs as they are, so it stays up to date; for new tasks, `update=` lays an earlier one out anew.
+The report has a section per task with the videos and one curve per variant, the mean over seeds;
+normalised scores over all tasks; curves of the learning. W&B draws it from the current runs, so it
+stays up to date. For new tasks, `update=` replaces an earlier report.
 
-It knows the keys that runs write, and W&B's public API; it writes no run.
+It knows the keys that runs write, and W&B's public API; it changes no run.
 """
 
 import sys
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import PanelGrid, Report
 
 INSTALL = "pip install 'wandb-workspaces>=0.4.13,<0.5'"
-GRID = ["env_name", "task", "variant", "seed"]  # where a run stands, in W&B's config
+GRID = ["env_name", "task", "variant", "seed"]  # keys of W&B's config that identify a run
 
 
 class Panel(NamedTuple):
-    """A key that runs write, and what to call it."""
+    """A key that runs write, and its title."""
 
     title: str
     key: str
 
 
-# One curve per variant, the mean of its seeds; once for each task.
+# For each task: one curve per variant, the mean over its seeds.
 TASK_CURVES = (
     Panel("Return of training episodes", "collect/return"),
     Panel("Return in evaluation", "eval/return_mean"),
 )
-TASK_FILMS = (
-    Panel("Truth, dream and error", "video/open_loop"),
+TASK_VIDEOS = (
+    Panel("Truth, prediction and error", "video/open_loop"),
     Panel("Evaluation", "video/policy"),
 )
 # One curve per variant and task.
@@ -56,9 +56,9 @@ LEARNING_CURVES = (
 )
 
 INTRODUCTION = (
-    "A curve is the mean over the seeds of a variant, its band the standard error, and frames are "
-    "emulator frames. Returns are raw. Bars are means over whatever runs there are: the table says "
-    "which, and `python -m experiments.report` what that is worth."
+    "A curve is the mean over the seeds of a variant, its band the standard error. Frames are "
+    "emulator frames, returns are raw. Bars are means over the existing runs, which the table "
+    "lists; `python -m experiments.report` gives intervals."
 )
 
 
@@ -66,10 +66,13 @@ USAGE = Usage(
     "Create a W&B report on the runs of a project.",
     "python -m experiments.dashboard [key=value ...]",
     (
-        ("python -m experiments.dashboard project=dreamerv2", "Lays out all runs of a project."),
+        (
+            "python -m experiments.dashboard project=dreamerv2",
+            "Creates a report on all runs of a project.",
+        ),
         (
             "python -m experiments.dashboard update=https://wandb.ai/...",
-            "Lays an earlier report out anew, such as for new tasks.",
+            "Replaces an earlier report, for example to add tasks.",
         ),
     ),
 )
@@ -77,27 +80,27 @@ USAGE = Usage(
 
 @dataclass(frozen=True)
 class Request(Section):
-    """What was typed."""
+    """The arguments of the command line."""
 
     project: Annotated[str, doc("Project on W&B.")] = "dreamerv2"
-    entity: Annotated[str, doc("Whose project it is; empty: the key's own.")] = ""
+    entity: Annotated[str, doc("Owner of the project; empty: that of the API key.")] = ""
     title: Annotated[str, doc("Title of the report.")] = "DreamerV2: variants x tasks x seeds"
-    update: Annotated[str, doc("Address of an earlier report, to be replaced.")] = ""
+    update: Annotated[str, doc("Address of an earlier report to replace.")] = ""
 
     def __post_init__(self):
         check(self)
 
 
 class Runs(NamedTuple):
-    """What a project holds."""
+    """The runs of a project."""
 
     table: pd.DataFrame  # a row per run: GRID and state
     scores: list[str]  # keys of normalised scores
-    foreign: int  # runs of other programs
+    others: int  # number of runs of other programs
 
 
 def main(words: Sequence[str]) -> int:
-    """Create the report, and return the exit status: 2 if there is none."""
+    """Create the report, and return the exit status: 2 on an error."""
     if {"-h", "--help"} & set(words):
         print_lines([*head(USAGE), *keys({}, Request)])
         return 0
@@ -106,68 +109,69 @@ def main(words: Sequence[str]) -> int:
         api = connect()
         request = replace(request, entity=request.entity or api.default_entity)
         runs = read_runs(api, f"{request.entity}/{request.project}")
-        report = lay_out(request, runs)
+        report = make_report(request, runs)
         report.save()
     except (ValueError, ImportError, wandb.Error) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    if runs.foreign:
-        print(f"Left out {runs.foreign} runs that are none of this program.")
-    print(f"A report on {len(runs.table)} runs: {report.url}")
+    if runs.others:
+        print(f"Left out {runs.others} run(s) of other programs.")
+    print(f"Report on {len(runs.table)} run(s): {report.url}")
     return 0
 
 
 def parse(words: Sequence[str]) -> Request:
-    """Understand the command line.
+    """Parse the command line.
 
     Raises:
-        ValueError: Naming the word that makes no sense, and what would.
+        ValueError: An argument is not allowed; the message names it and the allowed ones.
     """
     return Request(**validate_words(words, Request))
 
 
 def connect() -> Any:
-    """W&B's public API.
+    """Return W&B's public API.
 
     Raises:
         ImportError: The package that makes reports is not installed.
         ValueError: There is no key.
     """
     try:
-        import wandb_workspaces.reports.v2  # noqa: F401 -- before anybody is asked for a key
+        import wandb_workspaces.reports.v2  # noqa: F401 -- before asking for a key
     except ImportError as error:
         raise ImportError(f"W&B reports need `{INSTALL}`") from error
     if not wandb.login(prompt=False):
         raise ValueError(
-            "W&B wants a key: run `wandb login`, or set WANDB_API_KEY. Runs that were written "
-            "without one go up with `wandb sync <run folder>/wandb/offline-run-*`."
+            "W&B needs an API key: run `wandb login`, or set WANDB_API_KEY. To upload runs that "
+            "were recorded without one: `wandb sync <run folder>/wandb/offline-run-*`."
         )
     return wandb.Api()
 
 
 def read_runs(api: Any, path: str) -> Runs:
-    """Where the runs of a project stand in the grid, and which scores they have.
+    """Read which runs a project has, and the keys of their scores.
 
     Raises:
-        ValueError: None of them is of this program.
+        ValueError: None of them is from this program.
     """
-    rows, scores, foreign = [], set(), 0
+    rows, scores, others = [], set(), 0
     for run in api.runs(path, lazy=False):
         if all(key in run.config for key in GRID):
             rows.append([*(str(run.config[key]) for key in GRID), run.state])
             scores |= {key for key in run.summary.keys() if key.startswith("score/")}  # noqa: SIM118
         else:
-            foreign += 1
+            others += 1
     if not rows:
         raise ValueError(
-            f"No run of this program in {path} ({foreign} others). project= and entity= choose "
-            "another one; `wandb sync <run folder>/wandb/offline-run-*` uploads runs."
+            f"No run of this program in {path} ({others} others). Choose another project with "
+            "project= and entity=, or upload runs with "
+            "`wandb sync <run folder>/wandb/offline-run-*`."
         )
-    return Runs(pd.DataFrame(rows, columns=[*GRID, "state"]), sorted(scores), foreign)
+    return Runs(pd.DataFrame(rows, columns=[*GRID, "state"]), sorted(scores), others)
 
 
-def lay_out(request: Request, runs: Runs) -> "Report":
-    """The report, not yet saved."""
+def make_report(request: Request, runs: Runs) -> "Report":
+    """Make the report without saving it."""
     import wandb_workspaces.reports.v2 as wr
 
     tasks = runs.table[["env_name", "task"]].drop_duplicates().sort_values(["env_name", "task"])
@@ -190,10 +194,9 @@ def lay_out(request: Request, runs: Runs) -> "Report":
 
 
 def coverage(table: pd.DataFrame) -> str:
-    """Which seeds there are of every variant on every task, as a Markdown table.
+    """Return the seeds of every variant on every task, as a Markdown table.
 
-    A run that has not finished is named with its state, and so is a seed that is there twice: W&B
-    averages over them all.
+    Unfinished runs and repeated seeds have their states: W&B averages over all of them.
     """
     cells = {
         where: "; ".join(
@@ -213,7 +216,7 @@ def _seed(seed: str, states: list[str]) -> str:
 
 
 def _score_bars(request: Request, scores: Iterable[str]) -> "PanelGrid":
-    """A bar per variant: the mean of its newest normalised scores over tasks and seeds."""
+    """Make a bar per variant: the mean of its latest normalised scores over tasks and seeds."""
     import wandb_workspaces.reports.v2 as wr
 
     bars: list[Any] = [
@@ -234,7 +237,7 @@ def _score_bars(request: Request, scores: Iterable[str]) -> "PanelGrid":
 
 
 def _task_panels(request: Request, env: str, task: str) -> "PanelGrid":
-    """The runs on one task, by variant."""
+    """Make the panels of one task, by variant."""
     import wandb_workspaces.expr as expr
     import wandb_workspaces.reports.v2 as wr
 
@@ -245,21 +248,21 @@ def _task_panels(request: Request, env: str, task: str) -> "PanelGrid":
         filters=expr.And(expr.Config("env_name") == env, expr.Config("task") == task),
         groupby=["config.variant"],
     )
-    films = [
+    videos = [
         wr.MediaBrowser(
-            title=film.title,
-            media_keys=[film.key],
+            title=video.title,
+            media_keys=[video.key],
             num_columns=3,
             layout=wr.Layout(w=12, h=10),
         )
-        for film in TASK_FILMS
+        for video in TASK_VIDEOS
     ]
     curves = _curves(TASK_CURVES, wr.Config("variant"), width=12)
-    return wr.PanelGrid(runsets=[runset], panels=[*curves, *films])
+    return wr.PanelGrid(runsets=[runset], panels=[*curves, *videos])
 
 
 def _learning_panels(request: Request) -> "PanelGrid":
-    """All runs, by what they are seeds of."""
+    """Make the panels of all runs, grouped by variant and task."""
     import wandb_workspaces.reports.v2 as wr
 
     runset = wr.Runset(
@@ -271,7 +274,7 @@ def _learning_panels(request: Request) -> "PanelGrid":
 
 
 def _curves(panels: Iterable[Panel], groupby: Any, *, width: int) -> list[Any]:
-    """Mean curves over frames; a report is 24 units wide."""
+    """Make panels of mean curves over frames; a report is 24 units wide."""
     import wandb_workspaces.reports.v2 as wr
 
     return [

@@ -1,6 +1,6 @@
-"""What a reader of numbers must know: what is unfinished, missing, mixed or left out, in sentences.
+"""Notes and warnings about the data: what is unfinished, missing, mixed or left out.
 
-`experiments/results.py` puts them next to the numbers. Tables come in, sentences go out.
+`experiments/results.py` adds them to the results. Functions take tables and return sentences.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ import pandas as pd
 
 from experiments import published, tables
 
-LISTED = 6  # a sentence names so many things at most
+LISTED = 6  # maximum number of items in a sentence
 
 INTERVALS = (
     "Intervals: 95 %, bootstrap over the seeds of each task; rough with few seeds, none with one."
@@ -18,7 +18,7 @@ INTERVALS = (
 
 
 def listed(things: Iterable[str]) -> str:
-    """Name things, and count those beyond the first few."""
+    """Join items, and count those after the first few."""
     named = list(things)
     more = f", and {len(named) - LISTED} more" if len(named) > LISTED else ""
     return ", ".join(named[:LISTED]) + more
@@ -30,7 +30,7 @@ def names(runs: pd.DataFrame) -> str:
 
 
 def states(runs: pd.DataFrame) -> list[str]:
-    """How many runs there are in which state, and how far those are that go on."""
+    """Count the runs by state, and give the progress of unfinished ones."""
     counts = ", ".join(f"{n} {state}" for state, n in runs["state"].value_counts().items())
     open_runs = runs[runs["state"].isin(["running", "interrupted", "empty"])]
     far = [
@@ -42,35 +42,35 @@ def states(runs: pd.DataFrame) -> list[str]:
 
 
 def failures(runs: pd.DataFrame) -> list[str]:
-    """The last line of what each failed run left."""
+    """Return the last line of each failed run's failure.txt."""
     sentences = []
     for path in runs.loc[runs["state"] == "failed", "path"]:
         try:
             text = (Path(path) / "failure.txt").read_text(errors="replace")
-        except OSError:  # begun again since
+        except OSError:  # restarted since
             continue
         words = text.strip().splitlines()
-        sentences.append(f"{path}: failed: {words[-1] if words else 'without a word'}")
+        sentences.append(f"{path}: failed: {words[-1] if words else 'no message'}")
     return sentences
 
 
 def missing(runs: pd.DataFrame) -> list[str]:
-    """The runs that an env's grid of variants, tasks and seeds lacks.
+    """List the runs missing from an env's grid of variants, tasks and seeds.
 
-    A variant's seeds are those that it has on any task; that variants have different ones is said
-    apart.
+    The seeds of a variant are those that it has on any task; a separate sentence reports variants
+    with different seeds.
     """
     sentences = []
     for env, part in runs.groupby("env"):
         seeds = {str(name): set(of["seed"]) for name, of in part.groupby("variant", sort=False)}
         absent = []
         for task, of_task in part.groupby("task", sort=False):
-            for variant, wanted in seeds.items():
+            for variant, expected in seeds.items():
                 there = set(of_task.loc[of_task["variant"] == variant, "seed"])
                 if not there:
                     absent.append(f"{task}/{variant} (no seed)")
-                elif wanted - there:
-                    absent.append(f"{task}/{variant} (seed {_in_order(wanted - there)})")
+                elif expected - there:
+                    absent.append(f"{task}/{variant} (seed {_in_order(expected - there)})")
         if absent:
             sentences.append(f"{env}: no run of {listed(absent)}.")
         if len({frozenset(of) for of in seeds.values()}) > 1:
@@ -80,7 +80,7 @@ def missing(runs: pd.DataFrame) -> list[str]:
 
 
 def budgets(runs: pd.DataFrame) -> list[str]:
-    """The tasks whose runs are not all meant to be of one length."""
+    """List the tasks whose runs have different lengths."""
     sentences = []
     for (env, task), part in runs.groupby(["env", "task"]):
         counts = part["total_frames"].value_counts().sort_index()
@@ -94,7 +94,7 @@ def budgets(runs: pd.DataFrame) -> list[str]:
 
 
 def read_at(env: str, runs: pd.DataFrame, frames: int) -> list[str]:
-    """The runs, as of `tables.at_frames`, that have no score at a frame count, or an older one."""
+    """List the runs, as from `tables.at_frames`, with an older score or none."""
     late, short = runs[runs["score"].isna()], runs[runs["short"]]
     sentences = []
     if len(late):
@@ -108,14 +108,14 @@ def read_at(env: str, runs: pd.DataFrame, frames: int) -> list[str]:
 
 
 def shared(env: str, runs: pd.DataFrame) -> list[str]:
-    """Over which tasks the numbers over all tasks are, and which were left out of them."""
+    """Report which tasks the aggregates over tasks cover, and which they leave out."""
     there = runs.dropna(subset="score")
     everything, common = list(dict.fromkeys(there["task"])), tables.shared_tasks(runs)
     sentences = []
     if left := [task for task in everything if task not in common]:
         sentences.append(
-            f"{env}: left out of what is said over all tasks, since not every variant has a score "
-            f"there: {listed(left)}."
+            f"{env}: left out of numbers over all tasks, as not every variant has a score there: "
+            f"{listed(left)}."
         )
     if env == "atari":
         games = [task for task in common if task in published.games()]
@@ -123,10 +123,10 @@ def shared(env: str, runs: pd.DataFrame) -> list[str]:
             f"atari: aggregates are over {len(games)} of the paper's {len(published.games())} "
             "games."
         )
-        if strange := [task for task in common if task not in games]:
+        if unknown := [task for task in common if task not in games]:
             sentences.append(
                 "atari: left out of the aggregates, not among the paper's games: "
-                f"{listed(strange)}."
+                f"{listed(unknown)}."
             )
     return sentences
 

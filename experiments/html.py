@@ -1,7 +1,7 @@
-"""One static page for a report: notes, tables, figures and videos in a single HTML file.
+"""Writes a report as a single HTML file: notes, tables, figures and videos.
 
-`experiments/report.py` fills it. It knows neither runs nor scores: it lays out what it is given.
-The page loads nothing from the network, so that it still opens from a disk in ten years.
+`experiments/report.py` uses it. It knows neither runs nor scores. The page loads nothing from the
+network, so that it opens from any disk.
 """
 
 import os
@@ -15,8 +15,8 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-# Up to this size a video travels inside the page, a larger one stays beside it. Base64 makes a
-# third more of it, and browsers become slow at some hundred megabytes.
+# Videos up to this size are embedded; larger ones are linked. Base64 adds a third, and browsers are
+# slow with pages of some hundred megabytes.
 EMBEDDED_VIDEO_BYTES = 2_000_000
 
 _STYLE = """
@@ -62,28 +62,28 @@ def write_page(
     notes: Sequence[str] = (),
     problems: Sequence[str] = (),
 ) -> Path:
-    """Write a report that a browser opens from disk, without any other file and any network.
+    """Write a report that a browser opens from disk, without other files or a network.
 
-    Whatever comes in is shown as text, not as HTML. Figures travel inside the page, and so do
-    videos up to EMBEDDED_VIDEO_BYTES; larger ones are linked, relative to the page.
+    All texts are escaped. Figures are embedded, and so are videos up to EMBEDDED_VIDEO_BYTES;
+    larger ones are linked, relative to the page.
 
     Args:
-        out: the HTML file; its folder is made.
+        out: the HTML file; its folder is created.
         title: heading of the page.
-        tables: by heading. The index is shown unless it is a plain count of rows; numbers are
-            aligned to the right, missing ones are a dash.
+        tables: by heading. The index is shown unless it numbers the rows. Numbers are aligned to
+            the right; missing ones are a dash.
         figures: PNG files with their captions.
-        videos: MP4 files; each is named by its path, seen from the page.
-        notes: what to know before reading on, one line each.
-        problems: what went wrong or is missing, shown first.
+        videos: MP4 files; captions are paths relative to the page.
+        notes: remarks on the data, one line each.
+        problems: errors and missing data, shown first.
 
     Returns:
         `out`.
 
     Raises:
-        FileNotFoundError: if a figure or a video is not there; nothing is written then.
+        FileNotFoundError: A figure or a video is missing; nothing is written then.
     """
-    _expect_files([*(path for path, _ in figures), *videos])
+    _require_files([*(path for path, _ in figures), *videos])
     sections = [("Tables", _tables(tables), list(tables))] if tables else []
     if figures:
         sections.append(("Figures", "\n".join(_figure(*x) for x in figures), []))
@@ -111,10 +111,10 @@ def _document(title: str, body: str) -> str:
     )
 
 
-def _expect_files(paths: Iterable[Path]) -> None:
+def _require_files(paths: Iterable[Path]) -> None:
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
-        raise FileNotFoundError(f"Expect files for the page, not found: {', '.join(missing)}")
+        raise FileNotFoundError(f"Files for the page must exist, got missing: {', '.join(missing)}")
 
 
 def _list(heading: str, lines: Sequence[str]) -> str:
@@ -136,7 +136,7 @@ def _contents(sections: Sequence[tuple[str, Sequence[str]]]) -> str:
 
 
 def _anchor(name: str) -> str:
-    """An id for a heading: any text, made safe for an attribute and for a link."""
+    """Make an id for a heading that is safe in attributes and links."""
     return quote("-".join(name.lower().split()), safe="").replace("%", "_")
 
 
@@ -154,21 +154,21 @@ def _table(table: pd.DataFrame) -> str:
     for name, column in table.items():
         mark = ' class="number"' if _reads_as_numbers(column) else ""
         heads.append(f'<th scope="col"{mark}>{escape(str(name))}</th>')
-        cells.append([f"<td{mark}>{escape(text)}</td>" for text in _spell(column)])
+        cells.append([f"<td{mark}>{escape(text)}</td>" for text in _format(column)])
     body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in zip(*cells, strict=True))
     return f"<table>\n<thead><tr>{''.join(heads)}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 
 
 def _reads_as_numbers(column: pd.Series) -> bool:
-    """Whether it holds numbers, or texts that begin with one, such as `0.28 (0.27 to 0.29)`."""
+    """Whether a column holds numbers, or texts like `0.28 (0.27 to 0.29)`."""
     if pd.api.types.is_bool_dtype(column):
         return False
     texts = column.dropna().astype(str)
     return len(texts) > 0 and bool(texts.str.match(r"[-−+]?[0-9.]+(\s|$|[(,%±])").all())
 
 
-def _spell(column: pd.Series) -> list[str]:
-    """Texts of a column: counts as 1,234,567, measures with decimals for four digits, – if none."""
+def _format(column: pd.Series) -> list[str]:
+    """Format a column: counts as 1,234,567, measures with four digits, missing ones as –."""
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         return ["–" if x else str(value) for value, x in zip(column, column.isna(), strict=True)]
     sizes = column.abs().replace([0, np.inf], np.nan).dropna()

@@ -32,25 +32,25 @@ USAGE = Usage(
 
 @dataclass
 class ReportSettings(Section):
-    """The words after the folder."""
+    """The arguments after the folder."""
 
     source: Annotated[
-        Literal["published"] | None, doc("Take the published data, in place of a folder.")
+        Literal["published"] | None, doc("Report on the published data, without a folder.")
     ] = None
     compare: Annotated[
-        Literal["published"] | None, doc("Set published scores beside those of the runs.")
+        Literal["published"] | None, doc("Show published scores beside those of the runs.")
     ] = None
     frames: Annotated[
         PositiveCount | None,
-        doc("Where scores are read; null: the most that every run has reached.", unit="frames"),
+        doc("Where scores are read; null: the most that all runs have reached.", unit="frames"),
     ] = None
-    out: Annotated[
-        str | None, doc("Where the files go; null: FOLDER/report, or reports/published.")
-    ] = None
+    out: Annotated[str | None, doc("Output folder; null: FOLDER/report, or reports/published.")] = (
+        None
+    )
 
 
 class Request(NamedTuple):
-    """What was typed: a folder of runs, or None for the published data; frames may be left open."""
+    """The parsed arguments; a `folder` of None is the published data."""
 
     folder: Path | None
     compare: bool
@@ -59,7 +59,7 @@ class Request(NamedTuple):
 
 
 def main(words: Sequence[str]) -> int:
-    """Report, and return the exit status: 2 if there is nothing to report."""
+    """Print and write the report, and return the exit status: 2 on an error."""
     if {"-h", "--help", "help"} & set(words):
         print_lines([*head(USAGE), *keys({}, ReportSettings)])
         return 0
@@ -78,20 +78,20 @@ def main(words: Sequence[str]) -> int:
 
 
 def parse(words: Sequence[str]) -> Request:
-    """Understand the command line.
+    """Parse the command line.
 
     Raises:
-        ValueError: Naming the word that makes no sense, and what would.
+        ValueError: An argument is not allowed; the message names it and the allowed ones.
     """
     folders = [word for word in words if "=" not in word]
     options = validate_words([word for word in words if "=" in word], ReportSettings)
     if len(folders) + ("source" in options) != 1:
         raise ValueError(
-            "Expect one folder of runs, or source=published, actually: "
+            "The input must be one folder of runs, or source=published, got "
             f"{' '.join(words) or 'neither'}"
         )
     if "source" in options and "compare" in options:
-        raise ValueError("Expect `compare` with a folder of runs; source=published has none")
+        raise ValueError("`compare` must come with a folder of runs, got source=published")
     folder = Path(folders[0]) if folders else None
     default = folder / "report" if folder else Path("reports/published")
     return Request(
@@ -103,7 +103,7 @@ def parse(words: Sequence[str]) -> Request:
 
 
 def show(results: Results) -> None:
-    """Print the tables, then what is to be known about them."""
+    """Print the tables, then the notes and problems."""
     print(f"{results.title}\n")
     for title, table in sections(results.tidy).items():
         print(f"{title}\n\n{table.to_string(index_names=False, na_rep='')}\n")
@@ -114,12 +114,12 @@ def show(results: Results) -> None:
 
 
 def sections(tidy: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The tables for people, by their titles; an empty one has none."""
+    """Format the tables, by title; empty ones are left out."""
     found = {}
     for (env, frames), part in tidy.groupby(["env", "frames"], sort=False):
         where = f"{env} at {frames:,} frames: "
-        found[where + "over all games, value [95 % interval]"] = text_tables.aggregates(part)
-        found[where + "how probably a run of the row beats one of the column"] = (
+        found[where + "aggregates over games, value [95 % interval]"] = text_tables.aggregates(part)
+        found[where + "probability that a run of the row beats one of the column"] = (
             text_tables.improvement(part)
         )
         found[where + "mean score [95 % interval] (runs)"] = text_tables.per_task(part)
@@ -127,30 +127,30 @@ def sections(tidy: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def write(results: Results, out: Path) -> None:
-    """Write every number as CSV and JSON, the figures as PNG and PDF, and all of it as one page."""
+    """Write all numbers as CSV and JSON, the figures as PNG and PDF, and a page with everything."""
     out.mkdir(parents=True, exist_ok=True)
     results.tidy.to_csv(out / "scores.csv", index=False)
     results.tidy.to_json(out / "scores.json", orient="records", indent=1)
     aggregates = tables.table_1(results.tidy)
-    (out / "aggregates.json").unlink(missing_ok=True)  # an earlier report's
+    (out / "aggregates.json").unlink(missing_ok=True)  # of an earlier report
     if aggregates:
         (out / "aggregates.json").write_text(json.dumps(aggregates, indent=2) + "\n")
     for name, table in results.extra.items():
         table.to_csv(out / name, index=False)
-    # By env; figures show scores where the tables do.
+    # By env, so that figures and tables show the same scores.
     frames = dict(zip(results.tidy["env"], results.tidy["frames"].astype(int), strict=True))
     folder = out / "figures"
     if results.curves is None:
-        pictures = plots.published_figures(folder, frames=frames["atari"])
+        figures = plots.published_figures(folder, frames=frames["atari"])
     else:
-        pictures = plots.figures(results.curves, results.published, folder, frames=frames)
+        figures = plots.figures(results.curves, results.published, folder, frames=frames)
     shown = {"Runs": results.extra["runs.csv"]} if "runs.csv" in results.extra else {}
     write_page(
         out / "report.html",
         title=results.title,
         tables=sections(results.tidy) | shown,
-        figures=pictures,
-        videos=results.films,
+        figures=figures,
+        videos=results.videos,
         notes=results.notes,
         problems=results.problems,
     )
@@ -158,7 +158,7 @@ def write(results: Results, out: Path) -> None:
 
 
 def run() -> None:
-    """Do what the words of this process's command line say; the process ends with it."""
+    """Run the command line of this process, and exit."""
     sys.exit(main(sys.argv[1:]))
 
 

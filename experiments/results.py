@@ -1,7 +1,7 @@
-"""What there is to report, of run folders or of the published data, and what it rests on.
+"""The results of a report, of run folders or of the published data, with notes on the data.
 
-`experiments/report.py` prints and writes it. Whatever is missing, short or mixed becomes a sentence
-here, next to the numbers that it concerns.
+`experiments/report.py` prints and writes them. Missing, short or mixed data are reported in notes
+and problems.
 """
 
 from dataclasses import dataclass, field
@@ -15,27 +15,27 @@ from experiments.runs import read_runs
 
 TABLE_1_FRAMES = 199_000_000  # the bin of the published curves that gives the paper's Table 1
 PUBLISHED_BIN = 1_000_000  # frames, of the published Atari curves
-# Where published curves of an env are.
+# Published curves by env.
 PUBLISHED = {
     "atari": ("atari-dreamerv2",),
     "dmc_vision": ("dmc-vision-dreamerv2", "humanoid-dreamerv2"),
 }
-FILMS = 12  # a report shows so many at most
+MAX_VIDEOS = 12  # in a report
 
 
 @dataclass
 class Results:
-    """Numbers, and what a reader must know about them.
+    """The numbers, and notes on them.
 
     Attributes:
         title: of the report.
-        tidy: one table with a row for each number, as of `tables.score_table`.
-        extra: further tables, by the name of their CSV file.
-        curves: the runs' curves, for the figures; None for the published data alone.
-        published: published curves to lay under them.
-        films: videos of the runs.
-        notes: what the numbers rest on.
-        problems: what is wrong or missing.
+        tidy: a row per number, see `tables.score_table`.
+        extra: other tables, by the name of their CSV file.
+        curves: the curves of the runs, for the figures; None for the published data.
+        published: published curves, for the same figures.
+        videos: videos of the runs.
+        notes: remarks on how the numbers were computed.
+        problems: errors and missing data.
     """
 
     title: str
@@ -43,25 +43,28 @@ class Results:
     extra: dict[str, pd.DataFrame] = field(default_factory=dict)
     curves: pd.DataFrame | None = None
     published: pd.DataFrame | None = None
-    films: list[Path] = field(default_factory=list)
+    videos: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
 def of_published(frames: int | None) -> Results:
-    """The published agents on the paper's 55 games; without frames, where Table 1 was read.
+    """Compute the results of the published agents on the paper's 55 games.
+
+    Args:
+        frames: Where scores are read; None: where the paper's Table 1 was read.
 
     Raises:
-        ValueError: The curves begin later than the frames asked for.
+        ValueError: The curves begin after `frames`.
     """
     frames, problems = frames or TABLE_1_FRAMES, []
     curves = published.curves("atari-dreamerv2")
     first, last = curves["frames"].min(), curves["frames"].max()
     if frames < first:
-        raise ValueError(f"Expect `frames` from {first:,}, the first point, actually: {frames:,}")
+        raise ValueError(f"`frames` must be at least {first:,}, the first point, got {frames:,}")
     if frames > last:
         problems.append(
-            f"No published run reaches frames={frames:,}, the longest ends at {last:,}: the scores "
+            f"No published run reaches frames={frames:,}, the longest ends at {last:,}. The scores "
             f"are those at {TABLE_1_FRAMES:,}."
         )
         frames = TABLE_1_FRAMES
@@ -73,8 +76,8 @@ def of_published(frames: int | None) -> Results:
         for variant, part in runs[runs["seed"] != ""].groupby("variant", sort=False)
     ]
     notes.append(
-        f"{', '.join(tables.MODEL_FREE)}: one number per game, at 200,000,000 frames; the same "
-        "whatever the frames above."
+        f"{', '.join(tables.MODEL_FREE)}: one number per game, at 200,000,000 frames, whatever the "
+        "frames above."
     )
     return Results(
         title=f"Published agents, {len(published.games())} Atari games, {frames:,} frames",
@@ -86,12 +89,12 @@ def of_published(frames: int | None) -> Results:
 
 
 def of_runs(folder: Path, frames: int | None, *, compare: bool) -> Results:
-    """The runs in and under a folder, each env on its own.
+    """Compute the results of all runs in and under a folder, separately for each env.
 
     Args:
         folder: Where to look for run folders.
-        frames: Where scores are read; None: at what every run of an env has reached.
-        compare: Set the published DreamerV2 beside them, on their tasks and at their frames.
+        frames: Where scores are read; None: the most that all runs of an env have reached.
+        compare: Add the published DreamerV2, on the same tasks and at the same frames.
 
     Raises:
         ValueError: There is no run.
@@ -100,13 +103,13 @@ def of_runs(folder: Path, frames: int | None, *, compare: bool) -> Results:
     curves, runs, problems = read_runs(folder)
     if runs.empty:
         raise ValueError(" ".join([f"No runs in {folder}.", *problems]))
-    films = _films(runs)
+    videos = _videos(runs)
     results = Results(
         title=f"Runs in {folder}",
         tidy=pd.DataFrame(columns=list(tables.TIDY)),
         extra={"runs.csv": runs, "curves.csv": curves},
         curves=curves,
-        films=films[:FILMS],
+        videos=videos[:MAX_VIDEOS],
         notes=data_warnings.states(runs),
         problems=[
             *problems,
@@ -115,14 +118,14 @@ def of_runs(folder: Path, frames: int | None, *, compare: bool) -> Results:
             *data_warnings.budgets(runs),
         ],
     )
-    if len(films) > FILMS:
-        results.notes.append(f"{FILMS} of {len(films)} videos are shown.")
+    if len(videos) > MAX_VIDEOS:
+        results.notes.append(f"{MAX_VIDEOS} of {len(videos)} videos are shown.")
     parts, compared = [], []
-    for env, own in curves.groupby("env"):
-        theirs = _published_curves(str(env), own, results.problems) if compare else None
-        if theirs is not None:
-            compared.append(theirs)
-        parts.append(_scores(str(env), own, theirs, frames, results))
+    for env, of_env in curves.groupby("env"):
+        reference = _published_curves(str(env), of_env, results.problems) if compare else None
+        if reference is not None:
+            compared.append(reference)
+        parts.append(_scores(str(env), of_env, reference, frames, results))
     if compared:
         results.published = pd.concat(compared, ignore_index=True)
     if parts:
@@ -133,53 +136,53 @@ def of_runs(folder: Path, frames: int | None, *, compare: bool) -> Results:
 
 def _scores(
     env: str,
-    own: pd.DataFrame,
-    theirs: pd.DataFrame | None,
+    of_env: pd.DataFrame,
+    reference: pd.DataFrame | None,
     frames: int | None,
     results: Results,
 ) -> pd.DataFrame:
-    """The numbers of one env at one frame count."""
-    frames = _choose_frames(env, own, frames, results)
+    """Compute the numbers of one env at one frame count."""
+    frames = _choose_frames(env, of_env, frames, results)
     window = max(1, min(PUBLISHED_BIN, frames // 10))
-    runs = tables.at_frames(own, frames, window=window)
+    runs = tables.at_frames(of_env, frames, window=window)
     results.notes.append(
         f"{env}: a run's score at {frames:,} frames is the mean return of its training episodes, "
         f"over the points of its curve in the last {window:,} frames up to there."
     )
     results.problems += data_warnings.read_at(env, runs, frames)
-    if theirs is not None:
-        at = tables.at_frames(theirs, frames)
+    if reference is not None:
+        at = tables.at_frames(reference, frames)
         if at["score"].isna().all():
             results.problems.append(
-                f"{env}: the published curves begin at {theirs['frames'].min():,} frames, so there "
-                f"is nothing of them at {frames:,}."
+                f"{env}: the published curves begin at {reference['frames'].min():,} frames; no "
+                f"scores are published at {frames:,}."
             )
         runs = pd.concat([runs, at.assign(variant="published " + at["variant"])])
     results.notes += data_warnings.shared(env, runs)
     return tables.score_table(runs, frames, np.random.default_rng(0))
 
 
-def _choose_frames(env: str, own: pd.DataFrame, asked: int | None, results: Results) -> int:
-    """The frame count asked for, if any run has come so far, else what every run has reached."""
-    ends = own.groupby(tables.RUN)["frames"].max()
-    common, first = int(ends.min()), int(own.groupby(tables.RUN)["frames"].min().min())
-    if asked is not None and first <= asked <= ends.max():
-        return asked
-    if asked is not None:
+def _choose_frames(env: str, of_env: pd.DataFrame, requested: int | None, results: Results) -> int:
+    """Return the requested frame count if any run has reached it, else what all have reached."""
+    ends = of_env.groupby(tables.RUN)["frames"].max()
+    common, first = int(ends.min()), int(of_env.groupby(tables.RUN)["frames"].min().min())
+    if requested is not None and first <= requested <= ends.max():
+        return requested
+    if requested is not None:
         results.problems.append(
-            f"{env}: frames={asked:,} lies outside what there is, {first:,} to {ends.max():,}."
+            f"{env}: frames={requested:,} must be between {first:,} and {ends.max():,}."
         )
     last = ends.sort_values(kind="stable").reset_index().head(1)
     results.notes.append(
-        f"{env}: scores are read at {common:,} frames, the most that every run has reached "
-        f"(the shortest: {data_warnings.names(last)}); `frames=` reads them elsewhere."
+        f"{env}: scores are read at {common:,} frames, the most that all runs have reached "
+        f"(the shortest: {data_warnings.names(last)}); `frames=` changes this."
     )
     return common
 
 
-def _published_curves(env: str, own: pd.DataFrame, problems: list[str]) -> pd.DataFrame | None:
-    """The published DreamerV2 on the tasks of the runs; None if there is nothing of them."""
-    tasks = set(own["task"])
+def _published_curves(env: str, of_env: pd.DataFrame, problems: list[str]) -> pd.DataFrame | None:
+    """Return the published DreamerV2 on the tasks of the runs; None if there is none."""
+    tasks = set(of_env["task"])
     found = [published.curves(name) for name in PUBLISHED.get(env, ())]
     found = [curves[curves["task"].isin(tasks)] for curves in found]
     there = {task for curves in found for task in curves["task"]}
@@ -188,10 +191,10 @@ def _published_curves(env: str, own: pd.DataFrame, problems: list[str]) -> pd.Da
     return pd.concat(found, ignore_index=True) if there else None
 
 
-def _films(runs: pd.DataFrame) -> list[Path]:
-    """The newest dream and the newest episode of one run of each variant on each task."""
-    films: list[Path] = []
+def _videos(runs: pd.DataFrame) -> list[Path]:
+    """Return the latest videos of one run per variant and task."""
+    videos: list[Path] = []
     for path in runs.groupby(["env", "task", "variant"])["path"].first():
         for kind in ("policy", "open_loop"):
-            films += sorted((Path(path) / "videos").glob(f"{kind}_*.mp4"))[-1:]
-    return films
+            videos += sorted((Path(path) / "videos").glob(f"{kind}_*.mp4"))[-1:]
+    return videos

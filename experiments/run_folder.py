@@ -1,7 +1,7 @@
-"""One run folder: what ran there, how far it came, and its curve.
+"""Reads one run folder: settings, progress and curve.
 
-`experiments/runs.py` reads many through it. It reads what a run leaves on disk (config.yaml,
-metrics.jsonl, summary.json, failure.txt, lock, checkpoints/) and never writes there.
+`experiments/runs.py` uses it to read many. It reads the files of a run (config.yaml, metrics.jsonl,
+summary.json, failure.txt, lock, checkpoints/) and never writes.
 """
 
 import json
@@ -19,9 +19,14 @@ from dreamer.run.migrate import migrate
 from experiments import published
 from experiments.sweep.state import read_state
 
-MARKS = {"config.yaml", "metrics.jsonl", "summary.json", "failure.txt"}  # of a run folder
-NEEDED = ("env_name", "task", "seed", "total_frames", "experiment_name", "env")
-_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times faster
+RUN_FILES = {
+    "config.yaml",
+    "metrics.jsonl",
+    "summary.json",
+    "failure.txt",
+}  # any of them marks a run folder
+REQUIRED_KEYS = ("env_name", "task", "seed", "total_frames", "experiment_name", "env")
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times faster
 
 
 class Run(NamedTuple):
@@ -30,10 +35,10 @@ class Run(NamedTuple):
     Attributes:
         row: env, task, variant, seed, state, frames, total_frames, updates, action_repeat,
             last_score, best_score, eval_return (the latest evaluation's mean) and path.
-        points: its curve, frames, score (mean raw return of the training episodes since the point
-            before) and episodes (how many those are), by frames.
-        config: what it was told.
-        problems: what could be read in part only, a sentence each.
+        points: its curve: frames, score (mean raw return of the training episodes since the last
+            point) and episodes (their number), in the order of frames.
+        config: its configuration.
+        problems: sentences about unreadable or repeated data.
     """
 
     row: dict[str, Any]
@@ -43,20 +48,20 @@ class Run(NamedTuple):
 
 
 class UnusableError(ValueError):
-    """Why nothing can be said of a folder's run."""
+    """The run in a folder cannot be read."""
 
 
 def run_folders(folder: Path) -> Iterator[Path]:
-    """Every run folder in and under a folder, by name; nothing inside a run is searched."""
+    """Find all run folders in and under a folder, by name; run folders are not searched."""
     for path, below, files in os.walk(folder):
         below.sort(key=_by_number)
-        if MARKS & set(files):
+        if RUN_FILES & set(files):
             below.clear()
             yield Path(path)
 
 
 def _by_number(name: str) -> list[str]:
-    """Order seed9 before seed10."""
+    """Return a sort key that orders seed9 before seed10."""
     return [part.zfill(12) for part in re.split(r"(\d+)", name)]
 
 
@@ -64,19 +69,19 @@ def read_run(path: Path) -> Run:
     """Read one run folder.
 
     Raises:
-        UnusableError: Its configuration cannot be read, so that nothing says what ran.
+        UnusableError: The configuration cannot be read.
     """
     cfg = _config(path / "config.yaml")
     lines, unreadable = _lines(path / "metrics.jsonl")
     problems = []
     if unreadable:
-        problems.append(f"{path}: {unreadable} unreadable line(s) of metrics.jsonl left out.")
+        problems.append(f"{path}: {unreadable} unreadable line(s) of metrics.jsonl. Left out.")
     points = _points(lines)
     repeated = points["frames"].duplicated(keep="last")
     if repeated.any():
         problems.append(
-            f"{path}: {repeated.sum()} point(s) of metrics.jsonl at a frame count that comes again "
-            "left out."
+            f"{path}: {repeated.sum()} point(s) of metrics.jsonl with a repeated frame count. "
+            "Left out."
         )
     points = points[~repeated].sort_values("frames", ignore_index=True)
 
@@ -105,14 +110,14 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         cfg = yaml.load(path.read_text(), Loader=_YAML)
     except FileNotFoundError:
-        raise UnusableError("there is no config.yaml, so nothing says what ran") from None
+        raise UnusableError("there is no config.yaml") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UnusableError(f"config.yaml cannot be read ({type(error).__name__})") from error
-    missing = [key for key in NEEDED if not isinstance(cfg, dict) or cfg.get(key) is None]
+    missing = [key for key in REQUIRED_KEYS if not isinstance(cfg, dict) or cfg.get(key) is None]
     if missing:
-        raise UnusableError(f"config.yaml is not that of a run, it lacks {', '.join(missing)}")
+        raise UnusableError(f"config.yaml must have the keys of a run, got no {', '.join(missing)}")
     if not isinstance(cfg["env"], dict) or not isinstance(cfg["total_frames"], int):
-        raise UnusableError("config.yaml is not that of a run, for its `env` or `total_frames`")
+        raise UnusableError("`env` in config.yaml must be a mapping, `total_frames` a number")
     try:
         return migrate(cfg)
     except ValueError as error:
@@ -120,7 +125,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The objects of a file of JSON lines that have a frame count, and how many lines do not."""
+    """Return the objects of a JSON-lines file with a frame count, and the number of other lines."""
     try:
         raw = path.read_bytes().splitlines()
     except OSError:
@@ -137,7 +142,7 @@ def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def _points(lines: list[dict[str, Any]]) -> pd.DataFrame:
-    """The returns among the lines: frames, score and episodes, in the order of the file."""
+    """Extract the returns: frames, score and episodes, in the order of the file."""
     points, before = [], 0.0
     for line in lines:
         score, ended = line.get("collect/return"), line.get("collect/episodes")
@@ -150,14 +155,14 @@ def _points(lines: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _task(cfg: dict[str, Any]) -> str:
-    """The task's name; a game of the paper is called as there, however it was typed."""
+    """Return the name of the task; games of the paper have the published spelling."""
     task = str(cfg["task"])
     return (published.game(task) or task) if cfg["env_name"] == "atari" else task
 
 
 def _variant(cfg: dict[str, Any], path: Path) -> str:
-    """The variant, from the configuration or from <env>/<task>/<variant>/seed<seed>."""
+    """Return the variant, from the configuration or from <env>/<task>/<variant>/seed<seed>."""
     if cfg.get("variant"):
         return str(cfg["variant"])
-    in_layout = path.name == f"seed{cfg['seed']}" and path.parts[-3:-2] == (str(cfg["task"]),)
-    return path.parts[-2] if in_layout else str(cfg["experiment_name"])
+    is_standard = path.name == f"seed{cfg['seed']}" and path.parts[-3:-2] == (str(cfg["task"]),)
+    return path.parts[-2] if is_standard else str(cfg["experiment_name"])

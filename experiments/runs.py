@@ -1,6 +1,6 @@
-"""Many run folders -> one table of runs and one of curves; what is wrong with them is said.
+"""Reads many run folders into a table of runs and a table of curves.
 
-Reports and dashboards use it. Nothing that lies in a folder makes it fail.
+Reports use it. Unreadable folders are reported as problems, not raised.
 """
 
 from collections.abc import Iterator
@@ -17,22 +17,22 @@ RUN_COLUMNS = (
     *("env", "task", "variant", "seed", "state", "frames", "total_frames", "updates"),
     *("action_repeat", "last_score", "best_score", "eval_return", "path"),
 )
-RUN = ["env", "task", "variant", "seed"]  # what names a run
-# Seeds of one variant may differ in these and still be compared.
-FREE = (
+RUN = ["env", "task", "variant", "seed"]  # identifies a run
+# Keys in which seeds of one variant may differ.
+MAY_DIFFER = (
     *("seed", "root", "run_dir", "variant", "total_frames"),
     *("logger", "callbacks", "trainer", "precision"),
 )
 
 
 class Runs(NamedTuple):
-    """What lies under a folder.
+    """The runs under a folder.
 
     Attributes:
         curves: a row per point: env, task, variant, seed, frames, score and episodes.
-        runs: a row per run, as of `Run.row`; state is finished, running, interrupted, failed or
-            empty, frames and updates are those so far.
-        problems: what was wrong and what was left out because of it, a sentence each.
+        runs: a row per run, see `Run.row`; state is finished, running, interrupted, failed or
+            empty; frames and updates are those so far.
+        problems: sentences about errors and data left out.
     """
 
     curves: pd.DataFrame
@@ -43,14 +43,16 @@ class Runs(NamedTuple):
 def read_runs(folder: Path) -> Runs:
     """Read all run folders in and under a folder.
 
-    Left out, and named in `problems`: folders without a readable configuration, runs that another
-    one duplicates, and runs whose action repeat differs from that of most runs of their task.
+    Left out, and listed in `problems`: folders without a readable configuration, duplicates, and
+    runs whose action repeat differs from that of most runs of their task.
 
     Raises:
         FileNotFoundError: There is no such folder.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"No folder {folder}: give one that holds runs, such as `runs`.")
+        raise FileNotFoundError(
+            f"The folder must hold runs, such as `runs`, got {folder}, which does not exist."
+        )
     found: list[Run] = []
     problems: list[str] = []
     for path in run_folders(folder):
@@ -72,7 +74,7 @@ def read_runs(folder: Path) -> Runs:
 
 
 def _without_duplicates(found: list[Run], problems: list[str]) -> list[Run]:
-    """Of runs with one name, keep the one that came furthest."""
+    """Of runs with the same name, keep the one with the most frames."""
     kept: dict[tuple[str, ...], Run] = {}
     for run in found:
         name = tuple(run.row[key] for key in RUN)
@@ -81,14 +83,14 @@ def _without_duplicates(found: list[Run], problems: list[str]) -> list[Run]:
             continue
         kept[name], left = (run, first) if run.row["frames"] > first.row["frames"] else (first, run)
         problems.append(
-            f"{left.row['path']}: the same seed of {'/'.join(name[:3])} lies in "
-            f"{kept[name].row['path']}, which came at least as far. Left out."
+            f"{left.row['path']}: the same seed of {'/'.join(name[:3])} as "
+            f"{kept[name].row['path']}, which has at least as many frames. Left out."
         )
     return list(kept.values())
 
 
 def _with_one_action_repeat(found: list[Run], problems: list[str]) -> list[Run]:
-    """Of each task, keep the runs with the action repeat that most of them have."""
+    """Keep the runs with the most common action repeat of each task."""
     repeats: dict[tuple[str, str], list[int]] = {}
     for run in found:
         task = (run.row["env"], run.row["task"])
@@ -102,14 +104,13 @@ def _with_one_action_repeat(found: list[Run], problems: list[str]) -> list[Run]:
         else:
             problems.append(
                 f"{run.row['path']}: action repeat {run.row['action_repeat']}, but {usual} in "
-                f"{repeats[task].count(usual)} other run(s) of {'/'.join(task)}, with which it "
-                "cannot be compared. Left out."
+                f"{repeats[task].count(usual)} other run(s) of {'/'.join(task)}. Left out."
             )
     return kept
 
 
 def _mixed_settings(found: list[Run]) -> list[str]:
-    """Name the settings in which the seeds of a variant differ; they are no repetitions then."""
+    """Report the settings in which the seeds of a variant differ."""
     groups: dict[str, list[Run]] = {}
     for run in found:
         groups.setdefault("/".join(run.row[key] for key in RUN[:3]), []).append(run)
@@ -123,17 +124,15 @@ def _mixed_settings(found: list[Run]) -> list[str]:
             if first.get(key) != other.get(key)
         }
         if mixed:
-            sentences.append(
-                f"{name}: its seeds differ in {', '.join(sorted(mixed))}, and are averaged."
-            )
+            sentences.append(f"{name}: the averaged seeds differ in {', '.join(sorted(mixed))}.")
     return sentences
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The settings of a configuration that make a run what it is, by dotted key."""
+    """Yield the settings that define an experiment, by dotted key."""
     if isinstance(value, dict):
         for key, child in value.items():
-            if prefix or key not in FREE:
+            if prefix or key not in MAY_DIFFER:
                 yield from _leaves(child, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, value

@@ -1,12 +1,12 @@
-"""Scores of agents over many tasks, from matrices of raw returns: seeds x tasks.
+"""Aggregate scores over many tasks, from matrices of raw returns: seeds x tasks.
 
-Reports and figures use it. It knows arrays only: no files, no names of games, no tables.
+Reports and figures use it. It knows arrays only: no files, names of games or tables.
 
-Letters: `S` seeds, `G` tasks (games). A matrix is (S, G) float; NaN marks a seed that a task lacks,
-so tasks may rest on different numbers of seeds, but each needs one at least. Randomness comes as an
+Letters: `S` seeds, `G` tasks (games). A matrix is (S, G) float; NaN marks a missing run, so tasks
+may have different numbers of seeds, but each needs at least one. Random draws use a given
 `np.random.Generator`.
 
-Written here because rliable 1.2.0, the authors' library for the measures of Agarwal et al. (2021,
+It exists because rliable 1.2.0, the authors' library for the measures of Agarwal et al. (2021,
 https://arxiv.org/abs/2108.13264), does not import with pandas 3.
 """
 
@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 
 def normalize(score: ArrayLike, low: ArrayLike, high: ArrayLike) -> Array:
-    """Put raw scores on a scale where `low` is 0 and `high` is 1; nothing is clipped."""
+    """Scale raw scores so that `low` is 0 and `high` is 1, without clipping."""
     low = np.asarray(low, float)
     return (np.asarray(score, float) - low) / (np.asarray(high, float) - low)
 
@@ -28,7 +28,7 @@ def task_means(scores: ArrayLike) -> Array:
     """Average each task over the seeds it has: (S, G) -> (G,).
 
     Raises:
-        ValueError: A task has no score at all; leave such tasks out, and say so.
+        ValueError: A task has no score.
     """
     return np.nanmean(_matrix(scores), axis=0)
 
@@ -36,15 +36,15 @@ def task_means(scores: ArrayLike) -> Array:
 def gamer_median(scores: ArrayLike, random: ArrayLike, gamer: ArrayLike) -> float:
     """Median over tasks of gamer-normalised scores.
 
-    This and the next three are the columns of the paper's Table 1.
+    This and the next three functions are the columns of the paper's Table 1.
 
-    Differs from the paper: it says that aggregates are computed before averaging over seeds; its
-    numbers come out only if raw scores are averaged over seeds first, as here.
+    Differs from the paper: according to its text, aggregates are computed before averaging over
+    seeds; its numbers result only from averaging raw scores over seeds first, as here.
 
     Args:
         scores: (S, G) raw returns.
-        random: (G,) raw returns of random play.
-        gamer: (G,) raw returns of the professional gamer.
+        random: (G,) raw returns of a random agent.
+        gamer: (G,) raw returns of a professional gamer.
 
     Source: DreamerV2, Section 3.  https://arxiv.org/abs/2010.02193
     """
@@ -62,9 +62,9 @@ def record_mean(scores: ArrayLike, random: ArrayLike, record: ArrayLike) -> floa
 
 
 def clipped_record_mean(scores: ArrayLike, random: ArrayLike, record: ArrayLike) -> float:
-    """The paper's measure: `record_mean` in which no task counts more than its record.
+    """Mean over tasks of record-normalised scores clipped at 1: the paper's measure.
 
-    Clipped at 1 after averaging over seeds; there is no lower clip.
+    Clipping follows averaging over seeds; there is no lower clip.
     """
     return float(np.mean(np.minimum(normalize(task_means(scores), random, record), 1)))
 
@@ -72,7 +72,7 @@ def clipped_record_mean(scores: ArrayLike, random: ArrayLike, record: ArrayLike)
 def atari_aggregates(
     scores: ArrayLike, *, random: ArrayLike, gamer: ArrayLike, record: ArrayLike
 ) -> dict[str, float]:
-    """The four aggregates of Table 1 of one agent, by the names of its columns."""
+    """Compute the four aggregates of Table 1, by the names of its columns."""
     return {
         "gamer_median": gamer_median(scores, random, gamer),
         "gamer_mean": gamer_mean(scores, random, gamer),
@@ -82,11 +82,11 @@ def atari_aggregates(
 
 
 def interquartile_mean(scores: ArrayLike) -> float:
-    """Mean of the middle half of all runs, over all tasks at once, each task weighing the same.
+    """Mean of the middle half of all runs of all tasks, with equal weight for each task.
 
-    A quarter of the weight is dropped at either end, rounded down to whole runs. Less noisy than
-    the median and not ruled by outliers as the mean is. Where every task has as many seeds, this
-    is the trimmed mean of all runs.
+    A quarter of the weight is dropped at either end, rounded down to whole runs. It is less noisy
+    than the median and less sensitive to outliers than the mean. If all tasks have as many seeds,
+    it is the trimmed mean of all runs.
 
     Args:
         scores: (S, G) normalised.
@@ -104,11 +104,11 @@ def interquartile_mean(scores: ArrayLike) -> float:
 
 
 def optimality_gap(scores: ArrayLike, target: float = 1.0) -> float:
-    """How far runs stay below `target` on average; less is better, beyond it counts as at it.
+    """Mean distance of runs below `target`; lower is better, scores above it count as `target`.
 
     Args:
         scores: (S, G) normalised.
-        target: The normalised score beyond which more does not matter.
+        target: The normalised score above which differences do not count.
 
     Source: Agarwal et al. 2021, Section 4.3.
     """
@@ -116,14 +116,14 @@ def optimality_gap(scores: ArrayLike, target: float = 1.0) -> float:
 
 
 def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Array:
-    """Share of runs whose score exceeds each threshold, each task weighing the same.
+    """Share of runs whose score exceeds each threshold, with equal weight for each task.
 
     Args:
         scores: (S, G) normalised.
         thresholds: (K,) normalised scores.
 
     Returns:
-        (K,) in [0, 1], falling with the threshold.
+        (K,) in [0, 1], decreasing.
 
     Source: Agarwal et al. 2021, Section 4.2.
     """
@@ -133,9 +133,9 @@ def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Array:
 
 
 def probability_of_improvement(scores: ArrayLike, others: ArrayLike) -> float:
-    """Probability that a run of one agent beats a run of another on a task drawn at random.
+    """Probability that a run of one agent beats a run of another on a random task.
 
-    A draw counts half. Per task this is the Mann-Whitney statistic over its greatest value.
+    A tie counts half. Per task, it is the Mann-Whitney statistic divided by its maximum.
 
     Args:
         scores: (S, G) of the agent, raw or normalised.
@@ -146,7 +146,7 @@ def probability_of_improvement(scores: ArrayLike, others: ArrayLike) -> float:
     scores, others = _matrix(scores), _matrix(others)
     if scores.shape[1] != others.shape[1]:
         raise ValueError(
-            f"Expect two matrices of the same tasks, actually: {scores.shape[1]} and "
+            f"`scores` and `others` must have the same tasks, got {scores.shape[1]} and "
             f"{others.shape[1]} tasks"
         )
     difference = scores[:, None] - others  # (S, S', G), NaN where either run is missing
@@ -161,28 +161,28 @@ def bootstrap_interval(
     resamples: int = 2000,
     confidence: float = 0.95,
 ) -> tuple[Array, Array]:
-    """Say how far a statistic could move if the agents were trained again on the same tasks.
+    """Compute a confidence interval of a statistic for training the agents again on the same tasks.
 
-    Percentile bootstrap, stratified by task: each resample draws, for every task of every matrix on
-    its own, as many seeds as it has, with replacement. Tasks with one seed do not vary, which makes
+    Percentile bootstrap, stratified by task: each resample draws as many seeds as a task has, with
+    replacement, separately for every task and matrix. Tasks with one seed do not vary, which makes
     intervals too narrow; with few seeds they are rough.
 
     Args:
         statistic: Of the matrices, in their order; a number, or an array (K,).
         matrices: (S, G) each; S may differ between them.
-        rng: Source of the draws.
+        rng: Generator of the draws.
         resamples: Number of them.
-        confidence: Share of the resampled values between the two ends.
+        confidence: Share of the resampled values within the interval.
 
     Returns:
-        Lower and upper end, each of the statistic's shape; NaN where no task has two seeds.
+        Lower and upper end, each of the statistic's shape; NaN if no task has two seeds.
 
     Source: Agarwal et al. 2021, Section 4.1.
     """
     if not 0 < confidence < 1:
-        raise ValueError(f"Expect `confidence` in (0, 1), actually: {confidence}")
+        raise ValueError(f"`confidence` must be in (0, 1), got {confidence}")
     if resamples < 1:
-        raise ValueError(f"Expect `resamples` to be at least 1, actually: {resamples}")
+        raise ValueError(f"`resamples` must be at least 1, got {resamples}")
     packed = [_pack(_matrix(scores)) for scores in matrices]
     if all(seeds.max() < 2 for _, seeds in packed):
         nothing = np.full_like(statistic(*(pair[0] for pair in packed)), np.nan, dtype=float)
@@ -196,32 +196,32 @@ def bootstrap_interval(
 
 
 def _pack(scores: Array) -> tuple[Array, NDArray[np.int64]]:
-    """Move the seeds that each task has to the top: (S, G), and their number (G,)."""
+    """Move the existing seeds of each task to the top: (S, G), and count them: (G,)."""
     order = np.argsort(np.isnan(scores), axis=0, kind="stable")
     return np.take_along_axis(scores, order, axis=0), np.isfinite(scores).sum(0)
 
 
 def _resample(scores: Array, seeds: NDArray[np.int64], rng: np.random.Generator) -> Array:
-    """Draw every task's seeds with replacement; what was missing stays missing."""
+    """Draw the seeds of every task with replacement; missing ones stay missing."""
     chosen = rng.integers(0, seeds, size=scores.shape)  # (S, G)
     drawn = np.take_along_axis(scores, chosen, axis=0)
     return np.where(np.arange(len(scores))[:, None] < seeds, drawn, np.nan)
 
 
 def _matrix(scores: ArrayLike) -> Array:
-    """(S, G) with at least one seed per task.
+    """Convert to an array (S, G) with at least one seed per task.
 
     Raises:
-        ValueError: It is not.
+        ValueError: The shape or a value is wrong, or a task has no seed.
     """
     scores = np.asarray(scores, float)
     if scores.ndim != 2 or 0 in scores.shape:
-        raise ValueError(f"Expect `scores` as seeds x tasks, actually of shape {scores.shape}")
+        raise ValueError(f"`scores` must have shape (seeds, tasks), got {scores.shape}")
     if np.isinf(scores).any():
-        raise ValueError("Expect `scores` to be finite, or NaN where missing, actually: infinite")
+        raise ValueError("`scores` must be finite, or NaN where missing, got infinity")
     empty = np.flatnonzero(np.isnan(scores).all(0))
     if len(empty):
         raise ValueError(
-            f"Expect a seed for every task, actually none in column {empty.tolist()} of `scores`"
+            f"`scores` must have a seed for every task, got none in column {empty.tolist()}"
         )
     return scores

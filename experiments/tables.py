@@ -1,9 +1,9 @@
-"""From curves to numbers: the score of each run at a frame count, and one tidy table of them.
+"""Turns curves into scores at a frame count, and scores into one tidy table.
 
-Reports use it. It knows tables of curves, whether published or from run folders, but no files.
+Reports use it. It knows tables of curves, published or from run folders, but no files.
 
-A table of curves has one row per point: env, task, variant, seed, frames, score, and perhaps
-`episodes`, how many the point's score is the mean of.
+A table of curves has a row per point: env, task, variant, seed, frames, score, and optionally
+`episodes`, the number of episodes averaged in the score.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from experiments import published, scores
 
 RESAMPLES = 1000  # of the bootstrap
 RUN = ["env", "task", "variant", "seed"]
-PEOPLE = ("random", "human_gamer", "human_record")  # columns of the baselines
+REFERENCE_SCORES = ("random", "human_gamer", "human_record")  # columns of the baselines
 MODEL_FREE = ("iqn", "rainbow", "c51", "dqn")
 TABLE_1 = ("gamer_median", "gamer_mean", "record_mean", "clipped_record_mean")
 TIDY = (
@@ -29,18 +29,18 @@ TIDY = (
 def at_frames(curves: pd.DataFrame, frames: int, *, window: int = 1) -> pd.DataFrame:
     """Read the score of each run at a frame count.
 
-    It is the mean of the points in the last `window` frames before the run's last point up to
-    there, weighted by their episodes. A run that ended earlier gives its last score, as in the
+    It is the mean of the points in the last `window` frames before the last point up to `frames`,
+    weighted by their episodes. A run that ended earlier counts with its last score, as in the
     paper.
 
     Args:
         curves: A table of curves.
         frames: Emulator frames.
-        window: Frames; 1 takes the last point alone.
+        window: Frames; 1 uses the last point only.
 
     Returns:
-        A row for each run: env, task, variant, seed, reached (frames of its last point at all),
-        score (NaN if its first point is later than `frames`) and short (it ended before `frames`).
+        A row per run: env, task, variant, seed, reached (frames of its last point), score (NaN if
+        its first point is after `frames`) and short (it ended before `frames`).
     """
     reached = curves.groupby(RUN, sort=False)["frames"].max().rename("reached")
     points = curves[curves["frames"] <= frames]
@@ -54,13 +54,13 @@ def at_frames(curves: pd.DataFrame, frames: int, *, window: int = 1) -> pd.DataF
 
 
 def published_runs(frames: int) -> pd.DataFrame:
-    """The agents of Table 1 that were published as data, at a frame count.
+    """Return the scores of the published agents of Table 1 at a frame count.
 
-    DreamerV2 and its schedules variant come as curves with seeds; IQN, Rainbow, C51 and DQN as one
-    number per game, at 200M frames, whatever `frames` is: their seed is empty.
+    DreamerV2 and its variant with schedules are published as curves of several seeds; IQN, Rainbow,
+    C51 and DQN as one number per game at 200M frames, whatever `frames` is, with an empty seed.
 
     Returns:
-        As of `at_frames`, for the paper's 55 games.
+        A table like that of `at_frames`, for the paper's 55 games.
     """
     curves = [published.curves(name) for name in ("atari-dreamerv2", "atari-dreamerv2-schedules")]
     games = list(published.games())
@@ -77,33 +77,33 @@ def published_runs(frames: int) -> pd.DataFrame:
 
 
 def matrix(runs: pd.DataFrame) -> pd.DataFrame:
-    """Arrange one variant's runs, as of `at_frames`, as seeds x tasks; NaN where a seed lacks."""
+    """Arrange one variant's runs, as from `at_frames`, as seeds x tasks; NaN if missing."""
     return runs.dropna(subset="score").pivot(index="seed", columns="task", values="score")
 
 
 def shared_tasks(runs: pd.DataFrame) -> list[str]:
-    """The tasks that every variant among runs, as of `at_frames`, has a score of."""
+    """Return the tasks on which every variant of runs, as from `at_frames`, has a score."""
     runs = runs.dropna(subset="score")
     variants = runs.groupby("task", sort=False)["variant"].nunique()
     return list(variants.index[variants == runs["variant"].nunique()])
 
 
 def score_table(runs: pd.DataFrame, frames: int, rng: np.random.Generator) -> pd.DataFrame:
-    """Put all numbers at a frame count into one tidy table, a row for each.
+    """Compute all numbers at a frame count, as a tidy table with a row per number.
 
     Args:
-        runs: As of `at_frames`, of one env; one score at least.
+        runs: As from `at_frames`, of one env, with at least one score.
         frames: Where they were read.
-        rng: Draws the bootstrap's resamples.
+        rng: Draws the resamples of the bootstrap.
 
     Returns:
-        Columns `TIDY`: `measure` says what `value` is, `low` and `high` are the ends of its 95 %
-        interval (NaN where it rests on one seed), `runs` how many runs it rests on, of which
-        `short_runs` ended before `frames`, and `tasks` over how many tasks. Per task: `score` (raw,
-        mean over seeds) and, where baselines are published, `gamer_normalized` and
-        `record_normalized`. Over the tasks that all variants share, with `task` empty:
-        `probability_of_improvement:<other variant>` and, for the paper's games, the columns of
-        Table 1, and interquartile mean and optimality gap of gamer-normalised scores.
+        Columns `TIDY`: `measure` is the name of `value`, `low` and `high` are its 95 % interval
+        (NaN with one seed), `runs` is the number of runs, `short_runs` that of runs that ended
+        before `frames`, and `tasks` that of tasks. Per task: `score` (raw, mean over seeds) and,
+        with published baselines, `gamer_normalized` and `record_normalized`. Over the tasks that
+        all variants share, with an empty `task`: `probability_of_improvement:<other variant>` and,
+        for the paper's games, the columns of Table 1, and interquartile mean and optimality gap of
+        gamer-normalised scores.
     """
     runs = runs.dropna(subset="score")
     env, shared = runs["env"].iloc[0], shared_tasks(runs)
@@ -129,7 +129,7 @@ def score_table(runs: pd.DataFrame, frames: int, rng: np.random.Generator) -> pd
 
 
 def table_1(table: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """The columns of the paper's Table 1 out of a tidy table: `{variant: {aggregate: value}}`."""
+    """Select the columns of the paper's Table 1 of a tidy table: {variant: {aggregate: value}}."""
     rows = table[table["measure"].isin(TABLE_1)]
     return {
         str(variant): {str(row["measure"]): float(row["value"]) for _, row in part.iterrows()}
@@ -138,16 +138,18 @@ def table_1(table: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def table_k1(table: pd.DataFrame) -> pd.DataFrame:
-    """The paper's Table K1, unrounded, out of a tidy table of `published_runs`."""
+    """Select the paper's Table K1, unrounded, from a tidy table of `published_runs`."""
     rows = table[table["measure"] == "score"]
     agents = rows.pivot(index="task", columns="variant", values="value")
-    people = published.baselines()[list(PEOPLE)].set_axis(["random", "gamer", "record"], axis=1)
+    references = published.baselines()[list(REFERENCE_SCORES)].set_axis(
+        ["random", "gamer", "record"], axis=1
+    )
     games = list(published.games())
-    return people.join(agents).loc[games, list(published.table_k1().columns)]
+    return references.join(agents).loc[games, list(published.table_k1().columns)]
 
 
 class _Number(NamedTuple):
-    """One value of one variant: of a task, or, with none, of all those it is `over`."""
+    """One value of one variant: of `task`, or, if that is empty, of the tasks in `over`."""
 
     variant: str
     task: str
@@ -161,15 +163,15 @@ class _Number(NamedTuple):
 def _per_task(
     variant: str, table: pd.DataFrame, known: set[str], rng: np.random.Generator
 ) -> Iterator[_Number]:
-    """The mean score of each task, and of the known games also on the people's scales."""
-    people = published.baselines()
+    """Compute the mean score of each task, also normalised for the known games."""
+    references = published.baselines()
     low, high = scores.bootstrap_interval(scores.task_means, table, rng=rng, resamples=RESAMPLES)
-    alone = table.notna().sum().to_numpy() < 2  # one seed does not vary: no interval
-    ends = np.where(alone, np.nan, [low, high])
+    single = table.notna().sum().to_numpy() < 2  # one seed has no interval
+    ends = np.where(single, np.nan, [low, high])
     for task, *raw in zip(table.columns, scores.task_means(table), *ends, strict=True):
         scales = {"score": np.array(raw)}  # (3,) value, low, high
         if task in known:
-            random, gamer, record = people.loc[task, list(PEOPLE)].to_numpy(float)
+            random, gamer, record = references.loc[task, list(REFERENCE_SCORES)].to_numpy(float)
             scales["gamer_normalized"] = scores.normalize(raw, random, gamer)
             scales["record_normalized"] = scores.normalize(raw, random, record)
         for measure, (value, lower, upper) in scales.items():
@@ -177,9 +179,11 @@ def _per_task(
 
 
 def _aggregates(variant: str, table: pd.DataFrame, rng: np.random.Generator) -> Iterator[_Number]:
-    """What is said of all games of the table at once."""
+    """Compute the aggregates over all games of the table."""
     games = list(table.columns)
-    random, gamer, record = published.baselines().loc[games, list(PEOPLE)].to_numpy(float).T
+    random, gamer, record = (
+        published.baselines().loc[games, list(REFERENCE_SCORES)].to_numpy(float).T
+    )
 
     def everything(raw: np.ndarray) -> dict[str, float]:
         scaled = scores.normalize(raw, random, gamer)
@@ -198,14 +202,14 @@ def _aggregates(variant: str, table: pd.DataFrame, rng: np.random.Generator) -> 
 
 
 def _improvement(
-    one: str, ours: pd.DataFrame, other: str, theirs: pd.DataFrame, rng: np.random.Generator
+    one: str, left: pd.DataFrame, other: str, right: pd.DataFrame, rng: np.random.Generator
 ) -> Iterator[_Number]:
-    """The chance that a run of one variant beats one of another, and the other way round."""
+    """Compute the probability that a run of one variant beats one of another, and vice versa."""
     statistic = scores.probability_of_improvement
-    value = statistic(ours, theirs)
+    value = statistic(left, right)
     low, high = map(
-        float, scores.bootstrap_interval(statistic, ours, theirs, rng=rng, resamples=RESAMPLES)
+        float, scores.bootstrap_interval(statistic, left, right, rng=rng, resamples=RESAMPLES)
     )
-    measure, tasks = "probability_of_improvement", list(ours.columns)
+    measure, tasks = "probability_of_improvement", list(left.columns)
     yield _Number(one, "", f"{measure}:{other}", value, low, high, tasks)
     yield _Number(other, "", f"{measure}:{one}", 1 - value, 1 - high, 1 - low, tasks)

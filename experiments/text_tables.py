@@ -1,6 +1,6 @@
-"""Tidy tables arranged for people: rows and columns of text, for terminal and page alike.
+"""Formats tidy tables as text, for the terminal and the page.
 
-The report uses it. It computes nothing; `experiments/tables.py` says what the tidy tables hold.
+The report uses it. It computes nothing; `experiments/tables.py` makes the tidy tables.
 """
 
 import math
@@ -10,13 +10,13 @@ from typing import Any
 import pandas as pd
 
 from experiments import published
-from experiments.tables import PEOPLE, TABLE_1
+from experiments.tables import REFERENCE_SCORES, TABLE_1
 
 AGGREGATES = (*TABLE_1, "gamer_interquartile_mean", "gamer_optimality_gap")
 
 
 def aggregates(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per variant, one column per aggregate over games; no rows if there are none."""
+    """Return a row per variant and a column per aggregate over games; empty without games."""
     wide: dict[str, dict[str, str]] = {}
     for row in table[table["measure"].isin(AGGREGATES)].to_dict("records"):
         cells = wide.setdefault(row["variant"], {"games": str(row["tasks"]), "runs": runs(row)})
@@ -25,9 +25,9 @@ def aggregates(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def per_task(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per task, one column per variant: mean score, 95 % interval, and how many runs.
+    """Return a row per task and a column per variant: mean score, 95 % interval, number of runs.
 
-    Beside an Atari game, what random play, the professional gamer and the world record have.
+    For Atari games, also the scores of a random agent, a gamer and the world record.
     """
     wide: dict[str, dict[str, str]] = {}
     for row in table[table["measure"] == "score"].to_dict("records"):
@@ -35,12 +35,14 @@ def per_task(table: pd.DataFrame) -> pd.DataFrame:
     tasks = pd.DataFrame.from_dict(wide, "index").fillna("missing").rename_axis("task")
     if (table["env"] != "atari").any():
         return tasks
-    people = published.baselines()[list(PEOPLE)].rename(columns=lambda name: name.split("_")[-1])
-    return tasks.join(people.map(number, na_action="ignore")).fillna("-")
+    references = published.baselines()[list(REFERENCE_SCORES)].rename(
+        columns=lambda name: name.split("_")[-1]
+    )
+    return tasks.join(references.map(number, na_action="ignore")).fillna("-")
 
 
 def improvement(table: pd.DataFrame) -> pd.DataFrame:
-    """The probability that a run of the row's variant beats one of the column's; NaN for itself."""
+    """Return the probabilities that a run of the row's variant beats one of the column's."""
     wide: dict[str, dict[str, str]] = {}
     for row in table.to_dict("records"):
         measure, _, other = row["measure"].partition(":")
@@ -50,19 +52,19 @@ def improvement(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def interval(row: Mapping[Hashable, Any]) -> str:
-    """`value [low, high]`, or the value alone where there is no interval."""
+    """Format `value [low, high]`, or the value alone without an interval."""
     if math.isnan(row["low"]):
         return number(row["value"])
     return f"{number(row['value'])} [{number(row['low'])}, {number(row['high'])}]"
 
 
 def runs(row: Mapping[Hashable, Any]) -> str:
-    """How many runs a number rests on, and how many of them ended early."""
+    """Format the number of runs, and of those that ended early."""
     return f"{row['runs']}, {row['short_runs']} short" if row["short_runs"] else str(row["runs"])
 
 
 def number(value: float) -> str:
-    """Three digits after the point below 10, two below 100, none from 1000 on."""
+    """Format with three digits after the point below 10, two below 100, none from 1000 on."""
     size = abs(value)
     digits = 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
     return f"{value:,.{digits}f}"

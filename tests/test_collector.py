@@ -242,7 +242,7 @@ def test_restart_drops_the_running_episode():
 )
 def test_exactly_one_budget_is_wanted(counts):
     envs = Clocks(5)
-    with pytest.raises(ValueError, match="one of `steps` and `episodes`"):
+    with pytest.raises(ValueError, match="One of `steps` and `episodes`"):
         Collector(envs).collect(Counting(), **counts)
     assert envs.resets == 0
 
@@ -252,14 +252,14 @@ def test_values_that_are_not_finite_name_key_and_environment(key):
     envs = Clocks(5, 5, 5)
     envs.spoil = {key: 1}
     record = Recorder()
-    with pytest.raises(ValueError, match=f"`{key}` of environment 1 to be finite, actually.*nan"):
+    with pytest.raises(ValueError, match=f"`{key}` of environment 1 must be finite, got.*nan"):
         Collector(envs).collect(Counting(), steps=4, on_step=record)
     assert record.steps == []  # nothing of it reaches the replay
 
 
 def test_actions_that_are_not_finite_are_refused():
     action = np.float32([[0, 0], [0, np.inf]])
-    with pytest.raises(ValueError, match="`action` of environment 1 to be finite"):
+    with pytest.raises(ValueError, match="`action` of environment 1 must be finite"):
         Collector(Clocks(5, 5)).collect(lambda *_: (action, None), steps=1)
 
 

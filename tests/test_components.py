@@ -221,16 +221,22 @@ def test_a_component_whose_loss_is_not_finite_is_named_and_nothing_after_it_move
     [
         ({"actor": PROBE}, "name must differ from .*, got actor"),
         ({"replay": PROBE}, "name must differ from .*, got replay"),
-        ({"a/b": PROBE}, "letters, digits and underscores, and no .*, actually: a/b"),
-        ({"a.b": PROBE}, "letters, digits and underscores, and no .*, actually: a.b"),
-        ({"items": PROBE}, "no word that torch has taken, actually: items"),
-        ({"probe": {"key": 1}}, r"`components.probe` to be a configuration .*, actually: \{'key'"),
-        ({"x": config(Broken(), {})}, "`components.x.optimizer` to have an optimiser"),
-        ({"x": config(Broken(), {"y": OPTIMIZER})}, r"`components.x.optimizer` among \[\], .*'y'"),
-        ({"x": config(Broken().requires_grad_(False))}, "`components.x` to have weights that"),
+        ({"a/b": PROBE}, "letters, digits and underscores, and not .*, got a/b"),
+        ({"a.b": PROBE}, "letters, digits and underscores, and not .*, got a.b"),
+        ({"items": PROBE}, "not be a name that torch reserves, got items"),
+        ({"probe": {"key": 1}}, r"`components.probe` must be a configuration .*, got \{'key'"),
+        ({"x": config(Broken(), {})}, "`components.x.optimizer` must not be empty"),
+        (
+            {"x": config(Broken(), {"y": OPTIMIZER})},
+            r"`components.x.optimizer` must be among \[\], .*'y'",
+        ),
+        (
+            {"x": config(Broken().requires_grad_(False))},
+            "`components.x` must have trainable weights",
+        ),
         (
             {"explorer": EXPLORER, "explorer_actor": PROBE},
-            "names of all that is trained to differ, actually: explorer_actor",
+            "names of trained networks must differ, got explorer_actor twice",
         ),
     ],
 )
@@ -240,18 +246,23 @@ def test_components_that_cannot_be_are_refused(components, message):
 
 
 def test_what_is_no_component_or_has_no_loss_is_refused():
-    message = "`components.x` to build a dreamer.components.Component, actually: Linear"
+    message = "`components.x` must build a dreamer.components.Component, got Linear"
     with pytest.raises(TypeError, match=re.escape(message)):
         make_agent(components={"x": config(torch.nn.Linear(2, 3))})
-    with pytest.raises(TypeError, match=r"Expect Component \(`components.x`\) to define `loss`"):
+    with pytest.raises(
+        TypeError, match="`components.x` must define `loss`, got Component without it"
+    ):
         make_agent(components={"x": config(Component())})
 
 
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (lambda weight: weight, r"x loss to be a number that depends on weights, actually: \(2,\)"),
-        (lambda weight: weight.sum().detach(), "actually: .*, requires_grad=False"),
+        (
+            lambda weight: weight,
+            r"x loss must be a scalar that depends on weights, got shape \(2,\)",
+        ),
+        (lambda weight: weight.sum().detach(), "got shape .*, requires_grad=False"),
     ],
 )
 def test_a_loss_that_is_none_is_refused(loss, message):

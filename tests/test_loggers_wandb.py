@@ -269,7 +269,7 @@ def test_a_whole_run_reads_as_one_seed_of_a_variant_on_a_task(
     assert {key: run.summary[key] for key in latest} == latest
     assert run.summary["score/optimum_normalised"] == latest["collect/return"] / 2
     films = [key for row in run.history for key, x in row.items() if x == "video-file"]
-    assert set(films) == {f"{film.key}._type" for film in dashboard.TASK_FILMS}
+    assert set(films) == {f"{film.key}._type" for film in dashboard.TASK_VIDEOS}
     assert len(films) == len(list(run_dir.glob("wandb/offline-*/files/media/videos/**/*.mp4")))
     assert (run.exit_code, run.goes_on) == (0, False)
     assert {path.name for path in tmp_path.iterdir()} == {"dummy"}  # nothing beside the runs

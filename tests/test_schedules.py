@@ -72,6 +72,6 @@ def test_schedule_has_the_value_computed_by_hand(text, step, value):
     ],
 )
 def test_malformed_schedule_is_refused_with_what_was_written(text):
-    with pytest.raises(ValueError, match="Expect a schedule to be a number, linear") as error:
+    with pytest.raises(ValueError, match="A schedule must be a number, linear") as error:
         parse_schedule(text)
     assert repr(text) in str(error.value)

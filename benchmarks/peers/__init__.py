@@ -1,1 +1,1 @@
-"""Other people's DreamerV2, each in a virtual environment of its own, measured beside ours."""
+"""Other implementations of DreamerV2, each in its own virtual environment, for comparison."""

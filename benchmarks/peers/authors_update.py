@@ -1,8 +1,8 @@
-"""The authors' DreamerV2 (TensorFlow 2) at our sizes: one update, one policy call, on request.
+"""The authors' DreamerV2 (TensorFlow 2) at our sizes: updates and policy calls on request.
 
-Runs inside its own virtual environment, from the root of this repository, and speaks
-`benchmarks/peers/protocol.py`; the benchmarks start it. It imports `dreamerv2` 2.2.0 as it is
-installed and changes nothing in it; README.md says how it is configured.
+The benchmarks start it in its own virtual environment, in the root of this repository, and use
+`benchmarks/peers/protocol.py`. It imports `dreamerv2` 2.2.0 without changes; README.md describes
+the configuration.
 
     benchmarks/.venv-authors/bin/python -m benchmarks.peers.authors_update --size full
 """
@@ -23,11 +23,11 @@ import numpy as np
 from benchmarks.peers.protocol import Answer, own_output, peak_memory, serve
 from benchmarks.peers.sizes import SIZES, Size
 
-POLICY_CALLS = 20  # of one `act`
+POLICY_CALLS = 20  # per `act`
 
 
 def overrides(size: Size) -> dict[str, Any]:
-    """What is set on top of the authors' own presets `defaults` and `atari`."""
+    """Return the changes to the authors' presets `defaults` and `atari`."""
     heads = ("reward_head", "discount_head", "actor", "critic")
     return {
         "precision": 32,
@@ -46,10 +46,10 @@ def overrides(size: Size) -> dict[str, Any]:
 
 
 def import_program() -> tuple[Any, Any, Path]:
-    """The authors' modules `agent` and `common`, which must lie on the path, and their folder.
+    """Import the authors' modules `agent` and `common`; also returns their folder.
 
-    Two imports of theirs no longer exist: an old name of a module, and a package that only their
-    environments use.
+    Two of their imports no longer exist and are replaced: an old name of a module, and a package
+    that only their environments use.
     """
     import tensorflow as tf  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
 
@@ -67,10 +67,10 @@ def import_program() -> tuple[Any, Any, Path]:
 
 
 class Authors:
-    """Their agent, built by its first updates, and random experience of the right shapes."""
+    """Their agent, and random experience of the right shapes."""
 
     def __init__(self, size: Size):
-        """Build it as their train.py does, environments and files apart."""
+        """Build the agent as their train.py does, without environments and files."""
         from ruamel.yaml import YAML  # pyright: ignore[reportMissingImports]
 
         agent, common, folder = import_program()
@@ -87,16 +87,16 @@ class Authors:
         self._train = common.CarryOverState(self.agent.train)
         self._batch = random_batch(size)
         self._states: dict[int, Any] = {}
-        for _ in range(2):  # the first makes the variables, the second is traced with a state
+        for _ in range(2):  # the first creates the variables, the second is traced with a state
             self.update()
 
     def update(self) -> None:
-        """One call of their train function, on a batch as their data set gives it."""
+        """Call their train function once, on a batch like those of their data set."""
         metrics = self._train(self._batch)
-        metrics["critic_loss"].numpy()  # waits for the end
+        metrics["critic_loss"].numpy()  # waits for the device
 
     def act(self, environments: int) -> np.ndarray:
-        """One policy call of their collection, to the one-hot actions (E, A) in NumPy."""
+        """Make one policy call as in their collection: one-hot actions (E, A) in NumPy."""
         flags = {key: np.zeros(environments, bool) for key in FLAGS}
         image = np.zeros((environments, 64, 64, self._size.channels), np.uint8)
         obs = {"image": image, "reward": np.zeros(environments, np.float32), **flags}
@@ -105,7 +105,7 @@ class Authors:
         return np.array(outputs["action"])
 
     def parameters(self) -> dict[str, int]:
-        """Trained numbers of each network."""
+        """Count the trained parameters of each network."""
         model, behavior = self.agent.wm, self.agent._task_behavior
         networks = {
             "world_model": [model.encoder, model.rssm, *model.heads.values()],
@@ -122,7 +122,7 @@ FLAGS = ("is_first", "is_last", "is_terminal")
 
 
 def random_batch(size: Size) -> dict[str, Any]:
-    """Sequences (B, T, ...), batch first as theirs are: pixels uint8, one episode throughout."""
+    """Make sequences (B, T, ...) of one episode, batch first as in their code, uint8 images."""
     import tensorflow as tf  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
 
     generator = np.random.default_rng(0)
@@ -154,7 +154,7 @@ def main() -> None:
 
 
 def describe(peer: Authors, arguments: argparse.Namespace) -> Answer:
-    """Who measures what: versions, sizes, configuration and parameter counts."""
+    """Return versions, sizes, configuration and parameter counts."""
     versions = {
         name: importlib.metadata.version(name) for name in ("dreamerv2", "tensorflow-cpu", "keras")
     }
@@ -172,7 +172,7 @@ def describe(peer: Authors, arguments: argparse.Namespace) -> Answer:
 
 
 def commands(peer: Authors) -> dict[str, Any]:
-    """What can be asked of it; nothing counts its operations."""
+    """Return the supported requests; its operations are not counted."""
 
     def update() -> Answer:
         start = time.perf_counter()

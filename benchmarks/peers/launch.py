@@ -1,6 +1,6 @@
-"""Starts the peers from our side, each in its own virtual environment.
+"""Starts the peers, each in its own virtual environment.
 
-The benchmarks call it. It knows where the environments are and what the scripts accept.
+The benchmarks call it. It knows the folders of the environments and the arguments of the scripts.
 """
 
 import os
@@ -13,17 +13,17 @@ ROOT = Path(__file__).parents[2]  # of the repository
 
 
 def venv(peer: str) -> Path:
-    """The folder of a peer's virtual environment: BENCHMARK_<PEER>_VENV, or where setup.sh puts it.
+    """Return the virtual environment of a peer: BENCHMARK_<PEER>_VENV, or that of setup.sh.
 
     Raises:
-        FileNotFoundError: there is none; the error says how to make it.
+        FileNotFoundError: It does not exist.
     """
     variable = f"BENCHMARK_{peer.upper()}_VENV"
     folder = Path(os.environ.get(variable) or ROOT / "benchmarks" / f".venv-{peer}")
     if not (folder / "bin" / "python").exists():
         raise FileNotFoundError(
-            f"Expect the virtual environment of {peer} in {folder}, actually there is none. Make "
-            f"it with PEER={peer} benchmarks/peers/setup.sh, or name its folder in {variable}."
+            f"The virtual environment of {peer} must exist, got {folder}. Make it with "
+            f"PEER={peer} benchmarks/peers/setup.sh, or set {variable} to its folder."
         )
     return folder.absolute()
 
@@ -31,7 +31,7 @@ def venv(peer: str) -> Path:
 def start_sheeprl(
     *, size: str, precision: str, compile_losses: bool, threads: int, device: str
 ) -> Peer:
-    """SheepRL's agent at one of `SIZES`, waiting for requests.
+    """Start SheepRL's agent at one of `SIZES`; it waits for requests.
 
     Args:
         size: "full" or "small".
@@ -42,8 +42,8 @@ def start_sheeprl(
         device: "cpu" or "cuda".
 
     Raises:
-        FileNotFoundError: its virtual environment is missing.
-        PeerError: it could not start.
+        FileNotFoundError: Its virtual environment is missing.
+        PeerError: It could not start.
     """
     options = [
         *("--size", size),
@@ -55,7 +55,7 @@ def start_sheeprl(
 
 
 def start_authors(*, size: str, threads: int) -> Peer:
-    """The authors' agent at one of `SIZES`, on the CPU in float32, waiting for requests.
+    """Start the authors' agent at one of `SIZES`, on the CPU in float32; it waits for requests.
 
     Args:
         size: "full" or "small".
@@ -70,7 +70,7 @@ def start_authors(*, size: str, threads: int) -> Peer:
 
 def _start(peer: str, options: list[str], threads: int) -> Peer:
     script = ["-m", f"benchmarks.peers.{peer}_update", *options, "--threads", str(threads)]
-    # What we set for ourselves is no concern of theirs: they run as their users run them.
+    # Without our own environment variables: peers run as for their users.
     without = [word for name in VARIABLES for word in ("-u", name)]
     command = ["env", *without, str(venv(peer) / "bin" / "python"), *script]
     return Peer(command, {"OMP_NUM_THREADS": str(threads)}, folder=ROOT)

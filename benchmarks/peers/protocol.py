@@ -1,13 +1,13 @@
-"""One line of text to a peer's process, one line of JSON back, so that measurements interleave.
+"""The protocol with a peer's process: one line of text per request, one line of JSON per answer.
 
-The benchmarks hold the asking end, the peers' scripts the answering one. It knows no program and
-needs the standard library only.
+The benchmarks are the client, the peers' scripts the server. So measurements of several programs
+can take turns. It needs the standard library only.
 
-    ready                  sent unasked, once: {"ready": {versions, sizes, parameters, ...}}
+    ready                  sent once at start: {"ready": {versions, sizes, parameters, ...}}
     update                 one complete update            -> {"seconds": ...}
     act [environments]     some policy calls, 1 by default -> {"seconds": ...} of one call
     flops                  one update, counted            -> {"flops": ...}
-    memory                 the most that was ever in use  -> {"rss_bytes": ...}
+    memory                 peak memory                    -> {"rss_bytes": ...}
     quit                   ends the process
 """
 
@@ -26,14 +26,14 @@ Answer = dict[str, Any]
 
 
 class PeerError(RuntimeError):
-    """A peer's process ended early, or could not do what it was asked."""
+    """A peer's process ended early, or a request failed."""
 
 
-# ------------------------------------------------------------------------------- the asking end
+# -------------------------------------------------------------------------------------- client
 
 
 class Peer:
-    """A running peer; `ready` holds what it said about itself."""
+    """A running peer; `ready` is its description of itself."""
 
     def __init__(
         self,
@@ -42,15 +42,15 @@ class Peer:
         *,
         folder: Path | None = None,
     ):
-        """Start it and wait until it is ready.
+        """Start the process and wait until it is ready.
 
         Args:
             command: the program and its arguments.
             environment: variables beyond those of this process, such as OMP_NUM_THREADS.
-            folder: where it runs, if not here.
+            folder: working directory, if not this one.
 
         Raises:
-            PeerError: it ended before it was ready; the error has its last words.
+            PeerError: It ended before it was ready; the message has its last output.
         """
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  until close()
         self._process = subprocess.Popen(
@@ -68,21 +68,21 @@ class Peer:
         """Send one line and wait for its answer.
 
         Raises:
-            PeerError: it cannot do that, or it has ended.
+            PeerError: The request failed, or the process has ended.
         """
         assert self._process.stdin
         try:
             self._process.stdin.write(request + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # it has ended: reading the answer says how
+            pass  # it has ended: reading the answer raises the error
         return self._answer()
 
     def close(self) -> None:
-        """End the process, now."""
+        """End the process."""
         assert self._process.stdin and self._process.stdout
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()  # the end of its input is the end of its work
+            self._process.stdin.close()  # the process ends with its input
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -103,22 +103,22 @@ class Peer:
         if not line:
             code = self._process.wait()
             self._errors.seek(0)
-            words = self._errors.read()[-2000:]
-            raise PeerError(f"{self._process.args} ended with exit code {code}:\n{words}")
+            output = self._errors.read()[-2000:]
+            raise PeerError(f"{self._process.args} ended with exit code {code}:\n{output}")
         answer = json.loads(line)
         if "error" in answer:
             raise PeerError(answer["error"])
         return answer
 
 
-# ---------------------------------------------------------------------------- the answering end
+# -------------------------------------------------------------------------------------- server
 
 
 @contextlib.contextmanager
 def own_output() -> Iterator[TextIO]:
-    """A stream to the asking end that nobody else writes to.
+    """Open a stream to the client that only this program writes to.
 
-    Whatever any library prints, from C as well, goes to the standard error instead.
+    Output of libraries, also from C, goes to the standard error.
     """
     sys.stdout.flush()
     with os.fdopen(os.dup(1), "w") as answers:
@@ -132,8 +132,8 @@ def serve(answers: TextIO, ready: Answer, commands: Mapping[str, Callable[..., A
     Args:
         answers: from `own_output`.
         ready: sent first.
-        commands: by name; each takes the request's numbers and returns its answer. An exception
-            becomes the answer `error`, and the process goes on.
+        commands: by name; each takes the numbers of a request and returns the answer. An exception
+            is sent as the answer `error`, and the process continues.
     """
 
     def send(answer: Answer) -> None:
@@ -147,12 +147,12 @@ def serve(answers: TextIO, ready: Answer, commands: Mapping[str, Callable[..., A
             return
         try:
             if name not in commands:
-                raise ValueError(f"Expect one of {[*commands, 'quit']}, actually: {name!r}")
+                raise ValueError(f"The request must be one of {[*commands, 'quit']}, got {name!r}")
             send(commands[name](*map(int, numbers)))
-        except Exception as error:  # the asking end decides what an error means
+        except Exception as error:  # the client handles errors
             send({"error": f"{name}: {type(error).__name__}: {error}"})
 
 
 def peak_memory() -> Answer:
-    """The most memory that this process ever held, bytes."""
+    """Return the peak memory of this process in bytes."""
     return {"rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}

@@ -1,14 +1,13 @@
 #!/bin/sh
-# Makes the virtual environment of a peer:  benchmarks/peers/setup.sh [folder]
+# Makes the virtual environment of a peer: benchmarks/peers/setup.sh [folder]
 #
-#   folder      where to; benchmarks/.venv-<peer> if not given
-#   PEER        sheeprl, or authors; sheeprl if not given
-#   PYTHON      the interpreter, 3.11 or 3.12 (authors: 3.11); python3.11 if not given
-#   INHERIT=1   see the packages of that interpreter, such as a torch that is already there
+#   folder      its folder; benchmarks/.venv-<peer> by default
+#   PEER        sheeprl or authors; sheeprl by default
+#   PYTHON      interpreter, 3.11 or 3.12 (authors: 3.11); python3.11 by default
+#   INHERIT=1   use packages of that interpreter, such as an installed torch
 #
-# pip's own variables do the rest: without a GPU,
-# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu spares gigabytes, and
-# PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels installs what was fetched elsewhere.
+# pip's variables apply: without a GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+# saves gigabytes, and PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels installs downloaded wheels.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)

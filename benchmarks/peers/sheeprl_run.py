@@ -1,8 +1,7 @@
-"""SheepRL's own whole-run benchmark, start to finish: its command, and ours with the same work.
+"""SheepRL's own benchmark of a whole run: its command, and ours with the same work.
 
-`exp=dreamer_v2_benchmarks` is what SheepRL publishes times of: MsPacman, 16,384 policy steps, a
-tiny model on 16 x 50 colour frames. The benchmark of whole runs calls both; README.md says what
-differs.
+SheepRL publishes times of `exp=dreamer_v2_benchmarks`: MsPacman, 16,384 policy steps, a tiny model
+on 16 x 50 colour frames. `benchmarks/run.py` calls both; README.md lists the differences.
 """
 
 import json
@@ -18,15 +17,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks.peers.launch import ROOT, venv
 
-EXPERIMENT = "dreamer_v2_benchmarks"  # theirs
+EXPERIMENT = "dreamer_v2_benchmarks"  # of SheepRL
 OUR_EXPERIMENT = "sheeprl_benchmark"
 
 
 class WholeRun(NamedTuple):
-    """What a command took and what it did."""
+    """The time and the work of a command."""
 
     command: list[str]
-    seconds: float  # wall clock, from before the interpreter starts to after it has ended
+    seconds: float  # wall clock of the whole process
     policy_steps: int
     updates: int
 
@@ -41,17 +40,17 @@ def run_sheeprl(
     """Run SheepRL's command in an empty folder.
 
     Args:
-        folder: gets its logs, its replay and its checkpoints.
-        settings: further Hydra overrides, such as "algo.total_steps=2048" or
+        folder: for logs, replay and checkpoints.
+        settings: more Hydra overrides, such as "algo.total_steps=2048" or
             "algo.compile.enabled=true".
         environment: variables beyond those of this process.
 
     Raises:
-        FileNotFoundError: its virtual environment is missing.
-        FileExistsError: the folder is not empty.
-        RunError: it failed; the whole of what it said is in `<folder>/output.txt`.
+        FileNotFoundError: Its virtual environment is missing.
+        FileExistsError: The folder is not empty.
+        RunError: It failed; its output is in `<folder>/output.txt`.
     """
-    # Its default films every cubic episode; without, it does as much as ours, and is faster.
+    # Without the videos of its default, it does the same work as ours, and is faster.
     command = [str(venv("sheeprl") / "bin" / "sheeprl"), f"exp={EXPERIMENT}"]
     command += ["env.capture_video=false", *settings]
     seconds = _time(command, folder, folder, environment)
@@ -77,7 +76,7 @@ def _time(
 ) -> float:
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
-        raise FileExistsError(f"Expect {folder} to be empty: a run must not find an older one")
+        raise FileExistsError(f"`folder` must be empty, got {folder} with files")
     output = folder / "output.txt"
     with output.open("w") as file:
         start = time.perf_counter()
@@ -95,7 +94,7 @@ def _time(
 
 
 def _sheeprl_counts(folder: Path) -> tuple[int, int]:
-    """Policy steps and updates, from its last line of metrics: it logs their ratio."""
+    """Read policy steps and updates from its last metrics, which include their ratio."""
     (path,) = folder.rglob("events.out.tfevents.*")
     events = EventAccumulator(str(path))
     events.Reload()

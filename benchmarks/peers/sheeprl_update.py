@@ -1,8 +1,8 @@
-"""SheepRL's DreamerV2 (0.8.4) at our sizes: one update, one policy call, on request.
+"""SheepRL's DreamerV2 (0.8.4) at our sizes: updates and policy calls on request.
 
-Runs inside SheepRL's own virtual environment, from the root of this repository, and speaks
-`benchmarks/peers/protocol.py`; the benchmarks start it. It imports SheepRL as it is installed and
-changes nothing in it: what is configured is in `overrides`, what differs from ours is in README.md.
+The benchmarks start it in SheepRL's virtual environment, in the root of this repository, and use
+`benchmarks/peers/protocol.py`. It imports SheepRL without changes: `overrides` configures it, and
+README.md lists the differences from ours.
 
     benchmarks/.venv-sheeprl/bin/python -m benchmarks.peers.sheeprl_update --size full
 """
@@ -22,14 +22,14 @@ import torch
 from benchmarks.peers.protocol import Answer, own_output, peak_memory, serve
 from benchmarks.peers.sizes import SIZES, Size
 
-POLICY_CALLS = 20  # of one `act`
+POLICY_CALLS = 20  # per `act`
 
 
 def overrides(size: Size, *, precision: str, compile_losses: bool, device: str) -> list[str]:
-    """SheepRL's Hydra overrides that make its update the same work as ours.
+    """Return the Hydra overrides that make SheepRL's update the same work as ours.
 
-    The released Atari configuration of the authors, as in SheepRL's own `dreamer_v2_ms_pacman`,
-    with our network sizes; the learning rates and loss scales cost nothing, but are the same too.
+    They are the authors' released Atari configuration, as in SheepRL's `dreamer_v2_ms_pacman`, with
+    our network sizes; learning rates and loss scales are the same, too.
     """
     model = "algo.world_model"
     return [
@@ -53,7 +53,7 @@ def overrides(size: Size, *, precision: str, compile_losses: bool, device: str) 
 
 
 def compose(settings: list[str]) -> Any:
-    """SheepRL's configuration as its `train` gets it."""
+    """Compose the configuration for SheepRL's `train`."""
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
     from sheeprl.utils.utils import dotdict  # pyright: ignore[reportMissingImports]
@@ -63,10 +63,10 @@ def compose(settings: list[str]) -> Any:
 
 
 class SheepRL:
-    """Its agent, its optimisers, and random experience of the right shapes."""
+    """SheepRL's agent and optimisers, and random experience of the right shapes."""
 
     def __init__(self, cfg: Any, size: Size):
-        """Build everything as `main` of its `dreamer_v2.py` does, environments and files apart."""
+        """Build everything as `main` of its `dreamer_v2.py` does, without envs and files."""
         import gymnasium as gym
         import hydra
         from sheeprl.algos.dreamer_v2 import (  # pyright: ignore[reportMissingImports]
@@ -74,7 +74,7 @@ class SheepRL:
             utils,
         )
 
-        # The settings that its command line makes before a run.
+        # The settings of its command line.
         torch.set_float32_matmul_precision(cfg.float32_matmul_precision)
         torch.backends.cudnn.benchmark = cfg.torch_backends_cudnn_benchmark
         torch.distributions.Distribution.set_default_validate_args(cfg.distribution.validate_args)
@@ -101,7 +101,7 @@ class SheepRL:
         self._updates = 0
 
     def update(self) -> None:
-        """One iteration of its training loop: the copy of the critic if due, and `train`."""
+        """Run one iteration of its training loop: the copy of the critic if due, and `train`."""
         algo = self.cfg.algo
         if self._updates % algo.critic.per_rank_target_network_update_freq == 0:
             pairs = zip(self.critic.parameters(), self._target_critic.parameters(), strict=True)
@@ -116,7 +116,7 @@ class SheepRL:
             self._target_critic,
             *self._optimizers,
             batch,
-            None,  # no metrics: it then computes less than we do
+            None,  # no metrics: less work than ours
             self.cfg,
             (self._size.actions,),
         )
@@ -124,17 +124,17 @@ class SheepRL:
 
     @torch.inference_mode()
     def act(self, environments: int) -> np.ndarray:
-        """One policy call of its collection, from pixels to the indices of the actions (E,)."""
+        """Make one policy call as in its collection, from pixels to indices of actions (E,)."""
         player = self._player_of(environments)
         obs = {"rgb": np.zeros((environments, self._size.channels, 64, 64), np.uint8)}
         keys = self.cfg.algo.cnn_keys.encoder
         prepared = self._utils.prepare_obs(self._fabric, obs, cnn_keys=keys, num_envs=environments)
         action = player.get_actions(prepared, mask=None)
-        torch.cat(action, -1).view(environments, -1).cpu().numpy()  # goes into its buffer
+        torch.cat(action, -1).view(environments, -1).cpu().numpy()  # for its buffer
         return torch.stack([a.argmax(dim=-1) for a in action], dim=-1).cpu().numpy()
 
     def _player_of(self, environments: int) -> Any:
-        """Its player compiles for the count of its first call only: one player for each count."""
+        """Return a player for this count: a player compiles only for that of its first call."""
         from sheeprl.utils.compile import compiled_player  # pyright: ignore[reportMissingImports]
 
         if environments not in self._players:
@@ -151,7 +151,7 @@ class SheepRL:
         return self._players[environments]
 
     def flops(self) -> int:
-        """Floating-point operations of one update, counted where nothing is compiled."""
+        """Count the floating-point operations of one update, without compilation."""
         from torch.utils.flop_counter import FlopCounterMode
 
         compiling, self.cfg.algo.compile.enabled = self.cfg.algo.compile.enabled, False
@@ -163,13 +163,13 @@ class SheepRL:
         return counter.get_total_flops()
 
     def synchronize(self) -> None:
-        """Wait until the device has done what it was given."""
+        """Wait for the device."""
         if self._fabric.device.type == "cuda":
             torch.cuda.synchronize()
 
 
 def random_batch(size: Size, device: torch.device) -> dict[str, torch.Tensor]:
-    """Sequences (T, B, ...) as its buffer gives them: pixels uint8, one episode throughout."""
+    """Make sequences (T, B, ...) of one episode, like those of its buffer, uint8 images."""
     generator = torch.Generator().manual_seed(0)
     steps = (size.batch_length, size.batch_size)
     image = (*steps, size.channels, 64, 64)
@@ -185,7 +185,7 @@ def random_batch(size: Size, device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def parameter_count(network: torch.nn.Module) -> int:
-    """Trained numbers of a network."""
+    """Count the trained parameters of a network."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
@@ -200,7 +200,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if importlib.util.find_spec("cv2") is None:
-        # Only its environments use OpenCV; a machine without it can measure the update.
+        # Only its environments use OpenCV; the update does not need it.
         sys.modules["cv2"] = types.ModuleType("cv2")
 
     with own_output() as answers:
@@ -216,7 +216,7 @@ def main() -> None:
 
 
 def describe(peer: SheepRL, arguments: argparse.Namespace, settings: list[str]) -> Answer:
-    """Who measures what: versions, sizes, configuration and parameter counts."""
+    """Return versions, sizes, configuration and parameter counts."""
     import sheeprl  # pyright: ignore[reportMissingImports]
 
     return {
@@ -239,7 +239,7 @@ def describe(peer: SheepRL, arguments: argparse.Namespace, settings: list[str]) 
 
 
 def commands(peer: SheepRL, device: str) -> dict[str, Any]:
-    """What can be asked of it."""
+    """Return the supported requests."""
 
     def update() -> Answer:
         peer.synchronize()
@@ -251,7 +251,7 @@ def commands(peer: SheepRL, device: str) -> dict[str, Any]:
     def act(environments: int = 1) -> Answer:
         start = time.perf_counter()
         for _ in range(POLICY_CALLS):
-            peer.act(environments)  # ends with the actions on the CPU: nothing to wait for
+            peer.act(environments)  # ends with actions on the CPU: no need to wait
         return {"seconds": (time.perf_counter() - start) / POLICY_CALLS}
 
     def memory() -> Answer:

@@ -1,7 +1,7 @@
-"""The two sizes at which everybody's update is measured, in numbers that every program shares.
+"""The two sizes of the benchmarks, in numbers that apply to every program.
 
-Our benchmarks and the peers' scripts read them; the standard library is all they need, because a
-peer's virtual environment holds nothing of ours.
+Our benchmarks and the peers' scripts use them. They need the standard library only, as a peer's
+virtual environment has none of our packages.
 """
 
 from dataclasses import asdict, dataclass
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Size:
-    """What one update works on. The letters are those of `dreamer/types.py`."""
+    """Sizes of one update, with the letters of `dreamer/types.py`."""
 
     batch_size: int  # B, sequences
     batch_length: int  # T, steps of each
@@ -25,12 +25,12 @@ class Size:
     layers: int  # of every head: reward, discount, actor, critic
 
     def as_dict(self) -> dict[str, int]:
-        """For a report in JSON."""
+        """Return the sizes for a report in JSON."""
         return asdict(self)
 
 
 SIZES = {
-    # Atari as the authors released it.
+    # The authors' released Atari configuration.
     "full": Size(
         batch_size=16,
         batch_length=50,
@@ -45,7 +45,7 @@ SIZES = {
         units=400,
         layers=4,
     ),
-    # A model for the CPU, where overhead weighs more than arithmetic.
+    # A model for the CPU, for which overhead matters more than arithmetic.
     "small": Size(
         batch_size=8,
         batch_length=16,

@@ -1,1 +1,1 @@
-"""When things happen: collection, evaluation, metrics, videos and checkpoints."""
+"""Lightning callbacks: collection, evaluation, metrics, videos and checkpoints, by frames."""

@@ -1,7 +1,7 @@
-"""Keeps the last and the best state of a run, by frames, so that nothing is lost.
+"""Saves the last and the best state of a run.
 
 Lightning collects the state: weights, optimisers, counters, the replay's cursor, other callbacks.
-This adds the random states and decides when and where; tensors and plain types only.
+This adds the random states and decides when and where to save; tensors and plain types only.
 """
 
 import os
@@ -26,7 +26,7 @@ SCORE = "eval/return_mean"  # what "best" means
 
 
 class Checkpoint(FrameCallback):
-    """Writes `last.ckpt` and `best.ckpt`, each whole or not at all."""
+    """Writes `last.ckpt` and `best.ckpt` atomically."""
 
     @checked_call
     def __init__(
@@ -34,11 +34,9 @@ class Checkpoint(FrameCallback):
         directory: Path,
         metrics: Metrics,
         *,
-        every_frames: Annotated[
-            PositiveCount, doc("From one checkpoint to the next.", unit="frames")
-        ],
+        every_frames: Annotated[PositiveCount, doc("Interval between checkpoints.", unit="frames")],
     ):
-        """Keep checkpoints in `directory`, the last one every so many frames."""
+        """Keep checkpoints in `directory`; the last one is saved every `every_frames`."""
         super().__init__(every_frames)
         self._directory = directory
         self._metrics = metrics
@@ -47,10 +45,10 @@ class Checkpoint(FrameCallback):
         self._random_states: dict[str, torch.Tensor] = {}
 
     def on_start(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
-        """Start the clock, and save what the prefill has gathered."""
+        """Start the schedule, and save the state after the prefill."""
         super().on_start(trainer, agent)
         self._started = True
-        # Only now: making a data loader draws from torch's generator.
+        # Here, because creating a data loader draws from torch's generator.
         if "torch" in self._random_states:
             torch.set_rng_state(self._random_states["torch"])
         if "cuda" in self._random_states and torch.cuda.is_available():
@@ -61,7 +59,7 @@ class Checkpoint(FrameCallback):
     def on_update(
         self, trainer: pl.Trainer, agent: DreamerAgent, metrics: Mapping[str, Tensor], batch: Batch
     ) -> None:
-        """Save an evaluation that was the best so far, and the last state if it is time."""
+        """Save the best state after a new best evaluation, and the last state when it is due."""
         self._save_best(trainer)
         super().on_update(trainer, agent, metrics, batch)
 
@@ -70,33 +68,33 @@ class Checkpoint(FrameCallback):
         self._save(trainer, "last")
 
     def on_end(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
-        """Save the end."""
+        """Save the state at the end."""
         self._save_best(trainer)
         self._save(trainer, "last")
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Save what there is, whatever the run ended by.
+        """Save the state, whatever ended the run.
 
-        Of a prefill nothing is kept, so that another configuration may begin anew, unless it was
-        interrupted or the environment failed: then the same one goes on.
+        A prefill is saved only if it was interrupted or the environment failed, to be resumed with
+        the same configuration. Otherwise another configuration may start anew.
         """
         assert isinstance(pl_module, DreamerAgent)
         in_prefill = pl_module.updates == 0 and pl_module.policy_steps > 0
-        kept = Interrupted | EnvironmentFault
-        if self._started or (in_prefill and isinstance(exception, kept)):
+        resumable = Interrupted | EnvironmentFault
+        if self._started or (in_prefill and isinstance(exception, resumable)):
             self._save(trainer, "last")
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score and torch's random states."""
+        """Return the best score and torch's random states."""
         state: dict[str, Any] = {"best": self._best, "torch": torch.get_rng_state()}
         if torch.cuda.is_available():
             state["cuda"] = torch.cuda.get_rng_state()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them back."""
+        """Restore them."""
         self._best = state_dict["best"]
         self._random_states = {k: state_dict[k].cpu() for k in ("torch", "cuda") if k in state_dict}
 

@@ -1,7 +1,7 @@
-"""Every so many frames, and at the end: how well does the policy play?
+"""Evaluates the policy every so many frames, and at the end.
 
-It plays in environments of its own with the mode of the actor, and hands scores to the metrics
-and a video to the loggers.
+It plays in separate environments with the mode of the actor, and passes scores to the metrics and
+a video to the loggers.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from dreamer.types import Batch
 
 
 class Evaluate(FrameCallback):
-    """Plays episodes and reports them."""
+    """Plays episodes and reports their scores."""
 
     @checked_call
     def __init__(
@@ -35,29 +35,27 @@ class Evaluate(FrameCallback):
         interrupt: Interrupt,
         run_dir: Path,
         *,
-        every_frames: Annotated[
-            PositiveCount, doc("From one evaluation to the next.", unit="frames")
-        ],
+        every_frames: Annotated[PositiveCount, doc("Interval between evaluations.", unit="frames")],
         episodes: Annotated[
-            PositiveCount, doc("Episodes at once, each in an environment of its own.")
+            PositiveCount, doc("Number of episodes, played in parallel environments.")
         ],
         video_policy_steps: Annotated[
-            Count, doc("Length of the film at most; 0: no film.", unit="policy steps")
+            Count, doc("Maximum length of the video; 0: no video.", unit="policy steps")
         ],
-        video_fps: Annotated[PositiveCount, doc("Pictures a second.")],
+        video_fps: Annotated[PositiveCount, doc("Frames per second of the video.")],
     ):
-        """Prepare the evaluation; environments are made when the first is due.
+        """Prepare the evaluation; environments are made at the first one.
 
         Args:
             make_envs: makes the environments to play in.
             policy: acts.
-            metrics: gets the scores.
-            interrupt: asked at every step.
-            run_dir: videos land in its folder `videos`.
-            every_frames: time between two evaluations.
-            episodes: played in each.
-            video_policy_steps: filmed at most; 0 for no video.
-            video_fps: pictures a second.
+            metrics: writes the scores.
+            interrupt: checked at every step.
+            run_dir: videos go to its folder `videos`.
+            every_frames: interval between evaluations.
+            episodes: number of episodes.
+            video_policy_steps: maximum length of the video; 0 for none.
+            video_fps: frames per second of the video.
         """
         super().__init__(every_frames)
         self._make_envs, self._policy = make_envs, policy
@@ -68,11 +66,11 @@ class Evaluate(FrameCallback):
         self._played_at = -1
 
     def on_due(self, trainer: pl.Trainer, agent: DreamerAgent, batch: Batch) -> None:
-        """Play."""
+        """Evaluate."""
         self._play(trainer, agent)
 
     def on_end(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
-        """Play once more, unless it was just done."""
+        """Evaluate, unless this was just done."""
         if self._played_at != agent.frames:
             self._play(trainer, agent)
 
@@ -83,7 +81,7 @@ class Evaluate(FrameCallback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """The same: the Trainer tears nothing down after an exception."""
+        """Close the environments: the Trainer calls no `teardown` after an exception."""
         self._close()
 
     def _close(self) -> None:

@@ -1,19 +1,19 @@
-"""Every so many frames: the one way in which callbacks keep time."""
+"""The schedule of callbacks: every so many frames."""
 
 
 class Every:
-    """Tells when a multiple of `frames` has been passed since the last time it was asked."""
+    """Detects when the frame count passes a multiple of `frames`."""
 
     def __init__(self, frames: int):
         self.frames = frames
         self._passed = 0
 
     def start(self, now: int) -> None:
-        """Begin to count at a frame count, that of a resumed run for instance."""
+        """Start counting at a frame count, such as that of a resumed run."""
         self._passed = now // self.frames
 
     def due(self, now: int) -> bool:
-        """Whether a multiple has been passed, once for each."""
+        """Return whether a multiple was passed since the last call."""
         passed = now // self.frames
         due = passed > self._passed
         self._passed = passed

@@ -1,6 +1,6 @@
-"""Callbacks of the agent: Lightning's hooks, with the agent's type, and a schedule in frames.
+"""Base classes of callbacks: hooks with the agent's type, and a schedule in frames.
 
-The callbacks of this package derive from it. It knows the agent's clock only.
+The callbacks of this package derive from them. They use only the frame count of the agent.
 """
 
 from collections.abc import Mapping
@@ -18,15 +18,15 @@ class AgentCallback(pl.Callback):
     """Acts when training starts, after every update and when training ends."""
 
     def on_start(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
-        """Training starts; the prefill is over, and a checkpoint is loaded."""
+        """Act when training starts, after the prefill and after loading a checkpoint."""
 
     def on_update(
         self, trainer: pl.Trainer, agent: DreamerAgent, metrics: Mapping[str, Tensor], batch: Batch
     ) -> None:
-        """An update is done: its metrics, and the batch that it learned from."""
+        """Act after an update, with its metrics and its batch."""
 
     def on_end(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
-        """Training has reached its budget."""
+        """Act when training ends at its budget."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Lightning's hook; see `on_start`."""
@@ -52,13 +52,13 @@ class AgentCallback(pl.Callback):
 
 
 class FrameCallback(AgentCallback):
-    """Acts every so many frames, after the update that passed them."""
+    """Acts every `every_frames` frames, after an update."""
 
     def __init__(self, every_frames: int):
         self._every = Every(every_frames)
 
     def on_due(self, trainer: pl.Trainer, agent: DreamerAgent, batch: Batch) -> None:
-        """A multiple of `every_frames` has been passed."""
+        """Act after passing a multiple of `every_frames`."""
         raise NotImplementedError
 
     def on_start(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
@@ -68,6 +68,6 @@ class FrameCallback(AgentCallback):
     def on_update(
         self, trainer: pl.Trainer, agent: DreamerAgent, metrics: Mapping[str, Tensor], batch: Batch
     ) -> None:
-        """Act if it is time."""
+        """Call `on_due` if a multiple was passed."""
         if self._every.due(agent.frames):
             self.on_due(trainer, agent, batch)

@@ -1,7 +1,7 @@
-"""Averages what the agent, the collection and the evaluation report, and writes it by frames.
+"""Averages metrics of the agent, the collection and the evaluation, and writes them by frames.
 
-Other callbacks hand it numbers; it hands them to the loggers. Tensors stay on their device until
-they are written, so that no update waits for a number.
+Other callbacks pass numbers to it; it passes them to the loggers. Tensors stay on their device
+until they are written, so that no update waits for a number.
 """
 
 import time
@@ -22,7 +22,7 @@ from dreamer.types import Batch
 
 
 class Metrics(FrameCallback):
-    """The one writer of numbers."""
+    """The only writer of metrics."""
 
     @checked_call
     def __init__(
@@ -30,31 +30,31 @@ class Metrics(FrameCallback):
         replay: Replay,
         *,
         every_frames: Annotated[
-            PositiveCount, doc("From one line of averages to the next.", unit="frames")
+            PositiveCount, doc("Interval between lines of averages.", unit="frames")
         ],
     ):
-        """`every_frames` is the time between two lines; each holds the averages since the last."""
+        """A line every `every_frames` frames holds the averages since the last line."""
         super().__init__(every_frames)
-        self.latest: dict[str, float] = {}  # the newest value of every key
+        self.latest: dict[str, float] = {}  # the latest value of every key
         self._replay = replay
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
-        self._totals: list[str] = []  # keys of `latest` that sum up the whole run
+        self._totals: list[str] = []  # keys of `latest` that cover the whole run
         self._mark = (0.0, 0, 0)  # seconds, frames, updates at the last line
 
     def observe(self, values: Mapping[str, Tensor | float]) -> None:
-        """Take numbers into the average that is written next."""
+        """Add numbers to the next averages."""
         for key, value in values.items():
             value = torch.as_tensor(value)
             self._sums[key] = self._sums[key] + value if key in self._sums else value
             self._counts[key] = self._counts.get(key, 0) + 1
 
     def count(self, key: str) -> None:
-        """Add one to a number that counts since the run began; it is written with every line."""
+        """Add one to a count over the whole run, written with every line."""
         self._keep(key, self.latest.get(key, 0) + 1)
 
     def best(self, key: str, value: float) -> None:
-        """Keep the highest value since the run began; it is written with every line."""
+        """Keep the highest value of the whole run, written with every line."""
         self._keep(key, max(self.latest.get(key, value), value))
 
     def _keep(self, key: str, value: float) -> None:
@@ -73,7 +73,7 @@ class Metrics(FrameCallback):
         self._mark = (time.perf_counter(), agent.frames, agent.updates)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to write the lines of one that was never interrupted."""
+        """Return what a resumed run needs to write the same lines as an uninterrupted one."""
         return {
             "latest": self.latest,
             "totals": self._totals,
@@ -82,7 +82,7 @@ class Metrics(FrameCallback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the numbers back."""
+        """Restore the numbers."""
         self.latest, self._totals = state_dict["latest"], state_dict["totals"]
         self._sums = {key: torch.as_tensor(x) for key, x in state_dict["sums"].items()}
         self._counts = state_dict["counts"]
@@ -90,7 +90,7 @@ class Metrics(FrameCallback):
     def on_update(
         self, trainer: pl.Trainer, agent: DreamerAgent, metrics: Mapping[str, Tensor], batch: Batch
     ) -> None:
-        """Take the update's metrics, and write a line if it is time."""
+        """Add the metrics of the update, and write a line when it is due."""
         self.observe(metrics)
         super().on_update(trainer, agent, metrics, batch)
 
@@ -99,11 +99,11 @@ class Metrics(FrameCallback):
         self.flush(trainer, agent)
 
     def on_end(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
-        """Write what is left."""
+        """Write the last line."""
         self.flush(trainer, agent)
 
     def flush(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
-        """Write the averages since the last line, throughput and the state of the replay."""
+        """Write the averages since the last line, the throughput and the state of the replay."""
         if not self._sums:
             return
         values = {k: x.item() / self._counts[k] for k, x in self._sums.items()}

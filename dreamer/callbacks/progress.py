@@ -1,7 +1,7 @@
-"""What the person at the terminal sees while a run goes on: one line.
+"""The progress bar of a run.
 
-A bar over frames with the remaining time, throughput and returns; where there is no terminal, a
-line of text now and then.
+It shows frames, remaining time, throughput and returns. Without a terminal, it prints a line from
+time to time.
 """
 
 import sys
@@ -22,15 +22,15 @@ from dreamer.types import Batch
 
 
 class _Lines(tqdm):
-    """The bar where there is no terminal: a line below the other, each at its time."""
+    """The bar without a terminal: every update is a new line."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Print the line as it now is."""
+        """Print the current line."""
         print(self, file=self.fp, flush=True)
 
 
 class Progress(AgentCallback):
-    """The bar; `advance` is given to whoever moves the clock."""
+    """Shows the bar; the collection calls `advance`."""
 
     @checked_call
     def __init__(
@@ -39,24 +39,24 @@ class Progress(AgentCallback):
         *,
         total_frames: int,
         every_seconds: Annotated[
-            Positive, doc("From one line to the next without a terminal.", unit="seconds")
+            Positive, doc("Interval between lines without a terminal.", unit="seconds")
         ],
     ):
-        """`every_seconds` is the time between two lines where there is no terminal."""
+        """`every_seconds` is the interval between lines without a terminal."""
         self._metrics = metrics
         self._total = total_frames
-        self._mark = (0.0, 0)  # seconds, updates when the learning started
+        self._mark = (0.0, 0)  # seconds, updates at the start of learning
         interactive = sys.stderr.isatty()
         self._bar = (tqdm if interactive else _Lines)(
             total=total_frames,
             unit="frame",
             unit_scale=True,
             dynamic_ncols=True,
-            smoothing=0,  # the mean rate since the learning began
-            delay=1e-9,  # else it would be drawn at once
+            smoothing=0,  # show the mean rate since the start of learning
+            delay=1e-9,  # otherwise it is drawn at once
             mininterval=0.5 if interactive else every_seconds,
-            miniters=0,  # else a step as large as the prefill's would be waited for again
-            leave=interactive,  # a line of a log has ended, and needs no end from `close`
+            miniters=0,  # otherwise the next line waits for as many frames as the prefill
+            leave=interactive,  # lines of a log need no line end from `close`
             bar_format="{desc} {percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} frames "
             "[{elapsed} < {remaining}, {rate_fmt}{postfix}]",
         )
@@ -64,15 +64,15 @@ class Progress(AgentCallback):
         self._bar.set_description_str("prefill", refresh=False)
 
     def advance(self, frames: int) -> None:
-        """Move the bar to a frame count."""
+        """Set the bar to a frame count."""
         self._bar.update(min(frames, self._total) - self._bar.n)
 
     def on_start(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
-        """Forget how fast the prefill was."""
+        """Restart the timing, without the prefill."""
         self._bar.set_description_str("learning", refresh=False)
         self._bar.initial = agent.frames
         now = time.time()
-        # Both: `close` ends no line of a bar that was last drawn before its start.
+        # Set both: `close` writes no line end if the bar was last drawn before its start.
         self._bar.start_t = self._bar.last_print_t = now
         self._mark = (now, agent.updates)
 
@@ -93,8 +93,8 @@ class Progress(AgentCallback):
             if key in latest
         }
         self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(0)  # draws, if it is time to
+        self._bar.update(0)  # draws when it is due
 
     def close(self) -> None:
-        """Leave the bar as it stands, and end its line."""
+        """Leave the bar as it is, and end its line."""
         self._bar.close()

@@ -1,7 +1,7 @@
-"""Every so many frames: does the world model know how the world goes on?
+"""Records open-loop predictions of the world model every so many frames.
 
-It shows sequences of the replay beside what the model predicts after a few steps of context from
-the actions alone.
+The videos show sequences from the replay, the predictions of the model from a few steps of context
+and the actions, and the error.
 """
 
 from collections.abc import Mapping
@@ -23,26 +23,26 @@ from dreamer.video import open_loop_grid
 
 
 class OpenLoopVideo(FrameCallback):
-    """Films truth, model and error; where observations hold no image, it has nothing to film."""
+    """Records videos of truth, model and error; without image observations, none."""
 
     @checked_call
     def __init__(
         self,
         run_dir: Path,
         *,
-        every_frames: Annotated[PositiveCount, doc("From one film to the next.", unit="frames")],
+        every_frames: Annotated[PositiveCount, doc("Interval between videos.", unit="frames")],
         sequences: Annotated[PositiveCount, doc("Sequences side by side.")],
-        context: Annotated[PositiveCount, doc("Steps that the model sees.", unit="policy steps")],
-        fps: Annotated[PositiveCount, doc("Pictures a second.")],
+        context: Annotated[PositiveCount, doc("Steps with observations.", unit="policy steps")],
+        fps: Annotated[PositiveCount, doc("Frames per second of the video.")],
     ):
-        """Prepare the films.
+        """Prepare the videos.
 
         Args:
-            run_dir: they land in its folder `videos`.
-            every_frames: time between two films.
-            sequences: shown side by side.
-            context: steps whose observation the model sees.
-            fps: pictures a second.
+            run_dir: videos go to its folder `videos`.
+            every_frames: interval between videos.
+            sequences: number of sequences, side by side.
+            context: steps whose observations the model gets.
+            fps: frames per second of the video.
         """
         super().__init__(every_frames)
         self._run_dir = run_dir
@@ -52,28 +52,28 @@ class OpenLoopVideo(FrameCallback):
     def on_update(
         self, trainer: pl.Trainer, agent: DreamerAgent, metrics: Mapping[str, Tensor], batch: Batch
     ) -> None:
-        """Keep the batch, and film it if it is time."""
+        """Keep the batch, and record it when it is due."""
         self._batch = batch
         super().on_update(trainer, agent, metrics, batch)
 
     def on_due(self, trainer: pl.Trainer, agent: DreamerAgent, batch: Batch) -> None:
-        """Film the batch just learned from."""
-        self._film(trainer, agent, batch)
+        """Record the batch of the last update."""
+        self._record(trainer, agent, batch)
 
     def on_end(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
-        """Film the last batch."""
+        """Record the last batch."""
         if self._batch is not None:
-            self._film(trainer, agent, self._batch)
+            self._record(trainer, agent, self._batch)
 
-    def _film(self, trainer: pl.Trainer, agent: DreamerAgent, batch: Batch) -> None:
+    def _record(self, trainer: pl.Trainer, agent: DreamerAgent, batch: Batch) -> None:
         if self._context >= len(batch.reward):
             return
         batch = Batch(
             {k: x[:, : self._sequences] for k, x in batch.obs.items()},
             *(x[:, : self._sequences] for x in batch[1:]),
         )
-        drawing = [agent.device] if agent.device.type == "cuda" else []
-        with torch.random.fork_rng(drawing):  # torch warns of all where there are several
+        devices = [agent.device] if agent.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):  # with all devices, torch warns
             predictions = agent.world_model.open_loop(batch, self._context)
         for key, prediction in predictions.items():
             truth = batch.obs[key].float() / 255

@@ -1,10 +1,10 @@
-"""Faster forms of some networks, each beside the plain one that it must equal.
+"""Faster versions of some networks, each equal to the plain one.
 
 `models/` is the definition and imports nothing from here. `optimize` changes the class of modules
-in place, so that parameters, names and checkpoints stay. Only exact classes are replaced, and only
-where all their parts are ours: what a user writes runs as it is written.
+in place, so that parameters, names and checkpoints do not change. Only exact classes are replaced,
+and only if all their parts come from torch or this project: a user's code runs as written.
 
-benchmarks/LOG.md says when a kernel is accepted, and what each gains.
+benchmarks/LOG.md explains when a kernel is accepted, and what each gains.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +22,7 @@ from dreamer.kernels.conv import (
 from dreamer.models.observations import Decoder
 from dreamer.models.vision import STRIDE, ConvDecoder, ConvEncoder
 
-# The classes of torch that the models are built of.
+# The classes of torch that the models are built from.
 TORCH = (
     *(nn.Linear, nn.Conv2d, nn.ConvTranspose2d),
     *(nn.Identity, nn.Sequential, nn.ModuleList, nn.ModuleDict),
@@ -30,42 +30,42 @@ TORCH = (
 
 
 class Kernel(NamedTuple):
-    """One faster form."""
+    """One faster version."""
 
     plain: type[nn.Module]  # the definition
-    fast: type[nn.Module]  # a subclass: the same parameters, the same results
-    where: Callable[[nn.Module], Iterable[nn.Module]]  # from a network to what it may replace
+    fast: type[nn.Module]  # a subclass with the same parameters and results
+    where: Callable[[nn.Module], Iterable[nn.Module]]  # finds candidates in a network
 
 
 def optimize(network: nn.Module, device: torch.device) -> list[str]:
-    """Let the parts of a network compute in the forms that are fastest on a device.
+    """Replace parts of a network by their fastest versions on a device.
 
     Args:
         network: an agent, or a part of one; modules change their class, in place.
-        device: where it will run. There are kernels for CPUs only.
+        device: where the network will run. There are kernels for CPUs only.
 
     Returns:
-        The names of the kernels that this call has put in place.
+        The names of the kernels that this call has installed.
     """
     for module in network.modules():
         if type(module) in (ConvEncoder, ConvDecoder):
-            # Convolutions read their weights in this order, and copy them if they lie otherwise.
+            # Convolutions read weights in this order, and copy those in another.
             module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if device.type != "cpu":
         return []
     used = []
     for kernel in KERNELS:
-        modules = [m for m in kernel.where(network) if type(m) is kernel.plain and _is_ours(m)]
+        modules = [m for m in kernel.where(network) if type(m) is kernel.plain and _is_known(m)]
         for module in modules:
             module.__class__ = kernel.fast
         used += [kernel.fast.__name__] if modules else []
     return used
 
 
-def _is_ours(module: nn.Module) -> bool:
-    """Whether all parts are those that we built: of others nobody knows what they compute.
+def _is_known(module: nn.Module) -> bool:
+    """Whether all parts come from torch or this project, so that it is known what they compute.
 
-    A batch norm, for instance, must not see a chunk where it was to see a batch.
+    A user's batch norm, for instance, must not see a chunk instead of a batch.
     """
     return all(
         type(part) in TORCH or type(part).__module__.startswith("dreamer.")
@@ -74,26 +74,26 @@ def _is_ours(module: nn.Module) -> bool:
 
 
 def _convs_of(plain: type[ConvEncoder] | type[ConvDecoder]) -> Callable:
-    """Finds the convolutions of encoders, or of decoders, that have the settings of ours."""
+    """Return a function that finds the supported convolutions of encoders, or of decoders."""
 
     def find(network: nn.Module) -> Iterator[nn.Module]:
         for module in network.modules():
             if type(module) is plain:
-                yield from filter(_is_usual, module.convs)
+                yield from filter(_is_supported, module.convs)
 
     return find
 
 
-def _is_usual(conv: nn.Module) -> bool:
-    """Whether a convolution has the settings of ours."""
+def _is_supported(conv: nn.Module) -> bool:
+    """Whether a convolution has the settings that the kernels support."""
     assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
     settings = conv.stride, conv.padding, conv.output_padding, conv.dilation, conv.groups
-    usual = settings == ((STRIDE, STRIDE), (0, 0), (0, 0), (1, 1), 1)
+    has_settings = settings == ((STRIDE, STRIDE), (0, 0), (0, 0), (1, 1), 1)
     is_square = conv.kernel_size[0] == conv.kernel_size[1]
-    return usual and is_square and conv.bias is not None and conv.padding_mode == "zeros"
+    return has_settings and is_square and conv.bias is not None and conv.padding_mode == "zeros"
 
 
-KERNELS = (  # inner modules first: they are looked for in plain networks
+KERNELS = (  # inner modules first: they are found in plain networks only
     Kernel(nn.Conv2d, CpuConv2d, _convs_of(ConvEncoder)),
     Kernel(ConvEncoder, ChunkedConvEncoder, nn.Module.modules),
     Kernel(nn.ConvTranspose2d, CpuConvTranspose2d, _convs_of(ConvDecoder)),

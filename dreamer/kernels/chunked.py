@@ -1,7 +1,7 @@
-"""Independent rows in chunks: the same numbers with the activations of one chunk at a time.
+"""Process independent rows in chunks, to keep the activations of one chunk at a time.
 
-On a CPU, fresh memory costs time, and the activations of a small chunk stay in the cache. It knows
-functions of rows, and no network.
+On a CPU, new memory costs time, and the activations of a small chunk stay in the cache. The file
+knows functions of rows, and no networks.
 """
 
 import math
@@ -15,7 +15,7 @@ CHUNK = 128  # rows, images here; fewer make the matrix products too small
 
 
 def split(x: Tensor) -> Sequence[Tensor]:
-    """As few chunks of one size as there can be of at most CHUNK rows."""
+    """Split into the fewest chunks of equal size with at most CHUNK rows."""
     return x.chunk(max(1, math.ceil(len(x) / CHUNK)))
 
 
@@ -25,16 +25,16 @@ def chunked_scores(
     target: Tensor,
     parameters: Sequence[Tensor],
 ) -> Tensor:
-    """`function(x, target)`, a score of each row, without keeping activations for all rows.
+    """Compute `function(x, target)`, a score per row, without keeping activations of all rows.
 
-    A chunk's gradient is taken right after its scores, as if the loss counted all rows alike, which
-    a mean does. If the loss does not, the backward pass computes the scores once more.
+    The gradient of a chunk is taken right after its scores, for a loss that weights all rows
+    equally, such as a mean. For other losses, the backward pass computes the scores again.
 
     Args:
-        function: (n, ...), (n, ...) -> (n,), row by row; reads `parameters` besides.
+        function: (n, ...), (n, ...) -> (n,), row by row; also reads `parameters`.
         x: (N, ...).
-        target: (N, ...), constant.
-        parameters: what else gets a gradient.
+        target: (N, ...), without gradient.
+        parameters: other tensors that get a gradient.
 
     Returns:
         (N,), differentiable once in `x` and `parameters`.
@@ -76,7 +76,7 @@ def _differentiate(
     parameters: Sequence[Tensor],
     weights: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Scores (N,), and the gradients of their (weighted) sum in x and parameters, by chunks."""
+    """Compute scores (N,) and gradients of their weighted sum in x and parameters, by chunks."""
     scores, x_grads, sums = [], [], [torch.zeros_like(p) for p in parameters]
     weights = torch.ones(len(x)) if weights is None else weights
     for rows, targets, weight in zip(split(x), split(target), split(weights), strict=True):

@@ -1,7 +1,7 @@
-"""The convolutional networks as CPUs run them: larger products, less memory.
+"""The convolutional networks for CPUs: larger matrix products, less memory.
 
-`kernels.optimize` puts these classes in the place of the plain ones in `models/vision.py` and
-`models/encoder.py`, which say what is computed.
+`kernels.optimize` replaces the plain classes of `models/vision.py` and `models/observations.py`,
+which define the results, by these.
 """
 
 from collections.abc import Mapping
@@ -11,21 +11,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from dreamer.distributions import HALF_LOG_TAU
 from dreamer.kernels.chunked import chunked_scores, split
 from dreamer.kernels.hooks import has_hooks
+from dreamer.losses import HALF_LOG_2PI
 from dreamer.models.observations import Decoder
 from dreamer.models.vision import STRIDE, ConvEncoder, preprocess
 
-FEW_PIXELS = 4  # with more, torch's own convolution is as fast
-FEW_CHANNELS = 4  # an image's; with more, torch's own transposed convolution is as fast
+FEW_PIXELS = 4  # with more, torch's convolution is as fast
+FEW_CHANNELS = 4  # of the image; with more, torch's transposed convolution is as fast
 
 
 class ChunkedConvEncoder(ConvEncoder):
-    """Images in chunks, channels last in memory; activations overwrite what they read.
+    """Encodes images in chunks, channels last in memory, with activations in place.
 
-    An update at full size needs a quarter less memory. In the plain encoder nothing is overwritten,
-    so that a hook may keep what it sees.
+    An update at full size needs a quarter less memory. With hooks or norms it is the plain encoder:
+    a hook may keep what it gets, so nothing may be overwritten.
     """
 
     def forward(self, image: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class ChunkedConvEncoder(ConvEncoder):
         """(n, C, 64, 64) -> (n, M)."""
         x = preprocess(image)
         n, channels, height, width = x.shape
-        if channels == 1:  # both layouts at once: choose, or what follows is reordered
+        if channels == 1:  # both layouts at once: choose one, or outputs are reordered
             x = x.view(n, height, width, 1).permute(0, 3, 1, 2)
         x = x.contiguous(memory_format=torch.channels_last)
         activation = {F.elu: F.elu_, F.relu: F.relu_}.get(self.activation, self.activation)
@@ -50,7 +50,7 @@ class ChunkedConvEncoder(ConvEncoder):
 
 
 class CpuConv2d(nn.Conv2d):
-    """A convolution of stride 2 that makes few pixels: a matrix product of its patches."""
+    """A stride-2 convolution; one with few output pixels is a matrix product of its patches."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C', (h - k) // 2 + 1, (w - k) // 2 + 1)."""
@@ -67,7 +67,7 @@ class CpuConv2d(nn.Conv2d):
 
 
 class CpuConvTranspose2d(nn.ConvTranspose2d):
-    """A transposed convolution of stride 2 in the form that is fastest for its size."""
+    """A stride-2 transposed convolution in the fastest form for its size."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """(N, C, h, w) -> (N, C', 2 h + k - 2, 2 w + k - 2)."""
@@ -77,10 +77,10 @@ class CpuConvTranspose2d(nn.ConvTranspose2d):
         if self.out_channels <= FEW_CHANNELS and self.kernel_size[0] % STRIDE == 0:
             return self._by_sub_pixels(input)
         x = F.conv_transpose2d(input, self.weight, stride=STRIDE)
-        return x.add_(self.bias[:, None, None].to(x.dtype))  # the bias apart is faster
+        return x.add_(self.bias[:, None, None].to(x.dtype))  # faster than with the bias inside
 
     def _of_one_pixel(self, x: Tensor) -> Tensor:
-        """A matrix product: (N, C, 1, 1) -> (N, C', k, k)."""
+        """Compute a matrix product: (N, C, 1, 1) -> (N, C', k, k)."""
         kernel = self.kernel_size[0]
         weight = self.weight.permute(0, 2, 3, 1).flatten(1)  # (C, k * k * C')
         bias = self.bias.repeat(kernel**2)  # pyright: ignore[reportOptionalMemberAccess]
@@ -88,7 +88,7 @@ class CpuConvTranspose2d(nn.ConvTranspose2d):
         return x.unflatten(1, (kernel, kernel, -1)).permute(0, 3, 1, 2)
 
     def _by_sub_pixels(self, x: Tensor) -> Tensor:
-        """A plain convolution that makes the four pixels of every 2 x 2 block, in float32.
+        """Compute the four pixels of every 2 x 2 block by a plain convolution, in float32.
 
         (N, C, h, w) -> (N, C', 2 h + k - 2, 2 w + k - 2).
         """
@@ -103,15 +103,15 @@ class CpuConvTranspose2d(nn.ConvTranspose2d):
 
 
 class ChunkedDecoder(Decoder):
-    """The log-density of a single image observation in chunks, its gradient included."""
+    """Computes the log-density of a single image observation and its gradient in chunks."""
 
     def log_prob(self, features: Tensor, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See `Decoder`; with hooks, or several image observations, it is the plain form."""
+        """See `Decoder`; with hooks or several image observations it is the plain method."""
         if len(self.image_keys) != 1 or has_hooks(self):
             return super().log_prob(features, obs)
         (key,) = self.image_keys
         decoder = self.image
-        # The first layers make one large product of all rows: a chunk's would be too small.
+        # The first layers process all rows at once: products of a chunk would be too small.
         x = decoder.dense(features.flatten(0, -2))[..., None, None]
         x = decoder.activation(decoder.norms[0](decoder.convs[0](x)))
         parameters = [*decoder.convs[1:].parameters(), *decoder.norms[1:].parameters()]
@@ -123,7 +123,7 @@ class ChunkedDecoder(Decoder):
         return log_probs
 
     def _score(self, x: Tensor, image: Tensor) -> Tensor:
-        """First layers' outputs (n, C', h, w), images (n, C, 64, 64) -> (n,) in nats."""
+        """Score images: first layers' outputs (n, C', h, w), (n, C, 64, 64) -> (n,) in nats."""
         decoder = self.image
         *inner, last = decoder.convs[1:]
         for conv, norm in zip(inner, decoder.norms[1:], strict=True):
@@ -132,10 +132,9 @@ class ChunkedDecoder(Decoder):
 
 
 def unit_normal_log_prob(mean: Tensor, value: Tensor) -> Tensor:
-    """Log-density under normals of standard deviation 1, (N, *event) twice -> (N,) in nats.
+    """Log-density under normals of standard deviation 1, two (N, *event) -> (N,) in nats.
 
-    That of `Normal(mean, 1.0)` with fewer passes over what may be millions of pixels. Gradients
-    flow into the mean only.
+    Like `Normal(mean, 1.0)`, with fewer passes over the pixels. Gradients flow into the mean only.
     """
     log_probs = _UnitNormal.apply(mean, value)
     assert isinstance(log_probs, Tensor)
@@ -143,14 +142,14 @@ def unit_normal_log_prob(mean: Tensor, value: Tensor) -> Tensor:
 
 
 class _UnitNormal(torch.autograd.Function):
-    """torch's own squared error has a gradient whose memory is always channels first."""
+    """Keeps the memory layout in the gradient; torch's squared error makes it channels first."""
 
     @staticmethod
     def forward(ctx, mean: Tensor, value: Tensor) -> Tensor:
         errors = value - mean
         ctx.save_for_backward(errors)
         event = tuple(range(1, value.ndim))
-        return -0.5 * errors.square().sum(event) - value[0].numel() * HALF_LOG_TAU
+        return -0.5 * errors.square().sum(event) - value[0].numel() * HALF_LOG_2PI
 
     @staticmethod
     @once_differentiable

@@ -1,7 +1,7 @@
-"""CUDA graphs: what the device did in one call, replayed without Python.
+"""CUDA graphs: the kernels of one call, replayed without Python.
 
-An update is thousands of small kernels, and launching them costs more than running them. The
-recorded update and the recorded policies use it. The file knows functions of tensors, no network.
+An update consists of thousands of small kernels; launching them costs more than running them.
+`CapturedUpdate` and `CapturedPolicy` use it. The file knows functions of tensors, no networks.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,13 +12,13 @@ from torch import Tensor
 
 TensorFunction = Callable[..., Sequence[Tensor]]
 
-WARM_UP = 3  # calls before the capture: libraries choose kernels and optimisers make their state
+WARM_UP = 3  # calls before the capture: libraries choose kernels, optimisers create their state
 
 
 class Captured(NamedTuple):
-    """A call that was captured."""
+    """A captured call."""
 
-    replay: TensorFunction  # of inputs shaped like those of the call, does what it did
+    replay: TensorFunction  # repeats the call with inputs of the same shapes
     results: Sequence[Tensor]  # of the call
 
 
@@ -42,7 +42,7 @@ class CudaCapture:
         self._stream = torch.cuda.Stream()
 
     def warm_up(self, function: TensorFunction, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        """See `Capture`; on the stream of the capture, as torch asks for."""
+        """See `Capture`; on the stream of the capture, as torch requires."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             result = function(*inputs)
@@ -50,20 +50,20 @@ class CudaCapture:
         return result
 
     def capture(self, function: TensorFunction, inputs: Sequence[Tensor]) -> Captured:
-        """See `Capture`; every replay has the same tensors as results.
+        """See `Capture`; every replay returns the same tensors.
 
         Raises:
             RuntimeError: something in the function waits for the device.
         """
         copies = [x.clone() for x in inputs]
-        # Threads that act or step environments meanwhile may use the device as they like.
+        # Other threads, which act or step environments, may use the device during the capture.
         mode = "thread_local"
         try:
             with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode=mode):
                 outputs = function(*copies)
         except RuntimeError as error:
             raise RuntimeError(
-                f"A CUDA graph could not be captured ({error}). cuda_graphs=false runs without."
+                f"A CUDA graph could not be captured ({error}). Set cuda_graphs=false."
             ) from error
 
         def replay(*inputs: Tensor) -> Sequence[Tensor]:
@@ -76,26 +76,26 @@ class CudaCapture:
 
 
 class CapturedFunction:
-    """A function of tensors that is captured after some calls, and replayed from then on.
+    """A function of tensors that is captured after a few calls and then replayed.
 
-    The function may change tensors in place, weights for instance; the capture keeps their
-    addresses. Where they are replaced, a new object of this class is due.
+    The function may change tensors, such as weights, in place; the capture keeps their addresses.
+    If they are replaced, a new object of this class is needed.
     """
 
-    def __init__(self, function: TensorFunction, capture: Capture, *, when_called: bool = True):
+    def __init__(self, function: TensorFunction, capture: Capture, *, automatic: bool = True):
         """Capture nothing yet.
 
         Args:
-            function: of tensors of the same shapes at every call.
+            function: takes tensors of the same shapes in every call.
             capture: captures it.
-            when_called: capture by itself, in the call that is due; else in `capture` only.
+            automatic: capture in a call, after the warm-up; otherwise in `capture` only.
         """
         self._function = function
         self._capture = capture
-        self._when_called = when_called
+        self._automatic = automatic
         self._calls = 0
-        self._inputs: Sequence[Tensor] = ()  # of the last call that was no replay
-        self._kinds = _kinds(())
+        self._inputs: Sequence[Tensor] = ()  # of the last call without a replay
+        self._signatures = _signatures(())
         self._replay: TensorFunction | None = None
 
     @property
@@ -104,7 +104,7 @@ class CapturedFunction:
         return self._replay is not None
 
     def capture(self) -> None:
-        """Make the last call again and capture it, if that is due and not done."""
+        """Repeat the last call and capture it, if the warm-up is over and nothing is captured."""
         if self._replay is None and self._calls >= WARM_UP:
             self._replay, _ = self._capture.capture(self._function, self._inputs)
 
@@ -112,35 +112,35 @@ class CapturedFunction:
         """Call the function.
 
         Returns:
-            Its results; once captured, they hold until the next call.
+            Its results; once captured, they are valid until the next call.
 
         Raises:
-            ValueError: the inputs are not shaped like those that were captured.
+            ValueError: the inputs differ from the captured ones in shape or type.
         """
         if self._replay is None:
-            self._inputs, self._kinds = inputs, _kinds(inputs)
-            if self._when_called and self._calls >= WARM_UP:
+            self._inputs, self._signatures = inputs, _signatures(inputs)
+            if self._automatic and self._calls >= WARM_UP:
                 self._replay, results = self._capture.capture(self._function, inputs)
                 return results
             self._calls += 1
             return self._capture.warm_up(self._function, inputs)
-        if (kinds := _kinds(inputs)) != self._kinds:
-            pairs = zip(self._kinds, kinds, strict=True)
+        if (signatures := _signatures(inputs)) != self._signatures:
+            pairs = zip(self._signatures, signatures, strict=True)
             captured, actual = next((x, y) for x, y in pairs if x != y)
             raise ValueError(
-                "Expect inputs shaped like those that were captured (cuda_graphs=false captures no "
-                f"update): {_in_words(captured)}, actually: {_in_words(actual)}"
+                f"Inputs must be {_describe(captured)} as captured, got {_describe(actual)}; "
+                "cuda_graphs=false captures nothing"
             )
         return self._replay(*inputs)
 
 
-_Kind = tuple[torch.Size, torch.dtype]
+_Signature = tuple[torch.Size, torch.dtype]
 
 
-def _kinds(tensors: Sequence[Tensor]) -> list[_Kind]:
+def _signatures(tensors: Sequence[Tensor]) -> list[_Signature]:
     return [(x.shape, x.dtype) for x in tensors]
 
 
-def _in_words(kind: _Kind) -> str:
-    shape, dtype = kind
+def _describe(signature: _Signature) -> str:
+    shape, dtype = signature
     return f"{tuple(shape)} {dtype}"

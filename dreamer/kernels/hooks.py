@@ -1,4 +1,4 @@
-"""Whether somebody listens to the modules of a network."""
+"""Whether the modules of a network have hooks."""
 
 import torch.nn.modules.module as torch_module
 from torch import nn
@@ -14,8 +14,7 @@ HOOKS = (
 def has_hooks(network: nn.Module) -> bool:
     """Whether a hook is registered on the network, on a module in it, or on all modules.
 
-    A hook must see what the plain network computes, so a kernel that skips the call of a module
-    steps aside.
+    A hook must get what the plain network computes, so kernels that skip modules are not used then.
     """
     if any(getattr(torch_module, f"_global{name}") for name in HOOKS):
         return True

@@ -1,7 +1,7 @@
-"""The actor: which action to choose, from features of the latent state.
+"""The actor: a distribution over actions, given features of the latent state.
 
-`actor_critic.py` trains it. It ends in distributions that no other head has: bounded normals for
-continuous actions, and several choices at once.
+`actor_critic.py` trains it. Unlike other heads, it can end in bounded normals, for continuous
+actions, and in several one-hot choices at once.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ ActorGradient = Literal["auto", "reinforce", "dynamics", "both"]
 
 @dataclass(frozen=True)
 class ActorConfig:
-    """The actor's network and what it is trained for."""
+    """The actor's network and its gradient."""
 
     layers: Annotated[Count, doc("Layers before the last one.")]
     units: Annotated[PositiveCount, doc("Units of each layer.")]
@@ -38,7 +38,7 @@ class ActorConfig:
         doc("Distribution of actions; auto: onehot if discrete, else trunc_normal."),
     ]
     min_std: Annotated[
-        NonNegative, doc("Least standard deviation of trunc_normal and tanh_normal.")
+        NonNegative, doc("Minimum standard deviation of trunc_normal and tanh_normal.")
     ]
     init_std: Annotated[
         float, doc("Added to the raw standard deviation of trunc_normal and tanh_normal.")
@@ -53,7 +53,7 @@ class ActorConfig:
     ]
     gradient_mix: Annotated[
         ScheduleText,
-        doc("Share of the dynamics' gradient where `gradient` is both; a schedule."),
+        doc("Share of the dynamics gradient if `gradient` is both; a schedule."),
     ]
     entropy_scale: Annotated[ScheduleText, doc("Weight of the entropy bonus; a schedule.")]
 
@@ -75,14 +75,14 @@ class ActionLayer(DistributionLayer):
         sample_gradient: SampleGradient = "exact",
         choices: Sequence[int] = (),
     ):
-        """Besides the names of `DistributionLayer`, it knows trunc_normal and tanh_normal.
+        """Besides the names of `DistributionLayer`, trunc_normal and tanh_normal are supported.
 
         Args:
-            input_size: of the features behind the last layer.
+            input_size: of the layer.
             shape: (A,).
             name: of the distribution.
-            min_std: of the bounded normals, which learn their scale.
-            init_std: of the bounded normals.
+            min_std: of the bounded normals.
+            init_std: of the bounded normals, added to the raw standard deviation.
             sample_gradient: of trunc_normal, see `TruncatedNormal`.
             choices: of onehot, the sizes of several one-hot vectors; empty for a single one.
         """
@@ -92,7 +92,7 @@ class ActionLayer(DistributionLayer):
         self.choices = tuple(choices)
 
     def distribution(self, out: Tensor, raw: Tensor | None) -> Distribution:
-        """From outputs (..., A), and raw standard deviations where the name is of a normal."""
+        """Build it from outputs (..., A); `raw` are standard deviations, for normals only."""
         match self.name, raw:
             case "onehot", _ if self.choices:
                 return OneHots(out, self.choices)
@@ -115,8 +115,8 @@ class Actor(nn.Module):
         if name == "auto":
             name = "onehot" if action_space.discrete else "trunc_normal"
         if action_space.discrete != (name == "onehot"):
-            kind = "discrete" if action_space.discrete else "continuous"
-            raise ValueError(f"Expect an actor for {kind} actions, actually: {name}")
+            rule = "onehot for discrete" if action_space.discrete else "a normal for continuous"
+            raise ValueError(f"The actor's `distribution` must be {rule} actions, got {name}")
         self.action_size = action_space.size
         self.trunk = MLP(
             feature_size,
@@ -145,7 +145,7 @@ class Actor(nn.Module):
         device: torch.device,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Noise (*shape, A) that decides samples of the distribution."""
+        """Draw noise (*shape, A) for samples of the distribution."""
         empty = torch.empty((*shape, self.action_size), device=device)
         match self.out.name:
             case "onehot":

@@ -1,7 +1,7 @@
 """Actor and critic, trained on imagined trajectories only.
 
-The agent calls their two losses; the policy asks the actor to act. They see features, never the
-world model that made them.
+The agent minimises their two losses; the policy samples actions. They see features of latent
+states, never the world model.
 """
 
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ from dreamer.types import ActionSpace, Trajectory
 
 @dataclass(frozen=True)
 class RewardNormConfig:
-    """Division of imagined rewards by their running magnitude; with momentum 1 that stays 1."""
+    """Division of imagined rewards by their running magnitude; off with momentum 1."""
 
-    momentum: Annotated[Fraction, doc("Share of the old magnitude that is kept; 1: it stays 1.")]
+    momentum: Annotated[Fraction, doc("Weight of the old magnitude in an update; 1: it stays 1.")]
     scale: Annotated[Positive, doc("Magnitude after the division.")]
     epsilon: Annotated[NonNegative, doc("Added to the magnitude.")]
 
@@ -34,7 +34,7 @@ class RewardNormConfig:
 
 @dataclass(frozen=True)
 class ActorCriticConfig:
-    """Everything about acting and valuing that is a choice."""
+    """Configuration of the actor and the critic."""
 
     actor: Annotated[ActorConfig, doc("The actor.")]
     critic: Annotated[HeadConfig, doc("The critic.")]
@@ -44,14 +44,14 @@ class ActorCriticConfig:
         bool, doc("Take targets from a slow copy of the critic, not from the critic itself.")
     ]
     slow_critic_updates: Annotated[
-        PositiveCount, doc("From one move of the slow copy to the next.", unit="updates")
+        PositiveCount, doc("Interval between moves of the slow copy.", unit="updates")
     ]
     slow_critic_fraction: Annotated[
-        Fraction, doc("How far the slow copy moves towards the critic; 1: all the way.")
+        Fraction, doc("How far the slow copy moves towards the critic; 1 copies it.")
     ]
 
     def build(self, feature_size: int, action_space: ActionSpace) -> "ActorCritic":
-        """The actor and critic of this configuration; a subclass builds its own."""
+        """Build the actor and the critic; a subclass may build others."""
         return ActorCritic(self, feature_size, action_space)
 
     def __post_init__(self):
@@ -59,15 +59,15 @@ class ActorCriticConfig:
 
 
 class ActorOutput(NamedTuple):
-    """What the actor's loss gives."""
+    """Result of `ActorCritic.actor_loss`."""
 
     loss: Tensor  # ()
-    target: Tensor  # (H, N), with its graph
+    target: Tensor  # (H, N), differentiable
     metrics: dict[str, Tensor]  # detached, each ()
 
 
 class CriticOutput(NamedTuple):
-    """What the critic's loss gives."""
+    """Result of `ActorCritic.critic_loss`."""
 
     loss: Tensor  # ()
     metrics: dict[str, Tensor]  # detached, each ()
@@ -114,15 +114,14 @@ class ActorCritic(nn.Module):
 
         self.actor = Actor(feature_size, action_space, actor)
         self.critic = Head(feature_size, (), config.critic)
-        # Its own random weights until the first update of the slow critic, as in the code.
+        # Until its first update, its weights are random ones of its own, as in the authors' code.
         self.target_critic = self.critic
         if config.slow_critic:
             self.target_critic = Head(feature_size, (), config.critic).requires_grad_(False)
         self.reward_norm = StreamNorm(config.reward_norm)
         if config.critic.distribution != "mse":
             raise ValueError(
-                f"Expect the critic's `distribution` to be mse, "
-                f"actually: {config.critic.distribution}"
+                f"The critic's `distribution` must be mse, got {config.critic.distribution}"
             )
 
     def policy(self, features: Tensor) -> Distribution:
@@ -130,7 +129,7 @@ class ActorCritic(nn.Module):
         return self.actor(features)
 
     def act(self, features: Tensor, noise: Tensor | None = None) -> Tensor:
-        """(N, F) and noise (N, A) or None -> a sampled action (N, A), with its gradient."""
+        """(N, F) and noise (N, A) or None -> a sampled action (N, A), differentiable."""
         return self.policy(features).sample(noise)
 
     def draw_noise(
@@ -139,23 +138,23 @@ class ActorCritic(nn.Module):
         device: torch.device,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Noise (*shape, A) that decides sampled actions, for `act`."""
+        """Draw noise (*shape, A) for `act`."""
         return self.actor.draw_noise(shape, device, generator)
 
     # states     [z0]   [z1]    z2     z3      H = 3
     # actions       [a1]   [a2]    a3          a_t was chosen in z_{t-1}
     # rewards    [r0]   [r1]   [r2]    r3      r_t is the reward of arriving at z_t
     # values     [v0]   [v1]   [v2]   [v3]
-    # targets     t0    [t1]   [t2]            the actor: t_{t+1} judges a_{t+1}, against v_t
+    # targets     t0    [t1]   [t2]            the actor: a_{t+1} has advantage t_{t+1} - v_t
     # targets    [t0]   [t1]   [t2]            the critic
     # weights    [ 1]   [w1]   [w2]    w3      probability that z_t is still alive
 
     def actor_loss(self, trajectory: Trajectory, policy_steps: int) -> ActorOutput:
-        """Score the actor on an imagined trajectory.
+        """Compute the actor's loss on an imagined trajectory.
 
         Args:
-            trajectory: (H+1, N, ...); its graph is used only where gradients go through dynamics.
-            policy_steps: the clock of the schedules.
+            trajectory: (H+1, N, ...); only dynamics gradients flow through it.
+            policy_steps: time of the schedules.
 
         Returns:
             The loss, and the targets that the critic regresses onto.
@@ -180,7 +179,7 @@ class ActorCritic(nn.Module):
         )
         log_prob = None
         if mix < 1:
-            # With `both` a continuous action keeps its own gradient, as in the authors' code.
+            # With `both`, gradients flow through a continuous action, as in the authors' code.
             action = action.detach() if self.gradient == "reinforce" else action
             log_prob = policy.log_prob(action)
         entropy = policy.entropy
@@ -216,7 +215,7 @@ class ActorCritic(nn.Module):
         return ActorOutput(loss, target, {k: x.detach() for k, x in metrics.items()})
 
     def critic_loss(self, trajectory: Trajectory, target: Tensor) -> CriticOutput:
-        """Score the critic on an imagined trajectory (H+1, N, ...), targets (H, N) given.
+        """Compute the critic's loss on an imagined trajectory (H+1, N, ...) with targets (H, N).
 
         Only the critic gets gradients.
         """
@@ -228,9 +227,9 @@ class ActorCritic(nn.Module):
 
     @torch.no_grad()
     def update_target_critic(self, update: int) -> None:
-        """Move the slow critic after update number `update` (0, 1, ...), where it is due.
+        """Move the slow critic if it is due after update number `update` (0, 1, ...).
 
-        The first update copies the critic whole. Source: `update_slow_target` of the code.
+        Update 0 copies the critic. Source: `update_slow_target` of the authors' code.
         """
         config = self.config
         if not config.slow_critic or update % config.slow_critic_updates:

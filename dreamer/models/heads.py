@@ -1,6 +1,6 @@
 """Heads: dense layers that end in a distribution.
 
-World model and actor-critic predict with them. They know no latent state.
+The world model and the critic predict with them. They know no latent states.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class HeadConfig:
     units: Annotated[PositiveCount, doc("Units of each layer.")]
     activation: ActivationKey
     norm: NormKey
-    distribution: Annotated[DistributionName, doc("Distribution that the head ends in.")]
+    distribution: Annotated[DistributionName, doc("Distribution of the predictions.")]
 
     def __post_init__(self):
         check(self)
@@ -36,7 +36,7 @@ class DistributionLayer(nn.Module):
     """A dense layer whose outputs are the statistics of a distribution over (..., *shape)."""
 
     def __init__(self, input_size: int, shape: Sequence[int], name: str):
-        """`name` is a `DistributionName`; a subclass may know others."""
+        """`name` is a `DistributionName`; a subclass may support others."""
         super().__init__()
         self.shape = tuple(shape)
         self.name = name
@@ -46,11 +46,11 @@ class DistributionLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Distribution:
         """(..., input_size) -> a distribution with batch (...) and event `shape`."""
-        out = self._shaped(self.out(x))
-        return self.distribution(out, None if self.std is None else self._shaped(self.std(x)))
+        out = self._reshape(self.out(x))
+        return self.distribution(out, None if self.std is None else self._reshape(self.std(x)))
 
     def distribution(self, out: Tensor, raw: Tensor | None) -> Distribution:
-        """From outputs (..., *shape), and raw standard deviations where the name is of a normal."""
+        """Build it from outputs (..., *shape); `raw` are standard deviations, for normals only."""
         dims = len(self.shape)
         match self.name:
             case "binary":
@@ -59,11 +59,11 @@ class DistributionLayer(nn.Module):
                 return OneHot(out)
             case "normal":
                 assert raw is not None
-                return Normal(out, raw, dims)  # raw on purpose: so the authors' code has it
+                return Normal(out, raw, dims)  # no softplus, as in the authors' code
             case _:  # mse
                 return Normal(out, 1.0, dims)
 
-    def _shaped(self, out: Tensor) -> Tensor:
+    def _reshape(self, out: Tensor) -> Tensor:
         """(..., size) -> (..., *shape) float32."""
         return out.float().unflatten(-1, self.shape) if self.shape else out.float().squeeze(-1)
 

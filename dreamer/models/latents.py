@@ -1,7 +1,7 @@
 """The two kinds of stochastic state, behind one interface without parameters.
 
-The RSSM holds one of them and never asks which: swapping it is the ablation. Statistics are
-(..., S, P), samples (..., S, K); Gaussian latents have K = 1 and P = 2.
+The RSSM works with either; an ablation swaps the object. Statistics are (..., S, P), samples
+(..., S, K); Gaussian latents have K = 1 and P = 2.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from dreamer.schema.validation import check
 
 
 class Latent(Protocol):
-    """What the RSSM and the losses ask of a stochastic state."""
+    """Interface of a stochastic state, for the RSSM and the losses."""
 
     @property
     def variables(self) -> int:
@@ -35,7 +35,7 @@ class Latent(Protocol):
         ...
 
     def to_stats(self, outputs: Tensor) -> Tensor:
-        """Order a layer's outputs (..., S * P) as statistics (..., S, P)."""
+        """Reshape a layer's outputs (..., S * P) to statistics (..., S, P)."""
         ...
 
     def draw_noise(self, stats: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -90,15 +90,15 @@ class CategoricalLatent:
         return gumbel_like(stats, generator)
 
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
-        """One-hot rows (..., S, K), decided by Gumbel noise of that shape."""
+        """One-hot samples (..., S, K) from Gumbel noise of that shape; straight-through."""
         return OneHot(stats).sample(noise)
 
     def mode(self, stats: Tensor) -> Tensor:
-        """The likeliest classes (..., S, K), without a gradient."""
+        """The most likely classes, one-hot (..., S, K); no gradient."""
         return OneHot(stats).mode
 
     def kl_divergence(self, left: Tensor, right: Tensor) -> Tensor:
-        """(..., S, K) twice -> (...) in nats."""
+        """Two (..., S, K) -> (...) in nats."""
         left_log, right_log = left.log_softmax(-1), right.log_softmax(-1)
         return (left_log.exp() * (left_log - right_log)).sum((-2, -1))
 
@@ -107,7 +107,7 @@ class CategoricalLatent:
         return OneHot(stats).entropy.sum(-1)
 
     def log_prob(self, stats: Tensor, stoch: Tensor) -> Tensor:
-        """(..., S, K) twice -> (...) in nats."""
+        """Two (..., S, K) -> (...) in nats."""
         return OneHot(stats).log_prob(stoch).sum(-1)
 
 
@@ -115,7 +115,7 @@ class CategoricalLatent:
 class GaussianLatent:
     """S independent normals with reparameterised gradients, as in DreamerV1.
 
-    Statistics hold the mean and the raw standard deviation.
+    The statistics are the mean and the raw standard deviation.
 
     Source: the ablation "No Discrete Latents" of Table 2.
     """
@@ -123,7 +123,7 @@ class GaussianLatent:
     variables: Annotated[PositiveCount, doc("S, variables of the stochastic state.")]
     std_activation: Annotated[
         Literal["softplus", "sigmoid", "sigmoid2"],
-        doc("Makes a standard deviation of a raw number.", source="the authors' code"),
+        doc("Maps a raw output to a standard deviation.", source="the authors' code"),
     ]
     min_std: Annotated[NonNegative, doc("Added to every standard deviation.")]
 
@@ -132,7 +132,7 @@ class GaussianLatent:
 
     @property
     def classes(self) -> int:
-        """K = 1: a number, no class."""
+        """K = 1: each variable is one number."""
         return 1
 
     @property
@@ -170,7 +170,7 @@ class GaussianLatent:
         return stats[..., :1]
 
     def kl_divergence(self, left: Tensor, right: Tensor) -> Tensor:
-        """(..., S, 2) twice -> (...) in nats."""
+        """Two (..., S, 2) -> (...) in nats."""
         (left_mean, left_std), (right_mean, right_std) = self.mean_std(left), self.mean_std(right)
         ratio = (left_std / right_std).square()
         shift = ((left_mean - right_mean) / right_std).square()

@@ -1,6 +1,6 @@
 """Dense layers, norms, activations and initial weights.
 
-Every network is built of them. They know no distribution and no latent state.
+Every network is built from them. They know no distributions and no latent states.
 """
 
 import itertools
@@ -26,13 +26,13 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 LAYER_NORM_EPSILON = 1e-3  # Keras' default; torch's is 1e-5
 
 
-# What the layers of every network have in common.
+# Keys that every network declares.
 ActivationKey = Annotated[Activation, doc("Activation of the layers.", source="the authors' code")]
 NormKey = Annotated[Norm, doc("Norm before each activation: none, or layer norm.")]
 
 
 def init_glorot(module: nn.Module) -> None:
-    """Glorot-uniform kernels and zero biases, as Keras; give it to `Module.apply`."""
+    """Initialise as Keras does: Glorot-uniform kernels, zero biases. For `Module.apply`."""
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -40,9 +40,9 @@ def init_glorot(module: nn.Module) -> None:
 
 
 def make_norm(norm: Norm, size: int) -> nn.Module:
-    """Layer norm over `size` features in float32, or nothing."""
+    """Layer norm over `size` features in float32, or the identity."""
     if norm not in ("none", "layer"):
-        raise ValueError(f"Expect `norm` to be 'none' or 'layer', actually: {norm!r}")
+        raise ValueError(f"`norm` must be 'none' or 'layer', got {norm!r}")
     return LayerNorm(size) if norm == "layer" else nn.Identity()
 
 

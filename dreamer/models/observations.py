@@ -1,7 +1,7 @@
-"""Which observations go through pixels and which through vectors, on the way in and out.
+"""Encoder and decoder of observations: convolutions for images, dense layers for vectors.
 
-The world model asks for an embedding of a dictionary of observations, and for distributions over
-such a dictionary. Order is that of the dictionary; image embeddings come first.
+The world model encodes a dictionary of observations to one embedding, and decodes features to a
+distribution per observation. Keys keep their order; the embedding of the images comes first.
 """
 
 import re
@@ -36,7 +36,7 @@ class VectorConfig:
 
 @dataclass(frozen=True)
 class ObservationConfig:
-    """How a dictionary of observations is encoded, or decoded."""
+    """Which observations are encoded or decoded, and the networks."""
 
     image_keys: Annotated[Pattern, doc("Pattern of the image observations used; '$^' for none.")]
     vector_keys: Annotated[Pattern, doc("Pattern of the vector observations used; '$^' for none.")]
@@ -48,23 +48,23 @@ class ObservationConfig:
 
 
 def select_keys(obs_shapes: ObsShapes, config: ObservationConfig) -> tuple[list[str], list[str]]:
-    """Names of the image keys (C, 64, 64) and vector keys (O,) that the patterns match.
+    """Return the image keys (C, 64, 64) and vector keys (O,) that the patterns match.
 
     Raises:
-        ValueError: an image is not 64 pixels wide and high, or no key is left.
+        ValueError: an image is not 64 pixels wide and high, or no key matches.
     """
     images = [k for k, s in obs_shapes.items() if len(s) == 3 and re.match(config.image_keys, k)]
     vectors = [k for k, s in obs_shapes.items() if len(s) == 1 and re.match(config.vector_keys, k)]
     for key in images:
         if obs_shapes[key][1:] != (IMAGE_SIZE, IMAGE_SIZE):
             raise ValueError(
-                f"Expect image `{key}` to be (channels, {IMAGE_SIZE}, {IMAGE_SIZE}), "
-                f"actually: {obs_shapes[key]}"
+                f"Image `{key}` must have shape (channels, {IMAGE_SIZE}, {IMAGE_SIZE}), "
+                f"got {obs_shapes[key]}"
             )
     if not images and not vectors:
         raise ValueError(
-            f"Expect `image_keys` {config.image_keys!r} or `vector_keys` {config.vector_keys!r} "
-            f"to match an observation, actually there are: {obs_shapes}"
+            f"`image_keys` or `vector_keys` must match an observation of {obs_shapes}, "
+            f"got {config.image_keys!r} and {config.vector_keys!r}"
         )
     return images, vectors
 
@@ -103,7 +103,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features (..., F) -> a unit normal over every observation (..., *shape)."""
+    """Features (..., F) -> a unit normal per observation (..., *shape)."""
 
     def __init__(self, input_size: int, obs_shapes: ObsShapes, config: ObservationConfig):
         super().__init__()
@@ -119,7 +119,7 @@ class Decoder(nn.Module):
             names = [_module_name(k) for k in self.vector_keys]
             if twice := {name for name in names if names.count(name) > 1}:
                 raise ValueError(
-                    f"Observations must not be named {sorted(twice)} and alike at once"
+                    f"Observations must differ in their module names, got {sorted(twice)} twice"
                 )
             self.outputs = nn.ModuleDict(
                 {
@@ -132,7 +132,7 @@ class Decoder(nn.Module):
         self.apply(init_glorot)
 
     def forward(self, features: Tensor) -> dict[str, Distribution]:
-        """(..., F) -> by key, a distribution with batch (...) and the observation as event."""
+        """(..., F) -> by key, a distribution with batch (...) and event (*shape)."""
         distributions: dict[str, Distribution] = {}
         if self.image_keys:
             means = self.image(features).split(self.channels, -3)
@@ -141,29 +141,29 @@ class Decoder(nn.Module):
         return distributions | self.vectors(features)
 
     def vectors(self, features: Tensor) -> dict[str, Distribution]:
-        """The part of `forward` that makes no images."""
+        """Decode the vector observations only, as `forward` does."""
         if not self.vector_keys:
             return {}
         x = self.vector(features)
         return {key: self.outputs[_module_name(key)](x) for key in self.vector_keys}
 
     def log_prob(self, features: Tensor, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Log-densities of raw observations.
+        """Score raw observations.
 
         Args:
             features: (..., F).
-            obs: by key, (..., *shape), constants.
+            obs: by key, (..., *shape); no gradient flows into them.
 
         Returns:
-            By key, (...) in nats, each step's own: they may be weighted one by one.
+            By key, log-probabilities (...) in nats.
         """
         return {k: d.log_prob(preprocess(obs[k])) for k, d in self(features).items()}
 
 
 def _module_name(key: str) -> str:
-    """An observation's key as the name of a module.
+    """Turn the key of an observation into the name of a module.
 
-    Such names have no dots, and some are taken by the dictionary of modules itself.
+    Module names have no dots, and `nn.ModuleDict` reserves some.
     """
     name = key.replace(".", "\N{MIDDLE DOT}")
     return f"{name}_" if hasattr(nn.ModuleDict(), name) else name

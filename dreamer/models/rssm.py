@@ -1,7 +1,7 @@
-"""The recurrent state-space model: what the agent remembers, and what it expects next.
+"""The recurrent state-space model: infers latent states and predicts the next ones.
 
-The world model drives it, over replayed sequences and in imagination. It knows latent states,
-embeddings and actions, but no observation and no reward.
+The world model runs it on replayed sequences and in imagination. It knows latent states,
+embeddings and actions, but no observations and no rewards.
 """
 
 import functools
@@ -20,7 +20,7 @@ from dreamer.types import RSSMState
 
 ImaginationPolicy = Callable[[Tensor, Tensor | None], Tensor]
 
-UPDATE_BIAS = -1.0  # the GRU starts out slow to replace its state
+UPDATE_BIAS = -1.0  # untrained, the GRU keeps most of its state
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class RSSMConfig:
     norm: NormKey  # of the dense layers
     layer_norm: Annotated[bool, doc("Use layer norm in the GRU.")]
     ensemble: Annotated[
-        PositiveCount, doc("Priors; each step uses one of them, drawn for the whole batch.")
+        PositiveCount, doc("Number of priors; each step uses a random one for the whole batch.")
     ]
 
     def __post_init__(self):
@@ -43,7 +43,7 @@ class RSSMConfig:
 class GRUCell(nn.Module):
     """A gated recurrent unit with one layer norm over all its gates.
 
-    The reset gate multiplies the normalised candidate, not the old state; an update near 1
+    The reset gate multiplies the normalised candidate, not the old state. An update gate near 1
     replaces the state.
 
     Source: `GRUCell` of the authors' code. Differs from the paper: layer norm is on by default.
@@ -63,7 +63,7 @@ class GRUCell(nn.Module):
 
 
 class Prior(nn.Module):
-    """Statistics of the stochastic state before the observation is seen."""
+    """Predicts the statistics of the stochastic state without the observation."""
 
     def __init__(self, layer: DenseLayer, hidden: int, outputs: int):
         super().__init__()
@@ -76,7 +76,7 @@ class Prior(nn.Module):
 
 
 class RSSM(nn.Module):
-    """Deterministic GRU state and stochastic latent, inferred or imagined.
+    """Deterministic and stochastic state, inferred from observations or imagined.
 
     Source: Eq. 1, section 2.1.
     """
@@ -111,12 +111,12 @@ class RSSM(nn.Module):
         )
 
     def prior_stats(self, deter: Tensor, member: Tensor | None = None) -> Tensor:
-        """What the model expects of the stochastic state, for one or many steps at once.
+        """Compute the statistics of the prior, for one or many steps at once.
 
         Args:
             deter: (..., D).
-            member: index of the prior to ask, broadcastable to (...); None draws one at random
-                for each entry of the leading axis, or for all of a single step (B, D).
+            member: index into the ensemble of priors, broadcastable to (...); None draws one for
+                each step.
 
         Returns:
             (..., S, P) float32.
@@ -126,19 +126,19 @@ class RSSM(nn.Module):
         if member is None:
             steps = deter.shape[: deter.ndim - 2]
             member = torch.randint(len(self.priors), steps, device=deter.device).unsqueeze(-1)
-        everyone = torch.stack([self.latent.to_stats(p(deter)) for p in self.priors], -1)
+        stats = torch.stack([self.latent.to_stats(p(deter)) for p in self.priors], -1)
         index = member.expand(deter.shape[:-1])[..., None, None, None]
-        return everyone.take_along_dim(index, -1).squeeze(-1)
+        return stats.take_along_dim(index, -1).squeeze(-1)
 
     def img_step(
         self, prev: RSSMState, prev_action: Tensor, noise: Tensor | None = None
     ) -> RSSMState:
-        """One step without an observation: the prior.
+        """Take one step without an observation: sample the prior.
 
         Args:
             prev: (N, ...).
             prev_action: (N, A), chosen in `prev`.
-            noise: (N, S, K) that decides the sample; None draws it.
+            noise: (N, S, K) that determines the sample; None draws it.
         """
         deter = self._next_deter(prev, prev_action)
         return self._sample(deter, self.prior_stats(deter), noise)
@@ -151,14 +151,14 @@ class RSSM(nn.Module):
         is_first: Tensor,
         noise: Tensor | None = None,
     ) -> RSSMState:
-        """One step with an observation: the posterior. Where `is_first`, memory starts from zero.
+        """Take one step with an observation: sample the posterior. `is_first` resets the state.
 
         Args:
             prev: (B, ...).
             prev_action: (B, A), the action that led to the observation.
             embed: (B, M).
             is_first: (B,) bool.
-            noise: (B, S, K) that decides the sample; None draws it.
+            noise: (B, S, K) that determines the sample; None draws it.
         """
         keep = (~is_first).float().unsqueeze(-1)  # (B, 1)
         prev = RSSMState(prev.deter * keep, prev.stoch * keep.unsqueeze(-1), prev.stats)
@@ -174,12 +174,12 @@ class RSSM(nn.Module):
         start: RSSMState | None = None,
         noise: Tensor | None = None,
     ) -> RSSMState:
-        """Infer the states of sequences of observations: `obs_step` for T steps.
+        """Infer the posteriors of sequences of observations: `obs_step` for T steps.
 
         Args:
             embed: (T, B, M).
             prev_action: (T, B, A).
-            is_first: (T, B) bool; there, state and action are taken as zero.
+            is_first: (T, B) bool; there, the previous state and action count as zero.
             start: (B, ...), None for zeros.
             noise: (T, B, S, K), None draws it.
 
@@ -205,18 +205,18 @@ class RSSM(nn.Module):
         action_noise: Tensor | None = None,
         state_noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Roll the prior forward under a policy: `img_step` for H steps.
+        """Imagine trajectories under a policy: `img_step` for H steps.
 
         Args:
             start: (N, ...).
-            policy: maps features (N, F), detached, and noise (N, A) or None to actions (N, A).
+            policy: maps detached features (N, F) and noise (N, A) or None to actions (N, A).
             horizon: H steps.
             action_noise: (H, N, A), None leaves it to the policy.
             state_noise: (H, N, S, K), None draws it.
 
         Returns:
-            Features (H+1, N, F), the first being those of `start`, and the actions that led to each
-            (H+1, N, A), the first being zero. Gradients flow through features and actions.
+            Features (H+1, N, F), the first are those of `start`, and the actions that led to them
+            (H+1, N, A), the first are zero. Gradients flow through features and actions.
         """
         # features   [z0]   [z1]   ...   [zH]
         # actions    [ 0]   [a1]   ...   [aH]      a_t was chosen in z_{t-1}
@@ -231,11 +231,11 @@ class RSSM(nn.Module):
         return torch.stack(features), torch.stack(prev_action)
 
     def _next_deter(self, prev: RSSMState, prev_action: Tensor) -> Tensor:
-        """Deterministic state one step on: (N, ...), (N, A) -> (N, D)."""
+        """Compute the next deterministic state: (N, ...), (N, A) -> (N, D)."""
         x = self.img_in(torch.cat([prev.stoch.flatten(-2), prev_action], -1))
         return self.gru(x, prev.deter)
 
     def _sample(self, deter: Tensor, stats: Tensor, noise: Tensor | None) -> RSSMState:
-        """(N, D), (N, S, P), and noise (N, S, K) or None -> the state (N, ...)."""
+        """Sample a state (N, ...) from (N, D), (N, S, P) and noise (N, S, K) or None."""
         noise = self.latent.draw_noise(stats) if noise is None else noise
         return RSSMState(deter, self.latent.sample(stats, noise), stats)

@@ -1,7 +1,7 @@
-"""Pixels to vectors and back: two convolutional networks, mirror images of each other.
+"""The convolutional encoder and decoder of images.
 
-`encoder.py` decides which observations come here. Layouts follow torch outside (channels first)
-and the authors' code inside: the encoder flattens height, width, channel, in that order.
+`observations.py` decides which observations they get. Images have channels first, as in torch; the
+encoder flattens them in the order of the authors' code: height, width, channel.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from dreamer.schema.validation import check
 
 IMAGE_SIZE = 64  # pixels, both sides
 STRIDE = 2
-IN_DEPTHS = 32  # the decoder starts from one pixel of this many times `depth` channels
+DECODER_WIDTH = 32  # the decoder's first input: 1 x 1 pixels of this many times `depth` channels
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ConvConfig:
     ]
     kernels: Annotated[
         Sequence[PositiveCount],
-        doc("Edge of each layer's kernel, in the order of computation.", unit="pixels"),
+        doc("Kernel size of each layer, the first layer first.", unit="pixels"),
     ]
     activation: ActivationKey
     norm: NormKey
@@ -39,7 +39,7 @@ class ConvConfig:
 
 
 def preprocess(observation: Tensor) -> Tensor:
-    """Bytes become floats in [-0.5, 0.5], all else floats, any shape: as in the authors' code."""
+    """Convert bytes to floats in [-0.5, 0.5], all else to floats; any shape."""
     if observation.dtype == torch.uint8:
         return observation.float().div_(255).sub_(0.5)
     return observation.float()
@@ -94,7 +94,7 @@ class ConvDecoder(nn.Module):
         self.activation = ACTIVATIONS[config.activation]
         layers = len(config.kernels)
         widths = [config.depth * 2 ** (layers - i - 2) for i in range(layers - 1)] + [channels]
-        previous, size = IN_DEPTHS * config.depth, 1
+        previous, size = DECODER_WIDTH * config.depth, 1
         self.dense = nn.Linear(input_size, previous)
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
         for width, kernel in zip(widths, config.kernels, strict=True):

@@ -1,7 +1,7 @@
-"""The world model: from observations to latent states, and from those to all that is predicted.
+"""The world model: infers latent states from observations and predicts all else from them.
 
-The agent trains it on replayed batches and dreams in it; the policy filters observations with
-it. It knows neither actor nor critic: imagination takes the actor as a plain function.
+The agent trains it on replayed batches and imagines trajectories with it; the policy infers states
+with it. It knows neither actor nor critic: `imagine` takes the policy as a function.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -20,18 +20,18 @@ from dreamer.schema.types import NonNegative, OpenFraction, PositiveCount, Posit
 from dreamer.schema.validation import check
 from dreamer.types import Batch, RSSMState, Trajectory
 
-OBSERVATIONS = "observations"  # the scales of their losses, beside that of `kl`
-METRIC_NAMES = {"discount": "continue"}  # the field's word for the head, where it is logged
+OBSERVATIONS = "observations"  # key of `loss_scales`: the scales by observation
+METRIC_NAMES = {"discount": "continue"}  # heads with another name in metrics
 
 RewardTransform = Literal["tanh", "sign", "identity"]
 
 
 @dataclass(frozen=True)
 class KLConfig:
-    """How the KL divergence pulls prior and posterior together (section 2.1, KL balancing)."""
+    """The KL loss between posterior and prior (section 2.1, KL balancing)."""
 
     balance: Annotated[OpenFraction, doc("Share of the prior's gradient; 0.5 is the plain KL.")]
-    free_nats: Annotated[NonNegative, doc("A KL below this counts as this.", unit="nats")]
+    free_nats: Annotated[NonNegative, doc("Least value of the KL in the loss.", unit="nats")]
     forward: Annotated[bool, doc("Use KL(prior || posterior), not KL(posterior || prior).")]
     free_avg: Annotated[bool, doc("Apply free nats to the mean, not to each entry.")]
 
@@ -41,58 +41,58 @@ class KLConfig:
 
 @dataclass(frozen=True)
 class ModelHeadConfig(HeadConfig):
-    """A head of the world model; `WorldModel.targets` says what it learns to predict."""
+    """A head of the world model; `WorldModel.targets` computes its targets."""
 
-    gradients: Annotated[bool, doc("Let it train the latent state.")]
+    gradients: Annotated[bool, doc("Let the head train the latent state.")]
     scale: Annotated[NonNegative, doc("Weight of its loss.")]
     shape: Annotated[Sequence[PositiveCount], doc("Shape of one target.")] = ()
 
 
 @dataclass(frozen=True)
 class WorldModelConfig:
-    """Everything about the world model that is a choice."""
+    """Configuration of the world model."""
 
     latent: Annotated[Latent, doc("Kind of stochastic state.")]
     rssm: Annotated[RSSMConfig, doc("The recurrent state-space model.")]
-    encoder: Annotated[ObservationConfig, doc("What is observed, and how it is encoded.")]
-    decoder: Annotated[ObservationConfig, doc("What is predicted of it, and how.")]
+    encoder: Annotated[ObservationConfig, doc("Which observations are encoded, and how.")]
+    decoder: Annotated[ObservationConfig, doc("Which observations are predicted, and how.")]
     heads: Annotated[
         Mapping[str, ModelHeadConfig | None],
-        doc("What else is predicted, by name; null leaves one out. No `discount`: no end."),
+        doc("Other predictions, by name; null removes one. `discount` predicts ends."),
     ]
-    kl: Annotated[KLConfig, doc("How prior and posterior are pulled together.")]
+    kl: Annotated[KLConfig, doc("The KL loss.")]
     loss_scales: Annotated[
         Mapping[str, NonNegative | Mapping[str, NonNegative]],
-        doc("Weights of the KL and of observations; one without counts once."),
+        doc("Weights of the losses of the KL and of observations; 1 if not given."),
     ]
     image_gradients: Annotated[bool, doc("Let the decoder train the latent state.")]
     reward_transform: Annotated[
-        RewardTransform, doc("What the reward head's targets are of raw rewards.")
+        RewardTransform, doc("Transform of raw rewards to targets of the reward head.")
     ]
     discount: Annotated[PositiveFraction, doc("Gamma.", source="Table D1: 0.995")]
 
     def build(self, obs_shapes: ObsShapes, action_size: int) -> "WorldModel":
-        """The world model of this configuration; a subclass builds its own."""
+        """Build the world model; a subclass may build another."""
         return WorldModel(self, obs_shapes, action_size)
 
     def __post_init__(self):
         check(self)
         if self.heads.get("reward") is None:
-            raise ValueError("`heads` must have a `reward`: the actor learns from what it predicts")
+            raise ValueError("`heads` must have a `reward`: the actor learns from its predictions")
         for name in self.heads:
             taken = name == "kl" or hasattr(nn.ModuleDict(), name)
             if taken or not name.isidentifier():
                 raise ValueError(
-                    "The name of a head must be letters, digits and underscores, and neither `kl` "
-                    f"nor a word that torch has taken, got {name}"
+                    "The name of a head must consist of letters, digits and underscores, and be "
+                    f"neither `kl` nor a name that torch reserves, got {name}"
                 )
 
 
 class WorldModelOutput(NamedTuple):
-    """What one pass over a batch gives."""
+    """Result of `WorldModel.loss`."""
 
     loss: Tensor  # ()
-    posterior: RSSMState  # (T, B, ...), with its graph
+    posterior: RSSMState  # (T, B, ...), differentiable
     prior_stats: Tensor  # (T, B, S, P)
     losses: dict[str, Tensor]  # of `kl` and of every head, unscaled, each ()
     obs_losses: dict[str, Tensor]  # by observation, unscaled, each ()
@@ -103,7 +103,7 @@ class WorldModelOutput(NamedTuple):
 
 
 def transform_reward(reward: Tensor, transform: RewardTransform) -> Tensor:
-    """Squash raw rewards into training targets of the reward head, any shape."""
+    """Transform raw rewards to targets of the reward head, any shape."""
     match transform:
         case "tanh":
             return reward.tanh()
@@ -116,29 +116,29 @@ def transform_reward(reward: Tensor, transform: RewardTransform) -> Tensor:
 def split_loss_scales(
     scales: Mapping[str, Any], obs_keys: Collection[str]
 ) -> tuple[float, dict[str, float]]:
-    """The scale of the KL loss, and those of observations by key; a loss without one counts once.
+    """Return the scale of the KL loss (1 by default), and those of observations by key.
 
-    Observations have a namespace of their own, `observations`: one may be called `kl`. The short
-    form `image: 2.0` beside `kl` means an observation, too.
+    Observations have the namespace `observations`, so that one may be called `kl`. The short form
+    `image: 2.0` beside `kl` is accepted, too.
 
     Raises:
         ValueError: a name is neither `kl` nor an observation.
     """
-    own = scales.get(OBSERVATIONS, {})
-    if not isinstance(own, Mapping):  # the short form of an observation of that name
-        own = {OBSERVATIONS: own}
+    nested = scales.get(OBSERVATIONS, {})
+    if not isinstance(nested, Mapping):  # the short form of an observation of that name
+        nested = {OBSERVATIONS: nested}
     flat = {key: scale for key, scale in scales.items() if key not in ("kl", OBSERVATIONS)}
-    observations = {**flat, **own}
+    observations = {**flat, **nested}
     if unknown := observations.keys() - set(obs_keys):
         raise ValueError(
-            f"`loss_scales` must be among {['kl', *sorted(obs_keys)]}, got {sorted(unknown)}; that "
-            "of a head is `heads.<name>.scale`"
+            f"`loss_scales` must be among {['kl', *sorted(obs_keys)]}, got {sorted(unknown)}; the "
+            "scale of a head is `heads.<name>.scale`"
         )
     return scales.get("kl", 1.0), observations
 
 
 class WorldModel(nn.Module):
-    """Encoder, RSSM and the heads that predict observations, rewards and discounts."""
+    """Encoder, RSSM, decoder and the heads that predict rewards, discounts and more."""
 
     def __init__(self, config: WorldModelConfig, obs_shapes: ObsShapes, action_size: int):
         super().__init__()
@@ -157,13 +157,13 @@ class WorldModel(nn.Module):
         self.register_load_state_dict_pre_hook(_rename_heads)
 
     def real_discount(self, is_terminal: Tensor) -> Tensor:
-        """What the data says of the future's worth: gamma, or 0 at the end. Any shape."""
+        """Return gamma, or 0 where the episode has terminated; any shape."""
         return (~is_terminal).float() * self.config.discount
 
     def targets(self, batch: Batch) -> dict[str, Tensor]:
-        """What the heads learn to predict, by name, each (T, B, *shape) like `batch.reward`.
+        """Compute the targets of the heads, by name, each (T, B, *shape).
 
-        A subclass adds those of its own heads. Those of a head that is left out are not used.
+        A subclass adds those of its own heads. Targets without a head are ignored.
         """
         return {
             "reward": transform_reward(batch.reward, self.config.reward_transform),
@@ -174,14 +174,14 @@ class WorldModel(nn.Module):
     def loss(
         self, batch: Batch, start: RSSMState | None = None, noise: Tensor | None = None
     ) -> WorldModelOutput:
-        """Infer the latent states of a batch and score everything that is predicted from them.
+        """Infer the posteriors of a batch, and score the priors and all predictions.
 
         Args:
             batch: (T, B, ...), raw.
             start: (B, ...) state before the batch, None for zeros.
-            noise: (T, B, S, K) that decides the samples, None draws it.
+            noise: (T, B, S, K) that determines the samples, None draws it.
 
-        Source: Eq. 2. The loss of a first step is kept, its KL included, as in the authors' code.
+        Source: Eq. 2. First steps count, and so does their KL, as in the authors' code.
         """
         length, batch_size = batch.reward.shape
         assert batch.prev_action.shape[:2] == (length, batch_size), batch.prev_action.shape
@@ -236,28 +236,30 @@ class WorldModel(nn.Module):
     def score(
         self, features: Tensor, obs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Log-densities (...) in nats of raw observations, and of the targets of all heads.
+        """Compute log-probabilities (...) in nats of raw observations and of the heads' targets.
 
         Args:
-            features: (..., F); they get no gradient from a head whose switch is off.
+            features: (..., F); heads with `gradients: false` send no gradient into them.
             obs: by key, (..., *shape).
             targets: by head, (..., *shape), see `targets`.
 
         Raises:
             ValueError: a head has no target.
         """
-        constant = features.detach()
-        of_obs = self.decoder.log_prob(features if self.config.image_gradients else constant, obs)
+        detached = features.detach()
+        obs_scores = self.decoder.log_prob(
+            features if self.config.image_gradients else detached, obs
+        )
         scores = {}
         for name, head in self.heads.items():
             if name not in targets:
                 raise ValueError(
-                    f"`{type(self).__name__}.targets` must have one for every head, got none for "
-                    f"`{name}`"
+                    f"`{type(self).__name__}.targets` must have a target for every head, got none "
+                    f"for `{name}`"
                 )
-            prediction = head(features if self.has_gradients[name] else constant)
+            prediction = head(features if self.has_gradients[name] else detached)
             scores[name] = prediction.log_prob(targets[name])
-        return of_obs, scores
+        return obs_scores, scores
 
     def imagine(
         self,
@@ -269,18 +271,18 @@ class WorldModel(nn.Module):
         action_noise: Tensor | None = None,
         state_noise: Tensor | None = None,
     ) -> Trajectory:
-        """Dream `horizon` steps from each start.
+        """Imagine a trajectory of `horizon` steps from each start.
 
         Args:
             start: (N, ...).
-            start_is_terminal: (N,) bool, what the replay knows of the start; None trusts the head.
+            start_is_terminal: (N,) bool, from the replay; None uses the discount head.
             policy: maps detached features (N, F) and noise or None to actions (N, A).
             horizon: H.
             action_noise: (H, N, A) or None.
             state_noise: (H, N, S, K) or None.
 
         Returns:
-            (H+1, N, ...). Gradients flow through the actions, the dynamics and the heads.
+            (H+1, N, ...). Gradients flow through actions, dynamics and heads.
         """
         features, prev_action = self.rssm.imagine(
             start, policy, horizon, action_noise=action_noise, state_noise=state_noise
@@ -301,15 +303,15 @@ class WorldModel(nn.Module):
 
         Args:
             batch: (T, B, ...), raw.
-            context: steps of which the observation is seen, in [1, T).
+            context: number of steps whose observations are used, in [1, T).
 
         Returns:
             By image key, (T, B, C, 64, 64) in [0, 1].
         """
         embed = self.encoder({k: x[:context] for k, x in batch.obs.items()})
-        seen = self.rssm.observe(embed, batch.prev_action[:context], batch.is_first[:context])
-        state = seen.at(-1)
-        features = [seen.features]
+        posterior = self.rssm.observe(embed, batch.prev_action[:context], batch.is_first[:context])
+        state = posterior.at(-1)
+        features = [posterior.features]
         for prev_action in batch.prev_action[context:]:
             state = self.rssm.img_step(state, prev_action)
             features.append(state.features[None])
@@ -318,7 +320,7 @@ class WorldModel(nn.Module):
 
 
 def _rename_heads(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Take weights of the time when the heads were `reward_head` and `discount_head`."""
+    """Accept old checkpoints, in which the heads are `reward_head` and `discount_head`."""
     for name in ("reward", "discount"):
         old = f"{prefix}{name}_head."
         for key in [key for key in state_dict if key.startswith(old)]:

@@ -1,1 +1,1 @@
-"""Experience on disk and the batches sampled from it."""
+"""The replay: experience on disk, and batches sampled from it."""

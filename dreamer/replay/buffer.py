@@ -1,7 +1,7 @@
-"""The replay: all experience of a run on disk, and the sequences sampled from it.
+"""The replay buffer: all experience of a run on disk, and the sequences sampled from it.
 
-The collector adds steps, the data set samples batches, the runner builds and checkpoints it. It
-knows no network, no environment and no Trainer.
+The collection adds steps, the data module samples batches, `dreamer.run` builds it. It knows no
+networks, environments or Trainer.
 """
 
 import json
@@ -25,27 +25,27 @@ from dreamer.types import Batch, TimeStep
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """What is kept and how it is sampled; the numbers live in conf/replay."""
+    """Capacity and sampling of the replay; conf/replay holds the defaults."""
 
     capacity_policy_steps: Annotated[
         PositiveCount,
         doc(
-            "Steps kept of all environments together; a reset takes the room of a step.",
+            "Capacity in steps of all environments together; a reset takes a step, too.",
             unit="policy steps",
             source="the authors' configs.yaml, replay.capacity",
         ),
     ]
     sampling: Annotated[
         str | Callable[[Experience], Sampler],
-        doc("episodes: every episode alike, as the authors; steps: every start; or a node."),
+        doc("episodes: uniform over episodes, as the authors; steps: over starts; or a node."),
     ]
     across_episodes: Annotated[
         bool,
-        doc("Let sequences run on into the next episode, for episodes shorter than a sequence."),
+        doc("Let sequences continue into the next episode, for short episodes."),
     ]
     device: Annotated[
         Literal["cpu", "cuda"],
-        doc("Where batches are gathered; cuda: from a copy on the GPU."),
+        doc("Device that gathers batches; cuda: from a copy on the GPU."),
     ] = "cpu"
 
     def __post_init__(self):
@@ -60,8 +60,8 @@ class ReplayConfig:
 class Replay:
     """A ring of steps per environment, in memory-mapped files, sampled as sequences.
 
-    Which sequences, and how likely each is, is told in `dreamer.replay.sampling`. Not for use by
-    several threads or processes at once.
+    `dreamer.replay.sampling` defines the distribution of sequences. Not safe for several threads or
+    processes at once.
     """
 
     def __init__(
@@ -74,31 +74,29 @@ class Replay:
         config: ReplayConfig,
         seed: int,
     ):
-        """Open the replay in `directory`, with all it holds, or create an empty one.
+        """Open the replay in `directory`, or create an empty one.
 
         Args:
-            directory: the replay's own.
-            obs_shapes: of one environment; (C, H, W) is a uint8 image, (O,) a float32 vector.
+            directory: for the replay only.
+            obs_shapes: by key, of one environment: (C, H, W) uint8 image or (O,) float32 vector.
             action_size: A.
-            env_count: E, environments that step together.
-            config: capacity and way of sampling.
-            seed: of the draws.
+            env_count: E.
+            config: capacity and sampling.
+            seed: of the sampling.
 
         Raises:
-            OSError: the disk has too little space for the replay when full.
-            ValueError: the directory holds a replay of another layout, or a damaged one; the
-                capacity is less than one step per environment; or the device is missing or too
-                small.
+            OSError: the disk has too little space for the full replay.
+            ValueError: the directory holds a replay with another layout, or a damaged one; the
+                capacity is below one step per environment; or the device is missing or has too
+                little memory.
         """
         if config.capacity_policy_steps < env_count:
             raise ValueError(
-                f"Expect `capacity_policy_steps` to be at least the {env_count} environments, "
-                f"actually: {config.capacity_policy_steps}"
+                f"`capacity_policy_steps` must be at least {env_count}, the number of "
+                f"environments, got {config.capacity_policy_steps}"
             )
         if config.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError(
-                "Expect `replay.device` to be cpu without a CUDA device, actually: cuda"
-            )
+            raise ValueError("`replay.device` must be cpu without a CUDA device, got cuda")
         self._generator = np.random.default_rng(seed)
         self._obs_keys = list(obs_shapes)
         self._files = RingFiles(
@@ -107,7 +105,7 @@ class Replay:
             env_count=env_count,
             capacity=config.capacity_policy_steps // env_count,
         )
-        # What `add` writes to, time first: observations by name, the others in its order.
+        # For `add`, time first: observations by key, then the others in its order.
         columns = [column.swapaxes(0, 1) for column in self._files.columns.values()]
         self._obs_columns = dict(zip(obs_shapes, columns, strict=False))
         self._other_columns = columns[len(obs_shapes) :]
@@ -132,7 +130,7 @@ class Replay:
         env_count: int,
         config: ReplayConfig,
     ) -> int:
-        """Tell the bytes that such a replay takes when full; nothing is created."""
+        """Return the bytes of such a replay when full, without creating it."""
         capacity = config.capacity_policy_steps // env_count
         return size_on_disk(
             _columns(obs_shapes, action_size), env_count=env_count, capacity=capacity
@@ -140,40 +138,40 @@ class Replay:
 
     @staticmethod
     def count_stored(directory: Path) -> tuple[int, int]:
-        """Tell the decisions ever added to the replay in `directory`, and of how many environments.
+        """Return the policy steps ever added to the replay in `directory`, and its environments.
 
-        Nothing is changed. Where nothing was ever stored, both are 0.
+        It changes nothing. Both are 0 if nothing was ever stored.
 
         Raises:
-            ValueError: the directory holds something else than a replay, or more than it.
+            ValueError: the directory holds other files than those of a replay.
         """
         stored = peek(directory)
         if stored is None or not stored.steps:
             return 0, 0
         if "episode" not in stored.columns:
-            raise ValueError(f"{directory} holds other columns than those of a replay.")
+            raise ValueError(f"{directory} must hold the columns of a replay, got others.")
         episode = stored.columns["episode"]  # (E, L)
         newest = episode[:, (stored.steps - 1) % episode.shape[1]]
         return len(newest) * stored.steps - int((newest + 1).sum()), len(newest)
 
     @property
     def size_bytes(self) -> int:
-        """Bytes on disk when full."""
+        """Bytes on disk of the full replay."""
         return self._files.size_bytes
 
     @property
     def episodes(self) -> int:
-        """Complete episodes held from their first step to their last."""
+        """Number of complete episodes held."""
         return len(self._episodes)
 
     @property
     def longest_episode(self) -> int:
-        """Steps of the longest of these episodes, its reset included; 0 if there is none."""
+        """Steps of the longest complete episode, its reset included; 0 without one."""
         return self._episodes.longest
 
     @property
     def policy_steps(self) -> int:
-        """Decisions held, of all environments: the steps that are not resets."""
+        """Policy steps held, of all environments: the steps that are not resets."""
         steps, oldest, slots = self._files.steps, self._files.oldest, self._files.slots
         if steps == oldest:
             return 0
@@ -183,26 +181,26 @@ class Replay:
 
     @property
     def total_policy_steps(self) -> int:
-        """Decisions ever added, of all environments, less those that a roll-back forgot."""
+        """Policy steps ever added, of all environments, without those removed by a roll-back."""
         return len(self._episode) * self._files.steps - int((self._episode + 1).sum())
 
     def add(self, step: TimeStep, prev_action: np.ndarray) -> None:
-        """Store one step of every environment, resets too, over the oldest one if the ring is full.
+        """Store one step of every environment, resets included; a full ring drops the oldest.
 
-        An episode that another one follows without `is_last`, cut short by a crash, is closed.
+        An episode without `is_last` that is followed by a reset, after a crash, is closed.
 
         Args:
             step: of E environments.
             prev_action: (E, A) the action that led to it; zeros where it is a reset.
 
         Raises:
-            ValueError: an environment goes on after the end of its episode without a reset.
+            ValueError: an environment continues after the end of its episode without a reset.
         """
         files = self._files
         number = files.steps
         if np.count_nonzero(step.is_first | self._is_open) < len(self._is_open):
-            raise ValueError("Expect `is_first` on the first step and on every step after a last.")
-        begins = np.count_nonzero(step.is_first)  # most steps begin nothing, and end nothing
+            raise ValueError("`is_first` must be set on the first step and after every last step")
+        begins = np.count_nonzero(step.is_first)  # fast path: most steps begin and end no episode
         if begins:
             self._close_episodes(self._is_open & step.is_first)
             self._episode += step.is_first
@@ -223,20 +221,20 @@ class Replay:
         self._episodes.drop_before(files.oldest)
 
     def can_sample(self, length: int) -> bool:
-        """Tell whether any sequence of this many steps could be drawn now."""
+        """Return whether a sequence of this many steps can be sampled now."""
         return self._sampler.can_sample(length)
 
     def sample(self, batch_size: int, length: int) -> Batch:
-        """Draw sequences, as the class describes it.
+        """Sample sequences.
 
         Args:
             batch_size: B, sequences.
             length: T, steps of each.
 
         Returns:
-            Copies, time first, on the replay's device; with CUDA those of the CPU are pinned, and
-            Lightning moves them without waiting. `is_first` is set at t = 0 of every sequence, and
-            `prev_action[0]` is left as it was stored, both as the authors do.
+            Copies (T, B, ...) on the device of the replay; on a CPU beside a GPU they are pinned.
+            `is_first` is set at t = 0 of every sequence, and `prev_action[0]` is as stored, both as
+            in the authors' code.
 
         Raises:
             ValueError: no sequence of this length is held.
@@ -260,16 +258,16 @@ class Replay:
         return Batch(obs=obs, **gathered)
 
     def clear(self) -> None:
-        """Forget every step; the room that they take on disk is written over."""
+        """Remove all steps; their space on disk is reused."""
         self._files.roll_back(0, floor=0)
         if self._device_cache:
-            self._device_cache.forget()
+            self._device_cache.roll_back()
         self._restore_index()
 
     def state_dict(self) -> dict[str, Any]:
-        """Tell which steps are held and where the draws stand; the steps themselves stay on disk.
+        """Return which steps are held, and the random state; the steps stay on disk.
 
-        Plain integers and text: the generator's 128-bit integers fit into no tensor.
+        JSON text, because the generator's 128-bit integers fit into no tensor.
         """
         return {
             "steps": self._files.steps,
@@ -278,30 +276,30 @@ class Replay:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Roll back to a state: forget the steps added since, and close the open episodes there.
+        """Roll back to a state: remove the steps added since, and close the open episodes.
 
-        Steps that the ring has overwritten since are lost; as many as are left are kept. Both
-        that and a state that knows more steps than were ever stored here give a warning.
+        Steps that were overwritten since are lost, with a warning. There is also a warning if the
+        state has more steps than were ever stored here.
         """
         written, oldest = self._files.steps, self._files.oldest
         if state["steps"] > written:
             warnings.warn(
-                f"The checkpoint knows {state['steps']} steps per environment, but the replay has "
-                f"only {written}: it goes on with these.",
+                f"The checkpoint has {state['steps']} steps per environment, but the replay has "
+                f"only {written}: the run continues with these.",
                 stacklevel=2,
             )
         else:
             if state["oldest"] < oldest:
                 lost = min(oldest, state["steps"]) - state["oldest"]
                 warnings.warn(
-                    f"Since the checkpoint the replay has overwritten {lost} of the "
-                    f"{state['steps'] - state['oldest']} steps per environment that it held then: "
-                    "it goes on with the rest.",
+                    f"Since the checkpoint, the replay has overwritten {lost} of its "
+                    f"{state['steps'] - state['oldest']} steps per environment: the run continues "
+                    "with the rest.",
                     stacklevel=2,
                 )
             self._files.roll_back(state["steps"], floor=oldest)
             if self._device_cache:
-                self._device_cache.forget()
+                self._device_cache.roll_back()
         self._restore_index()
         self._close_episodes(self._is_open.copy())
         self._generator.bit_generator.state = json.loads(state["generator"])
@@ -316,7 +314,7 @@ class Replay:
             self._is_open[env] = False
 
     def _restore_index(self) -> None:
-        """Find the episodes by the flags of the steps held."""
+        """Rebuild the index of episodes from the flags of the steps held."""
         steps, oldest = self._files.steps, self._files.oldest
         columns, slots = self._files.columns, self._files.slots
         self._episodes.clear()
@@ -330,7 +328,7 @@ class Replay:
         for env, is_open in enumerate(self._is_open):
             starts = oldest + np.flatnonzero(columns["is_first"][env, slot])
             stops = np.append(starts, steps)[1:]
-            # An open episode that no reset begins has lost its start: it began before the oldest.
+            # An open episode without a reset has lost its start: it began before the oldest step.
             self._open_start[env] = starts[-1] if len(starts) else oldest - 1
             complete = len(starts) - is_open
             for start, stop in zip(starts[:complete].tolist(), stops.tolist(), strict=False):
@@ -338,7 +336,7 @@ class Replay:
 
 
 def _columns(obs_shapes: dict[str, tuple[int, ...]], action_size: int) -> dict[str, Column]:
-    """Say what is stored of a step of one environment, by name."""
+    """Return the columns of one environment's steps, by name."""
     return {
         **{
             f"obs_{key}": Column(tuple(shape), "uint8" if len(shape) == 3 else "float32")
@@ -349,5 +347,5 @@ def _columns(obs_shapes: dict[str, tuple[int, ...]], action_size: int) -> dict[s
         "is_first": Column((), "bool"),
         "is_last": Column((), "bool"),
         "is_terminal": Column((), "bool"),
-        "episode": Column((), "int32"),  # its number in its environment: changes at every reset
+        "episode": Column((), "int32"),  # its number in the environment: grows at every reset
     }

@@ -1,7 +1,7 @@
-"""The replay as Lightning sees it: a loader of batches, and a cursor in the checkpoint.
+"""The replay for Lightning: a loader of batches, and a cursor in the checkpoint.
 
-The runner builds the data module; the Trainer draws from it. It knows no network and does not fill
-the replay: a callback does that in `on_fit_start`, before the loader is asked for the first batch.
+`dreamer.run` builds the data module; the Trainer samples from it. It knows no networks and does not
+fill the replay: a callback does that in `on_fit_start`, before the first batch is sampled.
 """
 
 import warnings
@@ -16,11 +16,11 @@ from dreamer.types import Batch
 
 
 class ReplayDataset(IterableDataset[Batch]):
-    """Batches without end, each sampled at the moment it is asked for.
+    """An endless stream of batches, each sampled on request.
 
-    Its length is the number of batches that the run will draw at most. Only because there is one
-    does Lightning draw no batch ahead, so that the generator in a checkpoint stands just behind the
-    last batch trained on (`_PrefetchDataFetcher` in pytorch_lightning/loops/fetchers.py, 2.6.6).
+    Its length is the maximum number of batches of the run. With a length, Lightning prefetches no
+    batch, so that a checkpoint has the random state right after the last trained batch
+    (`_PrefetchDataFetcher` in pytorch_lightning/loops/fetchers.py, 2.6.6).
     """
 
     def __init__(self, replay: Replay, *, batch_size: int, length: int, updates: int):
@@ -36,36 +36,36 @@ class ReplayDataset(IterableDataset[Batch]):
 
 
 class ReplayDataModule(LightningDataModule):
-    """Feeds the Trainer from a replay, whose cursor rides along in Lightning's checkpoints."""
+    """Feeds the Trainer from a replay, and saves the replay's cursor in checkpoints."""
 
     def __init__(self, replay: Replay, *, batch_size: int, length: int, updates: int):
         """Wrap a replay.
 
         Args:
-            replay: sampled in this process: a worker would hold a stale copy of its index.
+            replay: sampled in this process; a worker would have an outdated copy of its index.
             batch_size: B, sequences.
             length: T, steps of each.
-            updates: batches the whole run will draw at most, those before a resume included.
+            updates: maximum number of batches of the whole run, earlier ones of a resume included.
         """
         super().__init__()
         self._replay = replay
         self._dataset = ReplayDataset(replay, batch_size=batch_size, length=length, updates=updates)
 
     def train_dataloader(self) -> ReplayDataset:
-        """Give the Trainer the batches as they are: the replay has batched, copied and pinned them.
+        """Return the batches without a `DataLoader`: the replay has batched and pinned them.
 
-        A `DataLoader` around them could only repeat that, and brings warnings on its workers.
+        A `DataLoader` would only repeat that, and warn about its workers.
         """
         return self._dataset
 
     def state_dict(self) -> dict[str, Any]:
-        """Tell the replay's cursor and generator; the experience stays in its own files."""
+        """Return the replay's cursor and random state; the experience stays in its files."""
         return self._replay.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Roll the replay back; Lightning calls this before `on_fit_start`."""
         self._replay.load_state_dict(state_dict)
-        # Lightning asks the loader, not the data module, whether it can resume.
+        # The warning is wrong: the data module resumes, and Lightning checks the loader only.
         warnings.filterwarnings(
             "ignore", "You're resuming from a checkpoint that ended before the epoch ended"
         )

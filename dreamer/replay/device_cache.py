@@ -1,7 +1,7 @@
-"""A copy of the replay's files on the device that learns, from which batches are gathered.
+"""A copy of the replay's files on the training device, to gather batches there.
 
-`Replay` asks it in place of the files where replay.device=cuda. The files stay the truth: the
-mirror is filled from them, also with the steps that a resumed run finds there.
+`Replay` uses it instead of the files if replay.device=cuda. The files remain the source: the cache
+is filled from them, also in a resumed run.
 """
 
 import numpy as np
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from dreamer.replay.storage import RingFiles
 
-CHUNK = 2**14  # steps copied at once, so that no copy takes more than 64 MiB of memory on the way
+CHUNK = 2**14  # steps copied at once, to limit the memory of a copy
 
 
 class DeviceCache:
-    """The columns of rings that batches are made of, on a device."""
+    """The columns of `RingFiles` that batches need, on a device."""
 
     def __init__(self, files: RingFiles, names: list[str], device: torch.device):
-        """Make room for the columns `names` of full rings.
+        """Allocate memory for the columns `names` of full rings.
 
         Raises:
             ValueError: the device has too little memory for them.
@@ -28,30 +28,30 @@ class DeviceCache:
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else needed
         if needed > free:
             raise ValueError(
-                f"Expect `replay.capacity_policy_steps` to fit into the {free:,} free bytes of "
-                f"{device} with replay.device=cuda, actually: {needed:,} bytes. Make it smaller, "
-                "or leave the replay on disk with replay.device=cpu."
+                f"`replay.capacity_policy_steps` must fit into the {free:,} free bytes of {device} "
+                f"with replay.device=cuda, got {needed:,} bytes. Make it smaller, or set "
+                "replay.device=cpu."
             )
         self._columns = {
             name: (x, torch.empty(x.shape, dtype=x.dtype, device=device))
             for name, x in columns.items()
         }
-        self._copied = files.oldest  # all steps held below this number are on the device
+        self._copied = files.oldest  # all held steps below this number are on the device
 
     def gather(self, name: str, env: np.ndarray, step: np.ndarray) -> Tensor:
-        """As `RingFiles.gather`, on the device: env (B,), step (T, B) -> (T, B, ...)."""
-        self._catch_up()
+        """Do `RingFiles.gather` on the device: env (B,), step (T, B) -> (T, B, ...)."""
+        self._copy_new_steps()
         rows = torch.from_numpy(env * self._files.slots + step % self._files.slots)
         copy = self._columns[name][1].flatten(0, 1)
         rows = rows.to(self._device)
         return copy.index_select(0, rows.flatten()).unflatten(0, rows.shape)
 
-    def forget(self) -> None:
-        """After a roll-back of the files: steps that were copied may be written anew."""
+    def roll_back(self) -> None:
+        """Follow a roll-back of the files: copied steps may be overwritten."""
         self._copied = min(self._copied, self._files.steps)
 
-    def _catch_up(self) -> None:
-        """Copy the steps that the files got since the last time."""
+    def _copy_new_steps(self) -> None:
+        """Copy the steps that were added to the files since the last call."""
         slots, stop = self._files.slots, self._files.steps
         start = max(self._copied, self._files.oldest)
         while start < stop:

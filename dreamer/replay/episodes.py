@@ -1,7 +1,7 @@
-"""The index of complete episodes: where each begins and ends in its ring.
+"""The index of complete episodes: the first and last step of each.
 
-Only `Replay` uses it. It knows step numbers, not what the steps hold; it is rebuilt from their
-flags whenever a replay is opened, so it is never saved.
+Only `Replay` uses it. It knows step numbers, not the data of steps. It is never saved: opening a
+replay rebuilds it from the flags of the steps.
 """
 
 import sys
@@ -10,25 +10,25 @@ import numpy as np
 
 
 class EpisodeIndex:
-    """The complete episodes of E environments, of each environment the oldest first.
+    """The complete episodes of E environments, the oldest of each first.
 
-    To append, to drop the oldest and to draw one are O(1). The order depends only on which episodes
-    are held, never on how they came to be, so a rebuilt index draws the same episodes.
+    Appending, dropping the oldest and drawing one are O(1). The order depends only on the held
+    episodes, so a rebuilt index draws the same ones.
     """
 
     def __init__(self, env_count: int):
         self._bounds = np.zeros((env_count, 16, 2), np.int64)  # start, stop (past the last step)
         self._head = np.zeros(env_count, np.int64)
         self._tail = np.zeros(env_count, np.int64)
-        self._oldest = sys.maxsize  # start of the oldest episode of all; no number without one
+        self._oldest = sys.maxsize  # start of the oldest episode; maxsize without one
 
     def __len__(self) -> int:
-        """Count the episodes."""
+        """Return the number of episodes."""
         return int((self._tail - self._head).sum())
 
     @property
     def longest(self) -> int:
-        """Steps of the longest episode, its reset included; 0 if there is none."""
+        """Steps of the longest episode, its reset included; 0 without one."""
         lengths = [
             np.diff(bounds[head:tail]).max(initial=0)
             for bounds, head, tail in zip(self._bounds, self._head, self._tail, strict=True)
@@ -43,13 +43,13 @@ class EpisodeIndex:
     def append(self, env: int, start: int, stop: int) -> None:
         """Add the newest episode of an environment: steps start ... stop - 1."""
         if self._tail[env] == self._bounds.shape[1]:
-            self._make_room()
+            self._grow()
         self._bounds[env, self._tail[env]] = start, stop
         self._tail[env] += 1
         self._oldest = min(self._oldest, start)
 
     def drop_before(self, step: int) -> None:
-        """Drop the episodes that begin before this step: the ring has overwritten their start."""
+        """Drop the episodes that begin before this step: their start is overwritten."""
         while self._oldest < step:
             starts = [
                 int(bounds[head, 0]) if head < tail else sys.maxsize
@@ -59,18 +59,18 @@ class EpisodeIndex:
             self._oldest = min(starts)
 
     def draw(self, generator: np.random.Generator, count: int) -> tuple[np.ndarray, ...]:
-        """Draw episodes uniformly, with replacement: environment, start and stop, each (count,)."""
+        """Draw episodes uniformly with replacement: environment, start and stop, each (count,)."""
         ends = np.cumsum(self._tail - self._head)
         number = generator.integers(ends[-1], size=count)
         env = np.searchsorted(ends, number, side="right")
         start, stop = self._bounds[env, self._tail[env] - (ends[env] - number)].T
         return env, start, stop
 
-    def _make_room(self) -> None:
-        """Move all episodes to the front, into twice the room unless half of it is free."""
+    def _grow(self) -> None:
+        """Move all episodes to the front, and double the array unless half of it is free."""
         counts = self._tail - self._head
-        env_count, room, _ = self._bounds.shape
-        moved = np.zeros((env_count, room if 2 * counts.max() <= room else 2 * room, 2), np.int64)
+        env_count, size, _ = self._bounds.shape
+        moved = np.zeros((env_count, size if 2 * counts.max() <= size else 2 * size, 2), np.int64)
         for env, count in enumerate(counts):
             moved[env, :count] = self._bounds[env, self._head[env] : self._tail[env]]
         self._bounds, self._head, self._tail = moved, np.zeros_like(counts), counts

@@ -1,13 +1,12 @@
-"""Which sequences of steps a replay may give, and how likely each is.
+"""Samplers: which sequences of steps a replay samples, and with which probability.
 
-`replay.sampling` names a sampler: one of the two here, or by `_target_` a class of a user's own. It
-is called with an `Experience` and with the other keys of its node, and follows the protocol
-`Sampler`. Samplers propose sequences by environment and number of the first step; they copy
-nothing. The two here reject what is not valid instead of keeping a list of what is, so the valid
-ones stay equally likely and a draw costs the same however much is stored.
+`replay.sampling` chooses one of the two here, or a user's class by `_target_`. The class is called
+with an `Experience` and the other keys of its node, and follows the protocol `Sampler`. Samplers
+propose sequences by environment and first step; they copy nothing. The two here use rejection
+sampling: valid sequences keep their probabilities, and the cost does not grow with the replay.
 
-`across_episodes` lets a sequence run on into the next episode of the same environment, whose reset
-then has `is_first` set inside the sequence; for worlds with episodes shorter than the sequence.
+With `across_episodes`, a sequence may continue into the next episode of the same environment, whose
+reset then has `is_first` set. It is for environments with episodes shorter than a sequence.
 """
 
 from typing import NamedTuple, Protocol
@@ -17,24 +16,24 @@ import numpy as np
 from dreamer.replay.episodes import EpisodeIndex
 from dreamer.replay.storage import RingFiles
 
-LARGEST_ROUND = 2**15  # sequences proposed at once, at most
-ROUNDS_IN_VAIN = 1000  # of that size, without one valid sequence: the sampler is at fault
+MAX_PROPOSALS = 2**15  # maximum number of sequences per call of `propose`
+MAX_EMPTY_CALLS = 1000  # of that size without a valid sequence
 
 
 class Experience(NamedTuple):
-    """What a sampler may look at. It changes with every step that the replay adds.
+    """The data that a sampler may read. It changes with every added step.
 
-    Step n of environment e lies in `files.columns[name][e, n % files.slots]`, for n from
+    Step n of environment e is `files.columns[name][e, n % files.slots]`, for n from
     `files.oldest` to `files.steps - 1`. The columns are `reward`, `is_first`, `is_last`,
     `is_terminal`, `prev_action`, `episode` (its number) and `obs_<key>`.
     """
 
     files: RingFiles
     episodes: EpisodeIndex  # the complete episodes held
-    across_episodes: bool  # whether a sequence may run on into the next episode
+    across_episodes: bool  # whether sequences may continue into the next episode
 
     def holds(self, env: np.ndarray, start: np.ndarray, length: int) -> np.ndarray:
-        """Tell which sequences of this many steps are held.
+        """Return which sequences of this many steps are held.
 
         Args:
             env: (count,) int.
@@ -49,7 +48,7 @@ class Experience(NamedTuple):
         return held & (env >= 0) & (env < files.env_count)
 
     def is_valid(self, env: np.ndarray, start: np.ndarray, length: int) -> np.ndarray:
-        """Tell which sequences are held and lie within one episode, unless they may cross.
+        """Return which sequences are held and, without `across_episodes`, within one episode.
 
         See `holds`.
         """
@@ -61,29 +60,29 @@ class Experience(NamedTuple):
 
 
 class Sampler(Protocol):
-    """One way of choosing sequences.
+    """Interface of a sampler.
 
-    Of a sampler only the class and its keys are saved with a run, no state of it.
+    A run saves its class and keys, but no state.
     """
 
     def can_sample(self, length: int) -> bool:
-        """Tell whether any sequence of this many steps is held; scans what is held."""
+        """Return whether any sequence of this many steps can be sampled; scans the replay."""
         ...
 
     def propose(self, generator: np.random.Generator, count: int, length: int) -> np.ndarray:
-        """Draw `count` sequences and keep the valid ones: (<= count, 2) environment and start."""
+        """Draw `count` sequences and return the valid ones: (<= count, 2) environment and start."""
         ...
 
 
 class EpisodeSampler:
-    """The authors' way: first a complete episode, all alike, then a start within it.
+    """Sampling of the authors' code: a uniform complete episode, then a start within it.
 
-    The episode is drawn among those with at least `length` steps, the reset included. The draw of
-    the start reaches `length` steps too far and is cut back, so the last sequence of an episode is
+    Episodes have at least `length` steps, the reset included. The start is uniform over all steps
+    and the end, then clipped to the last possible one, so the last sequence of an episode is
     `length` + 1 times as likely as each earlier one.
 
-    With `across_episodes`: among all complete episodes, and any of their steps is the start, all
-    alike, cut back to the newest sequence held.
+    With `across_episodes`, the start is uniform over the steps of a uniform complete episode,
+    clipped to the newest sequence held.
 
     Source: `Replay._sample_sequence` in common/replay.py of https://github.com/danijar/dreamerv2
     """
@@ -110,10 +109,10 @@ class EpisodeSampler:
 
 
 class StepSampler:
-    """Every start is as likely as any other from which `length` steps of one episode are held.
+    """Uniform sampling over all starts from which `length` steps of one episode are held.
 
-    The episode may be over or not, and its beginning overwritten or not. With `across_episodes`
-    any start counts from which `length` steps are held.
+    The episode may be unfinished, or its beginning overwritten. With `across_episodes`, all starts
+    count from which `length` steps are held.
     """
 
     def __init__(self, experience: Experience):
@@ -137,7 +136,7 @@ class StepSampler:
         return np.stack([env, start], 1)[self._experience.is_valid(env, start, length)]
 
 
-SAMPLERS = {"episodes": EpisodeSampler, "steps": StepSampler}  # by their names in conf/
+SAMPLERS = {"episodes": EpisodeSampler, "steps": StepSampler}  # by name in conf/
 
 
 def draw(
@@ -147,33 +146,33 @@ def draw(
     batch_size: int,
     length: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Propose sequences until there are enough: environment and first step of each, (B,) both.
+    """Draw sequences: environment and first step of each, (B,) both.
 
     Raises:
         LookupError: there is no such sequence.
-        ValueError: the sampler proposes what is not held, or nothing at all.
+        ValueError: the sampler proposes sequences that are not held, or none.
     """
-    drawn, count, in_vain = np.empty((0, 2), np.int64), batch_size, 0
+    drawn, count, empty_calls = np.empty((0, 2), np.int64), batch_size, 0
     while len(drawn) < batch_size:
         valid = sampler.propose(generator, count, length)
-        in_vain = 0 if len(valid) else in_vain + (count >= LARGEST_ROUND)
-        if in_vain > ROUNDS_IN_VAIN:
+        empty_calls = 0 if len(valid) else empty_calls + (count >= MAX_PROPOSALS)
+        if empty_calls > MAX_EMPTY_CALLS:
             raise ValueError(
-                f"{type(sampler).__name__}.propose gave no sequence in {ROUNDS_IN_VAIN} calls, "
-                f"though can_sample({length}) is true"
+                f"{type(sampler).__name__}.propose must return sequences if "
+                f"can_sample({length}) is true, got none in {MAX_EMPTY_CALLS} calls"
             )
-        # The exact answer needs a scan, so it is asked for only after many proposals in vain.
-        if not len(valid) and count >= LARGEST_ROUND and not sampler.can_sample(length):
+        # `can_sample` scans the replay, so it is called only after many rejections.
+        if not len(valid) and count >= MAX_PROPOSALS and not sampler.can_sample(length):
             raise LookupError
         drawn = np.concatenate([drawn, valid])
-        count = min(2 * count, LARGEST_ROUND)
+        count = min(2 * count, MAX_PROPOSALS)
     env, start = drawn[:batch_size].T
     held = experience.holds(env, start, length)
     if not held.all():
         wrong = int(held.argmin())
         raise ValueError(
-            f"{type(sampler).__name__}.propose gave steps that are not held: {length} from step "
-            f"{start[wrong]} of environment {env[wrong]}; held are {experience.files.oldest} to "
-            f"{experience.files.steps - 1}"
+            f"{type(sampler).__name__}.propose must return steps between {experience.files.oldest} "
+            f"and {experience.files.steps - 1}, got {length} from step {start[wrong]} of "
+            f"environment {env[wrong]}"
         )
     return env, start

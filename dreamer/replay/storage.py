@@ -1,7 +1,7 @@
-"""The replay's files: one memory-mapped ring per column, and a journal of what is committed.
+"""The replay's files: one memory-mapped ring per column, and a journal of committed steps.
 
-Only `Replay` uses them. They know rows and bytes, not episodes; nothing is pickled, and no page is
-touched before it is written, so that disk and memory grow with what has been stored.
+Only `Replay` uses them. They know rows and bytes, not episodes. Nothing is pickled. Pages are not
+touched before they are written, so that disk and memory grow with the stored steps.
 
 Letters: L slots of one ring, one more than its capacity.
 """
@@ -22,39 +22,39 @@ LAYOUT, JOURNAL = "layout.json", "journal"
 
 
 class Column(NamedTuple):
-    """One thing that is stored: the shape of its array, for one step, and its NumPy dtype."""
+    """A stored array: its shape for one step, and its NumPy dtype."""
 
     shape: tuple[int, ...]
     dtype: str
 
 
 class RingFiles:
-    """E rings of steps, column by column, in the files of one directory.
+    """E ring buffers of steps, one file per column, in one directory.
 
-    All environments step together, so one cursor serves them all. Step n, counted from the first
-    ever written, lies in slot n modulo L. The spare slot is what makes a commit safe: the step
-    being written never lies over one that still counts. The journal is two numbers, (steps, floor):
+    All environments step together, so they share one cursor. Step n, counted from the first ever
+    written, is in slot n modulo L. The spare slot makes commits safe: a step being written never
+    overwrites one that is held. The journal is two numbers, (steps, floor):
 
         oldest = max(floor, steps - capacity)        steps oldest ... steps - 1 are held
 
-    A step is written first and the journal after it, so a process killed at any moment loses
-    nothing committed (a power cut may: the operating system writes the pages when it likes).
+    A step is written before the journal, so a process killed at any moment loses no committed step.
+    A power failure may lose steps: the operating system writes pages later.
     """
 
     def __init__(
         self, directory: Path, columns: dict[str, Column], *, env_count: int, capacity: int
     ):
-        """Open the files in `directory`, or create them where there are none.
+        """Open the files in `directory`, or create them.
 
         Args:
-            directory: holds the replay and nothing else; made if missing.
-            columns: by name, which names the file too.
+            directory: for the replay only; created if missing.
+            columns: by name, also that of the file.
             env_count: E, rings per column.
             capacity: steps held per environment.
 
         Raises:
             OSError: the disk has too little space for the full rings.
-            ValueError: the directory holds a replay of another layout, or a damaged one.
+            ValueError: the directory holds a replay with another layout, or a damaged one.
         """
         self.env_count, self.capacity, self.slots = env_count, capacity, capacity + 1
         self.size_bytes = size_on_disk(columns, env_count=env_count, capacity=capacity)
@@ -75,19 +75,19 @@ class RingFiles:
             for name, array in stored.items():
                 with open(_path(directory, name), "ab") as file:
                     file.truncate(_count_bytes(array))
-            _write_whole(directory / LAYOUT, json.dumps(layout, indent=2))  # last: now it counts
+            _write_atomically(directory / LAYOUT, json.dumps(layout, indent=2))  # last
         _check_layout(directory, layout)
         self.columns = {name: _map(_path(directory, name), array) for name, array in stored.items()}
         self._journal = self.columns.pop(JOURNAL)
         if self._journal.min() < 0:
             raise ValueError(f"The replay in {directory} is damaged: its journal is negative.")
-        self._journal[1] = min(self._journal)  # a roll-back to nothing was cut between its writes
+        self._journal[1] = min(self._journal)  # a roll-back to nothing was interrupted
         self._rows = {name: torch.from_numpy(c).flatten(0, 1) for name, c in self.columns.items()}
         self._pin = torch.cuda.is_available()
 
     @property
     def steps(self) -> int:
-        """Steps per environment ever committed; the next one gets this number."""
+        """Number of steps per environment ever committed; also the number of the next."""
         return int(self._journal[0])
 
     @property
@@ -96,42 +96,42 @@ class RingFiles:
         return max(int(self._journal[1]), int(self._journal[0]) - self.capacity)
 
     def commit(self) -> None:
-        """Count the step in the next slot as held, once all its columns are written."""
+        """Commit the step in the next slot, after all its columns are written."""
         self._journal[0] += 1
 
     def roll_back(self, steps: int, floor: int) -> None:
-        """Forget the steps from number `steps` on, and those before number `floor`."""
-        if floor >= steps:  # nothing is left: begin again
+        """Remove the steps from number `steps` on, and those before number `floor`."""
+        if floor >= steps:  # nothing is left: start again
             self._journal[0] = 0
             self._journal[1] = 0
-        else:  # in this order no overwritten step ever counts
+        else:  # in this order, no overwritten step is ever held
             self._journal[1] = floor
             self._journal[0] = steps
 
     def gather(self, name: str, env: np.ndarray, step: np.ndarray) -> Tensor:
-        """Copy single steps of a column: env (B,), step (T, B) -> (T, B, ...), pinned for CUDA."""
+        """Copy steps of a column: env (B,), step (T, B) -> (T, B, ...), pinned for CUDA."""
         rows = env * self.slots + step % self.slots
         column = self._rows[name]
         out = torch.empty(
             (*rows.shape, *column.shape[1:]), dtype=column.dtype, pin_memory=self._pin
         )
-        # One thread: several would wait for each other while the cores are busy elsewhere.
+        # One thread: several would wait for each other while other work uses the cores.
         np.take(column.numpy(), rows, axis=0, out=out.numpy(), mode="clip")  # clip: no buffer
         return out
 
 
 class Stored(NamedTuple):
-    """What lies in a directory, to be read only."""
+    """The contents of a directory, read-only."""
 
     steps: int  # per environment, ever committed
     columns: dict[str, np.ndarray]  # (E, L, ...) each
 
 
 def peek(directory: Path) -> Stored | None:
-    """Look into a directory without changing anything; None where nothing was ever stored.
+    """Read a directory without changing it; None if nothing was ever stored.
 
     Raises:
-        ValueError: it holds something else than such rings, or more than them.
+        ValueError: it holds other files than those of a replay.
     """
     if not directory.exists() or _is_unwritten(directory):
         return None
@@ -143,12 +143,12 @@ def peek(directory: Path) -> Stored | None:
             for name, column in layout["columns"].items()
         } | {JOURNAL: Column((2,), "int64")}
         known = {_path(directory, name).name for name in stored} | {LAYOUT}
-        strange = sorted(_files(directory) - known)
-        if strange:
-            raise ValueError(f"{strange[0]} is no part of it")
+        unknown = sorted(_files(directory) - known)
+        if unknown:
+            raise ValueError(f"{unknown[0]} is not part of a replay")
         columns = {name: _map(_path(directory, name), x, "r") for name, x in stored.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{directory} holds no replay, or more than one ({error}).") from error
+        raise ValueError(f"{directory} must hold a replay and nothing else: {error}") from error
     steps = int(columns.pop(JOURNAL)[0])
     if steps < 0:
         raise ValueError(f"The replay in {directory} is damaged: its journal is negative.")
@@ -156,22 +156,22 @@ def peek(directory: Path) -> Stored | None:
 
 
 def _is_unwritten(directory: Path) -> bool:
-    """Whether there is nothing, or files without a byte on disk: a creation that was cut short."""
+    """Whether there are no files, or only empty ones: an interrupted creation."""
     paths = [directory / name for name in _files(directory)]
     return all(path.is_file() and path.stat().st_blocks == 0 for path in paths)
 
 
 def _files(directory: Path) -> set[str]:
-    """What lies in a directory, but for a layout that was not written to its end."""
+    """Return the names of files in a directory, without an unfinished layout."""
     return {path.name for path in directory.iterdir()} - {_draft(directory / LAYOUT).name}
 
 
 def _path(directory: Path, name: str) -> Path:
-    return directory / quote(name, safe="")  # nested observations are named "arm/joints"
+    return directory / quote(name, safe="")  # nested observations have slashes: "arm/joints"
 
 
 def size_on_disk(columns: dict[str, Column], *, env_count: int, capacity: int) -> int:
-    """Tell the bytes that full rings take; nothing is created."""
+    """Return the bytes of full rings, without creating them."""
     row = sum(_count_bytes(column) for column in columns.values())
     return env_count * (capacity + 1) * row
 
@@ -181,7 +181,7 @@ def _count_bytes(array: Column) -> int:
 
 
 def _check_free_space(directory: Path, size_bytes: int) -> None:
-    """Refuse rings that would outgrow their disk: writing to a map beyond it kills the process."""
+    """Reject rings larger than the disk: writing to such a memory map kills the process."""
     present = 0
     if directory.exists():
         present = sum(512 * path.stat().st_blocks for path in directory.iterdir())
@@ -189,48 +189,48 @@ def _check_free_space(directory: Path, size_bytes: int) -> None:
     free = shutil.disk_usage(existing).free
     if size_bytes - present > free:
         raise OSError(
-            f"The replay in {directory} would need {size_bytes - present:,} more bytes when full, "
-            f"but the disk has {free:,} bytes free. Either make it smaller with "
-            "replay.capacity_policy_steps=..., or put run_dir=... on another disk."
+            f"The replay in {directory} must fit on the disk with {free:,} free bytes, got "
+            f"{size_bytes - present:,} more bytes when full. Make it smaller with "
+            "replay.capacity_policy_steps=..., or set run_dir=... on another disk."
         )
 
 
 def _check_layout(directory: Path, expected: dict) -> None:
-    """Refuse files that hold something else than what will be read from them."""
+    """Reject files with another layout."""
     try:
         found = json.loads((directory / LAYOUT).read_text())
         found = {key: found[key] for key in expected}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{directory} is not empty, but has no readable {LAYOUT}: it holds no replay, or one "
-            "whose creation was cut short. Remove it, or choose another run_dir."
+            f"{directory} must be empty or hold a replay, got files without a readable {LAYOUT}. "
+            "Remove it, or choose another run_dir."
         ) from error
     differences = [
-        f"{key} is {found[key]} there and {expected[key]} here"
+        f"{key} must be {expected[key]}, got {found[key]}"
         for key in expected
         if found[key] != expected[key]
     ]
     if differences:
         raise ValueError(
-            f"The replay in {directory} was made for another run: {'; '.join(differences)}. "
+            f"The replay in {directory} has another layout: {'; '.join(differences)}. "
             "Use the same configuration, or choose another run_dir."
         )
 
 
 def _map(path: Path, array: Column, mode: Literal["r", "r+"] = "r+") -> np.ndarray:
-    """Map a whole file; a plain array, for indexing a np.memmap costs microseconds more."""
+    """Map a file as a plain array: indexing a np.memmap costs microseconds more."""
     expected = _count_bytes(array)
     found = path.stat().st_size if path.exists() else 0
     if found != expected:
         raise ValueError(
-            f"The replay in {path.parent} is damaged: its file {path.name} has {found:,} bytes "
-            f"and should have {expected:,}."
+            f"The replay in {path.parent} is damaged: its file {path.name} must have "
+            f"{expected:,} bytes, got {found:,}."
         )
     return np.asarray(np.memmap(path, array.dtype, mode=mode, shape=array.shape))
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there with all its text, or not at all."""
+def _write_atomically(path: Path, text: str) -> None:
+    """Write a file completely or not at all."""
     draft = _draft(path)
     draft.write_text(text)
     os.replace(draft, path)

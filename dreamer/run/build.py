@@ -17,9 +17,9 @@ from dreamer.collector import Policy
 from dreamer.envs.base import VectorEnvs
 from dreamer.envs.user import is_group
 from dreamer.kernels import optimize
+from dreamer.kernels.captured_policy import CapturedPolicy, CapturedSnapshotPolicy
+from dreamer.kernels.captured_update import CapturedUpdate
 from dreamer.kernels.cuda_graph import CudaCapture
-from dreamer.kernels.recorded_policy import RecordedPolicy, RecordedSnapshotPolicy
-from dreamer.kernels.recorded_update import RecordedUpdate
 from dreamer.policy import DreamerPolicy, PolicyContext, SnapshotPolicy
 from dreamer.replay.buffer import ReplayConfig
 from dreamer.run.config import check_one_device
@@ -62,7 +62,7 @@ def make_agent(cfg: DictConfig, spaces: Spaces) -> DreamerAgent:
 def record_updates(cfg: DictConfig, agent: DreamerAgent) -> None:
     """Capture the agent's updates as CUDA graphs if `cuda_graphs` is true."""
     if has_cuda_graphs(cfg):
-        agent.learn = RecordedUpdate(agent, CudaCapture)
+        agent.learn = CapturedUpdate(agent, CudaCapture)
 
 
 def make_actor(cfg: DictConfig, agent: DreamerAgent) -> DreamerPolicy:
@@ -70,9 +70,9 @@ def make_actor(cfg: DictConfig, agent: DreamerAgent) -> DreamerPolicy:
     networks, noise = (agent.world_model, agent.actor_critic), cfg.exploration_noise
     recorded: dict[str, Any] = {"make_capture": CudaCapture} if has_cuda_graphs(cfg) else {}
     if cfg.collect.overlap:
-        kind = RecordedSnapshotPolicy if recorded else SnapshotPolicy
+        kind = CapturedSnapshotPolicy if recorded else SnapshotPolicy
         return kind(*networks, exploration_noise=noise, seed=cfg.seed, **recorded)
-    kind = RecordedPolicy if recorded else DreamerPolicy
+    kind = CapturedPolicy if recorded else DreamerPolicy
     return kind(*networks, exploration_noise=noise, sample_actions=True, **recorded)
 
 
@@ -131,7 +131,7 @@ def make_evaluation_policy(cfg: DictConfig, agent: DreamerAgent) -> DreamerPolic
     """Build the policy for evaluations during a run: the mode of the actor."""
     networks = agent.world_model, agent.actor_critic
     if has_cuda_graphs(cfg):
-        return RecordedPolicy(*networks, sample_actions=False, make_capture=CudaCapture)
+        return CapturedPolicy(*networks, sample_actions=False, make_capture=CudaCapture)
     return DreamerPolicy(*networks, sample_actions=False)
 
 

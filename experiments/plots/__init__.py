@@ -1,7 +1,7 @@
-"""Figures of runs and of the published data: tables of curves in, PNG and PDF files out.
+"""Figures of runs and of the published data, from tables of curves, as PNG and PDF files.
 
-`figures` draws all that make sense for a table, `published_figures` those of the paper's data;
-single figures come from `curves`, `bars`, `ablations` and `profiles` as matplotlib Figures.
+`figures` draws those of a table of runs, `published_figures` those of the paper's data. The modules
+`curves`, `bars`, `aggregates` and `profiles` draw single figures as matplotlib Figures.
 """
 
 from experiments.plots.selection import figures, published_figures

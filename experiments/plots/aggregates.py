@@ -1,7 +1,7 @@
-"""What is said of many Atari games at once, over frames and at the end: Figures 4 and 5, Table 2.
+"""Aggregates over Atari games, over frames and at the end: Figures 4 and 5, Table 2.
 
-One line a variant, of scores normalised by people's, with 95 % bootstrap intervals over seeds. It
-reads tables of curves; the recipe of each measure stands in `experiments/scores.py`.
+One line per variant, of human-normalised scores, with 95 % bootstrap intervals over seeds. It reads
+tables of curves; `experiments/scores.py` defines the measures.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,45 +16,47 @@ import experiments.plots.style as style
 from experiments import published, scores
 from experiments.plots.curves import Band, draw_band
 from experiments.plots.style import FULL_AGENT, plural, readable
-from experiments.tables import PEOPLE, RUN, TABLE_1, shared_tasks
+from experiments.tables import REFERENCE_SCORES, RUN, TABLE_1, shared_tasks
 
 CLIPPED = "clipped_record_mean"
-# Each point of a line takes its own bootstrap, some milliseconds for a hundred runs.
+# Each point of a line has its own bootstrap, which takes milliseconds.
 POINTS = 50
 RESAMPLES = 300
 INTERVAL_TEXT = (
-    "Band or bar: 95 % bootstrap interval over seeds, each game on its own; none with one seed a "
-    "game. As in the paper's Table 1, raw scores are averaged over seeds before normalising, and "
-    "a run that stops early keeps its last score."
+    "Band or bar: 95 % bootstrap interval over the seeds of each game; none with one seed per "
+    "game. As in the paper's Table 1, raw scores are averaged over seeds before normalising, and a "
+    "run that stops early keeps its last score."
 )
 
 
 def common_end(curves: pd.DataFrame) -> int:
-    """The frame count that every run has reached."""
+    """Return the frame count that all runs have reached."""
     return int(curves.groupby(RUN, observed=True)["frames"].max().min())
 
 
 def aggregate_bands(curves: pd.DataFrame, frames: Sequence[int]) -> dict[str, Band]:
-    """Compute the four measures of the paper's Table 1 of one variant, at several frame counts.
+    """Compute the four measures of the paper's Table 1 for one variant, at several frame counts.
 
     Args:
-        curves: table of curves of one variant, on Atari games by their published names.
-        frames: (P,) where to read the scores. Those before every game has one are left out.
+        curves: table of curves of one variant, on Atari games with their published names.
+        frames: (P,) where to read the scores; left out where a game has no score yet.
 
     Returns:
-        By measure: the value, the ends of its interval (the value itself where no game has two
-        seeds), and the number of seeds of the game that has most.
+        By measure: the value, its interval (the value itself if no game has two seeds), and the
+        largest number of seeds of a game.
     """
     cube = _scores_at(curves, frames)  # (P, S, G)
     known = ~np.isnan(cube).all(axis=1).any(axis=-1)
     cube, kept = cube[known], np.asarray(frames)[known]
     tasks = sorted(curves["task"].unique())
-    random, gamer, record = published.baselines().loc[tasks, list(PEOPLE)].to_numpy(float).T
+    random, gamer, record = (
+        published.baselines().loc[tasks, list(REFERENCE_SCORES)].to_numpy(float).T
+    )
 
-    def measures(chosen: np.ndarray) -> np.ndarray:  # (S, G) numbers of seeds -> (4, P)
+    def measures(chosen: np.ndarray) -> np.ndarray:  # (S, G) indices of seeds -> (4, P)
         seeds = np.nan_to_num(chosen).astype(int)
         raw = np.where(np.isnan(chosen), np.nan, np.take_along_axis(cube, seeds[None], axis=1))
-        # As `scores.atari_aggregates`, of all frame counts at once: a hundred times as fast.
+        # `scores.atari_aggregates` for all frame counts at once: a hundred times as fast.
         mean = np.nanmean(raw, axis=1)  # (P, G)
         by_gamer = scores.normalize(mean, random, gamer)
         by_record = scores.normalize(mean, random, record)
@@ -67,7 +69,7 @@ def aggregate_bands(curves: pd.DataFrame, frames: Sequence[int]) -> dict[str, Ba
             ]
         )
 
-    # The bootstrap draws whole runs, by their numbers: a line moves as one from start to end.
+    # The bootstrap draws whole runs by index, so that a resample is a whole line.
     runs = np.where(np.isnan(cube).all(0), np.nan, np.arange(cube.shape[1])[:, None])
     rng = np.random.default_rng(0)
     value = measures(runs)
@@ -105,7 +107,7 @@ def aggregate_curves(
 
     Args:
         curves: table of curves on Atari games; only games that all variants have are counted.
-        references: per agent its measures, as horizontal lines for agents without curves.
+        references: measures by agent, drawn as horizontal lines for agents without curves.
         end: last frame.
     """
     shared, frames = _shared(curves, end)
@@ -132,7 +134,7 @@ def aggregate_curves(
 
 
 def ablation_summary(curves: pd.DataFrame, *, end: int) -> Figure:
-    """Set each variant against the full agent: the clipped record mean over frames, and at the end.
+    """Compare each variant with the full agent: clipped record mean, over frames and at the end.
 
     As in the paper's Figure 5 and the last column of its Table 2, best variant first.
 
@@ -159,11 +161,11 @@ def ablation_summary(curves: pd.DataFrame, *, end: int) -> Figure:
 
 
 def _shared(curves: pd.DataFrame, end: int) -> tuple[pd.DataFrame, list[int]]:
-    """The games that all variants have, and the frame counts at which to read them."""
+    """Select the games that all variants have, and the frame counts to read."""
     runs = curves.groupby(RUN, observed=True)["score"].last().reset_index()
     tasks = shared_tasks(runs)
     if not tasks:
-        raise ValueError("Expect `curves` to hold a task that all variants share, actually: none")
+        raise ValueError("`curves` must have a task that all variants share, got none")
     shared = curves[curves["task"].isin(tasks)]
     points = shared.loc[shared["frames"] <= end, "frames"].unique()
     if len(points) > POINTS:
@@ -172,15 +174,15 @@ def _shared(curves: pd.DataFrame, end: int) -> tuple[pd.DataFrame, list[int]]:
 
 
 def _draw_ends(axis: Axes, bands: dict[str, Band], looks: dict[str, style.Style]) -> None:
-    """A row for each variant: the last value of its band with its interval, the best on top."""
+    """Draw a bar per variant: the last value of its band with its interval, the best on top."""
     order = sorted(bands, key=lambda variant: bands[variant].mean[-1])
     for row, variant in enumerate(order):
         points = bands[variant]
         value = points.mean[-1]
-        hatch = None if looks[variant].linestyle == "-" else "///"  # as its line has dashes
+        hatch = None if looks[variant].linestyle == "-" else "///"  # like its dashed line
         face = {"color": looks[variant].color, "alpha": 0.85, "hatch": hatch, "edgecolor": "white"}
         axis.barh(row, value, height=0.62, linewidth=0, label=variant, **face)
-        for color, width in (("white", 3.0), ("black", 1.1)):  # to be seen on a dark bar too
+        for color, width in (("white", 3.0), ("black", 1.1)):  # visible on dark bars, too
             axis.hlines(row, points.low[-1], points.high[-1], color=color, linewidth=width)
         right = max(value, points.high[-1], 0)
         text = {"fontsize": style.SMALL, "va": "center", "xytext": (3, 0)}
@@ -195,8 +197,8 @@ def _draw_ends(axis: Axes, bands: dict[str, Band], looks: dict[str, style.Style]
 
 
 def _name(variant: str, bands: Mapping[str, Band] | None) -> str:
-    """The variant with its number of seeds; an agent without curves has one published number."""
-    number = plural(bands[CLIPPED].seeds, "seed") if bands else "one number, at 200M"
+    """Label a variant with its number of seeds; agents without curves have one published score."""
+    number = plural(bands[CLIPPED].seeds, "seed") if bands else "one score, at 200M"
     return f"{readable(variant)}, {number}"
 
 

@@ -1,6 +1,6 @@
 """Scores at one frame count: differences per game (Figure E1), and every run of every variant.
 
-It reads one score a run, as `experiments.tables.at_frames` gives them.
+It reads one score per run, as from `experiments.tables.at_frames`.
 """
 
 from collections.abc import Sequence
@@ -17,45 +17,46 @@ from experiments import published, scores
 from experiments.plots.style import FULL_AGENT, readable
 
 DIFFERENCES_TEXT = (
-    "Each bar is the agent's score minus the other's, in units of gamer minus random; raw scores "
-    "are averaged over seeds. The axis is linear between -1 and 1 and logarithmic beyond, so that "
-    "a few games do not hide the others; lengths of long bars cannot be compared by eye."
+    "Each bar is the difference of the two agents' gamer-normalised scores; raw scores are "
+    "averaged over seeds. The axis is linear between -1 and 1 and logarithmic beyond, so that a "
+    "few games do not hide the others; the lengths of long bars are not comparable."
 )
 TICKS = (-100, -1, 1, 100)  # the black line is zero
 FINALS_TEXT = (
-    "A dot is a run, hollow if it stopped before; the black stroke is the mean, the line goes from "
-    "the lowest to the highest seed. Dotted: the mean of the full agent."
+    "A dot is a run, hollow if it stopped early; the black mark is the mean, the line the range of "
+    "seeds. Dotted: the mean of the full agent."
 )
 
 
 def gamer_differences(runs: pd.DataFrame, agent: str, other: str) -> pd.Series:
-    """Compare two agents game by game, in units of what a gamer scores above random play.
+    """Compute the differences of two agents' gamer-normalised scores, game by game.
 
     Args:
-        runs: as of `at_frames`, on Atari games by their published names.
+        runs: as from `at_frames`, on Atari games with their published names.
         agent: a variant.
         other: the variant to compare it with.
 
     Returns:
-        By task, the greatest first: the normalised score of `agent` minus that of `other`; only
+        By task, the largest first: the normalised score of `agent` minus that of `other`, for
         games that both have.
     """
     means = (
         runs.dropna(subset=["score"]).groupby(["variant", "task"], observed=True)["score"].mean()
     )
     both = pd.concat([means.loc[agent], means.loc[other]], axis=1, join="inner")
-    people = published.baselines().loc[both.index]
-    ours, theirs = (
-        scores.normalize(both.iloc[:, i], people["random"], people["human_gamer"]) for i in (0, 1)
+    references = published.baselines().loc[both.index]
+    first, second = (
+        scores.normalize(both.iloc[:, i], references["random"], references["human_gamer"])
+        for i in (0, 1)
     )
-    return pd.Series(ours - theirs, both.index).sort_values(ascending=False)
+    return pd.Series(first - second, both.index).sort_values(ascending=False)
 
 
 def score_differences(runs: pd.DataFrame, agent: str, others: Sequence[str]) -> Figure:
-    """Draw a panel for each other agent: a bar a game, the greatest gain on top, as in Figure E1.
+    """Draw a panel per other agent: a bar per game, the largest gain on top, as in Figure E1.
 
     Args:
-        runs: as of `at_frames`, on Atari games by their published names.
+        runs: as from `at_frames`, on Atari games with their published names.
         agent: the variant whose gains point to the right.
         others: variants to compare it with.
     """
@@ -69,7 +70,7 @@ def score_differences(runs: pd.DataFrame, agent: str, others: Sequence[str]) -> 
     )
     for axis, other, differences in zip(axes, others, bars, strict=True):
         _draw_differences(axis, differences)
-        axis.set_xlim(limits)  # the same in all panels: lengths can be compared across
+        axis.set_xlim(limits)  # the same in all panels, to be comparable
         axis.set_title(f"{readable(agent)} vs {readable(other)}", fontsize=style.NORMAL)
         axis.set_ylim(len(differences) - 0.4, -0.6)  # the first on top
     figure.supxlabel("difference of gamer-normalised scores", fontsize=style.NORMAL)
@@ -94,10 +95,10 @@ def _draw_differences(axis: Axes, differences: pd.Series) -> None:
 
 
 def final_scores(runs: pd.DataFrame) -> Figure:
-    """Draw a panel for each task: every run of every variant as a dot, beside the full agent.
+    """Draw a panel per task: every run of every variant as a dot.
 
     Args:
-        runs: as of `at_frames`, of one environment.
+        runs: as from `at_frames`, of one environment.
     """
     looks = style.variant_styles(runs["variant"])
     tasks = sorted(runs["task"].unique())
@@ -121,7 +122,7 @@ def final_scores(runs: pd.DataFrame) -> Figure:
     for axis in axes[-columns:]:
         axis.set_xlabel("return of the training episodes", fontsize=style.NORMAL)
     if runs["short"].any():
-        handles = [_dot("a run", style.GREY), _dot("a run that stopped before", "white")]
+        handles = [_dot("a run", style.GREY), _dot("a run that stopped early", "white")]
         style.legend_below(figure, handles)
     return figure
 

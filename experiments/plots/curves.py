@@ -1,7 +1,7 @@
 """Learning curves: the mean over seeds as a line, the lowest and highest seed as a band.
 
-One panel a task, from a few tasks to the 55 games of the paper's appendix; published curves lie
-under ours. It reads tables of curves (env, task, variant, seed, frames, score) and no files.
+One panel per task, up to the 55 games of the paper's appendix, with published curves in the
+background. It reads tables of curves (env, task, variant, seed, frames, score) and no files.
 """
 
 from math import floor, log10
@@ -16,18 +16,18 @@ from matplotlib.lines import Line2D
 import experiments.plots.style as style
 from experiments.plots.style import PUBLISHED, plural, readable, short_number
 
-# A run that comes this close to the longest one of its variant counts as complete.
-NEARLY = 0.95
+# A run with this share of the frames of its variant's longest run counts as complete.
+COMPLETE_SHARE = 0.95
 BINS = 50
-# A published curve that begins at more than so many times our last frame is not drawn.
-FAR = 3
-# More panels than that are small ones, five to a row, as in the paper's appendix.
+# A published curve that begins after this many times our last frame is not drawn.
+MAX_FRAME_RATIO = 3
+# With more panels than this they are small, five in a row, as in the paper's appendix.
 MANY = 12
 RETURN = "return of the training episodes"
 
 
 class Band(NamedTuple):
-    """The seeds of one variant on one task, brought together.
+    """Statistics over the seeds of one variant on one task.
 
     Attributes:
         frames: (P,) right edges of the bins.
@@ -35,7 +35,7 @@ class Band(NamedTuple):
         low: (P,) lowest seed.
         high: (P,) highest seed.
         seeds: number of runs.
-        stops: frames at which a run ends before the others do; empty if all are complete.
+        stops: frames at which runs end early; empty if all are complete.
     """
 
     frames: np.ndarray
@@ -47,16 +47,16 @@ class Band(NamedTuple):
 
 
 def band_text(bin_frames: int) -> str:
-    """Say what line, band, cross and points of these figures are."""
+    """Explain line, band, cross and points of these figures."""
     return (
         "Line: mean over seeds; band: lowest to highest seed; one seed has no band. "
-        "A cross: a run stops early, and the mean goes on without it. "
+        "Cross: a run stops early, and the mean continues without it. "
         f"Each point averages the training episodes of {short_number(bin_frames)} frames."
     )
 
 
 def bin_width(curves: pd.DataFrame) -> int:
-    """Choose a round number of frames (1, 2 or 5 times a power of ten): about 50 to 125 bins."""
+    """Choose a round number of frames (1, 2 or 5 times a power of ten) for 50 to 125 bins."""
     target = max(1.0, float(curves["frames"].max()) / BINS)
     power = 10 ** floor(log10(target))
     return int(power * max(step for step in (1, 2, 5) if step * power <= target))
@@ -65,15 +65,15 @@ def bin_width(curves: pd.DataFrame) -> int:
 def binned(curves: pd.DataFrame, width: int) -> pd.DataFrame:
     """Average the points of a run within bins, so that the seeds of a variant can be averaged.
 
-    The point of a bin `(x - width, x]` stands at x, its right edge, as in the published data.
+    The point of a bin `(x - width, x]` is at x, its right edge, as in the published data.
 
     Args:
-        curves: table of curves; a column `episodes`, if it is there, says how many the score of a
-            point is the mean of.
+        curves: table of curves; the optional column `episodes` is the number of episodes averaged
+            in a point.
         width: of a bin, frames.
 
     Returns:
-        A table of curves: one point for each run and bin in which an episode ended.
+        A table of curves: one point per run and bin in which an episode ended.
     """
     edges = np.ceil(curves["frames"] / width).astype(int) * width
     weight = curves.get("episodes", 1)
@@ -84,18 +84,18 @@ def binned(curves: pd.DataFrame, width: int) -> pd.DataFrame:
 
 
 def band(curves: pd.DataFrame) -> Band:
-    """Bring the seeds of one task and variant together.
+    """Compute statistics over the seeds of one task and variant.
 
-    A bin in which no episode of a run ended takes over the run's previous score. A run is never
-    prolonged: where it stops, the mean goes on without it, and `stops` says so. The band ends
-    with the shortest complete run, as a mean of what is left would jump.
+    In a bin without a finished episode, a run keeps its previous score. Runs are not extended: the
+    mean continues without a run that stopped, which `stops` lists. The band ends with the shortest
+    complete run, to avoid jumps of the mean.
 
     Args:
         curves: table of curves of one task and variant.
     """
     scores = curves.pivot(index="frames", columns="seed", values="score").sort_index()
     last = curves.groupby("seed")["frames"].max()
-    complete = last >= NEARLY * last.max()
+    complete = last >= COMPLETE_SHARE * last.max()
     scores = scores.ffill().where(scores.bfill().notna())
     scores = scores.loc[: last[complete].min()]
     return Band(
@@ -114,19 +114,19 @@ def learning_curves(
     *,
     bin_frames: int | None = None,
 ) -> Figure:
-    """Draw one panel a task: every variant's mean and band, over the published curve.
+    """Draw one panel per task: mean and band of every variant, over the published curve.
 
-    The legend counts seeds; a panel says where it has fewer, and which variant has no run.
+    The legend has the number of seeds; panels list variants with fewer seeds or no run.
 
     Args:
         curves: table of curves of one environment, with at least one row.
-        published: table of curves of one agent, drawn dashed in black in the panels of its tasks,
-            as far as the frames of `curves` reach, its first point at least. A first point that
-            lies so far beyond that our curves would shrink to nothing is told in words.
-        bin_frames: width of the bins, frames; None if the seeds share their points already.
+        published: table of curves of one agent, drawn dashed in black in the panels of its tasks
+            up to the last frame of `curves`, at least its first point. If that point is too far
+            beyond, a text replaces it.
+        bin_frames: width of the bins, frames; None if the seeds have the same points.
 
     Raises:
-        ValueError: if there is nothing to draw, or if tables hold what one line cannot stand for.
+        ValueError: A table is empty, or has several envs or published variants.
     """
     _check_lines(curves, published)
     curves = curves if bin_frames is None else binned(curves, bin_frames)
@@ -163,7 +163,7 @@ def learning_curves(
 
 def _check_lines(curves: pd.DataFrame, published: pd.DataFrame | None) -> None:
     if curves.empty:
-        raise ValueError("Expect `curves` to have rows, actually: none")
+        raise ValueError("`curves` must have rows, got none")
     for name, table, column in (
         ("curves", curves, "env"),
         ("published", published, "env"),
@@ -172,18 +172,18 @@ def _check_lines(curves: pd.DataFrame, published: pd.DataFrame | None) -> None:
         values = [] if table is None else sorted(table[column].unique())
         if len(values) > 1:
             found = ", ".join(values)
-            raise ValueError(f"Expect `{name}` to hold one {column}, actually: {found}")
+            raise ValueError(f"`{name}` must have one {column}, got {found}")
 
 
 def _draw_published(axis: Axes, published: pd.DataFrame, end: int) -> Band | None:
-    """Draw the published curve up to our last frame, its first point at least, if that is near."""
+    """Draw the published curve up to our last frame, unless it begins too late."""
     points = band(published)
     first, mean = points.frames[0], points.mean[0]
-    if first > FAR * end:
+    if first > MAX_FRAME_RATIO * end:
         text = f"published begins at {short_number(first)}: {mean:.4g}"
         look = {"fontsize": style.SMALL, "color": style.GREY, "va": "top"}
         axis.text(0.02, 0.98, text, transform=axis.transAxes, **look)
-        axis.margins(y=0.15)  # a place for the words
+        axis.margins(y=0.15)  # space for the text
         return None
     count = max(1, int((points.frames <= end).sum()))
     stops = [x for x in points.stops if x <= points.frames[count - 1]]
@@ -219,7 +219,7 @@ def _write_legend(
     drawn: dict[str, dict[str, Band]],
     looks: dict[str, style.Style],
 ) -> None:
-    """Name the lines with their usual number of seeds, and the exceptions in their panels."""
+    """Label the lines with their usual number of seeds, and panels with the exceptions."""
     handles = []
     remarks: dict[str, list[str]] = {task: [] for task in drawn}
     for variant, look in (looks | {PUBLISHED: style.PUBLISHED_STYLE}).items():

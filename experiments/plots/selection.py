@@ -1,7 +1,6 @@
-"""Which figures make sense for a table of runs, and their captions: the door of this package.
+"""Chooses the figures for a table of runs, and writes their captions.
 
-`experiments/report.py` and docs/ use it. What a figure cannot show stands in its caption: how many
-runs, what the band is, which runs stop early.
+`experiments/report.py` and docs/ use it. Captions explain the bands and list runs that stop early.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from experiments.plots.bars import (
     final_scores,
     score_differences,
 )
-from experiments.plots.curves import MANY, NEARLY, band_text, bin_width, learning_curves
+from experiments.plots.curves import COMPLETE_SHARE, MANY, band_text, bin_width, learning_curves
 from experiments.plots.profiles import PROFILES_TEXT, performance_profiles
 from experiments.plots.style import (
     FULL_AGENT,
@@ -36,8 +35,8 @@ from experiments.plots.style import (
 
 Captioned = tuple[Path, str]
 
-NAMED = 5  # captions name so many runs at most
-FEW = 3  # what is said of all games at once is said of so many at least
+NAMED = 5  # maximum number of runs in a caption
+MIN_GAMES = 3  # for aggregates over games
 TABLE_1_FRAMES = 199_000_000  # the bin of the published curves that gives the paper's Table 1
 BIN = 1_000_000  # frames, of the published Atari curves
 
@@ -49,44 +48,43 @@ def figures(
     *,
     frames: Mapping[str, int] | None = None,
 ) -> list[Captioned]:
-    """Draw every figure that makes sense for a table of runs, as PNG and PDF.
+    """Draw all figures that apply to a table of runs, as PNG and PDF.
 
-    Learning curves always; every run's score if there are several variants; and of three Atari
-    games or more what is said of all of them at once.
+    These are learning curves; with several variants, the score of every run; with at least three
+    Atari games, aggregates over games.
 
     Args:
-        curves: table of curves (env, task, variant, seed, frames, score); no rows, no figures.
-        published: table of published curves to compare with; its full agent is drawn. None: none.
-        out: folder for the files, made if needed.
-        frames: by env, where scores are read; of an env that is not in it, what every run has
-            reached.
+        curves: table of curves (env, task, variant, seed, frames, score); may be empty.
+        published: table of published curves, of which the full agent is drawn, or None.
+        out: folder for the files, created if needed.
+        frames: by env, where scores are read; the default is what all runs of an env have reached.
 
     Returns:
-        The PNG files with their captions, in the order in which to show them.
+        The PNG files with their captions, in order.
     """
     found: list[Captioned] = []
     curves = curves.dropna(subset=["score"])
-    for name, own in curves.groupby("env", observed=True, sort=True):
+    for name, of_env in curves.groupby("env", observed=True, sort=True):
         env = str(name)
-        own = _published_spelling(own) if env == "atari" else own
-        end = (frames or {}).get(env) or common_end(own)
-        theirs = _full_agent(published, own)
-        found.append(_learning_curves(env, own, theirs, out))
-        several = own["variant"].nunique() > 1
-        if several and own["task"].nunique() <= MANY:
-            found.append(_final_scores(env, own, end, out))
-        games = own[own["task"].isin(paper.games())]
-        if env == "atari" and games["task"].nunique() >= FEW:
-            found += _of_all_games(games, theirs, end, out)
+        of_env = _published_spelling(of_env) if env == "atari" else of_env
+        end = (frames or {}).get(env) or common_end(of_env)
+        reference = _full_agent(published, of_env)
+        found.append(_learning_curves(env, of_env, reference, out))
+        several = of_env["variant"].nunique() > 1
+        if several and of_env["task"].nunique() <= MANY:
+            found.append(_final_scores(env, of_env, end, out))
+        games = of_env[of_env["task"].isin(paper.games())]
+        if env == "atari" and games["task"].nunique() >= MIN_GAMES:
+            found += _aggregates(games, reference, end, out)
     return found
 
 
 def published_figures(out: Path, *, frames: int = TABLE_1_FRAMES) -> list[Captioned]:
-    """Draw the figures of the published Atari data alone, as PNG and PDF.
+    """Draw the figures of the published Atari data, as PNG and PDF.
 
     Args:
-        out: folder for the files, made if needed.
-        frames: where scores are read, and the aggregates end.
+        out: folder for the files, created if needed.
+        frames: where scores are read and aggregates end.
 
     Returns:
         The PNG files with their captions: the learning curves of 55 games, Figure 4, Figure E1,
@@ -95,7 +93,7 @@ def published_figures(out: Path, *, frames: int = TABLE_1_FRAMES) -> list[Captio
     curves = paper.curves("atari-dreamerv2")
     both = pd.concat([curves, paper.curves("atari-dreamerv2-schedules")])
     runs = tables.published_runs(frames)
-    where = f"at {frames:,} frames (agents published with one score a game: at 200M)"
+    where = f"at {frames:,} frames (agents published with one score per game: at 200M)"
     agents = tables.MODEL_FREE
     return [
         (
@@ -104,7 +102,7 @@ def published_figures(out: Path, *, frames: int = TABLE_1_FRAMES) -> list[Captio
                 out / "published_aggregates",
             ),
             "Published agents on 55 Atari games, as in the paper's Figure 4. Horizontal lines: "
-            f"agents published with one score a game, at 200M frames. {INTERVAL_TEXT}",
+            f"agents published with one score per game, at 200M frames. {INTERVAL_TEXT}",
         ),
         (
             save(score_differences(runs, FULL_AGENT, agents), out / "published_differences"),
@@ -124,13 +122,13 @@ def published_figures(out: Path, *, frames: int = TABLE_1_FRAMES) -> list[Captio
 
 
 def _published_spelling(curves: pd.DataFrame) -> pd.DataFrame:
-    """Call a game as the authors do (james_bond), where ale-py writes otherwise (jamesbond)."""
+    """Rename games to the published spelling: james_bond, in ale-py jamesbond."""
     names = {task: paper.game(task) or task for task in curves["task"].unique()}
     return curves.assign(task=curves["task"].map(names))
 
 
 def _full_agent(published: pd.DataFrame | None, curves: pd.DataFrame) -> pd.DataFrame | None:
-    """The published curves of the full agent on these tasks; None if there are none."""
+    """Return the published curves of the full agent on these tasks; None if there are none."""
     if published is None:
         return None
     tasks = published["task"].isin(curves["task"].unique())
@@ -140,51 +138,51 @@ def _full_agent(published: pd.DataFrame | None, curves: pd.DataFrame) -> pd.Data
 
 
 def _learning_curves(
-    env: str, own: pd.DataFrame, theirs: pd.DataFrame | None, out: Path
+    env: str, of_env: pd.DataFrame, reference: pd.DataFrame | None, out: Path
 ) -> Captioned:
-    width = bin_width(own)
-    figure = learning_curves(own, theirs, bin_frames=width)
+    width = bin_width(of_env)
+    figure = learning_curves(of_env, reference, bin_frames=width)
     caption = f"Learning curves, {env}. {band_text(width)}"
-    if theirs is not None:
-        caption += " Black, dashed: the published curve of DreamerV2, where ours come near it."
-        absent = sorted(set(own["task"]) - set(theirs["task"]))
+    if reference is not None:
+        caption += " Black, dashed: the published curve of DreamerV2, if it begins near them."
+        absent = sorted(set(of_env["task"]) - set(reference["task"]))
         if absent:
             caption += f" Nothing is published for {', '.join(map(readable, absent))}."
-    return save(figure, out / f"curves_{env}"), caption + _early_stops(own)
+    return save(figure, out / f"curves_{env}"), caption + _early_stops(of_env)
 
 
 def _read(curves: pd.DataFrame, frames: int) -> tuple[pd.DataFrame, str]:
-    """One score a run, as the report's tables have it, and where it was read."""
+    """Read one score per run, as in the report's tables, and describe where."""
     window = max(1, min(BIN, frames // 10))
     where = f"at {frames:,} frames (mean over the last {window:,})"
     return tables.at_frames(curves, frames, window=window), where
 
 
-def _final_scores(env: str, own: pd.DataFrame, frames: int, out: Path) -> Captioned:
-    runs, where = _read(own, frames)
+def _final_scores(env: str, of_env: pd.DataFrame, frames: int, out: Path) -> Captioned:
+    runs, where = _read(of_env, frames)
     caption = f"Every run, {env}, {where}. {FINALS_TEXT}"
     return save(final_scores(runs), out / f"finals_{env}"), caption
 
 
-def _of_all_games(
-    own: pd.DataFrame, theirs: pd.DataFrame | None, frames: int, out: Path
+def _aggregates(
+    of_env: pd.DataFrame, reference: pd.DataFrame | None, frames: int, out: Path
 ) -> list[Captioned]:
-    """What compares variants, the published agent among them, over all games that they share."""
-    known, where = _read(own, frames)
-    if theirs is not None and frames >= BIN:
-        theirs = theirs.assign(variant=PUBLISHED)
-        own = pd.concat([own, theirs], ignore_index=True)
-        known = pd.concat([known, tables.at_frames(theirs, frames)], ignore_index=True)
+    """Draw comparisons of variants and the published agent over the games that all have."""
+    known, where = _read(of_env, frames)
+    if reference is not None and frames >= BIN:
+        reference = reference.assign(variant=PUBLISHED)
+        of_env = pd.concat([of_env, reference], ignore_index=True)
+        known = pd.concat([known, tables.at_frames(reference, frames)], ignore_index=True)
     known = known.dropna(subset=["score"])
     shared = tables.shared_tasks(known)
-    if len(shared) < FEW:
+    if len(shared) < MIN_GAMES:
         return []
-    # What has no score yet where the others are read would leave nothing to draw.
-    own = own[own["task"].isin(shared) & own["variant"].isin(known["variant"])]
+    # Leave out variants without a score at this frame count: no game would be shared.
+    of_env = of_env[of_env["task"].isin(shared) & of_env["variant"].isin(known["variant"])]
     over = f"{plural(len(shared), 'game')} that all variants have"
     found = [
         (
-            save(aggregate_curves(own, end=frames), out / "aggregates_atari"),
+            save(aggregate_curves(of_env, end=frames), out / "aggregates_atari"),
             f"The measures of the paper's Table 1 over the {over}. {INTERVAL_TEXT}",
         ),
         (
@@ -196,7 +194,7 @@ def _of_all_games(
     if not others or FULL_AGENT not in set(known["variant"]):
         return found
     summary = (
-        save(ablation_summary(own, end=frames), out / "ablations_atari"),
+        save(ablation_summary(of_env, end=frames), out / "ablations_atari"),
         f"Each variant against the full agent (dotted), over the {over}. {INTERVAL_TEXT}",
     )
     differences = (
@@ -207,22 +205,22 @@ def _of_all_games(
 
 
 def _measures(agents: Sequence[str]) -> dict[str, dict[str, float]]:
-    """The measures of Table 1 of agents that were published with one score a game."""
+    """Compute the measures of Table 1 of agents published with one score per game."""
     table = paper.baselines().loc[list(paper.games())]
-    people = {
+    references = {
         "random": table["random"],
         "gamer": table["human_gamer"],
         "record": table["human_record"],
     }
     raw = {agent: table[[f"{agent}_sticky_2e8"]].to_numpy().T for agent in agents}  # (1, G)
-    return {agent: scores.atari_aggregates(x, **people) for agent, x in raw.items()}
+    return {agent: scores.atari_aggregates(x, **references) for agent, x in raw.items()}
 
 
 def _early_stops(curves: pd.DataFrame) -> str:
-    """Name the runs that end before the others of their task and variant, the first few of them."""
+    """List runs that end before the others of their task and variant, up to a few."""
     last = curves.groupby(["task", "variant", "seed"], observed=True)["frames"].max()
     longest = last.groupby(["task", "variant"], observed=True).transform("max")
-    early = last[last < NEARLY * longest]
+    early = last[last < COMPLETE_SHARE * longest]
     if early.empty:
         return ""
     named = [

@@ -1,7 +1,7 @@
-"""How every figure looks: colours, fonts, numbers on axes, panels, files.
+"""Style of all figures: colours, fonts, numbers on axes, panels, files.
 
-The other modules of this package use it. It knows no runs and no scores, and it never touches
-matplotlib's global state: figures are plain objects, without pyplot and without rcParams.
+The other modules of this package use it. It knows no runs or scores, and does not change
+matplotlib's global state: no pyplot, no rcParams.
 """
 
 import re
@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
-# Okabe & Ito (2008), https://jfly.uni-koeln.de/color: told apart with any kind of colour vision.
-# Their yellow is left out (too faint as a line on white), and black is kept for published data.
+# Okabe & Ito (2008), https://jfly.uni-koeln.de/color: distinguishable with any colour vision.
+# Without their yellow (too faint on white) and black (used for published data).
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = (
     "#0072B2",
     "#D55E00",
@@ -31,7 +31,7 @@ BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = (
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 GREY = "#555555"
 DASHES = ("-", "-.", ":")
-# Points. Figures are drawn at the size of a page, so these are the sizes in print.
+# Font sizes in points. Figures are drawn at their size in print.
 SMALL, NORMAL, LARGE = 7, 8, 10
 NICE_STEPS = [1, 2, 2.5, 5, 10]
 PNG_DOTS_PER_INCH = 150
@@ -52,10 +52,10 @@ PUBLISHED_STYLE = Style("black", (0, (4, 2)))
 
 
 def variant_styles(variants: Iterable[str]) -> dict[str, Style]:
-    """Give each variant its colour, the full agent the first, the others in alphabetical order.
+    """Assign styles to variants: the full agent first, the others in alphabetical order.
 
-    From the seventh on, colours come again with other dashes. Published curves come last, dashed
-    in black.
+    From the seventh on, colours repeat with other dashes. Published curves come last, dashed in
+    black.
     """
     names = set(variants)
     order = sorted(names - {PUBLISHED}, key=lambda name: (name != FULL_AGENT, name))
@@ -67,9 +67,9 @@ def variant_styles(variants: Iterable[str]) -> dict[str, Style]:
 
 
 def readable(name: str) -> str:
-    """Spell a task or a variant for people: no_kl_balancing -> No KL Balancing.
+    """Format the name of a task or a variant: no_kl_balancing -> No KL Balancing.
 
-    A name with anything but lower case words in it (`tiny-latents=gaussian`) is left as it is.
+    Names with other characters than lower-case words (`tiny-latents=gaussian`) do not change.
     """
     if not re.fullmatch(r"[a-z0-9_]+", name):
         return name
@@ -77,12 +77,12 @@ def readable(name: str) -> str:
 
 
 def plural(count: int, thing: str) -> str:
-    """1 seed, 2 seeds."""
+    """Format a count: 1 seed, 2 seeds."""
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def short_number(number: float, _position: int | None = None) -> str:
-    """Write 200 as 200, 10000 as 10k, 1500000 as 1.5M: the text of a tick."""
+    """Format a tick: 200 as 200, 10000 as 10k, 1500000 as 1.5M."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= size and (size > 1e3 or abs(number) >= 1e4):
             return f"{number / size:g}{letter}"
@@ -90,7 +90,7 @@ def short_number(number: float, _position: int | None = None) -> str:
 
 
 def columns_of(count: int) -> int:
-    """How many of a few panels stand side by side: up to three, and four as two by two."""
+    """Return the number of columns for a few panels: up to three, and two for four."""
     return 2 if count == 4 else min(count, 3)
 
 
@@ -101,7 +101,7 @@ def panels(
 
     Args:
         count: number of panels.
-        columns: at most so many side by side.
+        columns: maximum number of panels in a row.
         width: of a panel, inches.
         height: of a panel, inches.
 
@@ -118,7 +118,7 @@ def panels(
 
 
 def plain(axis: Axes) -> None:
-    """Small ticks with short numbers, light horizontal lines, and no box."""
+    """Style an axis: small ticks with short numbers, light horizontal lines, no box."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=SMALL)
     axis.xaxis.set_major_locator(MaxNLocator(4, steps=NICE_STEPS))
@@ -130,8 +130,8 @@ def plain(axis: Axes) -> None:
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
-    """One legend for all panels, in rows under them, for which the figure grows."""
-    # About twenty letters of the legend's size fit in an inch and a half.
+    """Add a legend for all panels below them, and make the figure higher for it."""
+    # About twenty characters of the legend fit in one and a half inches.
     widest = max(len(str(handle.get_label())) for handle in handles)
     columns = max(1, int(figure.get_figwidth() / (0.6 + 0.065 * widest)))
     figure.set_figheight(figure.get_figheight() + 0.19 * ceil(len(handles) / columns))
@@ -145,11 +145,11 @@ def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
 
 
 def save(figure: Figure, stem: Path) -> Path:
-    """Write `stem`.png for screens and `stem`.pdf for print; the same figure, the same bytes.
+    """Write `stem`.png for screens and `stem`.pdf for print; the same figure gives the same bytes.
 
     Args:
         figure: any figure.
-        stem: path without suffix; its folder is made.
+        stem: path without suffix; its folder is created.
 
     Returns:
         The path of the PNG file.
@@ -158,11 +158,11 @@ def save(figure: Figure, stem: Path) -> Path:
     png = stem.with_name(stem.name + ".png")
     pixels = BytesIO()
     figure.savefig(pixels, format="png", dpi=PNG_DOTS_PER_INCH)
-    # 64 colours are plenty for lines, bands and letters, and a third of the bytes.
+    # 64 colours are enough for lines, bands and text, and need a third of the bytes.
     image = Image.open(pixels).convert("RGB").quantize(64, dither=Image.Dither.NONE)
     image.save(png, optimize=True)
-    figure.set_layout_engine("none")  # everything has its place now; to search again takes seconds
-    # Type 42 keeps letters as letters: to be searched, copied and accepted by conferences.
+    figure.set_layout_engine("none")  # the layout is done; repeating it takes seconds
+    # Type 42 embeds fonts, so that text can be searched and copied; conferences require it.
     with matplotlib.rc_context({"pdf.fonttype": 42}):
         figure.savefig(stem.with_name(stem.name + ".pdf"), metadata={"CreationDate": None})
     return png

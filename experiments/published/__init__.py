@@ -1,7 +1,7 @@
-"""What the authors published: training curves, baselines, and the paper's tables.
+"""The published data: training curves, baselines, and the paper's tables.
 
-Scores, figures and reports compare runs with it. It knows no run folder; README.md beside it says
-where each file comes from.
+Scores, figures and reports compare runs with it. It knows no run folders; README.md beside it names
+the source of each file.
 """
 
 import difflib
@@ -19,7 +19,7 @@ CURVE_COLUMNS = ("env", "task", "variant", "seed", "frames", "score")
 
 
 class _Source(NamedTuple):
-    """Which runs of which file are one agent's, and what we call them."""
+    """The runs of one agent in a file, and our names for them."""
 
     file: str
     method: str
@@ -32,7 +32,7 @@ _SOURCES = {
     "atari-dreamerv2-schedules": _Source(
         "atari-dreamerv2-schedules", "dreamerv2", "atari", "dreamerv2_schedules"
     ),
-    # Three more seeds of the first file, which the paper leaves out: never to be mixed with it.
+    # Three other seeds in the first file, which the paper leaves out: never mix them with it.
     "atari-dreamerv2-nosched": _Source("atari-dreamerv2", "nosched", "atari", "dreamerv2_nosched"),
     "montezuma-dreamerv2": _Source(
         "montezuma-dreamerv2", "dreamerv2", "atari", "dreamerv2_discount_0.99"
@@ -43,12 +43,12 @@ _SOURCES = {
 
 
 def names() -> tuple[str, ...]:
-    """The names that `curves` knows."""
+    """Return the names that `curves` accepts."""
     return tuple(_SOURCES)
 
 
 def curves(name: str) -> pd.DataFrame:
-    """Training curves of one published agent, one row per point.
+    """Return the training curves of one published agent, one row per point.
 
     Args:
         name: One of `names()`.
@@ -56,10 +56,10 @@ def curves(name: str) -> pd.DataFrame:
     Returns:
         Columns env, task, variant, seed (text), frames (emulator frames at the right edge of a
         bin) and score (mean return of the episodes in the bin), in the order of the file. A run
-        that died early has fewer points.
+        that stopped early has fewer points.
 
     Raises:
-        ValueError: No such curves; the message names the nearest.
+        ValueError: There are no such curves; the message names similar ones.
     """
     if name not in _SOURCES:
         raise ValueError(unknown("published curves", name, _SOURCES))
@@ -84,7 +84,7 @@ def curves(name: str) -> pd.DataFrame:
 
 
 def baselines() -> pd.DataFrame:
-    """Scores of random play, people and other agents on Atari games, one row per game.
+    """Return scores of a random agent, humans and other agents on Atari games, a row per game.
 
     Returns:
         Index `task`; columns `random`, `human_gamer`, `human_record`, and agents, such as
@@ -97,12 +97,12 @@ def baselines() -> pd.DataFrame:
 
 
 def games() -> tuple[str, ...]:
-    """The paper's 55 Atari games, in the order of Table K1."""
+    """Return the paper's 55 Atari games, in the order of Table K1."""
     return tuple(table_k1().index)
 
 
 def game(task: str) -> str | None:
-    """The published spelling of an Atari game, whatever the case and separators of `task`.
+    """Return the published spelling of an Atari game, whatever the case and separators of `task`.
 
     ale-py writes `jamesbond` where the authors write `james_bond`.
 
@@ -113,22 +113,22 @@ def game(task: str) -> str | None:
 
 
 def table_1() -> pd.DataFrame:
-    """Table 1 as printed: four aggregates per agent at 200M frames."""
+    """Return Table 1 as printed: four aggregates per agent at 200M frames."""
     return pd.read_csv(HERE / "table_1.csv", index_col="agent")
 
 
 def table_2() -> pd.DataFrame:
-    """Table 2 as printed: four aggregates per ablation, of a slightly earlier DreamerV2."""
+    """Return Table 2 as printed: four aggregates per ablation, of a slightly earlier DreamerV2."""
     return pd.read_csv(HERE / "table_2.csv", index_col="variant")
 
 
 def table_k1() -> pd.DataFrame:
-    """Table K1 as printed: per game the baselines, Rainbow, IQN and DreamerV2, rounded."""
+    """Return Table K1 as printed: rounded baselines, Rainbow, IQN and DreamerV2 per game."""
     return pd.read_csv(HERE / "table_k1.csv", index_col="task")
 
 
 def unknown(kind: str, name: str, known: Any) -> str:
-    """The sentence for a name that is not known, with those that are nearest to it."""
+    """Return an error message for an unknown name, with the most similar known ones."""
     nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)
     return f"Unknown {kind} `{name}`. The nearest: {', '.join(f'`{n}`' for n in nearest)}"
 

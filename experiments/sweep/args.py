@@ -1,6 +1,6 @@
-"""The words after `python sweep.py`: which are the sweep's own, which every job's, which Hydra's.
+"""Parses the command line of `sweep.py`: keys of the sweep, of every job, and of Hydra.
 
-Only `sweep.py` uses it. It checks how words are written, not whether what they name exists.
+Only `sweep.py` uses it. It checks the syntax, not whether names exist.
 """
 
 import re
@@ -19,46 +19,46 @@ from experiments.sweep.grid import Choice
 
 @dataclass
 class SweepSettings(Section):
-    """The words of `sweep.py` itself."""
+    """The keys of `sweep.py` itself."""
 
     grid: Annotated[
-        str, doc("A grid of conf/grid: ablations, atari55, ..., or a file of yours, *.yaml.")
+        str, doc("A grid of conf/grid (ablations, atari55, ...), or the path of a file, *.yaml.")
     ]
     task: Annotated[
-        str | None, doc("pong,boxing or dummy/memory,atari/pong; null: the grid's tasks.")
+        str | None,
+        doc("As in pong,boxing or dummy/memory,atari/pong; null: all of the grid."),
     ] = None
     variant: Annotated[
-        str | None, doc("dreamerv2,no_kl_balancing: only these; null: the grid's variants.")
+        str | None, doc("As in dreamerv2,no_kl_balancing; null: all of the grid.")
     ] = None
     seeds: Annotated[
-        str | None, doc("3 for the seeds 0, 1 and 2, or [0,5] for these; null: the grid's seeds.")
+        str | None,
+        doc("A number, as in 3, or a list, as in [0,5]; null: those of the grid."),
     ] = None
     root: Annotated[str, doc("Folder of all run folders.")] = "runs"
-    dry_run: Annotated[bool, doc("Say what would be done and what it costs, and do nothing.")] = (
-        False
-    )
-    retry: Annotated[bool, doc("Run again what has failed, too.")] = False
+    dry_run: Annotated[bool, doc("Only print the jobs and their cost.")] = False
+    retry: Annotated[bool, doc("Also repeat failed runs.")] = False
 
 
-NEARLY = {"grids": "grid", "tasks": "task", "variants": "variant", "seed": "seeds"}
+SIMILAR_KEYS = {"grids": "grid", "tasks": "task", "variants": "variant", "seed": "seeds"}
 
 
 class Command(NamedTuple):
-    """What the command line asks for."""
+    """The parsed command line."""
 
     grid: str
     choice: Choice
     root: Path
     dry_run: bool
     retry: bool
-    launcher: tuple[str, ...]  # words for Hydra itself
+    launcher: tuple[str, ...]  # arguments for Hydra itself
 
 
 def parse(words: Sequence[str]) -> Command:
-    """Sort the words of a command line.
+    """Parse the command line.
 
     Raises:
-        ValueError: a word is no key=value, comes twice, or has a value that cannot be.
+        ValueError: An argument is not key=value, is given twice, or is not allowed.
     """
     own: dict[str, str] = {}
     hydra: list[str] = []
@@ -66,19 +66,19 @@ def parse(words: Sequence[str]) -> Command:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            raise ValueError(f"Words must be key=value, got `{word}`")
-        if key in NEARLY:
-            raise ValueError(f"Unknown word `{key}`. The nearest: {NEARLY[key]}")
+            raise ValueError(f"Arguments must be key=value, got `{word}`")
+        if key in SIMILAR_KEYS:
+            raise ValueError(f"Unknown key `{key}`. The nearest: {SIMILAR_KEYS[key]}")
         if key in own:
-            raise ValueError(f"`{key}=` comes twice.")
+            raise ValueError(f"`{key}` must be given once, got it twice")
         if key in keys_of(SweepSettings).named:
             own[key] = value
         elif re.match(r"\+*hydra[./]", key):
             hydra.append(word)
-        else:  # train.py takes these two with a plus or without
+        else:  # train.py accepts these two with or without a plus
             common.append(re.sub(r"^\+(experiment|debug)=", r"\1=", word))
     if not own.get("grid"):
-        raise ValueError("Expect a grid, for example: grid=ablations task=pong seeds=3")
+        raise ValueError("`grid` must be given, for example: grid=ablations task=pong seeds=3")
     checked = validate_words([f"{key}={value}" for key, value in own.items()], SweepSettings)
     own = {key: value for key, value in own.items() if checked[key] is not None}
     return Command(
@@ -101,16 +101,16 @@ def _names(key: str, own: dict[str, str]) -> list[str] | None:
         return None
     names = [name.strip() for name in own[key].strip("[]").split(",")]
     if not all(names):
-        raise ValueError(f"Expect `{key}` to be names with commas between, actually: {own[key]}")
+        raise ValueError(f"`{key}` must be names separated by commas, got {own[key]}")
     return names
 
 
 def _seeds(own: dict[str, str]) -> int | list[int] | None:
-    """A number as a number; anything with a comma or in brackets as a list."""
+    """Parse a number, or a list with commas or brackets."""
     if "seeds" not in own:
         return None
     text = own["seeds"]
     try:
         return yaml.safe_load(f"[{text}]" if "," in text and "[" not in text else text)
     except yaml.YAMLError:
-        raise ValueError(f"Expect `seeds` as in seeds=3 or seeds=[0,5], actually: {text}") from None
+        raise ValueError(f"`seeds` must be as in seeds=3 or seeds=[0,5], got {text}") from None

@@ -1,7 +1,7 @@
-"""Run a grid of experiments, or what is left of it: variants x tasks x seeds.
+"""Runs a grid of experiments, or the rest of it: variants x tasks x seeds.
 
-The same command again goes on where it was stopped. Exit status: 0, all jobs are finished; 1, some
-are not; 2, the command is wrong; 130 and 143, stopped by Ctrl-C and SIGTERM.
+The same command continues a stopped sweep. Exit status: 0, all jobs are finished; 1, some are not;
+2, the command is wrong; 130 and 143, stopped by Ctrl-C and SIGTERM.
 """
 
 import os
@@ -39,30 +39,30 @@ from experiments.sweep.state import State, failure
 from experiments.sweep.status import StatusDisplay, make_console, read_states, summary_line, table
 
 USAGE = Usage(
-    "Run a grid of experiments, or what is left of it: variants x tasks x seeds.",
+    "Run a grid of experiments, or the rest of it: variants x tasks x seeds.",
     "python sweep.py grid=... [key=value ...]",
     (
         (
             "python sweep.py grid=ablations task=pong,boxing seeds=3",
             "The paper's ablations on two games.",
         ),
-        ("python sweep.py grid=demo", "Tiny models, ten minutes on a quiet core."),
+        ("python sweep.py grid=demo", "Tiny models, ten minutes on an idle core."),
         (
             "python sweep.py grid=demo hydra/launcher=joblib hydra.launcher.n_jobs=2",
-            "Two jobs at once. Words that begin with hydra choose where the jobs run.",
+            "Two jobs at once. Keys that begin with hydra choose where the jobs run.",
         ),
     ),
 )
 NOTES = (
-    "Any other word is for every job, as on train.py's command line: total_frames=1e6 model=tiny.",
+    "All other keys are for every job, as in train.py: total_frames=1e6 model=tiny.",
     "`python train.py --help` shows these keys.",
 )
 GIB = 2**30
-LINE_SECONDS = 60  # between two lines where there is no terminal
+LINE_SECONDS = 60  # between lines without a terminal
 
 
 def main(words: Sequence[str]) -> int:
-    """Run what is missing of a grid; returns the exit status."""
+    """Run the missing jobs of a grid, and return the exit status."""
     if not words or set(words) & {"-h", "--help"}:
         print_lines([*head(USAGE), *keys({}, SweepSettings), "", *NOTES])
         return 0 if words else 2
@@ -80,14 +80,14 @@ def main(words: Sequence[str]) -> int:
 
 
 def make_plan(jobs: Sequence[Job]) -> list[Planned]:
-    """Ask the agent's own code where each job's run lies, and what it costs.
+    """Compute the folder and the cost of each job.
 
-    What can be wrong with a job before it runs comes out here: a key or a value that cannot be, a
-    task that does not exist, a folder that holds another run.
+    It checks the jobs: keys and values, the existence of the task, and that the folder does not
+    hold another run.
 
     Raises:
-        ValueError: of the first job that is wrong.
-        ImportError: a package that its task needs is missing.
+        ValueError: The first error in a job.
+        ImportError: A package for a task is missing.
     """
     register_suites()
     composed: dict[tuple[str, ...], DictConfig] = {}
@@ -95,7 +95,7 @@ def make_plan(jobs: Sequence[Job]) -> list[Planned]:
     plan = []
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for job in jobs:
-            # Composing is slow; task and seed are plain values, which can be set afterwards.
+            # Composing is slow; task and seed can be set afterwards.
             kind = tuple(w for w in job.words if not w.startswith(("task=", "seed=")))
             try:
                 if kind not in composed:
@@ -111,14 +111,14 @@ def make_plan(jobs: Sequence[Job]) -> list[Planned]:
                     if not folder.finished(cfg):
                         folder.check_may_begin(cfg)
             except (ValueError, HydraException, OmegaConfBaseException) as error:
-                told = explain(error, partial(_known, kind))
-                raise ValueError(f"{job.name}: {told}") from error
+                message = explain(error, partial(_known, kind))
+                raise ValueError(f"{job.name}: {message}") from error
             plan.append(Planned(job, folder.path, *costs[job.task, *kind]))
     return plan
 
 
 def describe(plan: Sequence[Planned], command: Command) -> None:
-    """Say what would be done, and what it costs."""
+    """Print the jobs to run, and their cost."""
     states = read_states(plan)
     due = [
         (one, state)
@@ -137,13 +137,13 @@ def describe(plan: Sequence[Planned], command: Command) -> None:
     free = shutil.disk_usage(next(p for p in (root, *root.parents) if p.exists())).free / GIB
     print(summary_line(plan, states))
     print(
-        f"To do: {len(due)} jobs, {frames:,} frames; their experience takes {disk:,.2f} GiB on "
-        f"disk in the end ({free:,.1f} GiB are free)"
+        f"To do: {len(due)} jobs, {frames:,} frames; their replay needs {disk:,.2f} GiB on disk "
+        f"({free:,.1f} GiB are free)"
     )
 
 
 def carry_out(plan: Sequence[Planned], command: Command) -> int:
-    """Run what is due, wait for what others run, and say how it ended; returns the exit status."""
+    """Run the jobs, wait for those of other sweeps, print results; returns the exit status."""
     if not command.retry:
         _show_failures(plan, read_states(plan))
     tried: set[Path] = set()
@@ -158,7 +158,7 @@ def carry_out(plan: Sequence[Planned], command: Command) -> int:
             if due:
                 tried |= _launch(due, command)
             elif any(state.phase == "running" for state in states):
-                time.sleep(1)  # another sweep's
+                time.sleep(1)  # jobs of another sweep
             else:
                 break
     if tried:
@@ -172,7 +172,7 @@ def carry_out(plan: Sequence[Planned], command: Command) -> int:
 
 @reasons()
 def _cost(cfg: DictConfig) -> tuple[int, int]:
-    """Frames of a run, and bytes of its replay when it is as full as the run makes it."""
+    """Compute the frames of a run, and the bytes of its replay at the end."""
     envs = make_envs(cfg, seed=0)
     try:
         config = make_replay_config(cfg)
@@ -185,7 +185,7 @@ def _cost(cfg: DictConfig) -> tuple[int, int]:
 
 
 def _known(words: Sequence[str]) -> list[str]:
-    """The keys that a word of the command line may have."""
+    """Return the keys that the command line may have."""
     return [*keys_of(SweepSettings).named, *known_keys(words)]
 
 
@@ -194,10 +194,10 @@ def _is_due(state: State, retry: bool) -> bool:
 
 
 def _launch(due: list[Planned], command: Command) -> set[Path]:
-    """Run jobs; returns the folders of those that are not to be tried again."""
+    """Run jobs, and return the folders of those that must not be tried again."""
     try:
         outcomes = launch(due, command.launcher, command.root, _devices(command.launcher))
-    except Exception as error:  # the launcher's own, such as a job that its cluster has lost
+    except Exception as error:  # of the launcher, such as a lost cluster job
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return {one.folder for one in due}
     pairs = zip(due, outcomes, strict=True)
@@ -205,7 +205,7 @@ def _launch(due: list[Planned], command: Command) -> set[Path]:
 
 
 def _devices(launcher: Sequence[str]) -> list[str]:
-    """The CUDA devices that jobs beside each other on this machine share out."""
+    """Return the CUDA devices to distribute to parallel jobs on this machine."""
     if "hydra/launcher=joblib" not in launcher:
         return []
     import torch
@@ -223,11 +223,11 @@ def _show_failures(plan: Sequence[Planned], states: Sequence[State]) -> None:
 
 @contextmanager
 def _saving_jobs(plan: Sequence[Planned]) -> Iterator[None]:
-    """On Ctrl-C and SIGTERM let the jobs save, whatever launcher they run in, before the end."""
+    """On Ctrl-C and SIGTERM, let the jobs save before the end, with any launcher."""
 
     def leave(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one does not wait
-        print("\nStopping; the jobs that run here save first ...", file=sys.stderr)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
+        print("\nStopping; jobs on this machine save first ...", file=sys.stderr)
         stop(plan)
         sys.exit(128 + number)
 
@@ -240,8 +240,8 @@ def _saving_jobs(plan: Sequence[Planned]) -> Iterator[None]:
 
 
 def run() -> None:
-    """Do what the words of this process's command line say; the process ends with it."""
+    """Run the command line of this process, and exit."""
     prepare()
-    sys.path.append(os.getcwd())  # a class of the user's own may lie where the command is typed
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # what is wrong with a job comes to us
+    sys.path.append(os.getcwd())  # for users' classes in the working directory
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises the errors of jobs
     sys.exit(main(sys.argv[1:]))

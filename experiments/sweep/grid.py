@@ -1,7 +1,7 @@
-"""What a grid is: named variants x tasks x seeds, and the jobs that they make.
+"""Grids: named variants x tasks x seeds, and their jobs.
 
-`sweep.py` reads grids with it, from conf/grid or from a user's own file. It knows which words go to
-`train.py`, but neither what they mean to the agent nor where a run lies.
+`sweep.py` reads grids with it, from conf/grid or a user's file. It knows the arguments of
+`train.py`, but neither their meaning nor the folders of runs.
 """
 
 import difflib
@@ -16,19 +16,19 @@ from yaml import YAMLError
 from dreamer.run.paths import CONF
 
 KEYS = ("variants", "tasks", "seeds", "overrides")
-# Keys of train.py that a grid sets for every job, with what to say instead.
+# Keys of train.py that a grid sets for every job, and what to use instead.
 SET_BY_GRID = {
     "task": "tasks (task= on the command line)",
     "seed": "seeds",
     "variant": "variants (variant= on the command line)",
     "root": "root= on the command line",
     "run_dir": "root= on the command line",
-    "env": "tasks with their env, as in dummy/memory",  # may stand among the overrides of all jobs
+    "env": "tasks with their env, as in dummy/memory",  # allowed in the overrides of all jobs
 }
 
 
 class Job(NamedTuple):
-    """One run: what it is called, and the words after `python train.py`."""
+    """One run: its name, and the arguments after `python train.py`."""
 
     env: str
     task: str
@@ -38,12 +38,12 @@ class Job(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As the run's folder is called, below the root."""
+        """The run's folder below the root."""
         return f"{self.env}/{self.task}/{self.variant}/seed{self.seed}"
 
 
 class Choice(NamedTuple):
-    """What the command line says of a grid; None leaves what the file says."""
+    """The part of the command line about a grid; None keeps what the file has."""
 
     tasks: list[str] | None = None
     variants: list[str] | None = None
@@ -52,7 +52,7 @@ class Choice(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """Variants x tasks x seeds, each variant and task with words of its own for train.py."""
+    """Variants x tasks x seeds; each variant and task may have arguments for train.py."""
 
     variants: dict[str, tuple[str, ...]]
     tasks: dict[tuple[str, str], tuple[str, ...]]  # by env and task
@@ -62,15 +62,15 @@ class Grid(NamedTuple):
 
     @classmethod
     def read(cls, name: str, choice: Choice) -> "Grid":
-        """Read a grid, and take from it what the command line asks for.
+        """Read a grid, and apply the command line.
 
         Args:
-            name: of a file in conf/grid, or the path of any other, ending in .yaml.
-            choice: what the command line says.
+            name: of a file in conf/grid, or the path of another, ending in .yaml.
+            choice: the part of the command line about the grid.
 
         Raises:
-            ValueError: there is no such grid, variant or key; or nothing is left of it; or a task,
-                a variant or a seed comes twice.
+            ValueError: A grid, variant or key is unknown; nothing is left; or a task, a variant or
+                a seed is given twice.
         """
         path, content = _load(name)
         common = _as_words(content.get("overrides") or {}, f"`overrides` of {path}", but="env")
@@ -82,13 +82,13 @@ class Grid(NamedTuple):
         tasks = _read_named(content.get("tasks"), path, "tasks")
         chosen = tasks if choice.tasks is None else dict.fromkeys(choice.tasks, ())
         if not chosen:
-            raise ValueError(f"{path} names no tasks: say which. For example: task=pong,boxing")
+            raise ValueError(f"`task` must be given, for example task=pong,boxing: {path} has none")
         if choice.variants is not None:
             variants = {
                 v: variants[find(v, variants, f"variant of {path}")] for v in choice.variants
             }
         if env is not None and all("/" in task for task in chosen):
-            raise ValueError(f"`env={env}` would go unheard: every task names its own.")
+            raise ValueError(f"`env` must not be given, got {env}: every task has its own")
         own = {_with_env(task, env): extra for task, extra in tasks.items()}
         all_tasks = [_with_env(task, env) for task in chosen]
         seeds = content.get("seeds", 1) if choice.seeds is None else choice.seeds
@@ -103,10 +103,10 @@ class Grid(NamedTuple):
         )
 
     def jobs(self, root: Path) -> list[Job]:
-        """All jobs; of a task all variants, of a variant all seeds, in the order of the file.
+        """Return all jobs in the order of the file: for each task all variants, for each all seeds.
 
-        A variant's words win over those of the command line, these over those of a task, and these
-        over those that the file has for every job.
+        Arguments of a variant override those of the command line, these override those of a task,
+        and these override those of the file for every job.
         """
         return [
             Job(env, task, variant, seed, self._words(root, env, task, variant, seed))
@@ -117,7 +117,7 @@ class Grid(NamedTuple):
 
     def _words(self, root: Path, env: str, task: str, variant: str, seed: int) -> tuple[str, ...]:
         words = (*self.common, *self.tasks[env, task], *self.words, *self.variants[variant])
-        last = {_key(word): word for word in words}  # the last one wins, in its first one's place
+        last = {_key(word): word for word in words}  # the last value, at the first position
         experiments = [_value(word) for word in words if _key(word) == "experiment"]
         if experiments:
             value = experiments[0] if len(experiments) == 1 else f"[{','.join(experiments)}]"
@@ -127,10 +127,10 @@ class Grid(NamedTuple):
 
 
 def find(name: str, known: Iterable[str], what: str) -> str:
-    """Return the name, if it is known.
+    """Return the name if it is known.
 
     Raises:
-        ValueError: it is not; the message offers the nearest ones.
+        ValueError: It is unknown; the message names similar ones.
     """
     known = list(known)
     if name in known:
@@ -144,30 +144,30 @@ def _load(name: str) -> tuple[Path, dict[str, Any]]:
     own = name.endswith((".yaml", ".yml"))
     if not own:
         known = sorted(path.stem for path in (CONF / "grid").glob("*.yaml"))
-        find(name, known, "grid (or say the path of a file that ends in .yaml)")
+        find(name, known, "grid (or give the path of a file that ends in .yaml)")
     path = Path(name) if own else CONF / "grid" / f"{name}.yaml"
     if not path.exists():
-        raise ValueError(f"There is no grid {path}.")
+        raise ValueError(f"`grid` must name an existing file, got {path}")
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
     except YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {error}") from error
+        raise ValueError(f"{path} must be YAML: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"Expect {path} to hold {', '.join(KEYS)}, actually: {content}")
+        raise ValueError(f"{path} must have the keys {', '.join(KEYS)}, got {content}")
     for key in content:
         find(str(key), KEYS, f"key in {path}")
     return path, {str(key): value for key, value in content.items()}
 
 
 def _read_variants(entries: Any, path: Path) -> dict[str, tuple[str, ...]]:
-    """A variant's words: its experiment's name, if there is such a file, and its overrides."""
+    """Read the arguments of each variant: its experiment, if there is one, and its overrides."""
     experiments = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
     variants = _read_named(entries, path, "variants")
     if not variants:
-        raise ValueError(f"{path} names no variants, for example: dreamerv2")
+        raise ValueError(f"{path} must have variants, for example dreamerv2, got none")
     for name, words in variants.items():
         if not re.fullmatch(r"[\w.-]+", name):
-            raise ValueError(f"Expect a variant of {path} to be a folder's name, actually: {name}")
+            raise ValueError(f"A variant of {path} must be a valid folder name, got {name}")
         if name in experiments:
             variants[name] = (f"experiment={name}", *words)
         elif not words:
@@ -176,7 +176,7 @@ def _read_variants(entries: Any, path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _read_named(entries: Any, path: Path, what: str) -> dict[str, tuple[str, ...]]:
-    """Names, each with overrides or without: a list of both, or a mapping."""
+    """Read names with or without overrides, from a list or a mapping."""
     if isinstance(entries, Mapping):
         entries = [{name: overrides} for name, overrides in entries.items()]
     named: dict[str, tuple[str, ...]] = {}
@@ -184,31 +184,31 @@ def _read_named(entries: Any, path: Path, what: str) -> dict[str, tuple[str, ...
         pairs = entry.items() if isinstance(entry, Mapping) else [(entry, None)]
         for name, overrides in pairs:
             if str(name) in named:
-                raise ValueError(f"`{name}` comes twice among the {what} of {path}.")
+                raise ValueError(f"The {what} of {path} must be unique, got `{name}` twice")
             named[str(name)] = _as_words(overrides or {}, f"`{name}` of {path}")
     return named
 
 
 def _read_seeds(seeds: Any, path: Path) -> list[int]:
-    """A number of seeds, counted from 0, or a list of them."""
+    """Read a number of seeds, counted from 0, or a list of seeds."""
     if isinstance(seeds, int) and not isinstance(seeds, bool):
         if seeds < 1:
-            raise ValueError(f"Expect `seeds` to be at least 1, actually: {seeds}")
+            raise ValueError(f"`seeds` must be at least 1, got {seeds}")
         return list(range(seeds))
     whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
     if not isinstance(seeds, list) or not seeds or not whole:
         raise ValueError(
-            f"Expect `seeds` to be a number of seeds or a list of whole numbers, as in seeds=3 or "
-            f"seeds=[0,5], actually: {seeds}"
+            f"`seeds` must be a number of seeds or a list of whole numbers, as in seeds=3 or "
+            f"seeds=[0,5], got {seeds}"
         )
     _check_unique("seed", seeds)
     return seeds
 
 
 def _as_words(overrides: Any, where: str, but: str = "") -> tuple[str, ...]:
-    """A mapping of train.py's keys, dotted or nested, as words of a command line."""
+    """Convert a mapping of train.py's keys, dotted or nested, to command-line arguments."""
     if not isinstance(overrides, Mapping):
-        raise ValueError(f"Expect {where} to be a mapping of keys to values, actually: {overrides}")
+        raise ValueError(f"{where} must be a mapping of keys to values, got {overrides}")
 
     def leaves(node: Mapping, prefix: str) -> Iterable[str]:
         for key, value in node.items():
@@ -222,7 +222,7 @@ def _as_words(overrides: Any, where: str, but: str = "") -> tuple[str, ...]:
 
 
 def _quoted(value: Any) -> str:
-    """A value as Hydra's command line reads it back."""
+    """Quote a value for Hydra's command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):
@@ -235,13 +235,13 @@ def _quoted(value: Any) -> str:
 
 def _check_free(key: str, where: str, but: str = "") -> None:
     if key in SET_BY_GRID and key != but:
-        raise ValueError(f"`{key}` in {where} would go unheard: a grid has {SET_BY_GRID[key]}.")
+        raise ValueError(f"`{key}` must not be set in {where}: use {SET_BY_GRID[key]}")
 
 
 def _check_unique(what: str, values: Collection[Any]) -> None:
     twice = sorted({value for value in values if list(values).count(value) > 1})
     if twice:
-        raise ValueError(f"{what.capitalize()} {twice[0]} comes twice.")
+        raise ValueError(f"{what.capitalize()}s must be unique, got {twice[0]} twice")
 
 
 def _with_env(task: str, env: str | None) -> tuple[str, str]:
@@ -250,7 +250,7 @@ def _with_env(task: str, env: str | None) -> tuple[str, str]:
 
 
 def _letters(name: str) -> str:
-    """What counts of a task's name: `MsPacman` and `ms_pacman` are the same game."""
+    """Normalise the name of a task: `MsPacman` and `ms_pacman` are the same game."""
     return "".join(filter(str.isalnum, name)).lower()
 
 

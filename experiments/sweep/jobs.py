@@ -1,7 +1,7 @@
-"""Runs one job of a sweep: `train.py` as a process of its own.
+"""Runs one job of a sweep: `train.py` in its own process.
 
-`launchers.py` hands it to Hydra's launchers, which call it here, in a worker or on a cluster.
-A process of its own takes its memory, its threads and its crashes with it. It knows no agent.
+`launchers.py` passes it to Hydra's launchers, which call it here, in a worker or on a cluster. A
+separate process isolates memory, threads and crashes. It knows no agent.
 """
 
 import os
@@ -21,33 +21,33 @@ from experiments.sweep.grid import Job
 from experiments.sweep.state import read_state
 
 TRAIN = Path(__file__).parents[2] / "train.py"
-LOG_LINES = 30  # kept of a process that could not say itself why it failed
+LOG_LINES = 30  # kept of a failed process without a failure.txt
 
 Outcome = Literal["ran", "elsewhere"]
 
 
 class Planned(NamedTuple):
-    """A job, where its run lies, and what it costs."""
+    """A job, its run folder, and its cost."""
 
     job: Job
     folder: Path
     total_frames: int
-    disk_bytes: int  # of the replay when it is as full as it gets
+    disk_bytes: int  # of the full replay
 
 
 class Share(NamedTuple):
-    """What one job may take of the machine."""
+    """The resources of one job."""
 
-    at_once: int = 1  # jobs that run beside each other
-    threads: int | None = None  # of the arithmetic; None: as many as there are cores
-    devices: tuple[str, ...] = ()  # of CUDA, to be shared out; empty: left as it is
+    at_once: int = 1  # number of parallel jobs
+    threads: int | None = None  # for computation; None: one per core
+    devices: tuple[str, ...] = ()  # CUDA devices to distribute; empty: do not choose
 
 
 def run(planned: Planned, share: Share) -> Outcome:
-    """Run a job, or what is left of it, unless another process has it.
+    """Run or resume a job, unless another process runs it.
 
-    How it ended stands in its folder. A process that died without a word is given one there; one
-    that was stopped or killed from outside has not failed: it can go on.
+    Its folder records the result. If the process died without a failure.txt, this writes one. A
+    process that was stopped or killed from outside has not failed: it can be resumed.
     """
     folder = planned.folder
     if read_state(folder, planned.total_frames).phase in ("running", "finished"):
@@ -67,16 +67,16 @@ def run(planned: Planned, share: Share) -> Outcome:
 
 
 def stop(planned: Sequence[Planned], patience: float = 60) -> None:
-    """Ask the jobs that this process started, or its workers did, to save and end; wait for them.
+    """Stop the jobs of this process and its workers, and wait until they are saved.
 
-    They are told from those of others by their process group, which children inherit.
+    They are identified by their process group, which child processes inherit.
     """
     host, group = os.uname().nodename, os.getpgid(0)
     stopped = []
     for one in planned:
         state = read_state(one.folder)
-        there, _, process = state.detail.partition(" ")
-        if state.phase == "running" and there == host and process.isdigit():
+        job_host, _, process = state.detail.partition(" ")
+        if state.phase == "running" and job_host == host and process.isdigit():
             try:
                 if os.getpgid(int(process)) == group:
                     os.kill(int(process), signal.SIGTERM)
@@ -91,10 +91,10 @@ def stop(planned: Sequence[Planned], patience: float = 60) -> None:
 
 
 def _start(command: list[str], log: IO[bytes], environment: dict[str, str]) -> subprocess.Popen:
-    """Start a process that does not hear the signal by which a cluster announces its time limit.
+    """Start a process that ignores the signals by which a cluster announces its time limit.
 
-    It goes to every process of a job, and would end one that does not expect it; whoever waits for
-    the process hears it, and passes it on as SIGTERM.
+    Every process of a job gets them, and they would end it. The waiting parent handles them, and
+    sends SIGTERM.
     """
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
     try:
@@ -110,7 +110,7 @@ def _start(command: list[str], log: IO[bytes], environment: dict[str, str]) -> s
 
 
 def _wait(process: subprocess.Popen) -> int:
-    """Wait for the end; who is torn away from it lets the process save first."""
+    """Wait for the end; if interrupted, stop the process and let it save first."""
     try:
         return process.wait()
     except BaseException:
@@ -121,7 +121,7 @@ def _wait(process: subprocess.Popen) -> int:
 
 @contextmanager
 def _environment(share: Share) -> Iterator[dict[str, str]]:
-    """The variables that keep a job to its share, and hold its device while it runs."""
+    """Yield the variables that limit a job to its share, and reserve its device meanwhile."""
     variables = {}
     if share.threads is not None and "OMP_NUM_THREADS" not in os.environ:
         variables["OMP_NUM_THREADS"] = str(share.threads)
@@ -134,32 +134,32 @@ def _environment(share: Share) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def _device(share: Share) -> Iterator[str]:
-    """Hold a place on a device until the job ends, or dies; the first device that has one.
+    """Reserve a slot on the first free device until the job ends.
 
-    Places are locked files, so that jobs of two sweeps on one machine spread out as well.
+    Slots are locked files, so that several sweeps on one machine share the devices.
     """
-    places = -(-share.at_once // len(share.devices))
+    slots = -(-share.at_once // len(share.devices))
     folder = Path(tempfile.gettempdir()) / f"dreamer-devices-{os.getuid()}"
     folder.mkdir(exist_ok=True)
-    for place in range(places):
+    for slot in range(slots):
         for device in share.devices:
             try:
-                held = FileLock(folder / f"{device}.{place}").acquire(blocking=False)
+                held = FileLock(folder / f"{device}.{slot}").acquire(blocking=False)
             except Timeout:
                 continue
             with held:
                 yield device
             return
-    yield share.devices[os.getpid() % len(share.devices)]  # all are taken: share one
+    yield share.devices[os.getpid() % len(share.devices)]  # all are used: share one
 
 
 def _was_stopped(code: int) -> bool:
-    """Whether a process ended well, or because somebody outside wanted it to end."""
+    """Whether a process succeeded, or was stopped from outside."""
     outside = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGHUP)
     return code == 0 or code in (code for s in outside for code in (-s, 128 + s))
 
 
 def _describe(code: int) -> str:
     if code < 0:
-        return f"The process was ended by {signal.Signals(-code).name}."
-    return f"The process ended with code {code}."
+        return f"The process was killed by {signal.Signals(-code).name}."
+    return f"The process ended with exit code {code}."

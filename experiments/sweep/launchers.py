@@ -1,6 +1,6 @@
-"""Hands the jobs of a sweep to one of Hydra's launchers: this process, this machine, a cluster.
+"""Runs the jobs of a sweep with one of Hydra's launchers: in this process, locally, on a cluster.
 
-`sweep.py` calls it. It knows what each launcher runs at once, and nothing of what the jobs do.
+`sweep.py` calls it. It knows how many jobs each launcher runs at once, but not what they do.
 """
 
 import os
@@ -22,7 +22,7 @@ from experiments.sweep.grid import CONF, find
 from experiments.sweep.jobs import Outcome, Planned, Share, run
 
 LAUNCHERS = ("basic", "joblib", "submitit_local", "submitit_slurm")
-# A job that is out of time, or has to make room, goes on later, as often as it takes.
+# A job that times out or is preempted continues later, as often as needed.
 REQUEUE = (
     "hydra.launcher.max_num_timeout=1000",
     "+hydra.launcher.additional_parameters.requeue=true",
@@ -30,11 +30,11 @@ REQUEUE = (
 
 
 def check_launcher(words: Sequence[str]) -> None:
-    """Refuse a launcher that does not exist or is not installed.
+    """Check that a launcher exists and is installed.
 
     Raises:
-        ValueError: Hydra never had such a launcher.
-        ImportError: the launcher is an extra that is missing; the message says what to install.
+        ValueError: There is no such launcher.
+        ImportError: The launcher is not installed; the message has the command.
     """
     name = find(_name(words), LAUNCHERS, "launcher")
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -55,20 +55,20 @@ def launch(
 
     Args:
         due: the jobs.
-        words: what the command line says of Hydra: hydra/launcher=, hydra.launcher.n_jobs=, ...
-        root: of all run folders; launchers that need a folder make one in it.
-        devices: of CUDA on this machine, shared out among jobs that run beside each other.
+        words: arguments for Hydra: hydra/launcher=, hydra.launcher.n_jobs=, ...
+        root: of all run folders; launchers may create a folder in it.
+        devices: CUDA devices of this machine, distributed to parallel jobs.
 
     Returns:
-        Of every job, whether it was run here, or was another process' already.
+        For every job, whether it ran here or in another process.
     """
-    # Workers and clusters import our modules too, wherever they start.
+    # Workers and cluster jobs import our modules, too, from any working directory.
     here = [str(CONF.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(here))
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="sweep"):
         config = _compose(words, root)
-        # Hydra's own list of callbacks is private. It has the methods of a callback, and launchers
-        # call no others: one that does nothing stands for an empty list.
+        # Hydra's class for a list of callbacks is private. Launchers only call the methods of a
+        # callback, so a callback that does nothing replaces an empty list.
         no_callbacks = cast(Any, Callback())
         share = _share(config, len(due), devices)
         launcher = Plugins.instance().instantiate_launcher(
@@ -78,39 +78,39 @@ def launch(
             task_function=partial(_run_by_number, due=list(due), share=share),
             config=config,
         )
-        # What a job's words mean is train.py's to find out; here its number is enough.
+        # Hydra gets no overrides: `_run_by_number` passes a job's arguments to train.py.
         results = launcher.launch([[] for _ in due], initial_job_idx=0)
     return [_outcome(result) for result in results]
 
 
 def _run_by_number(cfg: DictConfig, due: list[Planned], share: Share) -> Outcome:
-    """What Hydra calls for every job, wherever it runs; the job's number tells which it is."""
+    """Run the job with the number that Hydra has assigned."""
     return run(due[HydraConfig.get().job.num], share)
 
 
 def _compose(words: Sequence[str], root: Path) -> DictConfig:
-    """Compose what Hydra needs to know of launchers and folders."""
+    """Compose Hydra's configuration of launchers and folders."""
     defaults = REQUEUE if _name(words) == "submitit_slurm" else ()
     return compose("sweep", overrides=[f"root={root}", *defaults, *words], return_hydra_config=True)
 
 
 def _share(config: DictConfig, due: int, devices: Sequence[str]) -> Share:
-    """How many jobs this machine has to bear at once, and what each may take of it."""
+    """Compute the number of parallel jobs on this machine, and the resources of each."""
     name = config.hydra.runtime.choices["hydra/launcher"]
     cores = len(os.sched_getaffinity(0))
     if name == "joblib":
         limit = OmegaConf.select(config, "hydra.launcher.n_jobs") or 1
         at_once = min(limit if limit > 0 else cores + 1 + limit, due)
     elif name == "submitit_local":
-        at_once = due  # it starts them all
+        at_once = due  # it starts all jobs
     else:
-        return Share()  # one after the other, or on machines that the cluster shares out
+        return Share()  # one after the other, or on resources that the cluster assigns
     shared = tuple(devices) if len(devices) > 1 else ()
     return Share(at_once, max(cores // at_once, 1), shared)
 
 
 def _outcome(result: JobReturn) -> Outcome:
-    """A job's outcome; one that the launcher itself lost counts as tried."""
+    """Return a job's outcome; a job that the launcher lost counts as run."""
     return result.return_value if result.status == JobStatus.COMPLETED else "ran"
 
 

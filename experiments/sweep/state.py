@@ -1,7 +1,7 @@
-"""How far a run has come, told from its folder alone.
+"""Reads the state of a run from its folder.
 
-`sweep.py` asks it what is left to do, its table what to show, the report what became of a run. It
-reads metrics.jsonl, summary.json, failure.txt and lock; it writes nothing.
+`sweep.py`, its table and the report use it. It reads metrics.jsonl, summary.json, failure.txt and
+lock; it writes nothing.
 """
 
 import json
@@ -12,33 +12,33 @@ from typing import Literal, NamedTuple
 
 from filelock import lock_descriptor
 
-TAIL = 1 << 16  # bytes at the end of metrics.jsonl that hold the newest of every number
-LOOKS = 3  # at a lock that is held: somebody else may be looking, too
+TAIL = 1 << 16  # bytes at the end of metrics.jsonl with the latest values
+LOOKS = 3  # attempts, as another process may be testing the lock, too
 SECONDS_BETWEEN_LOOKS = 0.01
 
 Phase = Literal["finished", "running", "interrupted", "failed", "empty"]
 
 
 class State(NamedTuple):
-    """A run, as its folder shows it at this moment."""
+    """The current state of a run."""
 
     phase: Phase
     frames: int = 0
-    last_return: float | None = None  # of the training episodes that ended last
+    last_return: float | None = None  # of the latest training episodes
     frames_per_second: float | None = None
     detail: str = ""  # running: host and process; failed: the last line of the traceback
 
 
 def read_state(folder: Path, total_frames: int | None = None) -> State:
-    """Tell how far the run in a folder has come.
+    """Read the state of the run in a folder.
 
     Args:
-        folder: of the run; it need not exist.
-        total_frames: what is asked of the run; None: what was asked of it before.
+        folder: of the run; it may be missing.
+        total_frames: length of the run; None: the length of its last start.
     """
-    newest = _newest_numbers(folder / "metrics.jsonl")
-    frames = int(newest.get("frames", 0))
-    score, rate = newest.get("collect/return"), newest.get("perf/frames_per_second")
+    latest = _latest_numbers(folder / "metrics.jsonl")
+    frames = int(latest.get("frames", 0))
+    score, rate = latest.get("collect/return"), latest.get("perf/frames_per_second")
     holder = lock_holder(folder)
     if holder is not None:
         return State("running", frames, score, rate, holder)
@@ -50,18 +50,18 @@ def read_state(folder: Path, total_frames: int | None = None) -> State:
         return State("failed", frames, score, rate, "summary.json cannot be read")
     if finished is not None and finished >= (total_frames or 0):
         return State("finished", finished, score, rate)
-    if newest or (folder / "checkpoints" / "last.ckpt").exists():
+    if latest or (folder / "checkpoints" / "last.ckpt").exists():
         return State("interrupted", frames, score, rate)
     return State("empty")
 
 
 def lock_holder(folder: Path) -> str | None:
-    """Host and process that work in a folder now; None if nobody does.
+    """Return the host and process that run in a folder now; None if there is none.
 
-    The lock is taken for a moment, which never keeps out a run that begins just then: it waits.
+    The lock is held for a moment. A run that starts just then is not refused: it waits.
     """
     path = folder / "lock"
-    mode = "r+" if os.access(path, os.W_OK) else "r"  # NFS locks what is open for writing only
+    mode = "r+" if os.access(path, os.W_OK) else "r"  # NFS locks files open for writing only
     try:
         with path.open(mode) as file:
             for look in range(LOOKS):
@@ -70,12 +70,12 @@ def lock_holder(folder: Path) -> str | None:
                 if lock_descriptor(file.fileno(), blocking=False):
                     return None
             return file.read() or "unknown"
-    except OSError:  # there is no lock, or it cannot be tried: a file on NFS that we may only read
+    except OSError:  # no lock, or one that cannot be tested: a read-only file on NFS
         return None
 
 
 def failure(folder: Path, lines: int = 6) -> str:
-    """The last lines of what a failed run left."""
+    """Return the last lines of a failed run's failure.txt."""
     path = folder / "failure.txt"
     text = path.read_text(errors="replace") if path.exists() else "there is no failure.txt"
     return "\n".join(text.strip().splitlines()[-lines:])
@@ -91,20 +91,20 @@ def _finished_frames(folder: Path) -> int | None:
     return summary["frames"]
 
 
-def _newest_numbers(path: Path) -> dict[str, float]:
-    """The newest value of every key; a line that is not whole is passed over."""
+def _latest_numbers(path: Path) -> dict[str, float]:
+    """Return the latest value of every key; incomplete lines are skipped."""
     if not path.exists():
         return {}
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(size - TAIL, 0))
         lines = file.read().decode(errors="replace").splitlines()
-    newest: dict[str, float] = {}
+    latest: dict[str, float] = {}
     for line in lines:
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
         if isinstance(record, dict):
-            newest |= {k: x for k, x in record.items() if isinstance(x, int | float)}
-    return newest
+            latest |= {k: x for k, x in record.items() if isinstance(x, int | float)}
+    return latest

@@ -1,6 +1,6 @@
-"""The table of a sweep's jobs: in which state each is, how far, how good, and what is left.
+"""The table of a sweep's jobs: state, progress, return and remaining time.
 
-`sweep.py` prints it for a dry run, and keeps it up to date while jobs run. It reads run folders.
+`sweep.py` prints it for a dry run, and updates it while jobs run. It reads run folders.
 """
 
 from collections import Counter
@@ -31,27 +31,27 @@ URGENT = (
     "interrupted",
     "empty",
     "finished",
-)  # shown first where room is short
-WIDTH = 160  # columns where there is no terminal
-AROUND = 6  # lines of the terminal that are not rows of the table
+)  # order of display if the terminal is too small
+WIDTH = 160  # columns without a terminal
+OTHER_LINES = 6  # lines of the terminal outside the rows of the table
 
 
 def make_console() -> Console:
-    """The terminal; where there is none, lines are as long as they need to be."""
+    """Make a console for the terminal, or one with long lines without a terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=WIDTH)
 
 
 def read_states(plan: Sequence[Planned]) -> list[State]:
-    """The states of all jobs now, in their order."""
+    """Read the current states of all jobs, in order."""
     return [read_state(one.folder, one.total_frames) for one in plan]
 
 
 class StatusDisplay(AbstractContextManager):
-    """Shows the jobs until it is left: redrawn on a terminal, else one line now and then."""
+    """Shows the jobs while it is open: a live table on a terminal, otherwise lines of text."""
 
     def __init__(self, plan: Sequence[Planned], console: Console, *, every_seconds: float):
-        """`every_seconds` is the time between two lines where there is no terminal."""
+        """`every_seconds` is the interval between lines without a terminal."""
         self._plan = plan
         self._console = console
         self._every = 2.0 if console.is_terminal else every_seconds
@@ -60,7 +60,7 @@ class StatusDisplay(AbstractContextManager):
         self._thread = Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> "StatusDisplay":
-        """Begin to show."""
+        """Start the display."""
         if self._live:
             self._live.start()
         self._thread.start()
@@ -72,7 +72,7 @@ class StatusDisplay(AbstractContextManager):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Show the end, and leave it standing."""
+        """Show the final state, and leave it on the terminal."""
         self._done.set()
         self._thread.join()
         self._show()
@@ -87,7 +87,7 @@ class StatusDisplay(AbstractContextManager):
         states = read_states(self._plan)
         total = summary_line(self._plan, states)
         if self._live:
-            rows = self._console.height - AROUND
+            rows = self._console.height - OTHER_LINES
             self._live.update(Group(table(self._plan, states, rows), total), refresh=True)
             return
         running = [
@@ -99,7 +99,7 @@ class StatusDisplay(AbstractContextManager):
 
 
 def table(plan: Sequence[Planned], states: Sequence[State], rows: int | None = None) -> Table:
-    """One line a job; with `rows`, the most urgent ones that fit, in the order of the grid."""
+    """Make a table with a row per job; with `rows`, only the most urgent jobs, in grid order."""
     shown = list(range(len(plan)))
     if rows is not None and len(plan) > rows:
         urgent = sorted(shown, key=lambda n: (URGENT.index(states[n].phase), n))
@@ -118,7 +118,7 @@ def table(plan: Sequence[Planned], states: Sequence[State], rows: int | None = N
 
 
 def summary_line(plan: Sequence[Planned], states: Sequence[State]) -> str:
-    """All jobs together: how many in which state, frames, and the time that is left."""
+    """Summarise all jobs: numbers by state, frames, and remaining time."""
     counts = Counter(state.phase for state in states)
     parts = [f"{counts[phase]} {WORDS.get(phase, phase)}" for phase in STYLES if counts[phase]]
     done = sum(min(s.frames, one.total_frames) for one, s in zip(plan, states, strict=True))
@@ -126,15 +126,15 @@ def summary_line(plan: Sequence[Planned], states: Sequence[State]) -> str:
     line = f"{len(plan)} jobs: {', '.join(parts)}; {done:,} of {total:,} frames"
     seconds = _seconds_left(plan, states)
     if seconds:
-        line += f"; about {duration(seconds / max(counts['running'], 1))} left at the pace so far"
+        line += f"; about {duration(seconds / max(counts['running'], 1))} left at the current speed"
     return line
 
 
 def _seconds_left(plan: Sequence[Planned], states: Sequence[State]) -> float:
-    """Of all jobs that will run, one after the other; a job without a pace takes that of its task.
+    """Estimate the time of all unfinished jobs, one after the other.
 
-    A task without a pace takes the mean time of the jobs that have one: frames of two tasks may
-    cost very different times.
+    A job without a speed gets the mean time of its task. A task without one gets the mean time of
+    all jobs, as frames of different tasks may take very different times.
     """
     pairs = list(zip(plan, states, strict=True))
     times: dict[str, list[float]] = {}  # seconds of whole jobs, by task
@@ -152,7 +152,7 @@ def _seconds_left(plan: Sequence[Planned], states: Sequence[State]) -> float:
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it, in the unit that fits."""
+    """Format a time in a suitable unit."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
@@ -180,7 +180,7 @@ def _cells(one: Planned, state: State) -> list[RenderableType]:
 
 
 def _short(frames: int) -> str:
-    """A frame count in few letters: 3k, 1.5M, 200M."""
+    """Format a frame count: 3k, 1.5M, 200M."""
     for unit, size in (("M", 10**6), ("k", 10**3)):
         if frames >= size:
             return f"{frames / size:.3g}{unit}"

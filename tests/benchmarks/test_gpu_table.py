@@ -24,10 +24,10 @@ def test_every_part_has_its_numbers_or_its_last_line(tmp_path):
     (tmp_path / "run.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert [tuple(row.values()) for row in rows(tmp_path)] == [
         ("tests", "9 s", "failed (1)", "last line", "1 failed, 2 passed"),
-        ("update", "20 s", "well", "update, ours, bf16-mixed", "10 ms, 100 a second"),
+        ("update", "20 s", "ok", "update, ours, bf16-mixed", "10 ms, 100 a second"),
         ("", "", "", "update, sheeprl, 32-true", "50 ms, 20 a second"),
-        ("act", "5 s", "well", "policy call, ours, E = 1", "2 ms"),
+        ("act", "5 s", "ok", "policy call, ours, E = 1", "2 ms"),
         ("", "", "", "emulation, emulator alone, E = 8", "2000 policy steps a second"),
-        ("profile", "7 s", "well", "update, profiled", "20 ms, 15 ms of it in 2540 calls"),
-        ("run", "120 s", "out of time", "perf/updates_per_second", "91"),
+        ("profile", "7 s", "ok", "update, profiled", "20 ms, 15 ms busy in 2540 calls"),
+        ("run", "120 s", "timed out", "perf/updates_per_second", "91"),
     ]

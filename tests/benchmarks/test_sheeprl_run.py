@@ -40,7 +40,7 @@ def test_a_failed_run_is_an_error_and_says_what_it_said(stub):
 
 def test_a_run_takes_no_folder_of_another_one(stub):
     run_sheeprl(stub / "run")
-    with pytest.raises(FileExistsError, match="to be empty"):
+    with pytest.raises(FileExistsError, match="must be empty"):
         run_sheeprl(stub / "run")
 
 

@@ -148,16 +148,16 @@ def test_an_interrupted_collection_still_counts(make_collect, trainer, agent, re
 
 def test_a_prefill_without_a_whole_sequence_is_told(make_collect, trainer, agent):
     collect = make_collect(batch_length=40)
-    with pytest.raises(ValueError, match="`batch.length` 40 steps in the prefill"):
+    with pytest.raises(ValueError, match=r"at least 40 steps \(`batch.length`\)"):
         collect.on_fit_start(trainer, agent)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"total_frames": 80}, "exceed the prefill of 20 policy steps x 4 frames, actually: 80"),
-        ({"prefill_policy_steps": 0}, "`prefill_policy_steps` >= 1"),
-        ({"pretrain_updates": -1}, "`pretrain_updates` >= 0"),
+        ({"total_frames": 80}, "must exceed the prefill of 20 policy steps x 4 frames, got 80"),
+        ({"prefill_policy_steps": 0}, "`prefill_policy_steps` must be at least 1"),
+        ({"pretrain_updates": -1}, "`pretrain_updates` at least 0"),
     ],
 )
 def test_schedules_that_cannot_be_are_refused(make_collect, change, message):
@@ -267,9 +267,7 @@ def test_where_both_fail_both_are_told(beside, trainer, agent):
     beside.on_train_batch_start(trainer, agent, None, 0)
     failure = RuntimeError("not a number")
     beside.on_exception(trainer, agent, failure)
-    assert failure.__notes__ == [
-        "Meanwhile the collection failed, too: ValueError('the emulator is gone')"
-    ]
+    assert failure.__notes__ == ["The collection failed, too: ValueError('the emulator is gone')"]
 
 
 def test_an_interrupted_collection_beside_the_update_still_counts(beside, trainer, agent, replay):

@@ -231,7 +231,9 @@ def test_a_full_disk_is_told_before_anything_is_written(main, tiny_overrides, mo
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 5000, 5000))
     code, stderr = main(*tiny_overrides)
     assert code == 2
-    assert re.search(r"error: .* more bytes when full, but the disk has 5,000 bytes free", stderr)
+    assert re.search(
+        r"error: .* must fit on the disk with 5,000 free bytes, got .* more bytes when full", stderr
+    )
 
 
 def test_a_missing_package_is_told_with_what_to_install(main, tmp_path, monkeypatch):

@@ -115,8 +115,8 @@ def test_a_project_becomes_a_section_per_task_with_a_curve_per_variant(api, caps
     assert {c["groupBy"] for c in panels(learning)} == {"group"}
     assert len(panels(learning)) == len(dashboard.LEARNING_CURVES)
     output = capsys.readouterr().out
-    assert "A report on 5 runs: https://wandb.example/us/dreamerv2/reports/" in output
-    assert "Left out 1 runs that are none of this program" in output
+    assert "Report on 5 run(s): https://wandb.example/us/dreamerv2/reports/" in output
+    assert "Left out 1 run(s) of other programs" in output
 
 
 def test_an_earlier_report_is_replaced_on_request(api):
@@ -178,7 +178,7 @@ def test_help_explains_every_key(capsys, monkeypatch):
     assert dashboard.main(["--help"]) == 0
     printed = capsys.readouterr().out
     assert "  python -m experiments.dashboard project=dreamerv2" in printed
-    assert "  entity=                           Whose project it is;" in printed
+    assert "  entity=                           Owner of the project;" in printed
 
 
 def test_a_project_without_our_runs_is_an_error(capsys, api):

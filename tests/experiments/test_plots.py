@@ -120,12 +120,12 @@ def test_our_line_is_the_mean_of_binned_seeds():
 
 def test_two_agents_are_never_drawn_as_one_published_line():
     mixed = table(run([1, 2]), run([1, 2], seed="1", variant="schedules"))
-    with pytest.raises(ValueError, match="one variant, actually: dreamerv2, schedules"):
+    with pytest.raises(ValueError, match="one variant, got dreamerv2, schedules"):
         learning_curves(run([1]), mixed)
 
 
 def test_nothing_to_draw_is_an_error():
-    with pytest.raises(ValueError, match="Expect `curves` to have rows"):
+    with pytest.raises(ValueError, match="`curves` must have rows"):
         learning_curves(run([]))
 
 

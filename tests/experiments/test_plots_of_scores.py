@@ -91,7 +91,7 @@ def test_final_scores_show_every_run_and_what_is_missing():
     assert strokes == [[[5, 0]], [[4, 1]]]
     assert labels(alien) == ["DreamerV2", "No KL Balancing"]
     assert remarks(alien) == "no score"
-    assert legend(alien.figure) == ["a run", "a run that stopped before"]
+    assert legend(alien.figure) == ["a run", "a run that stopped early"]
 
 
 # ------------------------------------------------------------------------- many games at once
@@ -150,7 +150,7 @@ def test_ablation_bars_hold_the_last_values_best_on_top():
 
 def test_profiles_are_shares_of_runs_above_each_level(agents):
     dqn = agents[agents["variant"] == "dqn"]
-    drawn = lines(performance_profiles(dqn).axes[0])["DQN, one number a game"]
+    drawn = lines(performance_profiles(dqn).axes[0])["DQN, one score per game"]
     people = published.baselines().loc[dqn["task"]]
     low, high = people["random"].to_numpy(), people["human_gamer"].to_numpy()
     beyond_gamer = ((dqn["score"].to_numpy() - low) / (high - low) > 1).mean()

@@ -121,7 +121,7 @@ def test_the_command_says_what_the_numbers_rest_on(folder):
     assert "atari at 199,000,000 frames" in out
     assert "dreamerv2: 8 seeds per game; 20 of 440 runs end earlier" in out
     assert "dreamerv2_schedules: 4 seeds per game" in out
-    assert "one number per game, at 200,000,000 frames; the same whatever" in out
+    assert "one number per game, at 200,000,000 frames, whatever" in out
 
 
 def test_frames_beyond_the_published_curves_are_said(tmp_path, capsys):
@@ -134,7 +134,7 @@ def test_frames_beyond_the_published_curves_are_said(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["source=published", "frames=5"], "Expect `frames` from 1,000,000"),
+        (["source=published", "frames=5"], "`frames` must be at least 1,000,000"),
         (
             ["source=published", "frames=many"],
             "`frames` must be a whole number of at least 1",
@@ -145,9 +145,9 @@ def test_frames_beyond_the_published_curves_are_said(tmp_path, capsys):
         ),
         (["source=publishd"], "`source` must be published or null, got `publishd`"),
         (["source=published", "frame=1"], "Unknown key `frame`. The nearest: frames"),
-        (["source=published", "compare=published"], "Expect `compare` with a folder of runs"),
-        (["source=published", "runs"], "Expect one folder of runs, or source=published"),
-        ([], "actually: neither"),
+        (["source=published", "compare=published"], "`compare` must come with a folder of runs"),
+        (["source=published", "runs"], "must be one folder of runs, or source=published"),
+        ([], "got neither"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_what_can(words, message, capsys):

@@ -38,7 +38,7 @@ def test_scores_are_read_where_every_run_has_been(tmp_path, reported):
     assert (row["frames"], row["value"]) == (2010, 6.0)  # (4 + 6) / 2 and 7: 201 frames back
     assert (row["runs"], row["short_runs"], row["low"], row["high"]) == (2, 0, 5.0, 7.0)
     assert (
-        "read at 2,010 frames, the most that every run has reached (the shortest: memory/tiny/see"
+        "read at 2,010 frames, the most that all runs have reached (the shortest: memory/tiny/see"
         in out
     )
     assert "2 run(s): 1 finished, 1 interrupted." in out
@@ -59,7 +59,7 @@ def test_a_run_that_ended_before_the_frames_asked_for_counts_and_is_named(tmp_pa
 def test_frames_that_no_run_has_reached_are_said_and_the_rest_is_reported(tmp_path, reported):
     make_run(tmp_path / "runs")
     out, rows = reported("frames=1e9")
-    assert "frames=1,000,000,000 lies outside what there is, 1,000 to 3,000" in out
+    assert "frames=1,000,000,000 must be between 1,000 and 3,000" in out
     assert rows.loc["dummy", "memory", "tiny", "score"]["frames"] == 3000
 
 
@@ -126,7 +126,7 @@ def test_where_nothing_is_published_that_is_said(tmp_path, reported):
     make_run(tmp_path / "runs", env="atari", task="pong", scores={200_000: -20.0})
     out, rows = reported("compare=published")
     assert "dummy: nothing is published for memory" in out
-    assert "the published curves begin at 1,000,000 frames, so there is nothing" in out
+    assert "the published curves begin at 1,000,000 frames; no scores" in out
     assert rows.loc["atari", "pong", "tiny", "score"]["value"] == -20
 
 
@@ -144,7 +144,7 @@ def test_a_folder_without_runs_is_refused_with_what_is_wrong_in_it(tmp_path, cap
     assert report.main([str(tmp_path)]) == 2
     assert "there is no config.yaml" in capsys.readouterr().err
     assert report.main([str(tmp_path / "nowhere")]) == 2
-    assert "give one that holds runs" in capsys.readouterr().err
+    assert "The folder must hold runs" in capsys.readouterr().err
 
 
 def test_figures_films_and_page_are_written_beside_the_runs(tmp_path, monkeypatch, capsys):
@@ -165,6 +165,6 @@ def test_figures_films_and_page_are_written_beside_the_runs(tmp_path, monkeypatc
     page = (out / "report.html").read_text()
     assert "policy_0000003000.mp4" in page
     assert "policy_0000001000.mp4" not in page
-    assert "3,000 frames, the most that every run has reached" in page
+    assert "3,000 frames, the most that all runs have reached" in page
     assert report.main([str(tmp_path)]) == 0  # the report is no run
     assert "2 run(s): 2 finished" in capsys.readouterr().out

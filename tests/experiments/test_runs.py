@@ -91,8 +91,11 @@ def test_a_run_without_a_point_has_no_curve_but_a_row(tmp_path):
         (lambda path: (path / "config.yaml").unlink(), "there is no config.yaml"),
         (lambda path: (path / "config.yaml").write_text("a: [1"), "cannot be read"),
         (lambda path: (path / "config.yaml").write_bytes(b"\xff\xfe\x00"), "cannot be read"),
-        (lambda path: (path / "config.yaml").write_text(""), "not that of a run, it lacks env"),
-        (lambda path: (path / "config.yaml").write_text("task: pong"), "it lacks env_name, seed"),
+        (
+            lambda path: (path / "config.yaml").write_text(""),
+            "must have the keys of a run, got no env",
+        ),
+        (lambda path: (path / "config.yaml").write_text("task: pong"), "got no env_name, seed"),
     ],
 )
 def test_a_broken_folder_is_named_and_the_others_are_read(tmp_path, damage, message):
@@ -119,7 +122,7 @@ def test_unreadable_lines_are_counted_and_the_others_are_read(tmp_path, text, un
     (path / "metrics.jsonl").write_text(text)
     curves, runs, problems = read_runs(tmp_path)
     assert (list(curves["score"]), len(runs)) == (scores, 1)
-    expected = f"{path}: {unreadable} unreadable line(s) of metrics.jsonl left out."
+    expected = f"{path}: {unreadable} unreadable line(s) of metrics.jsonl. Left out."
     assert problems == ([expected] if unreadable else [])
 
 
@@ -130,7 +133,7 @@ def test_points_at_one_frame_count_are_named_and_the_later_one_counts(tmp_path):
     (path / "metrics.jsonl").write_text(text)
     curves, _, (problem,) = read_runs(tmp_path)
     assert list(curves["score"]) == [1.0, 2.0, 4.0]
-    assert "1 point(s) of metrics.jsonl at a frame count that comes again" in problem
+    assert "1 point(s) of metrics.jsonl with a repeated frame count" in problem
 
 
 def test_of_two_runs_of_one_seed_the_longer_counts_and_the_other_is_named(tmp_path):
@@ -138,7 +141,7 @@ def test_of_two_runs_of_one_seed_the_longer_counts_and_the_other_is_named(tmp_pa
     long = make_run(tmp_path / "b")
     _, runs, (problem,) = read_runs(tmp_path)
     assert list(runs["path"]) == [str(long)]
-    assert problem.startswith(f"{short}: the same seed of dummy/memory/tiny lies in {long}")
+    assert problem.startswith(f"{short}: the same seed of dummy/memory/tiny as {long}")
 
 
 def test_runs_with_another_action_repeat_are_named_and_left_out(tmp_path):
@@ -157,7 +160,7 @@ def test_settings_that_differ_between_seeds_are_named(tmp_path):
     make_run(tmp_path, variant="other", seed=1, model={"horizon": 7})
     _, runs, (problem,) = read_runs(tmp_path)
     assert len(runs) == 3
-    assert problem == "dummy/memory/tiny: its seeds differ in model.horizon, and are averaged."
+    assert problem == "dummy/memory/tiny: the averaged seeds differ in model.horizon."
 
 
 def test_games_are_called_as_in_the_paper_however_they_were_typed(tmp_path):
@@ -190,5 +193,5 @@ def test_a_run_folder_itself_can_be_read_and_nothing_inside_it_is_taken_for_a_ru
 def test_a_folder_without_runs_gives_empty_tables(tmp_path):
     curves, runs, problems = read_runs(tmp_path)
     assert (len(curves), len(runs), problems) == (0, 0, [])
-    with pytest.raises(FileNotFoundError, match="give one that holds runs"):
+    with pytest.raises(FileNotFoundError, match="The folder must hold runs"):
         read_runs(tmp_path / "nowhere")

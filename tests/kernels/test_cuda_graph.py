@@ -31,9 +31,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreamer.agent import NonFiniteError
 from dreamer.kernels import cuda_graph
+from dreamer.kernels.captured_policy import CapturedPolicy, CapturedSnapshotPolicy
+from dreamer.kernels.captured_update import CapturedUpdate
 from dreamer.kernels.cuda_graph import WARM_UP, Captured, CapturedFunction, CudaCapture
-from dreamer.kernels.recorded_policy import RecordedPolicy, RecordedSnapshotPolicy
-from dreamer.kernels.recorded_update import RecordedUpdate
 from dreamer.policy import DreamerPolicy, SnapshotPolicy
 from dreamer.run import build
 from dreamer.types import TimeStep
@@ -82,13 +82,13 @@ def test_function_is_warmed_up_then_captured_once_then_replayed():
 
 def test_function_can_wait_to_be_captured_until_it_is_told():
     capture = CpuCapture()
-    double = CapturedFunction(lambda x: [2 * x], capture, when_called=False)
+    double = CapturedFunction(lambda x: [2 * x], capture, automatic=False)
     for number in range(UPDATES):
         double.capture()
         assert double.is_captured == (number >= WARM_UP)
         assert double(torch.tensor([float(number)]))[0].item() == 2 * number
     assert capture.calls.index("capture") == WARM_UP
-    late = CapturedFunction(lambda x: [2 * x], CpuCapture(), when_called=False)
+    late = CapturedFunction(lambda x: [2 * x], CpuCapture(), automatic=False)
     assert [late(torch.ones(1))[0].item() for _ in range(UPDATES)] == [2] * UPDATES
     assert not late.is_captured
 
@@ -98,7 +98,7 @@ def test_inputs_of_another_shape_or_kind_are_refused_and_not_broadcast(other):
     double = CapturedFunction(lambda x: [2 * x], CpuCapture())
     for _ in range(UPDATES):
         double(torch.zeros(T, B))
-    with pytest.raises(ValueError, match=re.escape(f"({T}, {B}) torch.float32, actually: (")):
+    with pytest.raises(ValueError, match=re.escape(f"({T}, {B}) torch.float32 as captured, got (")):
         double(other)
 
 
@@ -107,7 +107,7 @@ def test_inputs_of_another_shape_or_kind_are_refused_and_not_broadcast(other):
 
 def make_recorded_agent(*args, make_capture=CpuCapture, **options):
     agent = make_agent(*args, **options)
-    agent.learn = RecordedUpdate(agent, make_capture)
+    agent.learn = CapturedUpdate(agent, make_capture)
     return agent
 
 
@@ -120,7 +120,7 @@ def learn(make_capture=None, *, action_space=DISCRETE, gradient="auto", batches=
         actor_critic=dataclasses.replace(ACTOR_CRITIC, actor=actor),
     )
     if make_capture is not None:
-        agent.learn = RecordedUpdate(agent, make_capture)
+        agent.learn = CapturedUpdate(agent, make_capture)
     torch.manual_seed(1)
     if batches is None:
         batches = some_batches(action_space)
@@ -265,7 +265,7 @@ def test_a_step_of_a_sequence_and_of_a_dream_is_few_kernels(monkeypatch):
 @pytest.mark.parametrize("name", ["entropy_scale", "gradient_mix"])
 def test_schedule_that_changes_cannot_be_captured(name):
     actor = dataclasses.replace(ACTOR, **{name: "linear(1,0,100)"})
-    message = f"`{name}` to be a number with cuda_graphs=true, actually: linear(1,0,100)"
+    message = f"`{name}` must be a number with cuda_graphs=true, got linear(1,0,100)"
     with pytest.raises(ValueError, match=re.escape(message)):
         make_recorded_agent(actor_critic=dataclasses.replace(ACTOR_CRITIC, actor=actor))
 
@@ -279,7 +279,7 @@ def act(make_capture=None, device="cpu"):
     networks = agent.world_model, agent.actor_critic
     policy = DreamerPolicy(*networks, sample_actions=True)
     if make_capture is not None:
-        policy = RecordedPolicy(*networks, sample_actions=True, make_capture=make_capture)
+        policy = CapturedPolicy(*networks, sample_actions=True, make_capture=make_capture)
     return play(policy)
 
 
@@ -316,7 +316,7 @@ def test_replayed_calls_of_a_snapshot_give_the_actions_of_plain_ones():
         with torch.no_grad():
             return play(policy, refresh), policy
 
-    replayed, policy = act(RecordedSnapshotPolicy, make_capture=CpuCapture)
+    replayed, policy = act(CapturedSnapshotPolicy, make_capture=CpuCapture)
     assert all(map(np.array_equal, replayed, act(SnapshotPolicy)[0]))
     assert [captured.is_captured for captured in policy._captured.values()] == [True, True]
 
@@ -327,17 +327,17 @@ def test_replayed_calls_of_a_snapshot_give_the_actions_of_plain_ones():
 @pytest.mark.parametrize(
     ("overlap", "plain", "recorded"),
     [
-        ("false", DreamerPolicy, RecordedPolicy),
-        ("true", SnapshotPolicy, RecordedSnapshotPolicy),
+        ("false", DreamerPolicy, CapturedPolicy),
+        ("true", SnapshotPolicy, CapturedSnapshotPolicy),
     ],
 )
 def test_runs_learn_and_act_by_cuda_graphs_where_asked_for(compose_tiny, overlap, plain, recorded):
     for graphs, kind in (("false", plain), ("true", recorded)):
         cfg = compose_tiny(f"cuda_graphs={graphs}", f"collect.overlap={overlap}")
         agent = build.make_agent(cfg, build.make_envs(cfg, seed=0))
-        assert isinstance(agent.learn, RecordedUpdate) == (graphs == "true")
+        assert isinstance(agent.learn, CapturedUpdate) == (graphs == "true")
         assert type(build.make_actor(cfg, agent)) is kind
-        is_recorded = isinstance(build.make_evaluation_policy(cfg, agent), RecordedPolicy)
+        is_recorded = isinstance(build.make_evaluation_policy(cfg, agent), CapturedPolicy)
         assert is_recorded == (graphs == "true")
 
 
@@ -394,7 +394,7 @@ def test_cuda_graph_acts_beside_the_update_like_the_calls_it_was_captured_from(m
     for warm_up in (WARM_UP, 1000):
         monkeypatch.setattr(cuda_graph, "WARM_UP", warm_up)
         agent = make_agent(obs_shapes=IMAGE | VECTORS).cuda()
-        policy = RecordedSnapshotPolicy(
+        policy = CapturedSnapshotPolicy(
             *(agent.world_model, agent.actor_critic),
             make_capture=CudaCapture,
             exploration_noise=0.1,

@@ -64,8 +64,8 @@ def test_bounded_normals_keep_their_location_bounded():
 @pytest.mark.parametrize(
     ("action_space", "name", "message"),
     [
-        (DISCRETE, "normal", "actor for discrete actions, actually: normal"),
-        (CONTINUOUS, "onehot", "actor for continuous actions, actually: onehot"),
+        (DISCRETE, "normal", "`distribution` must be onehot for discrete actions, got normal"),
+        (CONTINUOUS, "onehot", "must be a normal for continuous actions, got onehot"),
     ],
 )
 def test_distribution_of_the_other_kind_of_actions_is_refused(action_space, name, message):

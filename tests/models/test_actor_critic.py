@@ -263,8 +263,8 @@ def test_targets_count_normalised_rewards():
 @pytest.mark.parametrize(
     ("action_space", "actor", "message"),
     [
-        (CONTINUOUS, {"distribution": "onehot"}, "for continuous actions, actually: onehot"),
-        (DISCRETE, {"distribution": "normal"}, "for discrete actions, actually: normal"),
+        (CONTINUOUS, {"distribution": "onehot"}, "for continuous actions, got onehot"),
+        (DISCRETE, {"distribution": "normal"}, "for discrete actions, got normal"),
         (CONTINUOUS, {"distribution": "beta"}, "`distribution` must be auto, .*, got `beta`"),
         (DISCRETE, {"gradient": "dynamic"}, "`gradient` must be auto, .*, got `dynamic`"),
         (
@@ -291,7 +291,7 @@ def test_impossible_actors_are_refused(action_space, actor, message):
         ({"slow_critic_updates": 0}, "`slow_critic_updates` must be at least 1, got 0"),
         (
             {"critic": dataclasses.replace(ACTOR_CRITIC.critic, distribution="binary")},
-            "critic's `distribution` to be mse, actually: binary",
+            "critic's `distribution` must be mse, got binary",
         ),
     ],
 )

@@ -88,5 +88,5 @@ def test_head_config_refuses_what_it_does_not_know(change, message):
 
 
 def test_unknown_norm_is_refused():
-    with pytest.raises(ValueError, match="`norm` to be 'none' or 'layer', actually: 'batch'"):
+    with pytest.raises(ValueError, match="`norm` must be 'none' or 'layer', got 'batch'"):
         make_norm("batch", K)

@@ -379,7 +379,9 @@ def test_own_head_trains_the_latent_state_if_it_may(on):
 
 def test_head_without_a_target_is_named():
     config = dataclasses.replace(WORLD_MODEL, heads=HEADS | {"lean": HEADS["discount"]})
-    with pytest.raises(ValueError, match=r"`WorldModel.targets` must have one .* none for `lean`"):
+    with pytest.raises(
+        ValueError, match=r"`WorldModel.targets` must have a target .* none for `lean`"
+    ):
         config.build(VECTORS, A).loss(batch(VECTORS))
 
 
@@ -397,5 +399,5 @@ def test_reward_head_must_be_there(heads):
 
 @pytest.mark.parametrize("name", ["kl", "keys", "a.b", "my head", ""])
 def test_names_of_heads_that_cannot_be_are_refused(name):
-    with pytest.raises(ValueError, match="The name of a head must be letters"):
+    with pytest.raises(ValueError, match="The name of a head must consist of letters"):
         dataclasses.replace(WORLD_MODEL, heads=HEADS | {name: HEADS["reward"]})

@@ -178,12 +178,12 @@ def test_one_long_sequence_among_many_short_episodes_is_found(make_replay, make_
 def test_add_demands_a_reset_after_the_end(make_replay, make_world):
     replay, world = make_replay(2), make_world(2, lengths=lambda: 4)
     step, prev_action = world.step()
-    with pytest.raises(ValueError, match="Expect `is_first` on the first step"):
+    with pytest.raises(ValueError, match="`is_first` must be set on the first step"):
         replay.add(step._replace(is_first=np.array([True, False])), prev_action)
     replay.add(step, prev_action)
     world.play(replay, 3)
     step, prev_action = world.step()
-    with pytest.raises(ValueError, match="on every step after a last"):
+    with pytest.raises(ValueError, match="and after every last step"):
         replay.add(step._replace(is_first=np.array([False, True])), prev_action)
 
 
@@ -292,7 +292,7 @@ def test_after_loading_every_environment_must_reset(make_replay, make_world):
     replay, world = make_replay(2), make_world(2, lengths=lambda: 20)
     world.play(replay, 13)
     replay.load_state_dict(replay.state_dict())
-    with pytest.raises(ValueError, match="Expect `is_first`"):
+    with pytest.raises(ValueError, match="`is_first` must be set"):
         world.play(replay, 1)
 
 
@@ -312,7 +312,7 @@ def test_loading_keeps_what_the_ring_has_not_overwritten(make_replay, make_world
     world.play(replay, 120)
     state = replay.state_dict()
     world.play(replay, 18)
-    with pytest.warns(UserWarning, match="overwritten 18 of the 50 steps per environment"):
+    with pytest.warns(UserWarning, match="overwritten 18 of its 50 steps per environment"):
         replay.load_state_dict(state)
     world.roll_back(120)
     assert {start for _, start in count_starts(replay, 1, 5000)} == set(range(88, 120))
@@ -331,7 +331,7 @@ def test_loading_a_state_that_is_all_overwritten_begins_again(make_replay, make_
     world.play(replay, 60)
     state = replay.state_dict()
     world.play(replay, 100)
-    with pytest.warns(UserWarning, match="overwritten 50 of the 50 steps"):
+    with pytest.warns(UserWarning, match="overwritten 50 of its 50 steps"):
         replay.load_state_dict(state)
     assert replay.policy_steps == replay.total_policy_steps == replay.episodes == 0
     world = make_world(2)
@@ -344,7 +344,7 @@ def test_loading_a_state_of_a_lost_replay_keeps_what_is_there(make_replay, make_
     world.play(replay, 60)
     other = make_replay(2, directory="other")
     make_world(2).play(other, 30)
-    with pytest.warns(UserWarning, match="knows 60 steps per environment, .* only 30"):
+    with pytest.warns(UserWarning, match="has 60 steps per environment, .* only 30"):
         other.load_state_dict(replay.state_dict())
     other.sample(4, 5)
 
@@ -352,7 +352,7 @@ def test_loading_a_state_of_a_lost_replay_keeps_what_is_there(make_replay, make_
 def test_config_is_refused_where_it_makes_no_sense(make_replay):
     with pytest.raises(ValueError, match="`capacity_policy_steps` must be at least 1, got 0"):
         make_replay(2, 0)
-    with pytest.raises(ValueError, match="at least the 3 environments, actually: 2"):
+    with pytest.raises(ValueError, match="must be at least 3, the number of environments, got 2"):
         make_replay(3, 2)
     with pytest.raises(ValueError, match="`replay.sampling` must be episodes, steps or .* got x"):
         make_replay(3, sampling="x")
@@ -399,7 +399,7 @@ def test_a_users_sampler_decides_what_is_drawn(make_replay, make_world):
 def test_a_users_sampler_never_gets_steps_that_are_not_held(make_replay, make_world, shift):
     replay = make_replay(2, 200, sampling=functools.partial(Newest, shift=shift))
     make_world(2).play(replay, 300)
-    message = "Newest.propose gave steps that are not held: 5 from step .* held are 200 to 299"
+    message = "Newest.propose must return steps between 200 and 299, got 5 from step"
     with pytest.raises(ValueError, match=message):
         replay.sample(4, 5)
 
@@ -407,7 +407,7 @@ def test_a_users_sampler_never_gets_steps_that_are_not_held(make_replay, make_wo
 def test_a_users_sampler_that_gives_nothing_is_told(make_replay, make_world):
     replay = make_replay(2, sampling=functools.partial(Newest, gives=False))
     make_world(2).play(replay, 30)
-    with pytest.raises(ValueError, match=r"Newest.propose gave no sequence in 1000 calls"):
+    with pytest.raises(ValueError, match=r"Newest.propose must return .* none in 1000 calls"):
         replay.sample(4, 5)
 
 

@@ -69,7 +69,7 @@ def test_cuda_without_a_device_is_refused(tmp_path):
     from dreamer.replay.buffer import Replay
 
     config = ReplayConfig(100, "episodes", False, device="cuda")
-    with pytest.raises(ValueError, match="`replay.device` to be cpu without a CUDA device"):
+    with pytest.raises(ValueError, match="`replay.device` must be cpu without a CUDA device"):
         Replay(
             tmp_path / "replay",
             obs_shapes={"vector": (3,)},

@@ -116,10 +116,10 @@ def test_a_roll_back_cut_between_its_writes_shows_no_foreign_step(
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"obs_shapes": {"image": (3, 64, 64)}}, "columns is .*3, 64, 64"),
-        ({"action_size": 5}, "columns is"),
-        ({"env_count": 3}, "env_count is 2 there and 3 here"),
-        ({"config": ReplayConfig(70, "steps", False)}, "capacity is 20 there and 35 here"),
+        ({"obs_shapes": {"image": (3, 64, 64)}}, "columns must be .*3, 64, 64"),
+        ({"action_size": 5}, "columns must be"),
+        ({"env_count": 3}, "env_count must be 3, got 2"),
+        ({"config": ReplayConfig(70, "steps", False)}, "capacity must be 35, got 20"),
     ],
 )
 def test_a_replay_of_another_layout_is_refused(tmp_path, changed, named):
@@ -133,7 +133,7 @@ def test_a_replay_of_another_layout_is_refused(tmp_path, changed, named):
     Replay(tmp_path / "replay", **kind)
     Replay(tmp_path / "replay", **kind)
     kind |= changed
-    with pytest.raises(ValueError, match="made for another run: .*" + named):
+    with pytest.raises(ValueError, match="has another layout: .*" + named):
         Replay(tmp_path / "replay", **kind)
 
 
@@ -152,12 +152,12 @@ def test_a_damaged_replay_is_refused(make_replay, make_world, tmp_path):
         with pytest.raises(ValueError, match=message):
             make_replay()
 
-    damage("reward", None, "damaged: its file reward has 0 bytes and should have 1,248")
-    damage("reward", b"1234", "damaged: its file reward has 4 bytes")
+    damage("reward", None, "damaged: its file reward must have 1,248 bytes, got 0")
+    damage("reward", b"1234", "damaged: its file reward must have .* got 4")
     damage("journal", np.array([-5, 0]).tobytes(), "damaged: its journal")
-    damage("layout.json", None, "has no readable layout.json")
-    damage("layout.json", b"{", "has no readable layout.json")
-    damage("layout.json", json.dumps([1]).encode(), "has no readable layout.json")
+    damage("layout.json", None, "without a readable layout.json")
+    damage("layout.json", b"{", "without a readable layout.json")
+    damage("layout.json", json.dumps([1]).encode(), "without a readable layout.json")
 
 
 def test_what_is_stored_is_counted_without_a_change(make_replay, make_world, tmp_path):
@@ -194,7 +194,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_created(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 1234))
     with pytest.raises(
         OSError,
-        match=r"replay would need [\d,]+ more bytes when full, but the disk has 1,234 bytes free"
+        match=r"replay must fit on the disk with 1,234 free bytes, got [\d,]+ more bytes when full"
         r".* replay.capacity_policy_steps=.* run_dir=",
     ):
         make_replay()

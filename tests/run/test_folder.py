@@ -247,8 +247,8 @@ def test_the_prefill_of_another_configuration_is_kept(compose_tiny, killed):
     ("name", "text", "message"),
     [
         ("metrics.jsonl", "{}\n", "holds metrics.jsonl"),
-        ("replay/notes.txt", "mine", r"holds replay \(.*replay holds no replay"),
-        ("replay/layout.json", '{"columns": {}}', r"holds replay \(.*replay holds no replay"),
+        ("replay/notes.txt", "mine", r"holds replay \(.*replay must hold a replay"),
+        ("replay/layout.json", '{"columns": {}}', r"holds replay \(.*replay must hold a replay"),
         ("config.yaml", "task: mine\n", "holds config.yaml"),
         ("config.yaml", "a: {b", "holds config.yaml"),
         ("summary.json", '{"frame', "holds summary.json"),
@@ -268,7 +268,7 @@ def test_what_belongs_to_somebody_else_is_kept(compose_tiny, tmp_path, name, tex
 def test_something_else_in_the_replay_is_kept(compose_tiny, killed):
     (killed.replay / "notes.txt").write_text("mine")
     cfg = compose_tiny(f"run_dir={killed.path}")
-    refuse(cfg, killed, "holds no replay, or more than one .notes.txt is no part of it")
+    refuse(cfg, killed, "must hold a replay and nothing else: notes.txt is not part of a replay")
 
 
 def test_files_of_other_names_are_left_alone(compose_tiny, tmp_path):

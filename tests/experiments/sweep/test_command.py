@@ -75,7 +75,7 @@ def test_a_dry_run_tells_jobs_commands_and_cost_and_does_nothing(run, tmp_path):
     assert "4 jobs: 4 missing; 0 of 2,400 frames" in out
     # 601 slots of 64 x 64 pixels and 22 bytes beside: 2 actions, reward, flags, episode
     disk = 4 * 601 * (64 * 64 + 22) / 2**30
-    assert f"To do: 4 jobs, 2,400 frames; their experience takes {disk:.2f} GiB on disk" in out
+    assert f"To do: 4 jobs, 2,400 frames; their replay needs {disk:.2f} GiB on disk" in out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -124,8 +124,8 @@ def test_a_failed_job_stops_no_other_and_is_run_again_on_request_only(run, start
 @pytest.mark.parametrize(
     ("fate", "last"),
     [
-        ("SIGSEGV", ["about to go", "The process was ended by SIGSEGV."]),
-        ("reject", ["error: this value cannot be", "The process ended with code 1."]),
+        ("SIGSEGV", ["about to go", "The process was killed by SIGSEGV."]),
+        ("reject", ["error: this value cannot be", "The process ended with exit code 1."]),
     ],
 )
 def test_a_process_that_dies_without_a_word_is_given_one(run, starts, tmp_path, fate, last):
@@ -188,19 +188,19 @@ def test_a_job_that_another_process_gives_up_is_taken_over(run, starts, tmp_path
         (["env=atari", "task=pnog"], r"seed0: Unknown Atari task `pnog`\. The nearest: `pong`"),
         (["env=dumy"], r"Could not find 'env/dumy'"),
         (["variant=no_layernorm"], r"`no_layernorm`\. The nearest: no_layer_norm"),
-        (["seeds=0"], r"`seeds` to be at least 1, actually: 0"),
-        (["seeds=[1,1]"], r"Seed 1 comes twice"),
-        (["seeds=1,2,1"], r"Seed 1 comes twice"),
-        (["seeds=some"], r"`seeds` to be a number of seeds .*actually: some"),
-        (["seed=1"], r"Unknown word `seed`\. The nearest: seeds"),
-        (["tasks=pong"], r"Unknown word `tasks`\. The nearest: task"),
+        (["seeds=0"], r"`seeds` must be at least 1, got 0"),
+        (["seeds=[1,1]"], r"Seeds must be unique, got 1 twice"),
+        (["seeds=1,2,1"], r"Seeds must be unique, got 1 twice"),
+        (["seeds=some"], r"`seeds` must be a number of seeds .*got some"),
+        (["seed=1"], r"Unknown key `seed`\. The nearest: seeds"),
+        (["tasks=pong"], r"Unknown key `tasks`\. The nearest: task"),
         (["dryrun=true"], r"Unknown key `dryrun`\. The nearest: dry_run"),
         (["model.horzon=3"], r"Unknown key `model\.horzon`\. The nearest: model\.horizon"),
         (["+kl_balanse=1"], r"Unknown key `kl_balanse`\. The nearest: kl_balance"),
         (["retry=yes"], r"`retry` must be true or false, got `yes`"),
-        (["run_dir=x"], r"`run_dir` in the command line would go unheard"),
+        (["run_dir=x"], r"`run_dir` must not be set in the command line: use root="),
         (["kl_balance=2"], r"dreamerv2/seed0: `kl_balance` must be true, false or a number in"),
-        (["again"], r"Words must be key=value, got `again`"),
+        (["again"], r"Arguments must be key=value, got `again`"),
         (["hydra/launcher=job"], r"Unknown launcher: `job`\. The nearest: joblib"),
     ],
 )
@@ -227,7 +227,7 @@ def test_without_a_word_the_words_are_explained(run, capsys):
         assert sweep.main(words) == status
         printed = capsys.readouterr().out
         assert "  python sweep.py grid=ablations task=pong,boxing seeds=3" in printed
-        assert "  dry_run=false                     Say what would be done" in printed
+        assert "  dry_run=false                     Only print the jobs" in printed
 
 
 def test_a_folder_of_another_configuration_is_told_before_any_job_starts(
@@ -332,6 +332,6 @@ def test_a_signal_lets_the_jobs_save_before_the_sweep_ends(start, tmp_path, laun
     process.send_signal(number)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == code, output
-    assert "the jobs that run here save first" in output
+    assert "jobs on this machine save first" in output
     assert "Stopped by SIGTERM; everything is saved" in (folder / "log.txt").read_text()
     assert read_state(folder, 4000).phase == "interrupted"

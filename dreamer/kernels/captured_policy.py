@@ -1,6 +1,6 @@
-"""Policies as CUDA graphs: a call is captured after a few, and replayed from then on.
+"""Policies as CUDA graphs: captured after a few calls, then replayed.
 
-`build.py` makes them where `cuda_graphs` asks for it. What they do is in `policy.py`.
+`build.py` makes them if `cuda_graphs` is on. `policy.py` defines what they compute.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,10 @@ from dreamer.policy import DreamerPolicy, MemoryState, PolicyNoise, SnapshotPoli
 from dreamer.types import RSSMState
 
 
-class RecordedPolicy(DreamerPolicy):
-    """Acts by replaying captures, one for each number of environments.
+class CapturedPolicy(DreamerPolicy):
+    """Acts by replaying CUDA graphs, one for each number of environments.
 
-    A memory that it returns holds until its next call. Weights may change in place, but not move.
+    A returned memory is valid until the next call. Weights may change in place, but not move.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class RecordedPolicy(DreamerPolicy):
         sample_actions: bool,
         exploration_noise: float = 0.0,
     ):
-        """As `DreamerPolicy`; `make_capture` is asked for what each capture is made with."""
+        """Like `DreamerPolicy`; `make_capture` makes the object that captures each graph."""
         super().__init__(
             world_model,
             actor_critic,
@@ -38,8 +38,8 @@ class RecordedPolicy(DreamerPolicy):
             exploration_noise=exploration_noise,
         )
         self._make_capture = make_capture
-        self._captures_when_called = True
-        # By E and what noise is given.
+        self._captures_automatically = True
+        # By E and the names of the given noise.
         self._captured: dict[tuple[int | str, ...], CapturedFunction] = {}
 
     def _act(
@@ -54,7 +54,7 @@ class RecordedPolicy(DreamerPolicy):
         return MemoryState(RSSMState(*latent), action)
 
     def _start(self, obs_keys: list[str], given: list[str]) -> CapturedFunction:
-        """`_act` as a function from tensors to tensors, some of the noise among them."""
+        """Turn `_act` into a function from tensors to tensors, the given noise included."""
         plain = super()._act
 
         def act(is_first: Tensor, action: Tensor, *others: Tensor) -> list[Tensor]:
@@ -64,11 +64,11 @@ class RecordedPolicy(DreamerPolicy):
             state = plain(obs, is_first, MemoryState(latent, action), noise)
             return [state.action, *state.latent]
 
-        return CapturedFunction(act, self._make_capture(), when_called=self._captures_when_called)
+        return CapturedFunction(act, self._make_capture(), automatic=self._captures_automatically)
 
 
-class RecordedSnapshotPolicy(SnapshotPolicy, RecordedPolicy):
-    """Acts with the weights of the last `refresh`, by replaying captures."""
+class CapturedSnapshotPolicy(SnapshotPolicy, CapturedPolicy):
+    """Acts with the weights of the last `refresh`, by replaying CUDA graphs."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class RecordedSnapshotPolicy(SnapshotPolicy, RecordedPolicy):
         exploration_noise: float,
         seed: int,
     ):
-        """As `SnapshotPolicy` and `RecordedPolicy`."""
+        """Like `SnapshotPolicy` and `CapturedPolicy`."""
         super().__init__(
             world_model,
             actor_critic,
@@ -90,9 +90,9 @@ class RecordedSnapshotPolicy(SnapshotPolicy, RecordedPolicy):
 
     @torch.no_grad()
     def refresh(self, policy_steps: int) -> None:
-        """See `SnapshotPolicy`; captures what is due: torch allows no draws beside a capture."""
+        """See `SnapshotPolicy`; captures here, as torch allows no draws during a capture."""
         super().refresh(policy_steps)
-        self._captures_when_called = self._stream is None
+        self._captures_automatically = self._stream is None
         if self._stream is not None:
             for captured in self._captured.values():
                 captured.capture()
@@ -102,4 +102,4 @@ class RecordedSnapshotPolicy(SnapshotPolicy, RecordedPolicy):
         self, obs: dict[str, Tensor], is_first: Tensor, state: MemoryState, noise: PolicyNoise
     ) -> MemoryState:
         # Captures would draw from torch's global generator.
-        return super()._act(obs, is_first, state, PolicyNoise(*self._drawn(state, noise)))
+        return super()._act(obs, is_first, state, PolicyNoise(*self._fill_noise(state, noise)))

@@ -1,6 +1,6 @@
-"""The agent's update as a CUDA graph: captured after a few calls, and replayed from then on.
+"""The agent's update as a CUDA graph: captured after a few calls, then replayed.
 
-`build.py` puts it in the place of `DreamerAgent.learn` where `cuda_graphs` asks for it.
+`build.py` replaces `DreamerAgent.learn` by it if `cuda_graphs` is on.
 """
 
 from collections.abc import Callable
@@ -15,28 +15,27 @@ from dreamer.schedules import is_constant
 from dreamer.types import Batch
 
 
-class RecordedUpdate:
-    """`agent.learn`, recorded."""
+class CapturedUpdate:
+    """`agent.learn` as a CUDA graph."""
 
     def __init__(self, agent: DreamerAgent, make_capture: Callable[[], Capture]):
-        """Record nothing yet.
+        """Capture nothing yet.
 
         Args:
-            agent: whose `learn` is recorded.
-            make_capture: what captures are made with.
+            agent: its `learn` is captured.
+            make_capture: makes the object that captures a graph.
 
         Raises:
             ValueError: a schedule changes with the update.
         """
         actor = agent.config.actor_critic.actor
         for name in ("entropy_scale", "gradient_mix"):
-            # A replay would go on with the value of the update that was captured.
+            # A replay would keep the value of the captured update.
             if not is_constant(getattr(actor, name)):
                 raise ValueError(
-                    f"Expect `{name}` to be a number with cuda_graphs=true, "
-                    f"actually: {getattr(actor, name)}"
+                    f"`{name}` must be a number with cuda_graphs=true, got {getattr(actor, name)}"
                 )
-        self.captures = 0  # one, and one more whenever optimisers load a state
+        self.captures = 0  # 1, and 1 more for every state that the optimisers load
         self._agent = agent
         self._learn = agent.learn
         self._make_capture = make_capture
@@ -48,24 +47,24 @@ class RecordedUpdate:
         """Learn from a batch (T, B, ...).
 
         Returns:
-            Metrics, each (); they stay as they are.
+            Metrics, each (); later calls do not change them.
 
         Raises:
-            ValueError: the batch is not shaped like those before.
+            ValueError: the batch differs from the captured one in shape or type.
             RuntimeError: something in the update waits for the device.
         """
         states = [optimizer.state for optimizer in self._agent.trainer.optimizers]
         same = all(x is y for x, y in zip(states, self._states, strict=False))
-        if self._captured is None or not same:  # a state that is loaded has new tensors
+        if self._captured is None or not same:  # a loaded state has new tensors
             self._captured, self._states = self._start(list(batch.obs)), states
         was_captured = self._captured.is_captured
         (values,) = self._captured(*batch.obs.values(), *batch[1:])
         self.captures += self._captured.is_captured and not was_captured
-        # One copy of all: the next update is replayed into the same memory.
+        # A copy: the next replay writes to the same memory.
         return dict(zip(self._names, values.clone().unbind(), strict=True))
 
     def _start(self, obs_keys: list[str]) -> CapturedFunction:
-        """`learn` as a function from the tensors of a batch to one tensor of all metrics."""
+        """Turn `learn` into a function from the tensors of a batch to one tensor of all metrics."""
 
         def learn(*tensors: Tensor) -> list[Tensor]:
             obs = dict(zip(obs_keys, tensors, strict=False))
