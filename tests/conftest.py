@@ -42,6 +42,14 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A long test is a slow one, too: `-m "not slow"` selects the fast ones."""
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker("slow")
+
+
 # 48 frames, all policy steps: six random episodes of the memory world, then updates. No film.
 TINY = (
     "env=dummy",

@@ -41,7 +41,7 @@ def test_agent_learns(task, switch, tmp_path):
     assert learns(task, switch, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_gaussian_latents_learn_with_one_of_two_seeds(tmp_path):
     # One of six runs, seed 0, stayed at random: its policy was deterministic before a reward was
     # predicted.

@@ -18,7 +18,7 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, UnsupportedValueType
 
-from dreamer.run.overrides import OPTIONAL, explain, replacement
+from dreamer.run.overrides import OPTIONAL, explain, may_name_file, replacement
 from dreamer.run.paths import CONF, GROUPS
 from dreamer.run.settings import TrainSettings
 from dreamer.schema.help import Usage, as_typed, head, keys, line
@@ -152,7 +152,7 @@ def _choice(group: str, value: Any) -> str:
     if value is None and group == "logger":
         return "logger=none"
     names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list | tuple) or not all(map(may_name_file, names)):
         raise ValueError(
             f"`{group}` must be the name of a file in conf/{group}, got {format_value(value)}"
         )
@@ -164,7 +164,7 @@ def _set(cfg: DictConfig, key: str, value: Any, *, may_be_new: bool) -> None:
     value = value.item() if getattr(value, "ndim", None) == 0 else value  # NumPy's numbers
     try:
         OmegaConf.update(cfg, key, value, force_add=may_be_new)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, ValueError) as error:  # a key below a list is a ValueError
         if remedy := replacement(key):
             raise ValueError(remedy) from error
         known = list(_dotted(OmegaConf.to_container(cfg)))

@@ -53,7 +53,20 @@ def _prepared(word: str, multirun: bool) -> str:
         if key != "logger":
             raise ValueError(f"`{key}` must be the name of a file in conf/{key}, got `null`")
         value = "none"
+    if key in GROUPS and value != "null" and not may_name_file(value):
+        raise ValueError(f"`{key}` must be the name of a file in conf/{key}, got `{value}`")
     return f"{key}={value}"
+
+
+def may_name_file(value: object) -> bool:
+    """Whether Hydra takes a value as the name of a file: a text that it reads as no number."""
+    if not isinstance(value, str) or value.lower() in ("true", "false", "null"):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return True
+    return False
 
 
 def quoted(value: str) -> str:

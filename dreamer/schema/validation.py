@@ -167,7 +167,7 @@ def find(target: Any, at: str) -> Callable[..., Any]:
     """
     module, _, name = str(target).rpartition(".")
     names = [name]
-    while module:
+    while module and not module.startswith("."):
         try:
             found = importlib.import_module(module)
         except ModuleNotFoundError as error:
