@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from dreamer.paths import CONF
+from dreamer.run.paths import CONF
 
 LOCKED = ("requirements.txt", "requirements-suites.txt", "requirements-launchers.txt")
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -93,7 +93,7 @@ def test_every_file_of_the_configuration_is_installed(project, repository):
 
 def test_the_commands_exist(project, repository):
     scripts = project["project"]["scripts"]
-    assert scripts["dreamer-train"] == "dreamer.main:run"
+    assert scripts["dreamer-train"] == "dreamer.cli.train:run"
     for target in scripts.values():
         module, _, function = target.partition(":")
         path = repository.joinpath(*module.split(".")).with_suffix(".py")
