@@ -15,7 +15,7 @@ from dreamer.callbacks.every import Every
 from dreamer.callbacks.interrupt import Interrupt
 from dreamer.callbacks.metrics import Metrics
 from dreamer.collector import Policy
-from dreamer.envs.base import Envs
+from dreamer.envs.base import VectorEnvs
 from dreamer.evaluation import Camera, play
 from dreamer.loggers import log_video
 from dreamer.schema.types import Count, PositiveCount, doc
@@ -28,7 +28,7 @@ class Evaluate(pl.Callback):
     @checked_call
     def __init__(
         self,
-        make_envs: Callable[[], Envs],
+        make_envs: Callable[[], VectorEnvs],
         policy: Policy,
         metrics: Metrics,
         interrupt: Interrupt,
@@ -63,7 +63,7 @@ class Evaluate(pl.Callback):
         self._every = Every(every_frames)
         self._episodes = episodes
         self._video_steps, self._fps = video_policy_steps, video_fps
-        self._envs: Envs | None = None
+        self._envs: VectorEnvs | None = None
         self._played_at = -1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
