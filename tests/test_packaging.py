@@ -17,6 +17,7 @@ from dreamer.run.paths import CONF
 
 LOCKED = ("requirements.txt", "requirements-suites.txt", "requirements-launchers.txt")
 PYTHONS = ("3.11", "3.12", "3.13")
+QUICK = ("debug=fast", "logger=jsonl", "total_frames=450")
 # torch is installed first, in a build for the machine at hand, with all that only it needs.
 WITH_TORCH = re.compile(r"torch|triton|cuda-.*|nvidia-.*")
 
@@ -148,19 +149,66 @@ def test_the_supported_versions_of_python_are_those_of_the_lock(project):
     assert project["project"]["requires-python"] == f">={PYTHONS[0]}"
 
 
-@pytest.mark.slow
-def test_an_installed_copy_trains_in_an_empty_folder(repository, tmp_path):
-    """Built, installed and started as a user does; the dependencies are those of this test."""
-    checkout, target, work = (tmp_path / name for name in ("checkout", "target", "work"))
+@pytest.fixture(scope="module")
+def installed(request, tmp_path_factory) -> Path:
+    """Where a wheel is installed that was built from a copy of this checkout, now gone."""
+    folder = tmp_path_factory.mktemp("installed")
+    checkout, target = folder / "checkout", folder / "target"
     leave_out = shutil.ignore_patterns(".*", "runs", "build", "tests", "*.egg-info")
-    shutil.copytree(repository, checkout, ignore=leave_out)
+    shutil.copytree(request.config.rootpath, checkout, ignore=leave_out)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
     subprocess.run([*pip, "--target", str(target), str(checkout)], check=True)
     shutil.rmtree(checkout)
-    work.mkdir()
-    words = ["env=dummy", "task=memory", "debug=fast", "logger=jsonl", "total_frames=500"]
-    environment = os.environ | {"PYTHONPATH": str(target)}
-    command = [str(target / "bin" / "dreamer-train"), *words]
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert (work / "runs/dummy/memory/debug/seed0/summary.json").exists()
+    return target
+
+
+@pytest.fixture
+def command(installed, tmp_path):
+    """Run an installed command in an empty folder; the dependencies are those of this test."""
+
+    def run(name: str, *words: str) -> str:
+        environment = os.environ | {"PYTHONPATH": str(installed)}
+        done = subprocess.run(
+            [str(installed / "bin" / name), *words],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.mark.slow
+def test_an_installed_copy_trains_in_an_empty_folder(command, tmp_path):
+    command("dreamer-train", *QUICK, "env=dummy", "task=memory")
+    assert (tmp_path / "runs/dummy/memory/debug/seed0/summary.json").exists()
+
+
+@pytest.mark.slow
+def test_an_installed_copy_sweeps_and_reports(command, tmp_path):
+    """Its jobs are processes of their own, which find the package without a checkout."""
+    (tmp_path / "grid.yaml").write_text("variants: [no_layer_norm]\ntasks: [dummy/memory]\n")
+    # Modules of the user's own, named like ours and like torch's: none of them is to be loaded.
+    for name in ("train.py", "torch.py"):
+        (tmp_path / name).write_text("raise RuntimeError('the wrong module')\n")
+    words = ("grid=grid.yaml", "hydra/launcher=joblib", *QUICK)
+    printed = command("dreamer-sweep", *words, "dry_run=true")
+    assert "\ndreamer-train env=dummy task=memory variant=no_layer_norm seed=0" in printed
+    assert "1 jobs: 1 finished" in command("dreamer-sweep", *words)
+    assert "no_layer_norm" in command("dreamer-report", "runs")
+    assert (tmp_path / "runs" / "report" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_an_installed_copy_carries_the_published_scores(command, tmp_path):
+    command("dreamer-report", "source=published", "out=report")
+    assert (tmp_path / "report" / "scores.csv").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dreamer-check", "dreamer-evaluate"])
+def test_an_installed_command_explains_itself(name, command):
+    assert f"or {name}" in command(name, "--help")

@@ -1,4 +1,4 @@
-"""Runs one job of a sweep: `train.py` as a process of its own.
+"""Runs one job of a sweep: `dreamer.cli.train` as a process of its own.
 
 `launchers.py` hands it to Hydra's launchers, which call it here, in a worker or on a cluster.
 A process of its own takes its memory, its threads and its crashes with it. It knows no agent.
@@ -16,10 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
-from experiments.sweep.grid import Job
+from experiments.sweep.grid import CONF, Job
 from experiments.sweep.state import read_state
 
-TRAIN = Path(__file__).parents[2] / "train.py"
+HERE = Path(__file__).parents[2]  # a checkout, or the folder of installed packages
+IN_CHECKOUT = CONF.parent == HERE
+# What `python train.py` runs; an installed copy has no such file. -P: a module in the folder where
+# the sweep is typed does not take the place of one that it is named after.
+TRAIN = ("-P", "-m", "dreamer.cli.train")
 LOG_LINES = 30  # kept of a process that could not say itself why it failed
 
 Outcome = Literal["ran", "elsewhere"]
@@ -55,7 +59,7 @@ def run(planned: Planned, share: Share) -> Outcome:
     (folder / "failure.txt").unlink(missing_ok=True)
     with (folder / "log.txt").open("ab") as log, _environment(share) as environment:
         start = log.tell()
-        code = _wait(_start([sys.executable, str(TRAIN), *planned.job.words], log, environment))
+        code = _wait(_start([sys.executable, *TRAIN, *planned.job.words], log, environment))
     if code == os.EX_TEMPFAIL:
         return "elsewhere"
     if not _was_stopped(code) and not (folder / "failure.txt").exists():

@@ -19,7 +19,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.sweep.grid import CONF, find
-from experiments.sweep.jobs import Outcome, Planned, Share, run
+from experiments.sweep.jobs import HERE, IN_CHECKOUT, Outcome, Planned, Share, run
 
 LAUNCHERS = ("basic", "joblib", "submitit_local", "submitit_slurm")
 # A job that is out of time, or has to make room, goes on later, as often as it takes.
@@ -62,9 +62,9 @@ def launch(
     Returns:
         Of every job, whether it was run here, or was another process' already.
     """
-    # Workers and clusters import our modules too, wherever they start.
-    here = [str(CONF.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(here))
+    if IN_CHECKOUT:  # jobs, workers and clusters import its modules too, wherever they start
+        places = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(places))
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="sweep"):
         config = _compose(words, root)
         share = _share(config, len(due), devices)
