@@ -149,6 +149,19 @@ def test_the_supported_versions_of_python_are_those_of_the_lock(project):
     assert project["project"]["requires-python"] == f">={PYTHONS[0]}"
 
 
+def test_make_knows_what_ci_does_and_lists_every_target(repository):
+    def make(*words: str) -> str:
+        done = subprocess.run(
+            ["make", *words], cwd=repository, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    assert make("-n", "check").split() == [".ci/run"]
+    (targets,) = re.findall(r"^\.PHONY: (.*)$", (repository / "Makefile").read_text(), re.MULTILINE)
+    listed = [line.split()[0] for line in make("help").splitlines()]
+    assert listed == targets.split()
+
+
 @pytest.fixture(scope="module")
 def installed(request, tmp_path_factory) -> Path:
     """Where a wheel is installed that was built from a copy of this checkout, now gone."""
