@@ -21,8 +21,8 @@ import yaml
 MANIFESTS = ("kubernetes-job.yaml", "kubernetes-grid.yaml")
 # Notes its words and threads, then waits until it is stopped, if the test wants that.
 TRAIN = """
-echo "$@" OMP_NUM_THREADS="${OMP_NUM_THREADS:-}" >> "$NOTES/starts"
 trap 'echo saved >> "$NOTES/starts"; exit 143' TERM
+echo "$@" OMP_NUM_THREADS="${OMP_NUM_THREADS:-}" >> "$NOTES/starts"
 [ -z "${WAIT:-}" ] || while true; do sleep 0.01; done
 exit "${CODE:-0}"
 """
