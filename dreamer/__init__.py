@@ -1,7 +1,7 @@
 """DreamerV2 (Hafner et al., ICLR 2021) as a PyTorch Lightning project.
 
-`dreamer.train` trains in an environment of yours, `dreamer.load` gives a trained agent. They are
-imported when they are first asked for, so that `import dreamer.types` and the like stay light.
+`dreamer.train` trains an agent in your environment; `dreamer.load` loads a trained one. Both are
+imported on first use, so that `import dreamer.types` and similar imports are fast.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ def __getattr__(name: str) -> Any:
     if name == "train":
         from dreamer.runtime import prepare
 
-        prepare()  # before torch is loaded, if it is not yet
+        prepare()  # before torch is imported
         from dreamer.api import train
 
         return train

@@ -1,7 +1,7 @@
-"""Training from a program, without knowing Hydra: `dreamer.train(env, overrides={...})`.
+"""Training from a program, without Hydra: `dreamer.train(env, overrides={...})`.
 
-It composes the configuration, hands the program's environment to the runner, and gives back what
-the run left behind. It reads no command line and leaves no state of Hydra's.
+It composes the configuration, trains in the program's environment, and returns the results. It
+reads no command line and does not change Hydra's state.
 """
 
 import signal
@@ -20,10 +20,10 @@ from dreamer.envs.user import (
     BorrowedEnv,
     BorrowedEnvs,
     Factory,
-    address_of,
-    group_of,
+    import_path,
     is_group,
-    task_of,
+    make_group_with,
+    task_name,
 )
 from dreamer.inference import TrainedAgent
 from dreamer.run.build import make_envs
@@ -35,15 +35,15 @@ from dreamer.run.train import train as run
 if TYPE_CHECKING:
     import pandas
 
-DEFAULTS = {"logger": ["jsonl", "tensorboard"]}  # W&B is for whoever asks for it
+DEFAULTS = {"logger": ["jsonl", "tensorboard"]}  # no W&B unless requested
 NO_EVALUATION = (
-    "no evaluation: it plays in environments of its own. Give a function that makes one, such as "
-    "`lambda: MyEnv()`, in place of an environment."
+    "No evaluation: it needs an environment of its own. Pass a function that makes one, such as "
+    "`lambda: MyEnv()`, instead of an environment."
 )
 
 
 class Run:
-    """What `train` left behind."""
+    """The results of `train`."""
 
     def __init__(self, summary: Summary):
         self.summary = summary
@@ -51,21 +51,21 @@ class Run:
 
     @property
     def metrics(self) -> "pandas.DataFrame":
-        """Every line of metrics.jsonl; `frames` is the clock, docs/logs.md explains the others.
+        """The lines of metrics.jsonl, over `frames`; docs/logs.md explains the columns.
 
         Raises:
-            FileNotFoundError: the run was told to write none.
+            FileNotFoundError: The run had no `jsonl` logger.
         """
         import pandas
 
         path = self.run_dir / "metrics.jsonl"
         if not path.exists():
-            raise FileNotFoundError(f"There is no {path}: it takes `jsonl` among the `logger`s.")
+            raise FileNotFoundError(f"There is no {path}: `logger` must include jsonl.")
         return pandas.read_json(path, lines=True)
 
     @cached_property
     def agent(self) -> TrainedAgent:
-        """The trained agent, as `dreamer.load` gives it."""
+        """The trained agent, as `dreamer.load` returns it."""
         return load(self.run_dir)
 
     def __repr__(self) -> str:
@@ -78,28 +78,28 @@ def train(
     *,
     run_dir: str | Path | None = None,
 ) -> Run:
-    """Train an agent in an environment of yours, or go on with it.
+    """Train an agent in your environment, or resume its training.
 
-    The same call again goes on with a run that was stopped, and leaves a finished one alone, unless
-    `total_frames` grew. Torch's, NumPy's and Python's global seeds are set. Ctrl-C saves first.
+    The same call resumes an interrupted run. A finished run is left alone unless `total_frames`
+    grew. The global seeds of torch, NumPy and Python are set. Ctrl-C saves the run first.
 
     Args:
-        env: A function that makes a `gymnasium.Env` each time it is called, such as the class
-            itself; or one environment, which is then not closed, and leaves nothing to evaluate
-            in. Or what follows the protocol `dreamer.envs.base.VectorEnvs`: such a group, or a
-            function of `seed` and `count` that makes one. None: `overrides` name one of ours.
+        env: A function that makes a new `gymnasium.Env` at each call, such as the class itself; or
+            one environment, which is not closed and allows no evaluation; or a `VectorEnvs` (see
+            `dreamer.envs.base`), or a function of `seed` and `count` that makes one. None:
+            `overrides` choose an environment of conf/env.
         overrides: Keys of the configuration and their values, nested or dotted, as in
             `{"model": "tiny", "batch.size": 8, "replay": {"sampling": "steps"}}`. Defaults are
             those of conf/env/own.yaml, without W&B.
-        run_dir: Where the run lies; None: runs/own/<task>/<variant>/seed<seed>.
+        run_dir: Folder of the run; None: runs/own/<task>/<variant>/seed<seed>.
 
     Raises:
-        ValueError: something cannot be; the message names it.
-        FolderInUse: another process has the run.
-        KeyboardInterrupt: Ctrl-C; the run is saved and can go on.
-        SystemExit: SIGTERM; the same.
-        EnvironmentFault: the environment failed too often; the run is saved and can go on.
-        NonFiniteError: a loss is no longer a number; the run is saved as it was before.
+        ValueError: An argument or a setting is not allowed; the message names it.
+        FolderInUse: Another process is using the run folder.
+        KeyboardInterrupt: On Ctrl-C; the run is saved and can be resumed.
+        SystemExit: On SIGTERM; the run is saved and can be resumed.
+        EnvironmentFault: The environment failed too often; the run is saved and can be resumed.
+        NonFiniteError: A loss is not finite; the run is saved as it was before the update.
     """
     changes = dict(overrides or {})
     if run_dir is not None:
@@ -107,46 +107,50 @@ def train(
     if env is None:
         cfg, maker = compose(DEFAULTS, changes), make_envs
     elif isinstance(changes.get("env"), str):
-        raise ValueError(f"Expect one environment, actually `env` and env={changes['env']}")
+        raise ValueError(
+            f"`env` must be given once, got an argument and the override {changes['env']}"
+        )
     else:
         cfg = compose(DEFAULTS, {"env": "own"}, changes)
-        maker = _adopt(env, cfg)
+        maker = _maker_of(env, cfg)
     try:
         return Run(run(cfg, maker))
     except Interrupted as stop:
-        print(f"\nStopped by {stop}; everything is saved. The same call goes on.", file=sys.stderr)
+        print(
+            f"\nStopped by {stop}; everything is saved. Repeat the call to resume.", file=sys.stderr
+        )
         if stop.signal_number == signal.SIGINT:
             raise KeyboardInterrupt from None
         raise SystemExit(128 + stop.signal_number) from None
 
 
-def _adopt(env: Any, cfg: DictConfig) -> EnvsMaker:
-    """Put the user's environment into the configuration; returns what makes groups of it."""
+def _maker_of(env: Any, cfg: DictConfig) -> EnvsMaker:
+    """Enter the user's environment into the configuration; return a maker of groups of it."""
     if isinstance(env, gymnasium.Env):
-        return _lend(cfg, env, lambda: BorrowedEnv(env))
+        return _maker_of_instance(cfg, env, lambda: BorrowedEnv(env))
     if is_group(env) and not isinstance(env, type):
-        return _lend(cfg, env, lambda seed, count: BorrowedEnvs(env))
+        return _maker_of_instance(cfg, env, lambda seed, count: BorrowedEnvs(env))
     if not callable(env):
         raise ValueError(
-            "Expect `env` to be a function that makes a gymnasium.Env, such an environment, or an "
-            f"`VectorEnvs`, actually: {env!r}"
+            "`env` must be a gymnasium.Env, a function that makes one, or a `VectorEnvs`, "
+            f"got {env!r}"
         )
-    cfg.env.factory = address_of(env)
-    _name(cfg, env)
+    cfg.env.factory = import_path(env)
+    _set_task(cfg, env)
     return _maker(env)
 
 
-def _lend(cfg: DictConfig, env: Any, factory: Factory) -> EnvsMaker:
-    """One environment is all there is: a second one, to evaluate in, cannot be made."""
+def _maker_of_instance(cfg: DictConfig, env: Any, factory: Factory) -> EnvsMaker:
+    """Use one existing environment; disable evaluation, which needs a second one."""
     if cfg.env.count != 1:
         raise ValueError(
-            f"Expect a function that makes environments, for there are to be `env.count` "
-            f"{cfg.env.count}, actually one environment: {env!r}"
+            f"`env` must be a function that makes environments, because `env.count` is "
+            f"{cfg.env.count}, got one environment: {env!r}"
         )
     if cfg.callbacks.evaluate:
         cfg.callbacks.evaluate = None
         print(NO_EVALUATION)
-    _name(cfg, env)
+    _set_task(cfg, env)
     return _maker(factory)
 
 
@@ -155,11 +159,11 @@ def _maker(factory: Factory) -> EnvsMaker:
         options: Any = OmegaConf.to_container(cfg.env)
         for key in ("_target_", "_convert_", "task", "factory"):
             del options[key]
-        return group_of(factory, **options | {"seed": seed, "count": count or cfg.env.count})
+        return make_group_with(factory, **options | {"seed": seed, "count": count or cfg.env.count})
 
     return make
 
 
-def _name(cfg: DictConfig, env: Any) -> None:
+def _set_task(cfg: DictConfig, env: Any) -> None:
     if OmegaConf.is_missing(cfg, "task"):
-        cfg.task = task_of(env, dict(cfg.env.kwargs))
+        cfg.task = task_name(env, dict(cfg.env.kwargs))

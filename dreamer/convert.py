@@ -1,7 +1,7 @@
-"""Weights of the authors' TensorFlow program, in and out of our networks.
+"""Convert weights from and to the authors' TensorFlow program.
 
-The parity tests and whoever owns a `variables.pkl` of https://github.com/danijar/dreamerv2 use it.
-It knows the networks and one table of names, but neither the agent nor Lightning.
+The parity tests use it, and users with a `variables.pkl` of https://github.com/danijar/dreamerv2.
+It knows the networks and a table of names, but neither the agent nor Lightning.
 """
 
 import pickle
@@ -24,42 +24,42 @@ from dreamer.models.world_model import WorldModel
 
 
 class ReferenceWeight(NamedTuple):
-    """One of our parameters, and the order in which the authors keep its axes."""
+    """A parameter, and the order of its axes in the authors' program."""
 
     parameter: nn.Parameter
-    axes: tuple[int, ...]  # theirs, as indices of ours
+    axes: tuple[int, ...]  # the authors' axes, as indices of the parameter's
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As the authors have it."""
+        """Shape in the authors' layout."""
         return tuple(self.parameter.shape[axis] for axis in self.axes)
 
     def to_reference(self, values: Tensor) -> np.ndarray:
-        """Weights or gradients in our layout -> theirs."""
+        """Convert weights or gradients to the authors' layout."""
         return values.detach().cpu().permute(self.axes).numpy()
 
     def from_reference(self, values: np.ndarray) -> Tensor:
-        """Weights or gradients in their layout -> ours."""
+        """Convert weights or gradients from the authors' layout."""
         return torch.tensor(values).permute(tuple(np.argsort(self.axes)))
 
 
 class Counters(NamedTuple):
-    """How far a saved run had come; the agent's attributes of the same names."""
+    """Progress of a saved run; the agent has attributes of the same names."""
 
     policy_steps: int
     updates: int
 
 
 def reference_parameters(module: nn.Module) -> dict[str, ReferenceWeight]:
-    """Every parameter of a network by its name in the authors' program.
+    """Return all parameters of a network by their names in the authors' program.
 
-    Names start at `module`: `rssm/gru/kernel` of a WorldModel is `gru/kernel` of its RSSM.
+    Names are relative to `module`: `rssm/gru/kernel` of a WorldModel is `gru/kernel` of its RSSM.
 
     Args:
-        module: WorldModel, ActorCritic, or one of the parts that these are made of.
+        module: WorldModel, ActorCritic, or one of their parts.
 
     Raises:
-        TypeError: the authors have no such network.
+        TypeError: The authors have no such network.
     """
     return dict(_named(module, ""))
 
@@ -68,39 +68,39 @@ def load_reference_weights(module: nn.Module, weights: Mapping[str, np.ndarray])
     """Set every parameter of a network to the authors' weights, in their layout.
 
     Args:
-        module: as for `reference_parameters`.
-        weights: by the names of `reference_parameters(module)`.
+        module: See `reference_parameters`.
+        weights: Arrays by the names of `reference_parameters(module)`.
 
     Raises:
-        ValueError: weights are missing, unexpected or of another shape; all of them are named, and
-            nothing was loaded.
+        ValueError: Weights are missing, unexpected or of another shape; the message lists all of
+            them, and nothing is loaded.
     """
     _load(reference_parameters(module), weights)
 
 
 @torch.no_grad()
 def load_variables_pkl(path: str | Path, model: WorldModel, actor_critic: ActorCritic) -> Counters:
-    """Load the file `variables.pkl` that the authors' program saves.
+    """Load a file `variables.pkl` of the authors' program.
 
-    It is a tuple of arrays without names, in the order of TensorFlow's `Module.variables`. The
-    networks must have been built with the configuration of the run that saved it, and that run
-    must have explored greedily, which is the default. Only NumPy arrays are unpickled: a foreign
-    file can not run code. The optimisers' moments are not in the file.
+    It is a tuple of unnamed arrays, in the order of TensorFlow's `Module.variables`. The networks
+    must have the configuration of the run that saved it, and that run must have used the default
+    exploration, greedy. Only NumPy arrays are unpickled, so an untrusted file cannot run code. The
+    file does not contain the optimisers' moments.
 
     Returns:
         The run's counters.
 
     Raises:
-        pickle.UnpicklingError: there is something else than arrays in the file.
-        ValueError: the arrays do not fit the networks; nothing was loaded.
+        pickle.UnpicklingError: The file contains other objects than arrays.
+        ValueError: The arrays do not fit the networks; nothing is loaded.
     """
     with Path(path).open("rb") as file:
         arrays = _ArrayUnpickler(file).load()
     names = variable_names(model, actor_critic)
     if not isinstance(arrays, tuple) or len(arrays) != len(names):
         raise ValueError(
-            f"Expect a tuple of {len(names)} arrays for these networks, actually: "
-            f"{type(arrays).__name__} of {len(arrays)}. Was another configuration saved?"
+            f"The file must hold a tuple of {len(names)} arrays for these networks, got a "
+            f"{type(arrays).__name__} of {len(arrays)}. Was it saved with another configuration?"
         )
     variables = {name: np.asarray(x) for name, x in zip(names, arrays, strict=True)}
     counters = Counters(int(variables.pop("tfstep")), int(variables.pop("updates", 0)))
@@ -111,10 +111,10 @@ def load_variables_pkl(path: str | Path, model: WorldModel, actor_critic: ActorC
 
 
 def variable_names(model: WorldModel, actor_critic: ActorCritic) -> list[str]:
-    """Names of the arrays of `variables.pkl`, in order.
+    """Return the names of the arrays of `variables.pkl`, in order.
 
-    TensorFlow lists a module's own variables, then those of its submodules by attribute name, a
-    dictionary's by key; what was seen is skipped. Without a slow critic, `_target_critic` is
+    TensorFlow lists a module's own variables, then those of its submodules by attribute name,
+    those of a dictionary by key, each variable once. Without a slow critic, `_target_critic` is
     the critic.
     """
     names = [*reference_parameters(model), *reference_parameters(actor_critic)]
@@ -129,35 +129,35 @@ def variable_names(model: WorldModel, actor_critic: ActorCritic) -> list[str]:
 
 
 def _creation_order(name: str) -> tuple[list[str], int]:
-    """Layers by name, the weights of one layer as it made them."""
+    """Sort key: layers by name, the weights of a layer in order of creation."""
     *layer, weight = name.split("/")
     return layer, ("kernel", "bias", "gamma", "beta", "norm_gamma", "norm_beta").index(weight)
 
 
 @torch.no_grad()
-def _load(ours: dict[str, ReferenceWeight], weights: Mapping[str, np.ndarray]) -> None:
-    problems = [f"missing: {name}" for name in ours.keys() - weights.keys()]
-    problems += [f"unexpected: {name}" for name in weights.keys() - ours.keys()]
+def _load(parameters: dict[str, ReferenceWeight], weights: Mapping[str, np.ndarray]) -> None:
+    problems = [f"missing: {name}" for name in parameters.keys() - weights.keys()]
+    problems += [f"unexpected: {name}" for name in weights.keys() - parameters.keys()]
     problems += [
-        f"misshapen: {name} is {weights[name].shape} instead of {ours[name].shape}"
-        for name in ours.keys() & weights.keys()
-        if weights[name].shape != ours[name].shape
+        f"wrong shape: {name} is {weights[name].shape} instead of {parameters[name].shape}"
+        for name in parameters.keys() & weights.keys()
+        if weights[name].shape != parameters[name].shape
     ]
     if problems:
         listing = "\n  ".join(sorted(problems))
-        raise ValueError(f"Expect the weights of these networks, actually:\n  {listing}")
-    for name, weight in ours.items():
+        raise ValueError(f"The weights must be those of these networks, got:\n  {listing}")
+    for name, weight in parameters.items():
         weight.parameter.copy_(weight.from_reference(weights[name]))
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Admits what a pickled NumPy array is made of, whichever NumPy wrote it."""
+    """Accepts only the parts of pickled NumPy arrays, of any NumPy version."""
 
     def find_class(self, module_name: str, global_name: str):
         module_name = module_name.replace("numpy.core", "numpy._core")
         if (name := f"{module_name}.{global_name}") in _ARRAY_PARTS:
             return super().find_class(module_name, global_name)
-        raise pickle.UnpicklingError(f"Expect nothing but NumPy arrays, actually: {name}")
+        raise pickle.UnpicklingError(f"The file must hold NumPy arrays only, got {name}")
 
 
 _ARRAY_PARTS = (
@@ -171,22 +171,22 @@ _AXES = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}  # of vectors, matrices and convol
 
 
 def _named(module: nn.Module, prefix: str) -> Iterator[tuple[str, ReferenceWeight]]:
-    """Walk down to the layers that hold parameters, and lay these out."""
+    """Yield the parameters of all layers, with their names and axes."""
     match module:
         case nn.Identity():
             return
         case nn.Linear() | nn.Conv2d() | nn.ConvTranspose2d() | nn.LayerNorm():
             names = ("gamma", "beta") if isinstance(module, nn.LayerNorm) else ("kernel", "bias")
-            for name, ours in zip(names, (module.weight, module.bias), strict=True):
-                assert isinstance(ours, nn.Parameter)
-                yield prefix + name, ReferenceWeight(ours, _AXES[ours.ndim])
+            for name, parameter in zip(names, (module.weight, module.bias), strict=True):
+                assert isinstance(parameter, nn.Parameter)
+                yield prefix + name, ReferenceWeight(parameter, _AXES[parameter.ndim])
         case _:
             for name, part in _parts(module):
                 yield from _named(part, prefix + name)
 
 
 def _parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """THE table: what the authors call the parts of a network."""
+    """Yield the parts of a network with their names in the authors' program."""
     match module:
         case WorldModel():
             yield "encoder/", module.encoder
@@ -233,7 +233,9 @@ def _parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             if module.std is not None:
                 yield "std/", module.std
         case _:
-            raise TypeError(f"Expect a network of the authors, actually: {type(module).__name__}")
+            raise TypeError(
+                f"`module` must be a network of the authors, got {type(module).__name__}"
+            )
 
 
 def _dense(name: str, norm: str, layer: object) -> Iterator[tuple[str, nn.Module]]:

@@ -1,7 +1,6 @@
-"""A trained agent, for programs: NumPy in and out, in the terms of its environment.
+"""A trained agent for programs: acts, encodes and imagines, with NumPy arrays in and out.
 
-`dreamer.load` makes one. It knows the networks and the terms, but neither a run folder nor an
-environment.
+`dreamer.load` makes one. It knows the networks and the codec, but no run folder and no environment.
 """
 
 from typing import Any, NamedTuple
@@ -16,34 +15,34 @@ from dreamer.policy import DreamerPolicy, MemoryState
 from dreamer.types import RSSMState
 
 # observations   o0   o1   o2   o3             a context of T = 4
-# actions          a0   a1   a2 | a3   a4       a_t was chosen at o_t; from a3 on they are dreamt
-# dream                         |    d0   d1    what is expected on arriving there
+# actions          a0   a1   a2 | a3   a4       a_t was chosen at o_t; a3 and a4 are imagined
+# dream                         |    d0   d1    predictions after each imagined action
 
 
 class Dream(NamedTuple):
-    """H steps that the world model expects after a context; for B sequences, (H, B, ...)."""
+    """H steps that the world model predicts after a context; for B sequences, (H, B, ...)."""
 
-    observations: dict[str, np.ndarray]  # as the model sees them: (H, C, 64, 64) uint8, (H, O)
-    actions: Any  # (H, ...) in the user's terms; the one that led to each step
-    rewards: np.ndarray  # (H,) means, as the model learns them: see `reward_transform`
-    discounts: np.ndarray  # (H,) gamma times the probability that the episode goes on
+    observations: dict[str, np.ndarray]  # as the model encodes them: (H, C, 64, 64) uint8, (H, O)
+    actions: Any  # (H, ...) of the environment's space; the action that led to each step
+    rewards: np.ndarray  # (H,) means, after the `reward_transform`
+    discounts: np.ndarray  # (H,) gamma times the probability that the episode continues
     features: np.ndarray  # (H, F)
 
 
 class _Context(NamedTuple):
-    """A sequence, or B of them, in our words."""
+    """One or B sequences as tensors."""
 
     obs: dict[str, Tensor]  # (T, B, *shape)
-    actions: Tensor  # (T - 1 + dreamt, B, A) at most; chosen at the step of the same index
+    actions: Tensor  # (T - 1 + H, B, A) at most; chosen at the step of the same index
     is_first: Tensor  # (T, B)
-    batched: bool  # or one sequence, B = 1
+    batched: bool  # false: one sequence without a batch axis, B = 1
 
 
 class TrainedAgent:
-    """Acts, dreams and encodes; `networks` are torch's, `terms` what it observes and does."""
+    """A trained agent: `networks` are torch modules, `codec` converts inputs and outputs."""
 
     def __init__(self, networks: DreamerAgent, codec: SpaceCodec, *, sample_actions: bool):
-        """`sample_actions`: act as in training; else with the mode of the actor."""
+        """`sample_actions`: sample actions as in training; else use the actor's mode."""
         self.networks = networks.eval()
         self.codec = codec
         self.frames, self.updates = networks.frames, networks.updates
@@ -54,34 +53,35 @@ class TrainedAgent:
     def policy(
         self, observation: Any, state: MemoryState | None = None, *, is_first: Any = None
     ) -> tuple[Any, MemoryState]:
-        """Choose what to do next, in one environment or in B at once.
+        """Choose the next action in one environment or in B environments.
 
-        The latent state is sampled, from torch's global generator.
+        The latent state is sampled with torch's global generator.
 
         Args:
-            observation: of one step, or of B with a leading axis.
-            state: what this method returned at the step before; None begins an episode.
-            is_first: (B,) bool, where a new episode begins; None: where there is no state.
+            observation: Of one step, or of B with a leading axis.
+            state: Returned at the previous step; None starts an episode.
+            is_first: (B,) bool, where a new episode starts; None: only without a state.
 
         Returns:
-            The action in the environment's terms, of one step or (B, ...) like the observation:
-            a number for a choice, an array for a Box, and so on. And the state.
+            The action of the environment's space, of one step or (B, ...) like the observation,
+            and the state for the next call.
 
         Raises:
-            ValueError: the observation is none of this environment, or the state of another count.
+            ValueError: The observation does not match the environment's space, or the state has
+                another number of environments.
         """
         obs, leading = self.codec.encode_observations(observation)
         if len(leading) > 1:
-            raise ValueError(f"Expect one observation or (B, ...), actually: {leading} of them")
+            raise ValueError(f"`observation` must be one or (B, ...), got {leading} observations")
         count = leading[0] if leading else 1
         if state is not None and len(state.action) != count:
             raise ValueError(
-                f"Expect a `state` of {count} environments, as there are observations, actually "
-                f"of {len(state.action)}. None begins an episode everywhere."
+                f"`state` must be of {count} environments, like the observations, got "
+                f"{len(state.action)}. Pass None to start new episodes."
             )
         first = np.zeros(count, bool) if is_first is None else np.atleast_1d(is_first).astype(bool)
         if first.shape != (count,):
-            raise ValueError(f"Expect `is_first` of shape ({count},), actually: {first.shape}")
+            raise ValueError(f"`is_first` must have shape ({count},), got {first.shape}")
         tensors = {k: self._tensor(x if leading else x[None]) for k, x in obs.items()}
         with torch.no_grad():
             state = self.step_policy.act(tensors, self._tensor(first), state)
@@ -89,21 +89,21 @@ class TrainedAgent:
         return self.codec.decode_actions(actions if leading else actions[0]), state
 
     def encode(self, observations: Any, actions: Any, *, is_first: Any = None) -> np.ndarray:
-        """Infer what the agent knows at every step of a sequence, or of B sequences.
+        """Compute the posterior features of one sequence or of B sequences.
 
         Args:
             observations: (T, ...) or (T, B, ...).
-            actions: those chosen at the observations, (T - 1, ...); one at the last is ignored.
-            is_first: (T,) or (T, B) bool, where episodes begin; None: at the first step only.
+            actions: Chosen at the observations, (T - 1, ...); an action at the last is ignored.
+            is_first: (T,) or (T, B) bool, where episodes start; None: at the first step only.
 
         Returns:
-            (T, F) or (T, B, F) float32: the stochastic state, sampled, and the deterministic one.
+            (T, F) or (T, B, F) float32: the sampled stochastic state and the deterministic one.
 
         Raises:
-            ValueError: observations or actions are none of this environment, or their numbers
-                do not go together.
+            ValueError: Observations or actions do not match the environment's spaces, or their
+                numbers do not match each other.
         """
-        context = self._read(observations, actions, is_first, dreamt=0)
+        context = self._read(observations, actions, is_first, imagined=0)
         with torch.no_grad():
             features = self._observe(context).features
         return self._numpy(features, context.batched)
@@ -111,21 +111,21 @@ class TrainedAgent:
     def imagine(
         self, observations: Any, actions: Any, horizon: int, *, is_first: Any = None
     ) -> Dream:
-        """Dream on from what was observed.
+        """Imagine H steps after a context.
 
         Args:
-            observations: the context, (T, ...) or (T, B, ...).
-            actions: those chosen at the observations, (T - 1, ...), and after them those to dream
-                with, up to H; where they end, the actor chooses.
-            horizon: H, steps to dream.
-            is_first: see `encode`.
+            observations: The context, (T, ...) or (T, B, ...).
+            actions: Chosen at the observations, (T - 1, ...), followed by up to H actions to
+                imagine with; the actor chooses the remaining ones.
+            horizon: H, steps to imagine.
+            is_first: See `encode`.
 
         Raises:
-            ValueError: as `encode`, or `horizon` is not positive.
+            ValueError: As in `encode`, or `horizon` is not positive.
         """
         if horizon < 1:
-            raise ValueError(f"Expect `horizon` to be at least 1, actually: {horizon}")
-        context = self._read(observations, actions, is_first, dreamt=horizon)
+            raise ValueError(f"`horizon` must be at least 1, got {horizon}")
+        context = self._read(observations, actions, is_first, imagined=horizon)
         given = iter(context.actions[len(context.is_first) - 1 :])
 
         def choose(features: Tensor, noise: Tensor | None) -> Tensor:
@@ -148,27 +148,27 @@ class TrainedAgent:
             self._numpy(features, batched),
         )
 
-    def _read(self, observations: Any, actions: Any, is_first: Any, *, dreamt: int) -> _Context:
+    def _read(self, observations: Any, actions: Any, is_first: Any, *, imagined: int) -> _Context:
         obs, leading = self.codec.encode_observations(observations)
         if len(leading) not in (1, 2) or 0 in leading:
             raise ValueError(
-                f"Expect sequences of observations, (T, ...) or (T, B, ...), actually: {leading} "
-                "of them"
+                "`observations` must be (T, ...) or (T, B, ...) with T of at least 1, got "
+                f"{leading} observations"
             )
         length, batch = leading[0], leading[1:]
         size = self.networks.action_space.size
         done = np.zeros((0, *batch, size), np.float32)
         if length > 1 or len(actions):
             done = self.codec.encode_actions(actions)
-        most = length - 1 + max(dreamt, 1)
+        most = length - 1 + max(imagined, 1)
         if done.shape[1:-1] != batch or not length - 1 <= len(done) <= most:
             raise ValueError(
-                f"Expect {length - 1} to {most} actions for {length} observations"
-                f"{f' of {batch[0]} sequences' if batch else ''}, actually: {done.shape[:-1]}"
+                f"`actions` must be {length - 1} to {most} for {length} observations"
+                f"{f' of {batch[0]} sequences' if batch else ''}, got {done.shape[:-1]}"
             )
         first = np.zeros(leading, bool) if is_first is None else np.array(is_first, bool)
         if first.shape != leading:
-            raise ValueError(f"Expect `is_first` of shape {leading}, actually: {first.shape}")
+            raise ValueError(f"`is_first` must have shape {leading}, got {first.shape}")
         first[0] = True
         axis = () if batch else (1,)
         return _Context(
@@ -179,7 +179,7 @@ class TrainedAgent:
         )
 
     def _observe(self, context: _Context) -> RSSMState:
-        """The posteriors (T, B, ...) of a context."""
+        """Return the posterior states (T, B, ...) of a context."""
         model = self.networks.world_model
         done = context.actions[: len(context.is_first) - 1]
         prev_action = torch.cat([done.new_zeros(1, *done.shape[1:]), done])
@@ -190,7 +190,7 @@ class TrainedAgent:
         return policy.sample() if self.step_policy.sample_actions else policy.mode
 
     def _decode(self, features: Tensor) -> dict[str, Tensor]:
-        """The most likely observations (..., *shape), images as uint8."""
+        """Return the modes of the predicted observations (..., *shape), images as uint8."""
         decoder = self.networks.world_model.decoder
         modes = {key: x.mode for key, x in decoder(features).items()}
         for key in decoder.image_keys:
@@ -201,5 +201,5 @@ class TrainedAgent:
         return torch.tensor(array, device=self.networks.device)
 
     def _numpy(self, tensor: Tensor, batched: bool) -> np.ndarray:
-        """(T, B, ...) as NumPy; (T, ...) where there is one sequence and no batch."""
+        """Convert (T, B, ...) to NumPy; to (T, ...) if there was no batch axis."""
         return (tensor if batched else tensor[:, 0]).cpu().numpy()

@@ -1,7 +1,7 @@
-"""Where metrics go: JSON lines, TensorBoard and Weights & Biases, all with frames as x axis.
+"""Loggers: JSON lines, TensorBoard and Weights & Biases, all with frames as the x axis.
 
-The runner builds them from the configuration, by name. They know nothing of what they write; only
-W&B's summary looks for one key, the return.
+Runs build them from the configuration. They know no metric; only W&B's summary reads one, the
+return.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from dreamer.schema.types import doc
 from dreamer.video import encode_gif, write_mp4
 
-RETURN = "collect/return"  # the raw return that W&B's summary sets beside those of known players
+RETURN = "collect/return"  # the raw return that W&B's summary normalises
 
 
 class JsonLinesLogger(Logger):
-    """One JSON object a line: `pandas.read_json(path, lines=True)`.
+    """Writes one JSON object per line, for `pandas.read_json(path, lines=True)`.
 
-    A resumed run goes on in the same file; lines beyond the checkpoint's frame are dropped, so
-    that every frame count is written once.
+    A resumed run appends to the same file, after dropping the lines beyond its checkpoint, so that
+    every frame count occurs once.
     """
 
     def __init__(self, run_dir: Path):
@@ -35,25 +35,25 @@ class JsonLinesLogger(Logger):
 
     @property
     def name(self) -> str:
-        """The kind of logger."""
+        """Name of the logger."""
         return "jsonl"
 
     @property
     def version(self) -> str:
-        """Always the same: the run folder tells runs apart."""
+        """Always empty: the run folder identifies the run."""
         return ""
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any):
-        """Nothing: the run folder holds the configuration."""
+        """Do nothing: the run folder holds the configuration."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append one line; `step` is the frame count. A number that is not finite becomes null."""
+        """Append one line; `step` is the frame count. Non-finite numbers become null."""
         values = {k: float(x) if np.isfinite(x) else None for k, x in metrics.items()}
         with self.path.open("a") as file:
             file.write(json.dumps({"frames": step, **values}) + "\n")
 
     def truncate(self, frames: int) -> None:
-        """Drop the lines after a frame count, and what a killed process left of a line."""
+        """Drop the lines after a frame count, and incomplete lines of a killed process."""
         if not self.path.exists():
             return
         kept = []
@@ -69,37 +69,37 @@ class JsonLinesLogger(Logger):
 
 
 def make_tensorboard(run_dir: Path, *, resumed_at: int | None) -> TensorBoardLogger:
-    """TensorBoard's event files, in the run folder itself.
+    """Make a logger that writes TensorBoard's event files to the run folder.
 
-    What an interrupted run had written beyond `resumed_at` frames is hidden; None: a new run.
+    Events of an interrupted run after `resumed_at` frames are hidden; None: a new run.
     """
-    purge_step = None if resumed_at is None else resumed_at + 1  # hides this step, too
+    purge_step = None if resumed_at is None else resumed_at + 1  # hides this step as well
     return TensorBoardLogger(run_dir, name="", version="tensorboard", purge_step=purge_step)
 
 
 class SummarizingWandbLogger(WandbLogger):
-    """W&B with frames as its step; its summary sets the newest return beside known players' too.
+    """W&B with frames as its step; its summary also normalises the latest return.
 
-    W&B takes steps that grow, and all that has one step makes one row. What a killed run had
-    written beyond its checkpoint stays there, and what the resumed run plays again does not.
+    W&B accepts increasing steps only, and merges entries of the same step. So it keeps what a
+    killed run logged after its checkpoint, and drops what the resumed run logs for those frames.
 
-    Differs from the rule that normalisation is for `experiments/scores.py`: W&B's table of runs
-    cannot divide, so its summary, and nothing else, holds `score/<player>_normalised`.
+    Elsewhere only `experiments/scores.py` normalises. W&B's table of runs cannot compute, so its
+    summary holds `score/<player>_normalised`.
     """
 
     def __init__(self, run: Any, reference_returns: Mapping[str, float]):
-        """`run` is W&B's; `reference_returns` are those of a `VectorEnvs`."""
+        """`run` is a W&B run; `reference_returns` are those of a `VectorEnvs`."""
         super().__init__(experiment=run)
         self._references = reference_returns
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write numbers; `step` is the frame count."""
+        """Log numbers; `step` is the frame count."""
         self.experiment.log({"frames": step, **metrics}, step=step)
         if RETURN in metrics:
             self.experiment.summary.update(self._scores(metrics[RETURN]))
 
     def _scores(self, value: float) -> dict[str, float]:
-        """Put a return on scales where random play is 0 and another player is 1."""
+        """Normalise a return so that random play is 0 and a reference player is 1."""
         if "random" not in self._references:
             return {}
         low = self._references["random"]
@@ -121,17 +121,17 @@ def make_wandb(
     config: dict[str, Any],
     reference_returns: Mapping[str, float],
 ) -> SummarizingWandbLogger:
-    """Weights & Biases; online with a key, else offline into the run folder.
+    """Make a W&B logger: online with an API key, else offline in the run folder.
 
     Args:
-        run_dir: keeps the run's id, so that a resumed run goes on under it.
-        project: W&B's.
-        group: of the runs that are averaged: they differ in their seeds only.
-        job_type: what all groups of one kind share; one group has one job type.
-        name: of this run.
-        tags: to filter by.
-        config: what the run is, to filter, group and sort by.
-        reference_returns: raw, of known players, as a `VectorEnvs` has them.
+        run_dir: Stores the run's id, so that a resumed run keeps it.
+        project: W&B project.
+        group: W&B group; its runs differ only in their seeds and are averaged.
+        job_type: W&B job type; one per variant, shared by its groups.
+        name: W&B name of this run.
+        tags: W&B tags.
+        config: The run's configuration, to filter, group and sort by.
+        reference_returns: Raw returns of known players, see `VectorEnvs`.
     """
     import wandb
 
@@ -141,7 +141,7 @@ def make_wandb(
         id_file.write_text(secrets.token_hex(4))
     mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
     if mode == "offline":
-        print(f"W&B writes offline: to upload, `wandb sync {run_dir / 'wandb'}/offline-run-*`")
+        print(f"W&B is offline. To upload: `wandb sync {run_dir / 'wandb'}/offline-run-*`")
     run = wandb.init(
         project=project,
         group=_shorten(group, 128),
@@ -155,32 +155,32 @@ def make_wandb(
         mode=mode,  # pyright: ignore[reportArgumentType]
         settings=wandb.Settings(silent=True),
     )
-    id_file.write_text(run.id)  # an agent of a W&B sweep has brought its own
+    id_file.write_text(run.id)  # an agent of a W&B sweep sets its own id
     run.define_metric("frames")
     run.define_metric("*", step_metric="frames")
     return SummarizingWandbLogger(run, reference_returns)
 
 
 def _shorten(text: str, limit: int) -> str:
-    """Cut to as many characters as W&B takes; texts that differ stay different."""
+    """Shorten a text to W&B's limit; a hash keeps different texts different."""
     if len(text) <= limit:
         return text
     return f"{text[: limit - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _has_key() -> bool:
-    """Whether W&B lets us in, with a key from the environment or from `wandb login`."""
+    """Whether W&B accepts the API key from the environment or from `wandb login`."""
     import wandb
 
     try:
         return wandb.login(prompt=False)
     except wandb.Error as error:
-        print(f"W&B does not take the key: {error}")
+        print(f"W&B does not accept the API key: {error}")
         return False
 
 
 def log_metrics(loggers: list[Logger], metrics: Mapping[str, float], frames: int) -> None:
-    """Write numbers to every logger at a frame count."""
+    """Log numbers to all loggers at a frame count."""
     for logger in loggers:
         logger.log_metrics(dict(metrics), step=frames)
 
@@ -191,12 +191,12 @@ def log_video(
     """Write a video (T, H, W, 3) uint8 to a file, W&B and TensorBoard.
 
     Args:
-        loggers: those that can show videos get it.
-        key: of the video, such as `video/open_loop`.
+        loggers: All loggers; those without videos ignore it.
+        key: Metric key of the video, such as `video/open_loop`.
         images: (T, H, W, 3) uint8.
-        path: of the MP4 file.
-        frames: the run's clock.
-        fps: pictures a second.
+        path: Path of the MP4 file.
+        frames: Frame count of the run.
+        fps: Images per second.
     """
     write_mp4(path, images, fps=fps)
     for logger in loggers:
@@ -209,20 +209,20 @@ def log_video(
             _add_gif(logger, key, images, frames, fps)
 
 
-def go_on_from(loggers: list[Logger], frames: int) -> None:
-    """Drop the lines that an interrupted run had written beyond its checkpoint's frame."""
+def truncate(loggers: list[Logger], frames: int) -> None:
+    """Drop the lines that an interrupted run wrote after its checkpoint's frame."""
     for logger in loggers:
         if isinstance(logger, JsonLinesLogger):
             logger.truncate(frames)
 
 
 def finish(loggers: list[Logger], *, exit_code: int) -> None:
-    """End what W&B calls a run; else the next job of a multirun would write into it.
+    """Finish the W&B run, so that the next job of a multirun does not log to it.
 
     Args:
-        loggers: of the run.
-        exit_code: 0 is a run that finished, 1 one that failed, 128 + n one that signal n stopped
-            and that goes on when it is started again; W&B's sweeps do so.
+        loggers: Of the run.
+        exit_code: 0: finished; 1: failed; 128 + n: stopped by signal n, so that it can be
+            resumed, as W&B's sweeps do.
     """
     for logger in loggers:
         if isinstance(logger, WandbLogger):
@@ -232,7 +232,7 @@ def finish(loggers: list[Logger], *, exit_code: int) -> None:
 
 
 def _add_gif(logger: TensorBoardLogger, key: str, images: np.ndarray, frames: int, fps: int):
-    """TensorBoard shows an animated GIF where it expects an image; its own video needs moviepy."""
+    """Log a video to TensorBoard as an animated GIF; `add_video` would need moviepy."""
     from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
 
     height, width = images.shape[1:3]

@@ -1,6 +1,6 @@
-"""How this process uses the machine: its threads and its memory.
+"""Settings of this process's threads and memory.
 
-The doors call `prepare` before anything imports torch. It knows nothing of what will run.
+The entry points call `prepare` before anything imports torch.
 """
 
 import ctypes
@@ -9,8 +9,8 @@ import platform
 
 VARIABLES = {
     "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "10000",  # a thread that waits spins for some 30 microseconds, then sleeps
-    "THP_MEM_ALLOC_ENABLE": "1",  # huge pages for torch's large tensors, where the system has them
+    "GOMP_SPINCOUNT": "10000",  # a waiting thread spins for about 30 microseconds, then sleeps
+    "THP_MEM_ALLOC_ENABLE": "1",  # huge pages for torch's large tensors, if the system has them
 }
 
 # Of glibc's <malloc.h>.
@@ -20,15 +20,15 @@ M_MMAP_MAX = -4
 
 
 def prepare() -> None:
-    """Set what torch and OpenMP read when they are loaded; what the user has set stays.
+    """Set variables that torch and OpenMP read on import, unless the user has set them.
 
-    Threads that spin while they wait make a run ten times slower beside any other busy process;
-    threads that never do make policy calls and small updates wait for the system at every step.
-    benchmarks/LOG.md has the figures between which this is a compromise.
+    If waiting threads spin, a run becomes ten times slower beside any other busy process. If they
+    never spin, policy calls and small updates wait for the system at every step. The values are a
+    compromise; benchmarks/LOG.md has the measurements.
 
-    glibc gives every large tensor back to the system when it is freed and gets it again, page by
-    page, a moment later: a sixth of an update on the CPU. Here it keeps what it has, at most the
-    peak of one update.
+    By default, glibc returns every freed large tensor to the system and soon requests it again,
+    which costs a sixth of an update on the CPU. Here it keeps freed memory, at most the peak of
+    one update.
     """
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)

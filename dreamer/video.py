@@ -1,6 +1,6 @@
-"""Pictures in motion: laid out for people, encoded by a library.
+"""Layout and encoding of videos.
 
-The callbacks make videos of predictions and of episodes with it. It knows arrays, not networks.
+The callbacks use it for predictions and episodes. It knows arrays, not networks.
 """
 
 import io
@@ -11,9 +11,9 @@ import numpy as np
 
 
 def to_rgb(images: np.ndarray) -> np.ndarray:
-    """Images (..., C, H, W) in [0, 1] or uint8 -> (..., H, W, 3) uint8.
+    """Convert images (..., C, H, W) in [0, 1] or uint8 to (..., H, W, 3) uint8.
 
-    One or two channels give a grey picture of the first, more give a coloured one of three.
+    With one or two channels, the first becomes grey; with more, the first three become RGB.
     """
     if images.dtype != np.uint8:
         images = (images.clip(0, 1) * 255).round().astype(np.uint8)
@@ -22,15 +22,15 @@ def to_rgb(images: np.ndarray) -> np.ndarray:
 
 
 def open_loop_grid(truth: np.ndarray, model: np.ndarray, context: int) -> np.ndarray:
-    """Truth above, the model's prediction in the middle, their difference below.
+    """Arrange the truth above the model's prediction above their difference.
 
     Args:
         truth: (T, B, C, H, W) in [0, 1].
         model: (T, B, C, H, W) in [0, 1].
-        context: steps that the model saw; a bar on the left is green for them, then red.
+        context: Steps that the model saw; a bar on the left is green for them, then red.
 
     Returns:
-        (T, 3 H, bar + B W, 3) uint8; the difference is grey where there is none.
+        (T, 3 H, bar + B W, 3) uint8; a difference of zero is grey.
     """
     error = (model - truth + 1) / 2
     rows = [np.concatenate(list(to_rgb(x).swapaxes(0, 1)), 2) for x in (truth, model, error)]
@@ -42,7 +42,7 @@ def open_loop_grid(truth: np.ndarray, model: np.ndarray, context: int) -> np.nda
 
 
 def write_mp4(path: Path, frames: np.ndarray, *, fps: int) -> None:
-    """Encode frames (T, H, W, 3) uint8; small ones are enlarged to whole multiples of 2."""
+    """Encode frames (T, H, W, 3) uint8; small ones are enlarged, odd sizes padded."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with imageio.get_writer(
         path, format="FFMPEG", mode="I", fps=fps, codec="libx264", quality=8, macro_block_size=2
@@ -52,14 +52,14 @@ def write_mp4(path: Path, frames: np.ndarray, *, fps: int) -> None:
 
 
 def encode_gif(frames: np.ndarray, *, fps: int) -> bytes:
-    """Encode frames (T, H, W, 3) uint8 as an animation that repeats for ever."""
+    """Encode frames (T, H, W, 3) uint8 as an animation that loops forever."""
     buffer = io.BytesIO()
     imageio.mimwrite(buffer, list(frames), format="GIF", duration=1000 / fps, loop=0)
     return buffer.getvalue()
 
 
-def _enlarge(frames: np.ndarray, least: int = 256) -> np.ndarray:
-    scale = max(1, -(-least // max(frames.shape[1:3])))
+def _enlarge(frames: np.ndarray, min_edge: int = 256) -> np.ndarray:
+    scale = max(1, -(-min_edge // max(frames.shape[1:3])))
     frames = frames.repeat(scale, 1).repeat(scale, 2)
-    odd = [(0, n % 2) for n in frames.shape[1:3]]  # the codec wants even sides
+    odd = [(0, n % 2) for n in frames.shape[1:3]]  # the codec needs even sizes
     return np.pad(frames, [(0, 0), *odd, (0, 0)])

@@ -85,7 +85,7 @@ def test_commands_play_in_it_where_it_has_a_name(monkeypatch):
     options |= dict(video_policy_steps=0, video_fps=5)
     assert len(evaluate(run.run_dir, episodes=3, **options)["returns"]) == 3
     run = dreamer.train(lambda: Valve(), SMALL, run_dir="nameless")
-    with pytest.raises(Exception, match="only by the program") as error:
+    with pytest.raises(Exception, match="only the program that passed") as error:
         evaluate(run.run_dir, episodes=3, **options)
     assert isinstance(error.value.__cause__ or error.value, ValueError)
 
@@ -108,7 +108,7 @@ def test_one_environment_is_enough_but_then_nothing_is_evaluated(capsys):
     env = Valve()
     run = dreamer.train(env, SMALL)
     out = capsys.readouterr().out
-    assert "no evaluation: it plays in environments of its own. Give a function" in out
+    assert "No evaluation: it needs an environment of its own. Pass a function" in out
     assert "evaluation return" not in out
     assert "eval/return_mean" not in run.metrics
     assert run.run_dir.as_posix() == "runs/own/Valve/debug/seed0"
@@ -148,7 +148,7 @@ def test_a_folder_of_another_environment_is_refused():
     dreamer.train(Valve(), SMALL, run_dir="here")
     longer = {**SMALL, "task": "Valve", "total_frames": 100}
     with pytest.raises(
-        ValueError, match="here holds a run of other observations or actions, there"
+        ValueError, match="here holds a run of other observations or actions: there"
     ):
         dreamer.train(gymnasium.make("CartPole-v1"), longer, run_dir="here")
 
@@ -167,7 +167,7 @@ def test_ctrl_c_saves_and_is_a_keyboard_interrupt(monkeypatch, capsys):
         patch.setattr(Valve, "step", step_with_signal)
         with pytest.raises(KeyboardInterrupt):
             dreamer.train(Valve, SMALL)
-    assert "everything is saved. The same call goes on." in capsys.readouterr().err
+    assert "everything is saved. Repeat the call to resume." in capsys.readouterr().err
     assert {s: signal.getsignal(s) for s in handlers} == handlers
     assert dreamer.train(Valve, SMALL).summary.frames == 81
     assert {s: signal.getsignal(s) for s in handlers} == handlers
@@ -186,14 +186,14 @@ def test_it_works_in_a_thread():
 @pytest.mark.parametrize(
     ("env", "overrides", "message"),
     [
-        (3, {}, r"`env` to be a function that makes a gymnasium\.Env, .* actually: 3"),
-        ("CartPole-v1", {}, r"`env` to be a function .* actually: 'CartPole-v1'"),
-        (Valve, {"env": "dummy"}, r"Expect one environment, actually `env` and env=dummy"),
-        (Valve(), {"env.count": 2}, r"there are to be `env\.count` 2, actually one environment"),
+        (3, {}, r"`env` must be a gymnasium\.Env, .* got 3"),
+        ("CartPole-v1", {}, r"`env` must be a .* got 'CartPole-v1'"),
+        (Valve, {"env": "dummy"}, r"`env` must be given once, got .* override dummy"),
+        (Valve(), {"env.count": 2}, r"`env\.count` is 2, got one environment"),
         (Valve, {"env.wings": 2}, r"Unknown key `env\.wings`\. The nearest: env"),
         (Valve, {"total_frames": 10}, r"`total_frames` to exceed the prefill of 48 policy steps"),
-        (lambda: 3, {"task": "three"}, r"makes a gymnasium\.Env, actually it makes: 3"),
-        (None, {"env": "dummy"}, r"Expect a `task`, actually there is none"),
+        (lambda: 3, {"task": "three"}, r"must make a gymnasium\.Env, got 3"),
+        (None, {"env": "dummy"}, r"`task` is missing"),
         (Valve, {"batch.size": "many"}, r"^`batch\.size` must be a whole number, got `many`$"),
         (Valve, {"exploration_noise": float("nan")}, r"^`exploration_noise` must be a number, got"),
         (Valve, {"env.count": 0}, r"^`env\.count` must be at least 1, got 0$"),
@@ -206,7 +206,7 @@ def test_it_works_in_a_thread():
             r"^`model\.horizon` cannot be resolved: ",
         ),
         (Valve, {"model._target_": "no.Config"}, r"^`model\._target_` must name a class or a func"),
-        (Valve, {"model": "(tiny"}, r"^Hydra cannot read `model=\(tiny`"),
+        (Valve, {"model": "(tiny"}, r"^Hydra cannot parse `model=\(tiny`"),
     ],
 )
 def test_what_cannot_be_is_told_and_leaves_nothing(env, overrides, message, tmp_path):

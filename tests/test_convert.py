@@ -111,7 +111,7 @@ def test_variables_pkl_of_another_size_is_refused_and_nothing_loaded():
     networks = make_networks(deter=8)
     before = reference_weights(*networks)
 
-    with pytest.raises(ValueError, match=r"misshapen: rssm/gru/kernel is \(13, 21\) instead of"):
+    with pytest.raises(ValueError, match=r"wrong shape: rssm/gru/kernel is \(13, 21\) instead of"):
         load_variables_pkl(GOLDEN / "variables.pkl", *networks)
 
     after = reference_weights(*networks)
@@ -119,7 +119,7 @@ def test_variables_pkl_of_another_size_is_refused_and_nothing_loaded():
 
 
 def test_variables_pkl_of_another_configuration_is_refused():
-    with pytest.raises(ValueError, match=r"Expect a tuple of \d+ arrays .* tuple of \d+"):
+    with pytest.raises(ValueError, match=r"must hold a tuple of \d+ arrays .* tuple of \d+"):
         load_variables_pkl(GOLDEN / "variables.pkl", *make_networks(slow_critic=False))
 
 
@@ -139,7 +139,7 @@ class Exploit:
 def test_foreign_pickle_is_refused(content: object, tmp_path: Path):
     path = tmp_path / "variables.pkl"
     path.write_bytes(pickle.dumps(content))
-    with pytest.raises(pickle.UnpicklingError, match="nothing but NumPy arrays"):
+    with pytest.raises(pickle.UnpicklingError, match="NumPy arrays only"):
         load_variables_pkl(path, *make_networks())
 
 
@@ -180,11 +180,11 @@ def test_all_wrong_weights_are_named_and_nothing_is_loaded():
 
     assert "missing: rssm/gru/bias\n" in str(error.value)
     assert "unexpected: rssm/gru/biases" in str(error.value)
-    assert "misshapen: reward/out/out/kernel is (3, 2) instead of (3, 1)" in str(error.value)
+    assert "wrong shape: reward/out/out/kernel is (3, 2) instead of (3, 1)" in str(error.value)
     after = reference_weights(model)
     assert all((before[name] == after[name]).all() for name in before)
 
 
 def test_networks_that_the_authors_do_not_have_are_refused():
-    with pytest.raises(TypeError, match="Expect a network of the authors, actually: ReLU"):
+    with pytest.raises(TypeError, match="must be a network of the authors, got ReLU"):
         reference_parameters(nn.ReLU())

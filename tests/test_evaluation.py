@@ -11,7 +11,7 @@ import dreamer
 from dreamer.callbacks.interrupt import Interrupted
 from dreamer.envs.gym import GymEnv
 from dreamer.envs.processes import make_group
-from dreamer.evaluation import LARGEST_EDGE, Camera, play
+from dreamer.evaluation import MAX_EDGE, VideoRecorder, play
 from dreamer.run.evaluate import evaluate
 
 
@@ -65,9 +65,9 @@ def raise_(error):
 @pytest.mark.parametrize(
     ("picture", "wrong"),
     [
-        (lambda time: None, "returned None"),
-        (lambda time: grey(3, 64, 64).transpose(2, 0, 1), r"returned an array \(3, 3, 64\)"),
-        (lambda time: [grey(4, 6, 0)] * time, "returned a list"),
+        (lambda time: None, "got None"),
+        (lambda time: grey(3, 64, 64).transpose(2, 0, 1), r"got an array \(3, 3, 64\)"),
+        (lambda time: [grey(4, 6, 0)] * time, "got a list"),
         (lambda time: raise_(NotImplementedError()), "raised NotImplementedError"),
         (lambda time: raise_(ImportError("pip install pygame")), "pip install pygame"),
     ],
@@ -75,9 +75,9 @@ def raise_(error):
 )
 def test_what_cannot_be_rendered_costs_one_warning_and_is_drawn(picture, wrong):
     envs = group(picture, count=2)
-    camera = Camera(envs, 50)
-    with pytest.warns(UserWarning, match=f"^Toy: render .*{wrong}") as warned:
-        results = [play(envs, stay, 3, camera=camera) for _ in range(2)]
+    recorder = VideoRecorder(envs, 50)
+    with pytest.warns(UserWarning, match=f"^Toy: `render` .*{wrong}") as warned:
+        results = [play(envs, stay, 3, recorder=recorder) for _ in range(2)]
     assert len(warned) == 1
     assert str(warned[0].message).endswith(". Videos show observations instead.")
     for result in results:
@@ -87,8 +87,8 @@ def test_what_cannot_be_rendered_costs_one_warning_and_is_drawn(picture, wrong):
 
 def test_it_is_not_asked_again():
     envs = group(lambda time: None)
-    with pytest.warns(UserWarning, match="returned None"):
-        play(envs, stay, 3, camera=Camera(envs, 50))
+    with pytest.warns(UserWarning, match="got None"):
+        play(envs, stay, 3, recorder=VideoRecorder(envs, 50))
     assert envs.members[0].env.rendered == 1
 
 
@@ -96,7 +96,7 @@ def test_a_film_has_the_size_of_its_first_picture():
     sizes = [(4, 6), (8, 6), (2, 3), (1, 1), (5, 7)]
     envs = group(lambda time: grey(*sizes[time], shade=time))
     with warnings.catch_warnings(action="error"):
-        images = play(envs, stay, 1, camera=Camera(envs, 50)).images
+        images = play(envs, stay, 1, recorder=VideoRecorder(envs, 50)).images
     assert images.shape == (5, 4, 6, 3)
     assert images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
 
@@ -104,20 +104,20 @@ def test_a_film_has_the_size_of_its_first_picture():
 def test_a_film_that_cannot_be_rendered_to_its_end_is_drawn_to_its_end():
     envs = group(lambda time: grey(4, 6, shade=time) if time < 2 else None)
     with pytest.warns(UserWarning, match="Videos show observations instead"):
-        images = play(envs, stay, 1, camera=Camera(envs, 50)).images
+        images = play(envs, stay, 1, recorder=VideoRecorder(envs, 50)).images
     assert images.shape == (5, 4, 6, 3)
 
 
 def test_large_pictures_are_shrunk():
     envs = group(lambda time: np.broadcast_to(np.uint8(7), (4, 3000, 3)))
-    images = play(envs, stay, 1, camera=Camera(envs, 2)).images
-    assert images.shape == (2, 1, LARGEST_EDGE, 3)
+    images = play(envs, stay, 1, recorder=VideoRecorder(envs, 2)).images
+    assert images.shape == (2, 1, MAX_EDGE, 3)
 
 
 def test_at_most_so_many_steps_are_filmed():
     envs = group(lambda time: grey(4, 6, 0))
-    assert len(play(envs, stay, 2, camera=Camera(envs, 3)).images) == 3
-    assert play(envs, stay, 2, camera=Camera(envs, 0)).images is None
+    assert len(play(envs, stay, 2, recorder=VideoRecorder(envs, 3)).images) == 3
+    assert play(envs, stay, 2, recorder=VideoRecorder(envs, 0)).images is None
     assert envs.members[0].env.rendered == 3
 
 
@@ -130,7 +130,7 @@ def test_where_nothing_can_be_drawn_there_is_no_film():
 
     envs.step = step_without_sight
     with pytest.warns(UserWarning, match="no videos, .* cannot be drawn either") as warned:
-        result = play(envs, stay, 3, camera=Camera(envs, 50))
+        result = play(envs, stay, 3, recorder=VideoRecorder(envs, 50))
     assert (len(warned), len(result.episodes), result.images) == (1, 3, None)
 
 
@@ -138,7 +138,7 @@ def test_where_nothing_can_be_drawn_there_is_no_film():
 def test_what_stops_a_run_stops_it_while_it_renders(error):
     envs = group(lambda time: raise_(error))
     with pytest.raises(type(error)):
-        play(envs, stay, 1, camera=Camera(envs, 50))
+        play(envs, stay, 1, recorder=VideoRecorder(envs, 50))
 
 
 def test_a_group_of_a_users_own_may_have_no_render():
@@ -149,8 +149,8 @@ def test_a_group_of_a_users_own_may_have_no_render():
                 setattr(self, name, getattr(envs, name))
 
     envs = Own(group(None))
-    with pytest.warns(UserWarning, match="^Own: render raised AttributeError"):
-        assert play(envs, stay, 1, camera=Camera(envs, 2)).images.shape == (2, 256, 256, 3)
+    with pytest.warns(UserWarning, match="^Own: `render` raised AttributeError"):
+        assert play(envs, stay, 1, recorder=VideoRecorder(envs, 2)).images.shape == (2, 256, 256, 3)
 
 
 @pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -166,13 +166,13 @@ def test_a_run_and_its_evaluations_go_on_without_render(tmp_path, processes):
         "callbacks.video": None,
         "callbacks.evaluate": {"every_frames": 20, "episodes": 2, "video_policy_steps": 3},
     }
-    with pytest.warns(UserWarning, match="^Toy: render returned None") as warned:
+    with pytest.warns(UserWarning, match="^Toy: `render` must .*, got None") as warned:
         run = dreamer.train(Toy, options, run_dir=tmp_path / "run")
     assert sum("render" in str(w.message) for w in warned) == 1
     assert run.summary.frames == 100
     videos = sorted(path.name for path in (run.run_dir / "videos").iterdir())
     assert len(videos) >= 2
-    with pytest.warns(UserWarning, match="^Toy: render returned None") as warned:
+    with pytest.warns(UserWarning, match="^Toy: `render` must .*, got None") as warned:
         scores = evaluate(
             run.run_dir,
             episodes=2,

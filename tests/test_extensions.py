@@ -76,7 +76,10 @@ def test_a_library_call_chooses_a_policy_by_its_target(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (MIXED[:1], "`collect_policy` cannot be built of extensions.Mixed: missing .*random_share"),
+        (
+            MIXED[:1],
+            "`collect_policy` cannot be built from extensions.Mixed: missing .*random_share",
+        ),
         (
             (*MIXED, "+collect_policy.wings=2"),
             "Unknown key `collect_policy.wings`. The nearest: ",
@@ -126,7 +129,9 @@ def test_a_sampler_of_a_users_own_decides_what_is_learned_from(compose_tiny, mon
     recent = "replay.sampling._target_=extensions.Recent"
     train(compose_tiny(recent, "+replay.sampling.window_policy_steps=40"))
     assert isinstance(samplers[0], Recent) and samplers[0].window == 40
-    with pytest.raises(ValueError, match="`replay.sampling` cannot be built of extensions.Recent"):
+    with pytest.raises(
+        ValueError, match="`replay.sampling` cannot be built from extensions.Recent"
+    ):
         train(compose_tiny(recent, "seed=1"))
 
 

@@ -94,12 +94,12 @@ def test_a_state_is_remembered_and_an_episode_begins_without():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda o: o["angle"], r"a dictionary of the observations \['angle', 'speed'\].* ndarray"),
-        (lambda o: {"angle": o["angle"]}, r"Expect observations .*, without: {'speed'}"),
-        (lambda o: o | {"angle": o["angle"][..., 1:]}, r"`angle` of shape .* actually: \(3, 8\)"),
-        (lambda o: o | {"angle": o["angle"][0]}, r"same leading axes, actually: {'angle': \(\)"),
-        (lambda o: o | {"speed": o["speed"] * np.nan}, r"`speed` to hold finite numbers"),
-        (lambda o: at(observed(VECTORS, T, B), slice(None)), r"\(B, ...\), actually: \(7, 3\)"),
+        (lambda o: o["angle"], r"must be a dictionary with \['angle', 'speed'\].* ndarray"),
+        (lambda o: {"angle": o["angle"]}, r"Observations must be .*, missing: {'speed'}"),
+        (lambda o: o | {"angle": o["angle"][..., 1:]}, r"`angle` must have shape .* got \(3, 8\)"),
+        (lambda o: o | {"angle": o["angle"][0]}, r"same leading axes, got {'angle': \(\)"),
+        (lambda o: o | {"speed": o["speed"] * np.nan}, r"`speed` must hold finite numbers"),
+        (lambda o: at(observed(VECTORS, T, B), slice(None)), r"\(B, ...\), got \(7, 3\)"),
     ],
 )
 def test_observations_of_something_else_are_refused(change, message):
@@ -109,16 +109,18 @@ def test_observations_of_something_else_are_refused(change, message):
 
 def test_floating_point_images_are_refused():
     image = observed(IMAGE)["image"] / 255
-    with pytest.raises(ValueError, match="image `image` as uint8, actually: float64"):
+    with pytest.raises(ValueError, match="Image `image` must be uint8, got float64"):
         trained(obs_shapes=IMAGE).policy(image)
 
 
 def test_a_state_or_flags_of_another_count_are_refused():
     agent, obs = trained(), observed(VECTORS, B)
     _, state = agent.policy(at(obs, 0))
-    with pytest.raises(ValueError, match="a `state` of 3 environments, .* of 1. None begins"):
+    with pytest.raises(
+        ValueError, match=r"`state` must be of 3 environments, .* got 1\. Pass None"
+    ):
         agent.policy(obs, state)
-    with pytest.raises(ValueError, match=r"`is_first` of shape \(3,\), actually: \(2,\)"):
+    with pytest.raises(ValueError, match=r"`is_first` must have shape \(3,\), got \(2,\)"):
         agent.policy(obs, is_first=[True, False])
 
 
@@ -174,10 +176,10 @@ def test_an_episode_that_begins_within_forgets_what_was_before():
 @pytest.mark.parametrize(
     ("actions", "message"),
     [
-        (np.zeros(T - 2, int), r"Expect 6 to 7 actions for 7 observations, actually: \(5,\)"),
-        (np.zeros((T, B), int), r"Expect 6 to 7 actions for 7 observations, actually: \(7, 3\)"),
-        (np.full(T, A), r"whole numbers below 2 for actions, actually: \[2, 2"),
-        (np.zeros(T), r"whole numbers below 2 for actions, actually: \[0\.0"),
+        (np.zeros(T - 2, int), r"`actions` must be 6 to 7 for 7 observations, got \(5,\)"),
+        (np.zeros((T, B), int), r"`actions` must be 6 to 7 for 7 observations, got \(7, 3\)"),
+        (np.full(T, A), r"whole numbers below 2, got \[2, 2"),
+        (np.zeros(T), r"whole numbers below 2, got \[0\.0"),
     ],
 )
 def test_actions_that_do_not_fit_are_refused(actions, message):
@@ -244,11 +246,13 @@ def test_a_dream_goes_on_from_the_context_step_by_step():
 
 def test_dreams_that_cannot_be_are_refused():
     agent, obs = trained(), observed(VECTORS, T)
-    with pytest.raises(ValueError, match="`horizon` to be at least 1, actually: 0"):
+    with pytest.raises(ValueError, match="`horizon` must be at least 1, got 0"):
         agent.imagine(obs, np.zeros(T - 1, int), 0)
-    with pytest.raises(ValueError, match=r"6 to 11 actions for 7 observations, actually: \(12,\)"):
+    with pytest.raises(
+        ValueError, match=r"`actions` must be 6 to 11 for 7 observations, got \(12,\)"
+    ):
         agent.imagine(obs, np.zeros(12, int), H)
-    with pytest.raises(ValueError, match=r"sequences of observations, .* actually: \(\)"):
+    with pytest.raises(ValueError, match=r"`observations` must be .* got \(\)"):
         agent.imagine(at(obs, 0), np.zeros(1, int), H)
 
 

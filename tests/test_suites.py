@@ -76,7 +76,7 @@ def test_a_suite_with_a_name_that_is_taken_is_refused(install, points, taken):
     install("lamps", lamps="extensions:make_one_of")
     install("others", **points)
     name = next(iter(points))
-    message = f"`{name}` of others has a name that {taken} uses|`{name}` of lamps .* others uses"
+    message = f"must have .* names, got `{name}` from ({taken} and others|others and lamps)"
     with pytest.raises(ValueError, match=message):
         register_suites()
 

@@ -16,7 +16,7 @@ from dreamer.callbacks.interrupt import Interrupt
 from dreamer.callbacks.metrics import Metrics
 from dreamer.collector import Policy
 from dreamer.envs.base import VectorEnvs
-from dreamer.evaluation import Camera, play
+from dreamer.evaluation import VideoRecorder, play
 from dreamer.loggers import log_video
 from dreamer.schema.types import Count, PositiveCount, doc
 from dreamer.schema.validation import checked_call
@@ -94,12 +94,12 @@ class Evaluate(FrameCallback):
     def _play(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
         if self._envs is None:
             self._envs = self._make_envs()
-            self._camera = Camera(self._envs, self._video_steps)
+            self._recorder = VideoRecorder(self._envs, self._video_steps)
         result = play(
             self._envs,
             self._policy,
             self._episodes,
-            camera=self._camera,
+            recorder=self._recorder,
             on_step=self._interrupt.check,
         )
         self._metrics.write(trainer, agent.frames, result.summary())

@@ -1,7 +1,7 @@
-"""Look at an environment before training: `python -m dreamer.check env=gym task=CartPole-v1`.
+"""Check an environment before training: `python -m dreamer.check env=gym task=CartPole-v1`.
 
-It takes the words of train.py and `steps=1000`, plays random actions, and prints spaces, keys,
-rates, statistics, and what looks wrong.
+It takes the arguments of train.py and `steps=1000`, plays random actions, and prints spaces, keys,
+speed, statistics and warnings.
 """
 
 import sys
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
     from dreamer.envs.diagnostics import Diagnostics
 
 USAGE = Usage(
-    "Look at an environment before training: play random actions, and print spaces, keys, rates, "
-    "statistics, and what looks wrong.",
+    "Check an environment before training: play random actions, and print spaces, keys, speed, "
+    "statistics and warnings.",
     "python -m dreamer.check [steps=1000] [key=value ...], or dreamer-check",
     (
-        ("python -m dreamer.check env=gym task=CartPole-v1", "Looks at a registered one."),
+        ("python -m dreamer.check env=gym task=CartPole-v1", "Checks a registered environment."),
         (
             "python -m dreamer.check env=gym task=my_module:MyEnv-v0 steps=5000",
-            "Looks longer at one of yours.",
+            "Checks your own, for longer.",
         ),
     ),
 )
-REPEATED = 50  # policy steps that are played twice
+REPEATED_STEPS = 50  # policy steps that are played twice
 
 
 def main(words: Sequence[str]) -> None:
     """Check the environment of a command line.
 
     Raises:
-        HydraException: The words make no configuration.
-        ValueError: The configuration or the environment is none that an agent can learn with.
+        HydraException: The arguments are not a valid configuration.
+        ValueError: The configuration or the environment is not supported.
         ImportError: A package that the environment needs is missing.
         EnvironmentFault: The environment failed more often than `env.max_restarts` allows.
     """
@@ -58,14 +58,14 @@ def main(words: Sequence[str]) -> None:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         others = prepared([word for word in words if not word.startswith("steps=")])
         cfg = hydra.compose("train", overrides=others)
-    if "processes" in cfg.env:  # here its observations can be seen as it gives them
+    if "processes" in cfg.env:  # to check its raw observations, which stay in its process
         OmegaConf.update(cfg, "env.processes", False)
     with reasons():
         check(checked(cfg), steps)
 
 
 def check(cfg: DictConfig, policy_steps: int) -> None:
-    """Play, and print what was found."""
+    """Play, and print statistics and warnings."""
     from dreamer.envs.diagnostics import Act, diagnose, find_warnings, repeats
     from dreamer.policy import RandomPolicy
     from dreamer.run.build import make_agent, make_envs
@@ -86,22 +86,22 @@ def check(cfg: DictConfig, policy_steps: int) -> None:
         envs.close()
     lines = _describe(envs, coders, found)
     print("\n".join(f"{name:>13}  {line}" for name, line in lines))
-    wrong = find_warnings(
+    warnings = find_warnings(
         found,
-        repeatable=repeats(make, REPEATED),
+        repeatable=repeats(make, REPEATED_STEPS),
         sequence=cfg.batch.length,
         across_episodes=cfg.replay.across_episodes,
         tanh_rewards=cfg.model.world_model.reward_transform == "tanh",
     )
-    print("\n" + ("What looks wrong:" if wrong else "Nothing looks wrong."))
-    for line in wrong:
+    print("\n" + ("Warnings:" if warnings else "No warnings."))
+    for line in warnings:
         print(f"  - {line}")
 
 
 def _describe(
     envs: "VectorEnvs", coders: dict[str, str], found: "Diagnostics"
 ) -> list[tuple[str, str]]:
-    """Lines of a table, each with its name."""
+    """Return the lines of a table, each with its name."""
     from dreamer.run.header import describe_actions
 
     lines = [("actions", describe_actions(envs.action_space))]
@@ -110,14 +110,14 @@ def _describe(
         lines[:0] = [("spaces", f"observations {spaces.observation}, actions {spaces.action}")]
     for key, seen in found.observations.items():
         coder = coders.get(key)
-        role = f"to the encoder of {coder}" if coder else "not used: see image_keys, vector_keys"
-        numbers = f"from {seen.least:.4g} to {seen.most:.4g}, mean {seen.mean:.4g}"
+        role = f"encoded with the {coder}" if coder else "not used: see image_keys, vector_keys"
+        numbers = f"from {seen.minimum:.4g} to {seen.maximum:.4g}, mean {seen.mean:.4g}"
         lines.append(("observation", f"{key} {envs.obs_shapes[key]}, {role}; {numbers}"))
     rewards, episodes = found.rewards, len(found.returns)
     lines += [
         (
             "speed",
-            f"{found.steps_per_second:,.0f} policy steps a second, of "
+            f"{found.steps_per_second:,.0f} policy steps per second, of "
             f"{envs.action_repeat} frames each",
         ),
         (
@@ -134,7 +134,7 @@ def _describe(
     if episodes:
         lines += [
             ("lengths", f"{_spread(found.lengths)} policy steps"),
-            ("returns", f"{_spread(found.returns)}, by random actions"),
+            ("returns", f"{_spread(found.returns)}, with random actions"),
         ]
     return lines
 
@@ -144,11 +144,11 @@ def _spread(values: np.ndarray) -> str:
 
 
 def run() -> None:
-    """Do what the words of this process's command line say; the process ends with it."""
+    """Run the command with the arguments of this process, and end the process."""
     start()
     words = sys.argv[1:]
     if not words or {"-h", "--help"} & set(words):
-        own = keys({}, CheckSettings, title="Of this command:")
+        own = keys({}, CheckSettings, title="Keys of this command:")
         print_lines(help_lines(USAGE, words, own))
         sys.exit(0 if words else 2)
     from dreamer.envs.group import EnvironmentFault

@@ -1,7 +1,4 @@
-"""What all commands do first and last: prepare the process, and end it with one line of error.
-
-The commands use it. It knows none of them.
-"""
+"""The first and last steps of every command: prepare the process, and report an error."""
 
 import os
 import sys
@@ -11,9 +8,9 @@ from dreamer.runtime import prepare
 
 
 def start() -> None:
-    """Prepare this process; to be called before torch is imported.
+    """Prepare this process; call it before importing torch.
 
-    Modules in the current folder can be imported, for task=my_module:MyEnv-v0 and the like. Hydra
+    Modules in the current folder become importable, for example for task=my_module:MyEnv-v0. Hydra
     raises its errors instead of printing them.
     """
     prepare()
@@ -22,6 +19,6 @@ def start() -> None:
 
 
 def fail(error: object) -> NoReturn:
-    """Print an error on one line, and end the process with status 2."""
+    """Print an error, and end the process with status 2."""
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)

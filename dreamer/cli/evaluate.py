@@ -1,6 +1,6 @@
-"""Play with a trained agent: `python -m dreamer.evaluate run_dir=runs/... episodes=10 video=true`.
+"""Evaluate a trained agent: `python -m dreamer.evaluate run_dir=runs/... episodes=10 video=true`.
 
-Prints raw returns, and writes them with the video to the run's folder. The run may still go on.
+It prints raw returns, and writes them and the video to the run folder. The run may still be active.
 """
 
 import json
@@ -21,28 +21,31 @@ from dreamer.schema.help import Usage, head, keys, print_lines
 from dreamer.schema.keys import keys_of
 
 USAGE = Usage(
-    "Play with a trained agent, and print raw returns. The run may still go on.",
+    "Play episodes with a trained agent, and print raw returns. The run may still be active.",
     "python -m dreamer.evaluate run_dir=... [key=value ...], or dreamer-evaluate",
     (
         (
             "python -m dreamer.evaluate run_dir=runs/atari/pong/dreamerv2/seed0",
-            "Plays ten episodes; returns are printed and written to evaluation.json in the folder.",
+            "Plays ten episodes; prints the returns and writes them to evaluation.json.",
         ),
         (
             "python -m dreamer.evaluate run_dir=... episodes=100 sample_actions=true",
-            "Plays a hundred, with sampled actions.",
+            "Plays a hundred episodes with sampled actions.",
         ),
-        ("python -m dreamer.evaluate run_dir=... video=true", "Films the first episode."),
+        (
+            "python -m dreamer.evaluate run_dir=... video=true",
+            "Records a video of the first episode.",
+        ),
     ),
 )
 
 
 @hydra.main(config_path=str(CONF), config_name="evaluate", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    """Play the episodes that the configuration asks for."""
+    """Play episodes as configured."""
     try:
         if OmegaConf.is_missing(cfg, "run_dir"):
-            raise ValueError("Expect a `run_dir`, for example run_dir=runs/atari/pong/...")
+            raise ValueError("`run_dir` is missing. For example: run_dir=runs/atari/pong/...")
         cfg = checked_settings(cfg, EvaluateSettings)
 
         from dreamer.run.evaluate import evaluate
@@ -62,7 +65,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def run() -> None:
-    """Do what the words of this process's command line say; the process ends with it."""
+    """Run the command with the arguments of this process, and end the process."""
     start()
     try:
         if {"-h", "--help"} & set(sys.argv):

@@ -1,7 +1,7 @@
-"""What `python train.py ...` and the installed command `dreamer-train ...` do.
+"""Train an agent: `python train.py env=atari task=pong`, or `dreamer-train` of an installation.
 
-It composes the configuration from the command line, lets the runner train, and turns what went
-wrong into one line and an exit code. Nothing slow is imported before a run begins.
+It composes the configuration from the command line, trains, and turns errors into one line and an
+exit code. Slow modules are imported only when a run starts.
 """
 
 import os
@@ -23,23 +23,23 @@ from dreamer.run.paths import CONF
 from dreamer.schema.help import Usage, print_lines
 
 USAGE = Usage(
-    "Train DreamerV2. The same command again goes on with a run that was stopped.",
-    "python train.py [key=value ...], or dreamer-train where it is installed",
+    "Train DreamerV2. Repeat a command to resume its run.",
+    "python train.py [key=value ...], or dreamer-train if it is installed",
     (
         ("python train.py env=atari task=pong", "The authors' configuration, 200 million frames."),
-        ("python train.py env=dummy task=memory", "Learns a tiny world, in minutes on a CPU."),
+        ("python train.py env=dummy task=memory", "Learns a tiny world in minutes on a CPU."),
         (
             "python train.py -m task=pong,breakout seed=0,1",
-            "Four runs; -m takes all combinations of values with commas between.",
+            "Four runs; -m runs all combinations of comma-separated values.",
         ),
-        ("python train.py env=gym --help", "The keys with the files that the words choose."),
+        ("python train.py env=gym --help", "Lists the keys for these choices."),
     ),
 )
 
 
 @hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    """Run one job; of a multirun, a failed job does not stop the others."""
+    """Run one job; a failed job of a multirun does not stop the others."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -49,14 +49,14 @@ def main(cfg: DictConfig) -> None:
     from dreamer.run.folder import FolderInUse
     from dreamer.run.train import train
 
-    alone = HydraConfig.get().mode == RunMode.RUN
+    single = HydraConfig.get().mode == RunMode.RUN
     try:
         train(cfg)
     except Interrupted as stop:
-        print(f"\nStopped by {stop}; everything is saved. To go on: {_command()}", file=sys.stderr)
+        print(f"\nStopped by {stop}; everything is saved. To resume: {_command()}", file=sys.stderr)
         sys.exit(128 + stop.signal_number)
     except Exception as error:
-        if not alone:  # Hydra would tell only after the last job
+        if not single:  # Hydra would report it only after the last job
             traceback.print_exc()
             raise
         known = ValueError | OSError | ImportError | NonFiniteError | EnvironmentFault
@@ -67,7 +67,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def run() -> None:
-    """Do what the words of this process's command line say; the process ends with it."""
+    """Run the command with the arguments of this process, and end the process."""
     start()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
@@ -82,7 +82,7 @@ def run() -> None:
 
 
 def _command() -> str:
-    """The command that started this process, as a person types it."""
+    """Return the command that started this process, quoted for a shell."""
     program, *words = sys.argv
     if program == __file__:  # python -m dreamer.cli.train, as a sweep starts its jobs
         head = ["python", "-m", "dreamer.cli.train"]

@@ -1,6 +1,6 @@
-"""Atari games in the emulator's own C++ vector environment, set to the paper's protocol.
+"""Atari games in ale-py's C++ vector environment, with the paper's protocol.
 
-The runner builds them from conf/env/atari.yaml. No other file imports ale_py, which is GPL-2.0.
+Runs build them from conf/env/atari.yaml. No other file imports ale_py, which is GPL-2.0.
 """
 
 from typing import TYPE_CHECKING, Annotated
@@ -32,38 +32,40 @@ def make_atari(
     sticky_action_prob: Annotated[
         Fraction,
         doc(
-            "Probability per frame that the console repeats its last action.",
+            "Probability per frame that the console repeats its previous action.",
             source="Machado et al. 2018",
         ),
     ],
     max_no_op_frames: Annotated[
         Count,
-        doc("A reset idles up to so many.", unit="frames", source="the authors' code"),
+        doc("Maximum no-ops after a reset.", unit="frames", source="the authors' code"),
     ],
     time_limit_frames: TimeLimit,
     full_action_space: Annotated[
-        bool, doc("Offer all 18 actions, as the paper; false: those the game distinguishes.")
+        bool, doc("Use all 18 actions, as in the paper; false: the game's minimal set.")
     ],
-    grayscale: Annotated[bool, doc("Show one channel, as the paper; false: RGB.")],
-    native_render: Annotated[bool, doc("Emulate twice, to film the colour screen at full size.")],
+    grayscale: Annotated[bool, doc("Use one channel, as in the paper; false: RGB.")],
+    native_render: Annotated[
+        bool, doc("Emulate twice; videos show the colour screen at full size.")
+    ],
 ) -> "AtariEnvs":
     """Build E emulators of one game.
 
     Args:
-        task: Any game that ale-py ships, as "ms_pacman" or "MsPacman".
-        count: E, emulators that step together, on as many threads as there are cores.
+        task: Any game in ale-py, as "ms_pacman" or "MsPacman".
+        count: E, emulators that step together, on one thread per core.
         seed: Of the no-ops and the sticky actions.
-        action_repeat: Frames per policy step; observed is the maximum of the last two.
-        sticky_action_prob: That the console repeats its previous action, drawn at each frame.
+        action_repeat: Frames per policy step; the image is the maximum of the last two.
+        sticky_action_prob: Probability per frame that the console repeats its previous action.
         max_no_op_frames: The number of no-ops after a reset is uniform in [0, this].
-        time_limit_frames: The episode is cut here: `is_last` without `is_terminal`.
-        full_action_space: All actions the console knows, or only those the game distinguishes.
+        time_limit_frames: The episode is truncated here: `is_last` without `is_terminal`.
+        full_action_space: All actions of the console, or the game's minimal set.
         grayscale: One channel, else RGB.
         native_render: Emulate a second time, in colour at full size, for `render`.
 
     Raises:
         ImportError: ale-py is not installed.
-        ValueError: Unknown task, or a number out of its range.
+        ValueError: The task is unknown, or a number is out of range.
 
     Source: Machado et al. 2018, https://arxiv.org/abs/1709.06009 ; DreamerV2, Section 3.
     """
@@ -88,7 +90,7 @@ def make_atari(
             stack_num=1,
             frameskip=action_repeat,
             maxpool=True,
-            noop_max=max_no_op_frames + 1,  # the emulator takes it as exclusive
+            noop_max=max_no_op_frames + 1,  # ale-py's bound is exclusive
             max_num_frames_per_episode=time_limit_frames,
             repeat_action_probability=sticky_action_prob,
             full_action_space=full_action_space,
@@ -110,9 +112,9 @@ def make_atari(
 class AtariEnvs:
     """E emulators of one game behind the `VectorEnvs` protocol, built by `make_atari`.
 
-    The image of a step in which the episode ends is not of its last frame: it is the previous
-    step's image, joined with the last frame but one where the repeat got that far. The authors'
-    wrapper does the same where the game ends.
+    The image of an episode's last step does not show its last frame. It is the previous step's
+    image, combined with the second-to-last frame if the action repeat reached it. The authors'
+    wrapper does the same when the game ends.
     """
 
     def __init__(
@@ -126,25 +128,25 @@ class AtariEnvs:
     ):
         self.count = emulators.num_envs
         self.obs_shapes = {"image": (1 if emulators.grayscale else 3, IMAGE_SIZE, IMAGE_SIZE)}
-        # Two games without a button, skiing and lost_luggage, know 9 actions instead of 18.
+        # Skiing and Lost Luggage do not use the button: they have 9 actions instead of 18.
         self.action_space = ActionSpace(len(emulators.ale.get_action_set()), discrete=True)
         self.action_repeat = action_repeat
         self.reference_returns = reference_returns
         self._emulators: list[AtariVectorEnv] = [emulators, screens] if screens else [emulators]
-        # The emulator's consecutive seeds would give neighbouring runs the same episodes.
+        # With ale-py's consecutive seeds, runs with neighbouring seeds would share episodes.
         seeds = np.random.SeedSequence(seed).generate_state(self.count)
         self._seeds: np.ndarray | None = (seeds >> 1).astype(np.int64)  # (E,), in [0, 2**31)
         self._is_last = np.zeros(self.count, bool)
-        self._pictures = np.zeros(0, np.uint8)
-        self._strength = np.ones(self.count, np.float32)  # (E,), as buttons have
+        self._screens = np.zeros(0, np.uint8)
+        self._strength = np.ones(self.count, np.float32)  # (E,), full strength of the joystick
 
     def reset(self) -> TimeStep:
         """See `VectorEnvs`."""
         pixels = [emulator.reset(seed=self._seeds)[0] for emulator in self._emulators]
-        self._seeds = None  # from now on the emulators' streams go on
+        self._seeds = None  # later resets continue the emulators' random streams
         self._is_last = np.zeros(self.count, bool)
-        nothing = np.zeros(self.count, np.float32)
-        return self._arrive(pixels, nothing, np.ones(self.count, bool), nothing.astype(bool))
+        zeros = np.zeros(self.count, np.float32)
+        return self._make_step(pixels, zeros, np.ones(self.count, bool), zeros.astype(bool))
 
     def step(self, action: np.ndarray) -> TimeStep:
         """See `VectorEnvs`."""
@@ -153,11 +155,11 @@ class AtariEnvs:
 
     def start_step(self, action: np.ndarray) -> None:
         """See `StepsInBackground`."""
-        # The emulator would wait for ever on an index that it does not know.
+        # ale-py hangs on an action index out of range.
         assert action.shape == (self.count, self.action_space.size), action.shape
         choice = action.argmax(1)  # (E,)
         for emulator in self._emulators:
-            emulator.ale.send(choice, self._strength)  # `emulator.send` checks it once more
+            emulator.ale.send(choice, self._strength)  # `emulator.send` would check it again
 
     def finish_step(self) -> TimeStep:
         """See `StepsInBackground`."""
@@ -166,17 +168,17 @@ class AtariEnvs:
         _, reward, terminated, truncated, _ = steps[0]
         self._is_last = terminated | truncated
         pixels = [step[0] for step in steps]
-        return self._arrive(pixels, reward.astype(np.float32), is_first, terminated)
+        return self._make_step(pixels, reward.astype(np.float32), is_first, terminated)
 
     def render(self) -> np.ndarray:
         """See `VectorEnvs`: the colour screen with `native_render`, else the observation."""
-        return self._pictures if len(self._emulators) == 2 else enlarge(self._pictures, 4)
+        return self._screens if len(self._emulators) == 2 else enlarge(self._screens, 4)
 
     def close(self) -> None:
         """See `VectorEnvs`."""
-        self._emulators.clear()  # their threads end with them
+        self._emulators.clear()  # this also ends their threads
 
-    def _arrive(
+    def _make_step(
         self,
         pixels: list[np.ndarray],
         reward: np.ndarray,
@@ -186,5 +188,5 @@ class AtariEnvs:
         image = pixels[0]  # (E, 1, 64, 64), or (E, 1, 64, 64, 3) in colour
         if image.ndim == 5:
             image = np.ascontiguousarray(np.moveaxis(image[:, 0], -1, 1))  # (E, 3, 64, 64)
-        self._pictures = pixels[1][:, 0] if len(pixels) == 2 else image
+        self._screens = pixels[1][:, 0] if len(pixels) == 2 else image
         return TimeStep({"image": image}, reward, is_first, self._is_last, is_terminal)

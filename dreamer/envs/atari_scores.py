@@ -1,7 +1,7 @@
-"""What random play, a gamer and the record holder reach in Atari games, as raw returns.
+"""Raw returns of random play, a gamer and the record holder in Atari games.
 
-`make_atari` hands a game's numbers to whoever shows a return beside them. They are data: who
-compares agents over games normalises with `experiments/scores.py`.
+`make_atari` attaches a game's numbers to its environments, for logs. To normalise scores over
+games, use `experiments/scores.py`.
 """
 
 # Game, by ale-py's name: mean return of uniformly random actions, mean return of a gamer, highest
@@ -68,6 +68,6 @@ _RANDOM_GAMER_RECORD = {
 
 
 def reference_returns(game: str) -> dict[str, float]:
-    """Name the returns of known players: "random", "gamer" and "record"; empty where unknown."""
+    """Return the scores of "random", "gamer" and "record"; empty if the game is unknown."""
     returns = _RANDOM_GAMER_RECORD.get(game, ())
     return dict(zip(("random", "gamer", "record"), returns, strict=False))

@@ -1,6 +1,6 @@
 """Crafter: survive, gather and build in an open world, with 22 achievements to unlock.
 
-The runner builds it from conf/env/crafter.yaml. No other file imports crafter.
+Runs build it from conf/env/crafter.yaml. No other file imports crafter.
 """
 
 from collections import defaultdict
@@ -17,7 +17,7 @@ from dreamer.schema.validation import checked_call
 from dreamer.types import ActionSpace
 
 IMAGE_SIZE = 64  # pixels, both edges
-PICTURE_SIZE = 288  # pixels, both edges, of what is rendered for people: 32 for each of 9 tiles
+RENDER_SIZE = 288  # pixels, both edges, of images in videos: 32 for each of 9 tiles
 
 
 @checked_call
@@ -30,14 +30,14 @@ def make_crafter(
     """Build E worlds.
 
     Args:
-        task: "reward", +1 when an achievement is unlocked in the episode and 0.1 for each point of
-            health won or lost; or "noreward", always 0.
-        time_limit_frames: The episode is cut here: `is_last` without `is_terminal`.
-        group: See `make_group`; the seed is that of the worlds and of what happens in them.
+        task: "reward" is +1 for each achievement when it is first unlocked in an episode, and
+            +-0.1 for each point of health won or lost; "noreward" is always 0.
+        time_limit_frames: The episode is truncated here: `is_last` without `is_terminal`.
+        group: See `make_group`; the seed determines the worlds and all events in them.
 
     Raises:
         ImportError: crafter is not installed.
-        ValueError: Unknown task, or a number out of its range.
+        ValueError: The task is unknown, or a number is out of range.
 
     Source: Hafner 2021, https://arxiv.org/abs/2109.06780
     """
@@ -50,7 +50,7 @@ def make_crafter(
         partial(Crafter, rewarded, time_limit_frames),
         action_repeat=1,
         **group,
-        # Of Table 1 of the paper: the mean return of an episode.
+        # Mean return of an episode; Table 1 of the paper.
         reference_returns={"random": 2.1, "gamer": 14.3} if rewarded else None,
     )
 
@@ -58,8 +58,8 @@ def make_crafter(
 class Crafter(SingleEnv):
     """One world.
 
-    At the end of an episode it tells which achievements were unlocked, as 0 or 1 each, so that
-    means over episodes are the success rates of the paper, and how many.
+    At the end of an episode it reports each achievement as 1 (unlocked) or 0, and their number.
+    Means over episodes are the paper's success rates.
     """
 
     name = "Crafter"
@@ -75,10 +75,10 @@ class Crafter(SingleEnv):
     def reset(self, seed: int | None) -> Observation:
         """See `SingleEnv`."""
         if seed is not None:
-            # Every world is laid out by this seed and the number of the episode.
+            # Crafter generates each world from this seed and the number of the episode.
             self._env._seed, self._env._episode = seed, 0
         image = self._env.reset()
-        self._order_the_creatures()
+        self._use_ordered_sets()
         return _observe(image)
 
     def step(self, action: np.ndarray) -> Transition:
@@ -94,16 +94,16 @@ class Crafter(SingleEnv):
 
     def render(self) -> np.ndarray:
         """See `SingleEnv`."""
-        return self._env.render((PICTURE_SIZE, PICTURE_SIZE))
+        return self._env.render((RENDER_SIZE, RENDER_SIZE))
 
     def close(self) -> None:
         """See `SingleEnv`; there is nothing to free."""
 
-    def _order_the_creatures(self) -> None:
-        """Let the same seed give the same episode in every process.
+    def _use_ordered_sets(self) -> None:
+        """Make episodes reproducible across processes.
 
-        Crafter keeps the creatures of an area in a set, whose order follows from where they lie in
-        memory, and draws those that vanish by their position in it.
+        Crafter keeps the creatures of an area in a set and removes random ones by their position
+        in it. The order of a set depends on memory addresses, so an ordered set replaces it.
         """
         world = self._env._world
         areas = defaultdict(_OrderedSet)
@@ -113,7 +113,7 @@ class Crafter(SingleEnv):
 
 
 class _OrderedSet(dict[Any, None]):
-    """What Crafter does with a set, in the order of insertion."""
+    """The methods of a set that Crafter uses, in insertion order."""
 
     def add(self, item: Any) -> None:
         self[item] = None
@@ -127,6 +127,6 @@ def _observe(image: np.ndarray) -> Observation:
 
 
 def _successes(counts: dict[str, int]) -> dict[str, float]:
-    """Turn how often each achievement was made into whether it was."""
+    """Convert the count of each achievement to 0 or 1, and add the number of unlocked ones."""
     unlocked = {f"achievement/{name}": float(count > 0) for name, count in counts.items()}
     return {**unlocked, "achievements": sum(unlocked.values())}

@@ -1,7 +1,6 @@
 """The DeepMind Control Suite: continuous control, from pixels or from the simulator's vectors.
 
-The runner builds it from conf/env/dmc_vision.yaml and dmc_proprio.yaml. No other file imports
-dm_control.
+Runs build it from conf/env/dmc_vision.yaml and dmc_proprio.yaml. No other file imports dm_control.
 """
 
 import os
@@ -22,9 +21,9 @@ from dreamer.schema.validation import checked_call
 from dreamer.types import ActionSpace
 
 IMAGE_SIZE = 64  # pixels, both edges
-PICTURE_SIZE = 256  # pixels, both edges, of what is rendered for people
+RENDER_SIZE = 256  # pixels, both edges, of images in videos
 
-# The view in which the robot stays in sight; everywhere else the first camera is.
+# Cameras that follow the robot; in the other domains the first camera does.
 # Source: common/envs.py of https://github.com/danijar/dreamerv2
 CAMERAS = {"quadruped": 2}
 
@@ -35,7 +34,7 @@ def make_dmc(
     *,
     observation: Annotated[
         Literal["vision", "proprio"],
-        doc("What is observed: an RGB image, or the suite's own vectors."),
+        doc("Observe an RGB image (vision) or the suite's vectors (proprio)."),
     ],
     action_repeat: ActionRepeat,
     time_limit_frames: TimeLimit,
@@ -44,22 +43,22 @@ def make_dmc(
     """Build E copies of one task.
 
     Args:
-        task: `<domain>_<task>` of the suite, as "walker_walk"; "cup_catch" is the ball in the cup.
-        observation: "vision" is an RGB image; "proprio" are the suite's own vectors, by name.
-        action_repeat: Frames per policy step, which are control steps of the suite.
-        time_limit_frames: The episode is cut here: `is_last` without `is_terminal`.
-        group: See `make_group`; the seed is that of how episodes start, the physics has no
-            randomness otherwise. With processes="auto", an environment that draws always has a
-            process: only the thread that drew first may draw.
+        task: `<domain>_<task>` of the suite, as "walker_walk"; "cup_catch" is ball_in_cup_catch.
+        observation: "vision" is an RGB image; "proprio" are the suite's vectors, by name.
+        action_repeat: Frames (control steps of the suite) per policy step.
+        time_limit_frames: The episode is truncated here: `is_last` without `is_terminal`.
+        group: See `make_group`. The seed determines initial states; the physics is deterministic.
+            With processes="auto" and "vision", each environment always has its own process,
+            because MuJoCo must always render in the same thread.
 
     Raises:
         ImportError: dm_control is not installed.
-        NoRenderer: "vision" where nothing can draw.
-        ValueError: Unknown task, or a number out of its range.
+        NoRenderer: "vision" needs a renderer, and none works.
+        ValueError: The task is unknown, or a number is out of range.
 
     Source: Tassa et al. 2018, https://arxiv.org/abs/1801.00690
     """
-    draws = _prepare_rendering(needed=observation == "vision")
+    can_render = _prepare_rendering(needed=observation == "vision")
     try:
         from dm_control import suite
     except ImportError as error:
@@ -79,7 +78,7 @@ def make_dmc(
             vision=observation == "vision",
             action_repeat=action_repeat,
             time_limit_frames=time_limit_frames,
-            draws=draws,
+            can_render=can_render,
         ),
         action_repeat=action_repeat,
         **group,
@@ -87,13 +86,13 @@ def make_dmc(
 
 
 def _prepare_rendering(*, needed: bool) -> bool:
-    """Choose how MuJoCo draws; tell whether it can, which vectors get on without."""
+    """Choose MuJoCo's renderer; return whether one works."""
     try:
         choose_renderer()
     except NoRenderer as problem:
         if needed:
             raise
-        warnings.warn(f"Videos of this run will show numbers as bars. {problem}", stacklevel=3)
+        warnings.warn(f"Videos of this run will show observations as bars. {problem}", stacklevel=3)
         os.environ["MUJOCO_GL"] = "disable"
         return False
     return True
@@ -102,8 +101,8 @@ def _prepare_rendering(*, needed: bool) -> bool:
 class DMControl(SingleEnv):
     """One task of the suite.
 
-    No task ends for good but the two of the `lqr` domain, where the system comes to rest. Those
-    two also have motors without limits, whose actions are [-1, 1] here as everywhere.
+    Only the two tasks of the `lqr` domain have terminal states: the system comes to rest. Their
+    motors have no limits; here their actions are in [-1, 1], as in all tasks.
     """
 
     def __init__(
@@ -114,23 +113,23 @@ class DMControl(SingleEnv):
         vision: bool,
         action_repeat: int,
         time_limit_frames: int,
-        draws: bool,
+        can_render: bool,
     ):
-        """Load the task; `draws` says whether MuJoCo can render here."""
+        """Load the task; `can_render`: whether MuJoCo has a renderer."""
         from dm_control import suite
 
-        # The suite draws from it at every reset, and `lqr` also its springs, once and for all.
+        # The suite draws from it at every reset; `lqr` also draws its springs, once.
         self._random = np.random.RandomState(0)
         self._env = suite.load(domain, task, task_kwargs={"random": self._random})
         self.name = f"{domain}_{task}"
-        self._vision, self._draws = vision, draws
+        self._vision, self._can_render = vision, can_render
         self._action_repeat, self._time_limit = action_repeat, time_limit_frames
         self._camera = CAMERAS.get(domain, 0)
         self._frames = 0  # since the episode's start
         self._obs: Observation = {}  # the latest
 
         motors = self._env.action_spec()
-        limited = np.abs(motors.minimum) < 1e9  # MuJoCo writes 1e10 for no limit
+        limited = np.abs(motors.minimum) < 1e9  # MuJoCo uses 1e10 for no limit
         self._low = np.where(limited, motors.minimum, -1)
         self._high = np.where(limited, motors.maximum, 1)
         self.action_space = ActionSpace(len(self._low), discrete=False)
@@ -165,8 +164,8 @@ class DMControl(SingleEnv):
         return Transition(self._obs, reward, is_terminal, ended)
 
     def render(self) -> np.ndarray:
-        """See `SingleEnv`: the vectors as bars where MuJoCo cannot draw."""
-        return self._draw(PICTURE_SIZE) if self._draws else draw(self._obs)
+        """See `SingleEnv`: draws the vectors as bars if MuJoCo cannot render."""
+        return self._render(RENDER_SIZE) if self._can_render else draw(self._obs)
 
     def close(self) -> None:
         """See `SingleEnv`."""
@@ -174,9 +173,9 @@ class DMControl(SingleEnv):
 
     def _observe(self, vectors: Observation) -> Observation:
         if self._vision:
-            return {"image": np.ascontiguousarray(self._draw(IMAGE_SIZE).transpose(2, 0, 1))}
-        # A vector may be a view of the simulator's memory, and a number has no dimension.
+            return {"image": np.ascontiguousarray(self._render(IMAGE_SIZE).transpose(2, 0, 1))}
+        # Copies: a vector may be a view of the simulator's memory. A number has no dimension.
         return {key: np.array(value, np.float32).ravel() for key, value in vectors.items()}
 
-    def _draw(self, size: int) -> np.ndarray:
+    def _render(self, size: int) -> np.ndarray:
         return self._env.physics.render(size, size, camera_id=self._camera)

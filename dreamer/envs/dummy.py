@@ -1,6 +1,6 @@
-"""Tiny worlds whose best and random returns are known exactly, to test that an agent learns.
+"""Tiny worlds whose optimal and random returns are known exactly, to test that an agent learns.
 
-Tests and the first runs on a new machine use them. They know NumPy only, and cost nothing.
+Tests and first runs on a new machine use them. They need only NumPy.
 """
 
 from abc import ABC, abstractmethod
@@ -25,27 +25,29 @@ def make_dummy(
     count: EnvCount,
     seed: int,
     rounds: Annotated[PositiveCount, doc("memory: choices per episode.")],
-    corridor: Annotated[Count, doc("memory: between a cue and its choice.", unit="policy steps")],
+    corridor: Annotated[
+        Count, doc("memory: steps between a cue and its choice.", unit="policy steps")
+    ],
     length: Annotated[PositiveCount, doc("point: length of an episode.", unit="policy steps")],
     speed: Annotated[
         PositiveFraction,
-        doc("point: share of the way towards its action that the point goes in a policy step."),
+        doc("point: fraction of the way towards its action that the point moves per policy step."),
     ],
 ) -> "DummyEnvs":
     """Build E copies of one small world.
 
     Args:
         task: "memory" (pixels, discrete actions), "point" (a vector, continuous actions) or
-            "pixel_point" (the same in pixels beside a vector).
+            "pixel_point" (the same, with pixels and a vector).
         count: E, copies that step together.
-        seed: Of how episodes start; the worlds are deterministic otherwise.
+        seed: Of the initial states; the worlds are otherwise deterministic.
         rounds: memory: choices per episode.
-        corridor: memory: policy steps between a cue and its choice, without either in sight.
+        corridor: memory: policy steps between a cue and its choice, in which neither is visible.
         length: point: policy steps per episode.
-        speed: point: the share of the way, in (0, 1], that one policy step goes.
+        speed: point: fraction in (0, 1] of the way towards the action, per policy step.
 
     Raises:
-        ValueError: Unknown task, or a number out of its range.
+        ValueError: The task is unknown, or a number is out of range.
     """
     require_at_least(0, seed=seed)
     task = find_task(task, ["memory", "point", "pixel_point"], "dummy")
@@ -57,16 +59,16 @@ def make_dummy(
 class DummyEnvs(ABC):
     """E copies of one world of fixed episode length, behind the `VectorEnvs` protocol.
 
-    A subclass keeps the state of its copies in arrays (E, ...), sets the attributes that the
-    protocol and this class name, and says how a copy begins, goes on and looks.
+    A subclass keeps the state of its copies in arrays (E, ...), sets the attributes below, and
+    implements the abstract methods.
     """
 
     obs_shapes: dict[str, tuple[int, ...]]
     action_space: ActionSpace
     action_repeat = 1
     optimum: float  # mean return of an episode under the best policy
-    random_return: float  # the same under uniformly random actions
-    is_terminal_at_end: bool  # else the end is a time limit
+    random_return: float  # mean return under uniformly random actions
+    is_terminal_at_end: bool  # false: episodes end by a time limit
 
     def __init__(self, count: int, seed: int, length: int):
         self.count = count
@@ -105,32 +107,33 @@ class DummyEnvs(ABC):
 
     @abstractmethod
     def _begin(self, env: int, rng: np.random.Generator) -> None:
-        """Draw the start of a new episode for one copy."""
+        """Draw the initial state of one copy."""
 
     @abstractmethod
     def _advance(self, action: np.ndarray) -> np.ndarray:
-        """Apply the actions (E, A) at `_time` and return the rewards (E,) they earn."""
+        """Apply the actions (E, A) chosen at `_time`; return the rewards (E,)."""
 
     @abstractmethod
     def _draw(self) -> np.ndarray:
-        """Return (E, 1, 64, 64) uint8, the copies as they stand."""
+        """Return images (E, 1, 64, 64) uint8 of the current states."""
 
     def _observe(self) -> dict[str, np.ndarray]:
         return {"image": self._draw()}
 
 
 class MemoryEnvs(DummyEnvs):
-    """Remember on which side the light was, and turn there when the door comes.
+    """Remember the side of a cue, and choose that side at the door.
 
-    # picture   cue  corridor ... corridor  door | cue  ...  door | dark: the end, terminal
+    # image     cue  corridor ... corridor  door | cue  ...  door | dark: the end, terminal
     # reward     0       0            0       0  | +-1         0  | +-1
 
-    A round shows the cue once: its left or its right half is bright, by a fair coin. Some dim
-    steps later the lower half is bright, the door; the action chosen there earns +1 on the cue's
-    side and -1 on the other. All other actions do nothing. Action 0 is left, 1 is right.
+    Each round starts with a cue: the left or the right half of the image is bright, with equal
+    probability. After `corridor` dim steps, the lower half is bright: the door. The action chosen
+    there is rewarded with +1 on the cue's side and -1 on the other. All other actions have no
+    effect. Action 0 is left, 1 is right.
 
-    A policy that remembers earns `rounds`. Any other earns 0 in the mean, for the cue is a fair
-    coin of which the door shows nothing.
+    A policy with memory earns `rounds`. Any other earns 0 on average, because the door does not
+    show the side.
     """
 
     is_terminal_at_end = True
@@ -142,12 +145,12 @@ class MemoryEnvs(DummyEnvs):
         super().__init__(count, seed, rounds * self._round_length)
         self.optimum, self.random_return = float(rounds), 0.0
         self._cue = np.zeros((count, rounds + 1), int)  # (E, rounds + 1): 0 left, 1 right, 4 dark
-        self._pictures = np.zeros((5, 1, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+        self._images = np.zeros((5, 1, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
         half = IMAGE_SIZE // 2
-        self._pictures[0, :, :, :half] = 255  # the light is left
-        self._pictures[1, :, :, half:] = 255  # the light is right
-        self._pictures[2] = 85  # the corridor
-        self._pictures[3, :, half:] = 255  # the door; the last picture stays dark
+        self._images[0, :, :, :half] = 255  # cue left
+        self._images[1, :, :, half:] = 255  # cue right
+        self._images[2] = 85  # corridor
+        self._images[3, :, half:] = 255  # door; the last image stays dark
 
     def _begin(self, env: int, rng: np.random.Generator) -> None:
         self._cue[env, :-1] = rng.integers(2, size=self._cue.shape[1] - 1)
@@ -160,30 +163,30 @@ class MemoryEnvs(DummyEnvs):
 
     def _draw(self) -> np.ndarray:
         cue, phase = self._cue_and_phase()
-        picture = np.where(phase == self._round_length - 1, 3, 2)
-        return self._pictures[np.where(phase == 0, cue, picture)]
+        index = np.where(phase == self._round_length - 1, 3, 2)
+        return self._images[np.where(phase == 0, cue, index)]
 
     def _cue_and_phase(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return (E,) the cue of the present round, and (E,) policy steps since it was shown."""
-        present, phase = np.divmod(self._time, self._round_length)
-        return self._cue[np.arange(self.count), present], phase
+        """Return (E,) the cue of the current round, and (E,) policy steps since it was shown."""
+        current, phase = np.divmod(self._time, self._round_length)
+        return self._cue[np.arange(self.count), current], phase
 
 
 class PointEnvs(DummyEnvs):
-    """Bring a point to its target in the plane, sooner rather than later.
+    """Move a point to its target in the plane as fast as possible.
 
-    On each of the two axes position p and target g start uniform in [-1, 1], and an action a in
-    [-1, 1] pulls the point: p' = (1 - speed) p + speed a. So the point stays in the square, and
-    the world is smooth in its actions. The reward is minus the squared distance on arriving,
-    summed over the axes; a time limit ends the episode.
+    On each of the two axes, position p and target g start uniform in [-1, 1]. An action a in
+    [-1, 1] moves the point: p' = (1 - speed) p + speed a. So the point stays in the square, and
+    the dynamics are smooth in the action. The reward is minus the squared distance after the move,
+    summed over the axes. A time limit ends the episode.
 
-    The vector holds position and target, (4,). With pixels it holds the position only, (2,), and
-    the picture shows the point white upon its grey target.
+    The vector holds position and target, (4,). With pixels it holds only the position, (2,), and
+    the image shows the white point on top of its grey target.
 
-    Optimum: pulling fully towards the target until it is in reach makes the gap after t steps as
-    small as it can be for every t at once. Write q = (1 - speed) ** t and, for a target above,
+    Optimum: the largest possible action towards the target, until it is in reach, minimises the
+    gap after t steps for every t. Let q = (1 - speed) ** t and, for a target above the point,
     u = 1 - p and v = 1 - g, both uniform in [0, 2]: the gap is max(q u - v, 0), its mean square
-    (1/4) integral of (q u)**3 / 3 over u = q**3 / 3, and twice that with targets below.
+    (1/4) integral of (q u)**3 / 3 over u = q**3 / 3, and twice that with targets below the point.
 
     Random: uniform actions have variance 1/3, so the position is p q plus noise of variance
     (speed**2 / 3) (1 - q**2) / (1 - (1 - speed)**2), independent of a target of variance 1/3.
@@ -219,9 +222,9 @@ class PointEnvs(DummyEnvs):
         return {"vector": np.concatenate([self._position, self._target], 1, dtype=np.float32)}
 
     def _draw(self) -> np.ndarray:
-        picture = np.zeros((self.count, 1, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-        for places, edge, brightness in ((self._target, 16, 128), (self._position, 8, 255)):
-            centre = np.rint((IMAGE_SIZE - 16) / 2 * (1 + places * (1, -1))).astype(int) + 8
+        image = np.zeros((self.count, 1, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+        for positions, edge, brightness in ((self._target, 16, 128), (self._position, 8, 255)):
+            centre = np.rint((IMAGE_SIZE - 16) / 2 * (1 + positions * (1, -1))).astype(int) + 8
             for env, (column, row) in enumerate(centre - edge // 2):
-                picture[env, 0, row : row + edge, column : column + edge] = brightness
-        return picture
+                image[env, 0, row : row + edge, column : column + edge] = brightness
+        return image

@@ -1,7 +1,7 @@
-"""One environment behind our interface, and how E of them form a group that steps together.
+"""The interface of a single environment, and the group in which E of them step together.
 
-Suites whose environments are Python objects write a `SingleEnv` each and pass its makers to
-`EnvGroup`, which also handles environments that fail during a run. This file knows no suite.
+Suites whose environments are Python objects subclass `SingleEnv` and pass functions that make one
+to `EnvGroup`, which also restarts environments that fail. This file knows no suite.
 """
 
 import sys
@@ -13,21 +13,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dreamer.envs.rendering import resize, take_picture
+from dreamer.envs.rendering import call_render, resize
 from dreamer.envs.tasks import print_once, require_at_least
 from dreamer.types import ActionSpace, TimeStep
 
 Observation = dict[str, np.ndarray]  # of one environment, without a leading axis
 
 
-class EnvironmentFault(RuntimeError):  # noqa: N818 -- a fault, not an error of ours
-    """An environment did what it must not: raised, hung, died, or gave what is no observation."""
+class EnvironmentFault(RuntimeError):  # noqa: N818 -- the environment's, not this program's
+    """An environment raised, hung, crashed or returned an invalid observation."""
 
 
 class Transition(NamedTuple):
-    """What one environment says after a policy step, or after a reset."""
+    """The result of one environment's policy step or reset."""
 
-    obs: Observation  # image (C, 64, 64) uint8; a vector (O,) float32; arrays of their own
+    obs: Observation  # images (C, 64, 64) uint8, vectors (O,) float32; not reused by later steps
     reward: float = 0.0  # raw, summed over the action repeat
     is_terminal: bool = False
     is_last: bool = False
@@ -37,57 +37,57 @@ class Transition(NamedTuple):
 class SingleEnv(ABC):
     """One environment, in this process or another.
 
-    Whoever writes one gives the two attributes and the four abstract methods; any of them may
-    raise whatever it likes, and `EnvGroup` restarts the environment.
+    A subclass sets the two attributes and implements the four abstract methods. They may raise any
+    exception; `EnvGroup` then restarts the environment.
 
-    A group asks in two phases, first all members to start and then each to finish, so that members
-    in other processes work at the same time. They override the three methods of the two phases.
+    A group steps in two phases: it starts all members, then waits for each. Members in other
+    processes therefore run in parallel; they override `start_reset`, `start_step` and `finish`.
     """
 
-    obs_shapes: dict[str, tuple[int, ...]]  # image (C, 64, 64) uint8; a vector (O,) float32
+    obs_shapes: dict[str, tuple[int, ...]]  # images (C, 64, 64) uint8, vectors (O,) float32
     action_space: ActionSpace
-    user_spaces: Any = None  # `GymSpaces`, where users know it by Gymnasium's spaces
+    user_spaces: Any = None  # `GymSpaces` of a Gymnasium environment, else None
 
-    notes: tuple[str, ...] = ()  # what people should know of it, in sentences
-    name: str = "environment"  # what messages call it
+    notes: tuple[str, ...] = ()  # sentences to print once, such as left-out observations
+    name: str = "environment"  # for messages
 
     @abstractmethod
     def reset(self, seed: int | None) -> Observation:
-        """Begin an episode; with a seed the random stream begins anew, with None it goes on."""
+        """Start an episode; a seed restarts the random stream, None continues it."""
 
     @abstractmethod
     def step(self, action: np.ndarray) -> Transition:
-        """Make one policy step, the action repeat included; action (A,), see `ActionSpace`."""
+        """Make one policy step, including the action repeat; action (A,), see `ActionSpace`."""
 
     @abstractmethod
     def render(self) -> np.ndarray:
-        """Return (height, width, 3) uint8, the environment as it stands, for people.
+        """Return an image of the current state, (height, width, 3) uint8.
 
-        Whoever asks lets `take_picture` see to what else it returns or raises.
+        Callers use `call_render`, which checks the result.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Free what the environment holds; harmless a second time."""
+        """Release all resources; a second call does nothing."""
 
     def start_reset(self, seed: int | None) -> None:
-        """Ask for a reset; never raises and does not wait."""
-        self._asked: Callable[[], Transition] = lambda: Transition(self.reset(seed))
+        """Request a reset; does not wait and does not raise."""
+        self._request: Callable[[], Transition] = lambda: Transition(self.reset(seed))
 
     def start_step(self, action: np.ndarray) -> None:
-        """Ask for a step; never raises and does not wait."""
-        self._asked = partial(self.step, action)
+        """Request a step; does not wait and does not raise."""
+        self._request = partial(self.step, action)
 
     def finish(self) -> Transition:
-        """Wait for what was asked for last; raises what went wrong on the way."""
-        return self._asked()
+        """Wait for the latest request and return its result, or raise its exception."""
+        return self._request()
 
 
 class EnvGroup:
-    """E environments, each an object of its own, behind the `VectorEnvs` protocol.
+    """E separate environments behind the `VectorEnvs` protocol.
 
-    An environment that fails in a step ends its episode as if cut by a time limit, on its last
-    good observation and without a reward; the next step resets a new one in its place.
+    If an environment fails in a step, its episode ends as if by a time limit, with its last valid
+    observation and reward 0. The next step replaces the environment and resets the new one.
     """
 
     def __init__(
@@ -99,17 +99,18 @@ class EnvGroup:
         max_restarts: int,
         reference_returns: dict[str, float] | None = None,
     ):
-        """Make every environment; the attributes are read when all have been asked for.
+        """Make every environment; their attributes are read after all of them have been started.
 
         Args:
-            makers: One per environment, called again to replace it; all make the same kind.
-            seed: Of the random streams; environment e's follows from the seed and e.
-            action_repeat: Frames per policy step; repeating is the members' business.
-            max_restarts: Of each environment, until the run ends with its fault.
+            makers: One function per environment, called again to replace it. All environments
+                must have the same spaces.
+            seed: Seed of the random streams; that of environment e is derived from it and e.
+            action_repeat: Frames per policy step; the members do the repeating.
+            max_restarts: Restarts allowed per environment; the next failure ends the run.
             reference_returns: See `VectorEnvs`.
 
         Raises:
-            ValueError: A number out of its range, or environments of several kinds.
+            ValueError: A number is out of range, or the environments have different spaces.
         """
         require_at_least(1, count=len(makers), action_repeat=action_repeat)
         require_at_least(0, seed=seed, max_restarts=max_restarts)
@@ -125,8 +126,8 @@ class EnvGroup:
             for env in range(self.count):
                 if self._kind(env) != kind:
                     raise ValueError(
-                        "Expect all environments to have the same spaces, actually: 0 has "
-                        f"{kind}, {env} has {self._kind(env)}"
+                        "All environments must have the same spaces, got "
+                        f"{kind} for 0 and {self._kind(env)} for {env}"
                     )
         except BaseException:
             self.close()
@@ -134,10 +135,10 @@ class EnvGroup:
         self.user_spaces = self.members[0].user_spaces
         for note in self.members[0].notes:
             print_once(note)
-        self.restarts = [0] * self.count  # so far
-        self._unseeded = [True] * self.count  # made anew: the next reset gets a seed
-        self._broken = [False] * self.count  # to be replaced before the next reset
-        self._obs: list[Observation | None] = [None] * self.count  # the last good ones
+        self.restarts = [0] * self.count
+        self._unseeded = [True] * self.count  # new: its first reset gets a seed
+        self._broken = [False] * self.count  # replace it before the next reset
+        self._obs: list[Observation | None] = [None] * self.count  # the last valid ones
         self._is_last = np.zeros(self.count, bool)
         self.episode_metrics: list[Mapping[str, float]] = [{}] * self.count
 
@@ -167,13 +168,13 @@ class EnvGroup:
         )
 
     def render(self) -> np.ndarray:
-        """See `VectorEnvs`; pictures of other sizes take that of the first environment.
+        """See `VectorEnvs`; all images are resized to that of the first environment.
 
         Raises:
-            RenderingFault: An environment gave no picture. All of them can go on.
+            RenderingFault: An environment returned no image. All of them can continue.
         """
-        pictures = [take_picture(member.render, member.name) for member in self.members]
-        return np.stack([resize(picture, *pictures[0].shape[:2]) for picture in pictures])
+        images = [call_render(member.render, member.name) for member in self.members]
+        return np.stack([resize(image, *images[0].shape[:2]) for image in images])
 
     def close(self) -> None:
         """See `VectorEnvs`."""
@@ -196,17 +197,17 @@ class EnvGroup:
             try:
                 self.members[env] = self._makers[env]()
             except Exception as fault:
-                self._note(env, fault)
+                self._handle_failure(env, fault)
             else:
                 self._broken[env], self._unseeded[env] = False, True
 
     def _finish(self, env: int, is_first: bool) -> Transition:
-        """Return what an environment says, or what stands for it where it failed."""
+        """Return an environment's transition; after a failure, end its episode or reset again."""
         try:
             transition = self.members[env].finish()
             self._check(transition)
         except Exception as fault:
-            self._note(env, fault)
+            self._handle_failure(env, fault)
         else:
             self._obs[env] = transition.obs
             return transition
@@ -220,36 +221,35 @@ class EnvGroup:
     def _check(self, transition: Transition) -> None:
         if transition.obs.keys() != self.obs_shapes.keys():
             raise EnvironmentFault(
-                f"Expect observations {list(self.obs_shapes)}, actually: {list(transition.obs)}"
+                f"Observations must be {list(self.obs_shapes)}, got {list(transition.obs)}"
             )
         for key, shape in self.obs_shapes.items():
             value = transition.obs[key]
             dtype = np.dtype(np.uint8 if len(shape) == 3 else np.float32)
             if value.shape != shape or value.dtype != dtype:
                 raise EnvironmentFault(
-                    f"Expect observation `{key}` to be {shape} {dtype}, "
-                    f"actually: {value.shape} {value.dtype}"
+                    f"Observation `{key}` must be {shape} {dtype}, got {value.shape} {value.dtype}"
                 )
             if dtype.kind == "f" and not np.isfinite(value).all():
-                raise EnvironmentFault(f"Expect `{key}` to be finite, actually: {value}")
+                raise EnvironmentFault(f"Observation `{key}` must be finite, got {value}")
         if not np.isfinite(transition.reward):
-            raise EnvironmentFault(f"Expect the reward to be finite, actually: {transition.reward}")
+            raise EnvironmentFault(f"The reward must be finite, got {transition.reward}")
 
-    def _note(self, env: int, fault: Exception) -> None:
-        """Report a fault, and mark the environment for replacement while that is allowed."""
+    def _handle_failure(self, env: int, fault: Exception) -> None:
+        """Report a failure; mark the environment for replacement, at most `max_restarts` times."""
         trace = "".join(traceback.format_exception(fault))
         if self._obs[env] is None or self.restarts[env] == self._max_restarts:
-            when = "in its first reset" if self._obs[env] is None else "once more"
+            when = "in its first reset" if self._obs[env] is None else "again"
             print(f"environment {env} failed {when}:\n{trace}", file=sys.stderr)
             raise EnvironmentFault(
-                f"Environment {env} failed {when}, after {self.restarts[env]} restarts of at most "
-                f"`max_restarts` {self._max_restarts}: {type(fault).__name__}: {fault}"
+                f"Environment {env} failed {when}, after {self.restarts[env]} of `max_restarts` "
+                f"{self._max_restarts} restarts: {type(fault).__name__}: {fault}"
             ) from fault
         self.restarts[env] += 1
         self._broken[env] = True
         print(
-            f"environment {env} failed and is restarted, for the {self.restarts[env]}. time of "
-            f"at most {self._max_restarts}:\n{trace}",
+            f"environment {env} failed; restart {self.restarts[env]} of at most "
+            f"{self._max_restarts}:\n{trace}",
             file=sys.stderr,
         )
 
@@ -257,5 +257,5 @@ class EnvGroup:
 def _close(member: SingleEnv) -> None:
     try:
         member.close()
-    except Exception:  # a broken environment may not even close; the run goes on without it
-        print(f"an environment did not close:\n{traceback.format_exc()}", file=sys.stderr)
+    except Exception:  # a broken environment may fail to close; the run continues
+        print(f"an environment failed to close:\n{traceback.format_exc()}", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""Any Gymnasium environment: one that is registered, or an object of the user's own.
+"""Gymnasium environments: registered ones, or objects of the user's program.
 
-The runner builds registered ones from conf/env/gym.yaml; other suites that speak Gymnasium wrap
-their objects in `GymEnv`. It knows spaces and how to step, and no policy.
+Runs build registered ones from conf/env/gym.yaml; other suites with Gymnasium environments wrap
+them in `GymEnv`. This file knows no policy.
 """
 
 import importlib
@@ -17,28 +17,28 @@ from dreamer.envs.base import ActionRepeat, GroupOptions, Task
 from dreamer.envs.group import EnvGroup, EnvironmentFault, Observation, SingleEnv, Transition
 from dreamer.envs.processes import make_group
 from dreamer.envs.rendering import draw
-from dreamer.envs.spaces import ActionWriter, GymSpaces, ObservationReader
+from dreamer.envs.spaces import ActionDecoder, GymSpaces, ObservationEncoder
 from dreamer.envs.tasks import find_task, require_at_least
 from dreamer.schema.types import Pattern, PositiveCount, doc
 from dreamer.schema.validation import checked_call
 
-# Keys that every environment of Gymnasium has.
+# Keys of every Gymnasium environment.
 GymTimeLimit = Annotated[
     PositiveCount | None,
-    doc("Length of an episode, after which it is cut; null: as registered.", unit="frames"),
+    doc("Maximum length of an episode; null: as registered.", unit="frames"),
 ]
-Grayscale = Annotated[bool, doc("Make RGB images one channel.")]
+Grayscale = Annotated[bool, doc("Convert RGB images to one channel.")]
 FlatKeys = Annotated[
-    Pattern, doc("Pattern of observations to flatten that would be taken for images.")
+    Pattern, doc("Pattern of observations to flatten although they have an image's shape.")
 ]
 Kwargs = Annotated[
     dict[str, Any],
-    doc("For the environment: env.kwargs.gravity=1.6, with a plus if it is new."),
+    doc("Arguments of the environment: env.kwargs.gravity=1.6, with a plus if new."),
 ]
 
 
 class GymOptions(GroupOptions):
-    """The options of every group of Gymnasium's environments."""
+    """Options of a group of Gymnasium environments."""
 
     action_repeat: ActionRepeat
     time_limit_frames: GymTimeLimit
@@ -61,19 +61,19 @@ def make_gym(
     """Build E copies of a registered environment.
 
     Args:
-        task: An id that Gymnasium knows, as "CartPole-v1", or one that a module registers when it
-            is imported, as "my_module:MyEnv-v0".
-        action_repeat: Steps of the environment per policy step; their rewards are summed.
-        time_limit_frames: Steps of the environment in an episode; None: as registered.
-        grayscale: See `ObservationReader`.
-        flat_keys: See `ObservationReader`.
-        kwargs: Given to the environment.
+        task: A registered id, as "CartPole-v1", or one that a module registers on import, as
+            "my_module:MyEnv-v0".
+        action_repeat: Environment steps per policy step; their rewards are summed.
+        time_limit_frames: Maximum environment steps of an episode; None: as registered.
+        grayscale: See `ObservationEncoder`.
+        flat_keys: See `ObservationEncoder`.
+        kwargs: Passed to the environment.
         group: See `make_group`.
 
     Raises:
         ImportError: The task's module, or a package that the environment needs, is missing.
-        ValueError: Unknown task, options it does not take, spaces that an agent cannot learn with,
-            or a number out of its range.
+        ValueError: The task or an argument is unknown, a space is not supported, or a number is
+            out of range.
     """
     make = partial(
         make_registered,
@@ -96,12 +96,12 @@ def make_registered(
 ) -> "GymEnv":
     """Make one environment by its registered id; `options` are those of `GymEnv`."""
     module, _, name = id_.rpartition(":")
-    if module:  # in another process it has not been imported yet
+    if module:  # another process has not imported it yet
         importlib.import_module(module)
-    if "DISPLAY" not in os.environ:  # spare people SDL's complaint about it
+    if "DISPLAY" not in os.environ:  # avoids a warning of SDL
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     try:
-        kwargs = {"render_mode": "rgb_array"} | kwargs if _can_draw(name) else kwargs
+        kwargs = {"render_mode": "rgb_array"} | kwargs if _can_render(name) else kwargs
         env = gymnasium.make(
             name, max_episode_steps=time_limit_frames, disable_env_checker=True, **kwargs
         )
@@ -126,59 +126,59 @@ class GymEnv(SingleEnv):
         """Wrap an environment.
 
         Args:
-            env: With the current API of Gymnasium; pictures need its `render_mode` "rgb_array".
-            action_repeat: Its steps per policy step.
-            grayscale: See `ObservationReader`.
-            flat_keys: See `ObservationReader`.
+            env: With the current Gymnasium API; images need the `render_mode` "rgb_array".
+            action_repeat: Environment steps per policy step.
+            grayscale: See `ObservationEncoder`.
+            flat_keys: See `ObservationEncoder`.
 
         Raises:
-            ValueError: Its spaces are none that an agent can learn with, or a number is too small.
+            ValueError: A space is not supported, or a number is too small.
         """
         require_at_least(1, action_repeat=action_repeat)
         self.env, self._action_repeat = env, action_repeat
-        own = env.unwrapped
-        self.name = str(getattr(own.spec, "id", type(own).__name__))
-        self._read = ObservationReader(
+        unwrapped = env.unwrapped
+        self.name = str(getattr(unwrapped.spec, "id", type(unwrapped).__name__))
+        self._encode = ObservationEncoder(
             env.observation_space, grayscale=grayscale, flat_keys=flat_keys
         )
-        self._write = ActionWriter(env.action_space)
-        self.obs_shapes, self.action_space = self._read.shapes, self._write.action_space
+        self._decode = ActionDecoder(env.action_space)
+        self.obs_shapes, self.action_space = self._encode.shapes, self._decode.action_space
         self.user_spaces = GymSpaces(env.observation_space, env.action_space, grayscale, flat_keys)
         self._obs: Observation = {}
         self._can_render = env.render_mode == "rgb_array"
         self.notes = tuple(
-            f"The observation `{name}` is left out: {space} is neither image nor vector."
-            for name, space in self._read.left_out.items()
+            f"The observation `{name}` is ignored: {space} is neither an image nor a vector."
+            for name, space in self._encode.left_out.items()
         )
 
     def reset(self, seed: int | None) -> Observation:
         """See `SingleEnv`."""
         raw, _ = self.env.reset(seed=seed)
-        self._obs = self._read(raw)
+        self._obs = self._encode(raw)
         return self._obs
 
     def step(self, action: np.ndarray) -> Transition:
         """See `SingleEnv`."""
-        raw_action = self._write(action)
+        raw_action = self._decode(action)
         total, raw, terminated, truncated = 0.0, None, False, False
         for _ in range(self._action_repeat):
             result = self.env.step(raw_action)
             if len(result) != 5:
                 raise EnvironmentFault(
-                    "Expect `step` to return observation, reward, terminated, truncated and info, "
-                    f"actually {len(result)} things: is it of the old Gym?"
+                    "`step` must return observation, reward, terminated, truncated and info, got "
+                    f"{len(result)} values. Does the environment have the API of the old Gym?"
                 )
             raw, reward, terminated, truncated, _ = result
             total += float(reward)
             if terminated or truncated:
                 break
-        self._obs = self._read(raw)
+        self._obs = self._encode(raw)
         return Transition(self._obs, total, bool(terminated), bool(terminated or truncated))
 
     def render(self) -> np.ndarray:
-        """See `SingleEnv`: its observation, where it says that it gives no pictures."""
-        picture: Any = self.env.render() if self._can_render else draw(self._obs)
-        return picture
+        """See `SingleEnv`; draws the observation if the environment cannot render."""
+        image: Any = self.env.render() if self._can_render else draw(self._obs)
+        return image
 
     def close(self) -> None:
         """See `SingleEnv`."""
@@ -186,7 +186,7 @@ class GymEnv(SingleEnv):
 
 
 def _find_id(task: str) -> str:
-    """The id that a task means, with its module, which is imported."""
+    """Return the id of a task, with its module, which is imported."""
     module, colon, name = task.rpartition(":")
     if module:
         importlib.import_module(module)
@@ -194,8 +194,8 @@ def _find_id(task: str) -> str:
     return module + colon + (name if exact else find_task(name, gymnasium.registry, "Gymnasium"))
 
 
-def _can_draw(name: str) -> bool:
-    """Tell whether an environment's class says that it gives pictures."""
+def _can_render(name: str) -> bool:
+    """Whether an environment's class declares the render mode "rgb_array"."""
     entry = gymnasium.spec(name).entry_point
     creator = load_env_creator(entry) if isinstance(entry, str) else entry
     return "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ())

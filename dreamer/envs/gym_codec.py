@@ -1,6 +1,6 @@
-"""The terms of Gymnasium's environments: whatever their spaces hold, as `step` gives and takes it.
+"""The codec of Gymnasium environments.
 
-`terms.py` says what terms are for. It knows spaces and arrays, no environment and no network.
+See `codecs.py`. It knows spaces and arrays, no environment and no network.
 """
 
 from collections.abc import Mapping
@@ -11,39 +11,39 @@ from gymnasium import spaces
 
 from dreamer.envs.group import EnvironmentFault
 from dreamer.envs.native_codec import Leading, describe, describe_kind, one_hots
-from dreamer.envs.spaces import ActionWriter, GymSpaces, ObservationReader
+from dreamer.envs.spaces import ActionDecoder, GymSpaces, ObservationEncoder
 
-Place = tuple[str | int, ...]  # keys and indices that lead to a part of a space
-ROUNDING = 1e-5  # of an action's bounds
+Path = tuple[str | int, ...]  # keys and indices that lead to a part of a space
+ROUNDING = 1e-5  # tolerance of an action's bounds, relative to their distance
 
 
 class GymCodec:
-    """Observations and actions of a pair of spaces.
+    """Codec of an observation space and an action space.
 
-    Many dictionaries or tuples at once are one of them with arrays that have leading axes, or a
-    list of them.
+    Several dictionary or tuple observations are either one such object, whose arrays have leading
+    axes, or a list of such objects.
     """
 
     def __init__(self, user_spaces: GymSpaces):
         self._spaces = user_spaces
-        self._write = ActionWriter(user_spaces.action)
-        self.action_space = self._write.action_space
-        self.obs_shapes = self._reader().shapes
+        self._decode = ActionDecoder(user_spaces.action)
+        self.action_space = self._decode.action_space
+        self.obs_shapes = self._encoder().shapes
 
     def encode_observations(self, raw: Any) -> tuple[dict[str, np.ndarray], Leading]:
         """See `SpaceCodec`."""
         space = self._spaces.observation
         leaves = _leaves(raw, space)
         found = {
-            "/".join(map(str, place)) or "observation": array.shape[: array.ndim - len(shape)]
-            for place, (array, shape) in leaves.items()
+            "/".join(map(str, path)) or "observation": array.shape[: array.ndim - len(shape)]
+            for path, (array, shape) in leaves.items()
         }
         if len(set(found.values())) > 1:
-            raise ValueError(f"Expect observations of the same leading axes, actually: {found}")
+            raise ValueError(f"Observations must have the same leading axes, got {found}")
         leading = next(iter(found.values()))
-        read = self._reader()
+        encode = self._encoder()
         try:
-            rows = [read(_one(space, leaves, index)) for index in np.ndindex(*leading)]
+            rows = [encode(_one(space, leaves, index)) for index in np.ndindex(*leading)]
         except EnvironmentFault as fault:
             raise ValueError(str(fault)) from fault
         obs = {
@@ -52,7 +52,7 @@ class GymCodec:
         }
         for key, array in obs.items():
             if not np.isfinite(array).all():
-                raise ValueError(f"Expect `{key}` to be finite, actually: {describe(array)}")
+                raise ValueError(f"`{key}` must be finite, got {describe(array)}")
         return obs, leading
 
     def encode_actions(self, raw: Any) -> np.ndarray:
@@ -61,9 +61,9 @@ class GymCodec:
         assert space.shape is not None
         leading = array.shape[: max(array.ndim - len(space.shape), 0)]
         if array.shape != (*leading, *space.shape) or array.dtype.kind not in "biuf":
-            raise ValueError(f"Expect actions of {space}, actually: {describe(array)}")
+            raise ValueError(f"Actions must be of {space}, got {describe(array)}")
         if isinstance(space, spaces.Box):
-            return _shares(array, space).reshape(*leading, -1)
+            return _scale_to_unit(array, space).reshape(*leading, -1)
         chosen = array - getattr(space, "start", 0) if array.dtype.kind in "iu" else array
         choices = self.action_space.choices or (self.action_space.size,)
         return one_hots(chosen.reshape(*leading, -1), choices)
@@ -73,12 +73,12 @@ class GymCodec:
         space = self._spaces.action
         assert space.shape is not None
         leading = actions.shape[:-1]
-        rows = [self._write(actions[index]) for index in np.ndindex(*leading)]
+        rows = [self._decode(actions[index]) for index in np.ndindex(*leading)]
         if leading:
             return np.array(rows, space.dtype).reshape(*leading, *space.shape)
         return int(rows[0]) if isinstance(space, spaces.Discrete) else rows[0]
 
-    def as_plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """See `SpaceCodec`."""
         observation, action, grayscale, flat_keys = self._spaces
         return describe_kind(self.obs_shapes, self.action_space) | {
@@ -90,14 +90,14 @@ class GymCodec:
             }
         }
 
-    def _reader(self) -> ObservationReader:
-        """One that has seen no data yet: it holds what follows to the type of what came first."""
+    def _encoder(self) -> ObservationEncoder:
+        """Make a new encoder, which requires all data to have the type of the first."""
         observation, _, grayscale, flat_keys = self._spaces
-        return ObservationReader(observation, grayscale=grayscale, flat_keys=flat_keys)
+        return ObservationEncoder(observation, grayscale=grayscale, flat_keys=flat_keys)
 
 
-def read_spaces(plain: Mapping[str, Any]) -> GymSpaces:
-    """Make the spaces that `GymCodec.as_plain` described."""
+def spaces_from_dict(plain: Mapping[str, Any]) -> GymSpaces:
+    """Make the spaces that `GymCodec.to_dict` described."""
     return GymSpaces(
         _space(plain["observation"]),
         _space(plain["action"]),
@@ -107,7 +107,7 @@ def read_spaces(plain: Mapping[str, Any]) -> GymSpaces:
 
 
 def _children(space: spaces.Space) -> dict[Any, spaces.Space] | None:
-    """The parts of a dictionary or tuple; None of what is neither."""
+    """Return the parts of a Dict or Tuple space; None for any other space."""
     match space:
         case spaces.Dict():
             return dict(space.spaces)
@@ -117,21 +117,21 @@ def _children(space: spaces.Space) -> dict[Any, spaces.Space] | None:
 
 
 def _leaves(
-    raw: Any, space: spaces.Space, place: Place = ()
-) -> dict[Place, tuple[np.ndarray, tuple[int, ...]]]:
-    """The arrays of an observation, or of many, by place; each with the shape of one."""
+    raw: Any, space: spaces.Space, path: Path = ()
+) -> dict[Path, tuple[np.ndarray, tuple[int, ...]]]:
+    """Return the arrays of one or several observations by path, each with the shape of one."""
     children = _children(space)
     if children is None:
-        if space.shape is None:  # a text or graph: not observed
+        if space.shape is None:  # Text or Graph: not observed
             return {}
         array = np.asarray(raw)
         tail = array.shape[max(array.ndim - len(space.shape), 0) :]
         if tail != space.shape or array.dtype.kind not in "biuf":
-            name = "/".join(map(str, place)) or "observation"
-            raise ValueError(f"Expect `{name}` to be of {space}, actually: {describe(array)}")
-        return {place: (array, space.shape)}
+            name = "/".join(map(str, path)) or "observation"
+            raise ValueError(f"`{name}` must be of {space}, got {describe(array)}")
+        return {path: (array, space.shape)}
     if isinstance(raw, list) and raw:
-        many = [_leaves(one, space, place) for one in raw]
+        many = [_leaves(one, space, path) for one in raw]
         return {
             p: (np.stack([leaves[p][0] for leaves in many]), shape)
             for p, (_, shape) in many[0].items()
@@ -141,38 +141,38 @@ def _leaves(
         try:
             part = raw[key]
         except (KeyError, IndexError, TypeError) as error:
-            name = "/".join(map(str, (*place, key)))
-            raise ValueError(f"Expect `{name}` in the observation, actually: {raw}") from error
-        parts |= _leaves(part, child, (*place, key))
+            name = "/".join(map(str, (*path, key)))
+            raise ValueError(f"The observation must have `{name}`, got {raw}") from error
+        parts |= _leaves(part, child, (*path, key))
     return parts
 
 
 def _one(
     space: spaces.Space,
-    leaves: Mapping[Place, tuple[np.ndarray, tuple[int, ...]]],
+    leaves: Mapping[Path, tuple[np.ndarray, tuple[int, ...]]],
     index: tuple[int, ...],
-    place: Place = (),
+    path: Path = (),
 ) -> Any:
-    """One observation out of many, as the environment gave it."""
+    """Select one of several observations, in the structure of its space."""
     children = _children(space)
     if children is not None:
-        return {key: _one(child, leaves, index, (*place, key)) for key, child in children.items()}
-    return leaves[place][0][index] if place in leaves else None
+        return {key: _one(child, leaves, index, (*path, key)) for key, child in children.items()}
+    return leaves[path][0][index] if path in leaves else None
 
 
-def _shares(array: np.ndarray, space: spaces.Box) -> np.ndarray:
-    """Numbers between a box's bounds -> [-1, 1]."""
+def _scale_to_unit(array: np.ndarray, space: spaces.Box) -> np.ndarray:
+    """Scale numbers between a Box's bounds to [-1, 1]."""
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     width = high - low
     slack = ROUNDING * np.maximum(width, 1)
     if not ((array >= low - slack) & (array <= high + slack)).all():
-        raise ValueError(f"Expect actions of {space}, actually: {describe(array)}")
+        raise ValueError(f"Actions must be of {space}, got {describe(array)}")
     share = np.divide(array - low, width, out=np.full(array.shape, 0.5), where=width > 0)
     return (2 * share - 1).clip(-1, 1).astype(np.float32)
 
 
 def _plain(space: spaces.Space) -> dict[str, Any]:
-    """A space in plain types."""
+    """Describe a space in JSON types."""
     match space:
         case spaces.Box():
             shape, dtype = list(space.shape), str(space.dtype)
@@ -190,11 +190,11 @@ def _plain(space: spaces.Space) -> dict[str, Any]:
             return {"type": "Dict", "spaces": parts}
         case spaces.Tuple():
             return {"type": "Tuple", "spaces": [_plain(child) for child in space.spaces]}
-    return {"type": type(space).__name__}  # it is not observed
+    return {"type": type(space).__name__}  # not observed
 
 
 def _space(plain: Mapping[str, Any]) -> spaces.Space:
-    """The space that `_plain` described."""
+    """Make the space that `_plain` described."""
     match plain["type"]:
         case "Box":
             dtype = np.dtype(plain["dtype"])
@@ -213,17 +213,17 @@ def _space(plain: Mapping[str, Any]) -> spaces.Space:
             return spaces.Dict([(key, _space(child)) for key, child in plain["spaces"]])
         case "Tuple":
             return spaces.Tuple([_space(child) for child in plain["spaces"]])
-    return spaces.Text(1)  # stands for what is not observed
+    return spaces.Text(1)  # pathholder for a space that is not observed
 
 
 def _numbers(array: np.ndarray) -> Any:
-    """Numbers as nested lists, or as one where all are the same."""
+    """Return the numbers as nested lists, or as one number if all are equal."""
     same = array.size > 0 and bool((array == array.flat[0]).all())
-    return _words_for_infinity(array.flat[0].item() if same else array.tolist())
+    return _infinity_to_str(array.flat[0].item() if same else array.tolist())
 
 
-def _words_for_infinity(numbers: Any) -> Any:
-    """JSON has no infinity; NumPy reads the words back."""
+def _infinity_to_str(numbers: Any) -> Any:
+    """Repath infinity, which JSON lacks, by a string that NumPy can parse."""
     if isinstance(numbers, list):
-        return [_words_for_infinity(one) for one in numbers]
+        return [_infinity_to_str(one) for one in numbers]
     return numbers if np.isfinite(numbers) else str(numbers)

@@ -1,6 +1,6 @@
-"""MiniGrid and BabyAI: small rooms with doors, keys and goals, seen from the agent's place.
+"""MiniGrid and BabyAI: small rooms with doors, keys and goals, seen from the agent's position.
 
-The runner builds them from conf/env/minigrid.yaml. No other file imports minigrid.
+Runs build them from conf/env/minigrid.yaml. No other file imports minigrid.
 """
 
 from functools import partial
@@ -18,7 +18,7 @@ from dreamer.schema.validation import checked_call
 from dreamer.types import ActionSpace
 
 IMAGE_SIZE = 64  # pixels, both edges
-TILE_SIZE = 8  # pixels, both edges of a tile of the agent's 7 x 7, before they are enlarged
+TILE_SIZE = 8  # pixels, both edges of one of the 7 x 7 visible tiles, before resizing
 
 
 @checked_call
@@ -27,7 +27,7 @@ def make_minigrid(
     *,
     observation: Annotated[
         Literal["pixels", "symbolic"],
-        doc("What is seen of the 7 x 7 tiles in view: an RGB image, or what is on them, one-hot."),
+        doc("Observe the 7 x 7 visible tiles as an RGB image, or their contents one-hot."),
     ],
     **group: Unpack[GroupOptions],
 ) -> EnvGroup:
@@ -37,16 +37,16 @@ def make_minigrid(
         task: A registered id, with or without its prefix and version: "DoorKey-6x6" is
             "MiniGrid-DoorKey-6x6-v0", "BabyAI-GoToLocal" is "BabyAI-GoToLocal-v0". Without a
             version, the newest.
-        observation: What the agent sees of the 7 x 7 tiles before it: "pixels" is an RGB image of
-            them; "symbolic" is what stands on each, one-hot, and the direction it looks in.
-        group: See `make_group`; the seed is that of how the rooms are laid out.
+        observation: How the agent observes the 7 x 7 tiles in front of it: "pixels" is an RGB
+            image of them; "symbolic" is the content of each and the agent's direction, one-hot.
+        group: See `make_group`; the seed determines the layouts of the rooms.
 
     Raises:
         ImportError: minigrid is not installed.
-        ValueError: Unknown task, or an option out of its range.
+        ValueError: The task is unknown, or an option is out of range.
 
-    The mission, a sentence, is not observed: tasks whose mission changes from one episode to the
-    next, BabyAI's above all, are then partly guesswork. The authors' example drops it as well.
+    The mission, a sentence, is not observed, as in the authors' example. Tasks whose mission
+    changes between episodes, such as BabyAI's, are therefore only partly solvable.
 
     Source: Chevalier-Boisvert et al. 2023, https://arxiv.org/abs/2306.13831
     """
@@ -63,10 +63,10 @@ def make_minigrid(
 
 
 def _names() -> dict[str, str]:
-    """Return the registered ids by the names they go by."""
+    """Return the registered ids by all their accepted names."""
     names = {}
     ids = sorted(i for i in gymnasium.registry if i.startswith(("MiniGrid-", "BabyAI-")))
-    for id_ in ids:  # a newer version comes later, and takes the name without one
+    for id_ in ids:  # sorted: the newest version comes last and gets the name without a version
         name, _, _ = id_.rpartition("-v")
         names |= {id_: id_, name: id_, name.removeprefix("MiniGrid-"): id_}
         names[id_.removeprefix("MiniGrid-")] = id_
@@ -74,14 +74,14 @@ def _names() -> dict[str, str]:
 
 
 class MiniGrid(SingleEnv):
-    """One room, or several, behind which a reward lies."""
+    """One MiniGrid or BabyAI environment."""
 
     def __init__(self, id_: str, pixels: bool):
         """Make the environment registered under `id_`."""
-        import minigrid  # noqa: F401 (in another process, nobody has registered the ids yet)
+        import minigrid  # noqa: F401 (registers its ids in this process)
         from minigrid.core import constants
 
-        # The checker would test every step; `EnvGroup` checks what counts.
+        # Gymnasium's checker is slow; `EnvGroup` checks the observations.
         env = gymnasium.make(id_, render_mode="rgb_array", disable_env_checker=True)
         self.name = id_
         self._env: gymnasium.Env[Any, Any] = env
@@ -89,12 +89,12 @@ class MiniGrid(SingleEnv):
         assert isinstance(env.action_space, gymnasium.spaces.Discrete)
         self.action_space = ActionSpace(int(env.action_space.n), discrete=True)
         self._pixels = pixels
-        # Of each tile: what stands there, its colour, and whether it is open, closed or locked.
+        # Of each tile: object, colour, and state (open, closed or locked).
         self._kinds = [len(constants.OBJECT_TO_IDX), len(constants.COLOR_TO_IDX), 3]
         edge = self._room.agent_view_size
         if pixels:
             self.obs_shapes = {"image": (3, IMAGE_SIZE, IMAGE_SIZE)}
-            # The nearest pixel, as the authors resize.
+            # Nearest-neighbour resizing, as in the authors' code.
             self._nearest = ((np.arange(IMAGE_SIZE) + 0.5) * edge * TILE_SIZE / IMAGE_SIZE).astype(
                 int
             )
@@ -111,9 +111,9 @@ class MiniGrid(SingleEnv):
         return Transition(self._observe(obs), float(reward), terminated, terminated or truncated)
 
     def render(self) -> np.ndarray:
-        """See `SingleEnv`: the whole grid, with what the agent sees of it lit."""
-        picture: Any = self._env.render()
-        return picture
+        """See `SingleEnv`: the whole grid, with the visible tiles highlighted."""
+        image: Any = self._env.render()
+        return image
 
     def close(self) -> None:
         """See `SingleEnv`."""

@@ -1,6 +1,6 @@
-"""The terms of environments that speak our words from the start, and the arithmetic of choices.
+"""The codec of environments without Gymnasium spaces, and one-hot encoding of choices.
 
-`terms.py` says what terms are for. It knows arrays, no environment and no network.
+See `codecs.py`. It knows arrays, no environment and no network.
 """
 
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ Leading = tuple[int, ...]
 
 
 class NativeCodec:
-    """Of environments that speak our words from the start, such as Atari and the dummy worlds.
+    """Codec of environments without Gymnasium spaces, such as Atari and the dummy worlds.
 
-    Observations are a dictionary of arrays, or a bare array where there is one key: images
-    (C, 64, 64) uint8, vectors (O,). Actions are the number of a choice, or A numbers in [-1, 1];
-    where several choices are made at once, an array of their numbers.
+    Observations are a dictionary of arrays, or one array if there is one key: images (C, 64, 64)
+    uint8, vectors (O,). Actions are the index of a choice, an array of indices if there are
+    several choices, or A numbers in [-1, 1].
     """
 
     def __init__(self, obs_shapes: dict[str, tuple[int, ...]], action_space: ActionSpace):
@@ -31,16 +31,16 @@ class NativeCodec:
         if not isinstance(raw, Mapping):
             if len(self.obs_shapes) != 1:
                 raise ValueError(
-                    f"Expect a dictionary of the observations {list(self.obs_shapes)}, "
-                    f"actually: {type(raw).__name__}"
+                    f"Observations must be a dictionary with {list(self.obs_shapes)}, "
+                    f"got {type(raw).__name__}"
                 )
             raw = dict.fromkeys(self.obs_shapes, raw)
         if missing := self.obs_shapes.keys() - raw.keys():
-            raise ValueError(f"Expect observations {list(self.obs_shapes)}, without: {missing}")
-        obs = {k: _read_array(k, raw[k], shape) for k, shape in self.obs_shapes.items()}
+            raise ValueError(f"Observations must be {list(self.obs_shapes)}, missing: {missing}")
+        obs = {k: _encode_array(k, raw[k], shape) for k, shape in self.obs_shapes.items()}
         leading = {k: x.shape[: x.ndim - len(self.obs_shapes[k])] for k, x in obs.items()}
         if len(set(leading.values())) > 1:
-            raise ValueError(f"Expect observations of the same leading axes, actually: {leading}")
+            raise ValueError(f"Observations must have the same leading axes, got {leading}")
         return obs, next(iter(leading.values()))
 
     def encode_actions(self, raw: Any) -> np.ndarray:
@@ -50,7 +50,7 @@ class NativeCodec:
             size = self.action_space.size
             if array.shape[-1:] != (size,) or not (np.abs(array) <= 1).all():
                 raise ValueError(
-                    f"Expect actions of {size} numbers in [-1, 1], actually: {describe(array)}"
+                    f"Actions must be {size} numbers in [-1, 1], got {describe(array)}"
                 )
             return array.astype(np.float32)
         if not self.action_space.choices:
@@ -66,7 +66,7 @@ class NativeCodec:
             return chosen
         return chosen[..., 0] if chosen.ndim > 1 else int(chosen[0])
 
-    def as_plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """See `SpaceCodec`."""
         return describe_kind(self.obs_shapes, self.action_space)
 
@@ -74,7 +74,7 @@ class NativeCodec:
 def describe_kind(
     obs_shapes: dict[str, tuple[int, ...]], action_space: ActionSpace
 ) -> dict[str, Any]:
-    """What is observed and done, in our words and plain types."""
+    """Describe observations and actions in JSON types."""
     return {
         "observations": {key: list(shape) for key, shape in obs_shapes.items()},
         "actions": action_space._asdict() | {"choices": list(action_space.choices)},
@@ -82,44 +82,44 @@ def describe_kind(
 
 
 def one_hots(chosen: np.ndarray, choices: tuple[int, ...]) -> np.ndarray:
-    """Numbers of options (*leading, len(choices)) -> their one-hot vectors in a row (*leading, A).
+    """Convert indices (*leading, len(choices)) to concatenated one-hot vectors (*leading, A).
 
     Raises:
-        ValueError: there is no such option.
+        ValueError: An index is not an integer or out of range.
     """
     limits = np.array(choices)
     whole = chosen.dtype.kind in "biu" and chosen.shape[-1:] == limits.shape
     if not whole or (chosen < 0).any() or (chosen >= limits).any():
         raise ValueError(
-            f"Expect whole numbers below {', '.join(map(str, choices))} for actions, "
-            f"actually: {describe(chosen.squeeze(-1) if len(choices) == 1 else chosen)}"
+            f"Actions must be whole numbers below {', '.join(map(str, choices))}, "
+            f"got {describe(chosen.squeeze(-1) if len(choices) == 1 else chosen)}"
         )
     rows = [np.eye(n, dtype=np.float32)[chosen[..., i]] for i, n in enumerate(choices)]
     return np.concatenate(rows, -1)
 
 
 def chosen_options(actions: np.ndarray, choices: tuple[int, ...]) -> np.ndarray:
-    """One-hot vectors in a row (*leading, A) -> numbers of options (*leading, len(choices))."""
+    """Convert concatenated one-hot vectors (*leading, A) to indices (*leading, len(choices))."""
     parts = np.split(actions, np.cumsum(choices)[:-1], -1)
     return np.stack([part.argmax(-1) for part in parts], -1)
 
 
-def _read_array(key: str, raw: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """One observation, or many, of a shape: uint8 if it is an image, else float32."""
+def _encode_array(key: str, raw: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Check the observations of one key, and convert them to uint8 (images) or float32."""
     array = np.asarray(raw)
     if array.shape[max(array.ndim - len(shape), 0) :] != shape:
-        raise ValueError(f"Expect `{key}` of shape (..., {shape}), actually: {array.shape}")
+        raise ValueError(f"`{key}` must have shape (..., {shape}), got {array.shape}")
     if len(shape) == 3:
         if array.dtype != np.uint8:
-            raise ValueError(f"Expect image `{key}` as uint8, actually: {array.dtype}")
+            raise ValueError(f"Image `{key}` must be uint8, got {array.dtype}")
         return array
     if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
-        raise ValueError(f"Expect `{key}` to hold finite numbers, actually: {describe(array)}")
+        raise ValueError(f"`{key}` must hold finite numbers, got {describe(array)}")
     return array.astype(np.float32)
 
 
 def describe(array: np.ndarray) -> str:
-    """An array on one line: what it holds if that is short, else its shape and range."""
+    """Describe an array on one line: its values if there are few, else its shape and range."""
     if array.size <= 8 or array.dtype.kind not in "biuf":
         return str(array.tolist())[:200]
     return f"shape {array.shape}, {array.dtype}, from {array.min()} to {array.max()}"

@@ -1,7 +1,7 @@
-"""Finds out how MuJoCo can draw on a machine without a screen.
+"""Finds a renderer for MuJoCo on a machine without a screen.
 
-Suites that render with it ask before they build their environments. Environments in other
-processes inherit the answer, an environment variable. This file knows no suite.
+Suites that render with MuJoCo call it before they build environments. Other processes inherit the
+result, an environment variable. This file knows no suite.
 """
 
 import functools
@@ -9,11 +9,11 @@ import os
 import subprocess
 import sys
 
-# By preference: the system's packages each needs, on Debian and Ubuntu.
+# Renderers in order of preference, with the Debian and Ubuntu packages that each needs.
 PACKAGES = {"egl": "libegl1 libgl1", "osmesa": "libosmesa6"}
-PATIENCE = 120  # seconds that a trial may take
+TRIAL_SECONDS = 120  # time limit of a trial
 
-# Everything that can fail: the libraries, a context, and MuJoCo's own set-up of it.
+# All that can fail: loading the libraries, making a context, and MuJoCo's set-up of it.
 _TRIAL = """
 import mujoco
 context = mujoco.GLContext(64, 64)
@@ -23,49 +23,49 @@ mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
 """
 
 
-class NoRenderer(RuntimeError):  # noqa: N818 -- it says what is missing
-    """Nothing on this machine can draw; the message says what was tried and what to install."""
+class NoRenderer(RuntimeError):  # noqa: N818 -- the name states the problem
+    """No renderer works on this machine; the message lists the attempts and what to install."""
 
 
 @functools.cache
 def choose_renderer() -> str:
-    """Set MUJOCO_GL to what works, unless the user has set it, and return it.
+    """Set MUJOCO_GL to the first renderer that works, or keep the user's, and return it.
 
-    EGL first, on the GPU where there is one, then OSMesa, which draws on the CPU. Each is tried in
-    a process of its own, for the libraries of one that failed would be in the way of the next.
-    To be called before anything imports dm_control, which reads the variable then.
+    EGL comes first, which uses a GPU if there is one, then OSMesa on the CPU. Each is tried in a
+    separate process, because the libraries of a failed one would affect the next. Call this
+    before importing dm_control, which reads the variable on import.
 
     Raises:
-        NoRenderer: Neither works, or the one that the user has set does not.
+        NoRenderer: Neither works, or the user's does not.
     """
-    wish = os.environ.get("MUJOCO_GL")
+    requested = os.environ.get("MUJOCO_GL")
     problems = []
-    for name in [wish] if wish else PACKAGES:
+    for name in [requested] if requested else PACKAGES:
         problem = _try(name)
         if problem is None:
             os.environ["MUJOCO_GL"] = name
             return name
         problems.append(f"MUJOCO_GL={name} fails: {problem}")
     raise NoRenderer(
-        f"MuJoCo cannot draw on this machine. {'. '.join(problems)}. EGL needs `apt-get install "
+        f"MuJoCo cannot render on this machine. {'. '.join(problems)}. EGL needs `apt-get install "
         f"{PACKAGES['egl']}` (and an NVIDIA driver, to use the GPU), OSMesa `apt-get install "
-        f"{PACKAGES['osmesa']}`; either will do"
-        + (", and MUJOCO_GL is best left unset." if wish else ".")
+        f"{PACKAGES['osmesa']}`; one of them is enough."
+        + (" Leave MUJOCO_GL unset to choose automatically." if requested else "")
     )
 
 
 def _try(name: str) -> str | None:
-    """Return what is wrong with a renderer, or None."""
+    """Return the error of a renderer; None if it works."""
     try:
         trial = subprocess.run(
             [sys.executable, "-c", _TRIAL],
             env=os.environ | {"MUJOCO_GL": name},
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TRIAL_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        return f"it does not answer within {PATIENCE} s"
+        return f"no answer within {TRIAL_SECONDS} s"
     if trial.returncode == 0:
         return None
     lines = trial.stderr.strip().splitlines()

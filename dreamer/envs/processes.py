@@ -1,7 +1,7 @@
-"""Environments in processes of their own, so that E of them step at once and none harms the run.
+"""Environments in separate processes: E of them step in parallel, and a crash does not end the run.
 
-Suites whose environments cost Python or drawing use it. An environment answers over a pipe and
-shows its observations in memory that both processes see. This file knows no suite.
+Suites with slow Python code or rendering use it. An environment answers over a pipe and writes its
+observations to shared memory. This file knows no suite.
 """
 
 import multiprocessing
@@ -20,11 +20,11 @@ import numpy as np
 from dreamer.envs.base import ActionRepeat, EnvCount, HangSeconds, MaxRestarts, Processes
 from dreamer.envs.group import EnvGroup, EnvironmentFault, Observation, SingleEnv, Transition
 from dreamer.envs.rendering import RenderingFault
-from dreamer.envs.worker import SINGLE_THREADED, Fault, Introduction, observations_in, serve
+from dreamer.envs.worker import SINGLE_THREADED, EnvDescription, Failure, map_observations, serve
 from dreamer.schema.validation import checked_call
 from dreamer.types import ActionSpace
 
-GOODBYE = 5  # seconds that an environment has to close
+CLOSE_SECONDS = 5  # time an environment has to close
 
 
 @checked_call
@@ -42,22 +42,22 @@ def make_group(
     """Build E environments of one kind that step together.
 
     Args:
-        make: Builds one of them, here or in another process.
+        make: Builds one of them, in this or another process.
         count: E.
         seed: See `EnvGroup`.
         action_repeat: See `EnvGroup`.
-        processes: Whether each gets a process of its own; "auto" where there are several, and
-            several cores.
-        hang_seconds: An environment in another process that does not answer for so long is killed
-            and restarted. In this process it would be waited for.
+        processes: Whether each runs in its own process; "auto" if there are several environments
+            and several cores.
+        hang_seconds: A process that has not answered for this long is killed and restarted. It has
+            no effect without processes.
         max_restarts: See `EnvGroup`.
         reference_returns: See `VectorEnvs`.
 
     Raises:
-        ValueError: A setting out of its range.
+        ValueError: An option is out of range.
     """
-    apart = count > 1 and _cores() > 1 if processes == "auto" else processes
-    maker = partial(ProcessEnv, make, hang_seconds=hang_seconds) if apart else make
+    separate = count > 1 and _cores() > 1 if processes == "auto" else processes
+    maker = partial(ProcessEnv, make, hang_seconds=hang_seconds) if separate else make
     return EnvGroup(
         [maker] * count,
         seed=seed,
@@ -68,53 +68,53 @@ def make_group(
 
 
 class ProcessEnv(SingleEnv):
-    """One environment in a process of its own.
+    """One environment in its own process.
 
-    The process ends with `close`, with a fault, and with this one, however this one ends.
+    The process ends on `close`, after a failure, and whenever this process ends.
     """
 
     def __init__(self, make: Callable[[], SingleEnv], *, hang_seconds: float):
-        """Start the process, which builds the environment meanwhile; `make` is cloudpickled."""
+        """Start the process without waiting for it; cloudpickle serialises `make`."""
         self._hang_seconds = hang_seconds
-        self._views: dict[str, np.ndarray] | None = None  # None: it has not introduced itself yet
-        self._questions = 0
-        # Forked off a process that has imported everything and runs no thread: forking this one,
-        # with the threads of torch and CUDA, would not be safe, and starting afresh takes seconds.
+        self._views: dict[str, np.ndarray] | None = None  # None until the first message arrives
+        self._requests = 0
+        # The fork server has imported everything and runs no threads. Forking this process, with
+        # the threads of torch and CUDA, would be unsafe; spawning a new one takes seconds.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([serve.__module__])
-        self._pipe, theirs = context.Pipe()
-        recipe = cloudpickle.dumps(make)
+        self._pipe, child_pipe = context.Pipe()
+        pickled_make = cloudpickle.dumps(make)
         self._process = context.Process(
-            target=serve, args=(theirs, recipe, dict(os.environ)), daemon=True
+            target=serve, args=(child_pipe, pickled_make, dict(os.environ)), daemon=True
         )
-        with _bare_surroundings():
+        with _clean_start():
             self._process.start()
-        theirs.close()
+        child_pipe.close()
 
     @property
     def obs_shapes(self) -> dict[str, tuple[int, ...]]:  # type: ignore[override]
-        """See `SingleEnv`; waits until the environment is built, and raises what hindered that."""
-        return self._introduction().obs_shapes
+        """See `SingleEnv`; waits until the environment is built, and raises if that failed."""
+        return self._description().obs_shapes
 
     @property
     def action_space(self) -> ActionSpace:  # type: ignore[override]
         """See `SingleEnv`."""
-        return self._introduction().action_space
+        return self._description().action_space
 
     @property
     def user_spaces(self) -> Any:  # type: ignore[override]
         """See `SingleEnv`."""
-        return self._introduction().user_spaces
+        return self._description().user_spaces
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
         """See `SingleEnv`."""
-        return self._introduction().notes
+        return self._description().notes
 
     @property
     def name(self) -> str:  # type: ignore[override]
         """See `SingleEnv`."""
-        return self._introduction().name
+        return self._description().name
 
     def reset(self, seed: int | None) -> Observation:
         """See `SingleEnv`."""
@@ -128,17 +128,17 @@ class ProcessEnv(SingleEnv):
 
     def start_reset(self, seed: int | None) -> None:
         """See `SingleEnv`."""
-        self._ask("reset", seed)
+        self._send("reset", seed)
 
     def start_step(self, action: np.ndarray) -> None:
         """See `SingleEnv`."""
-        self._ask("step", action)
+        self._send("step", action)
 
     def finish(self) -> Transition:
         """See `SingleEnv`."""
-        self._introduction()
-        transition: Transition = self._answer()
-        if transition.obs:  # it did not fit into the shared memory
+        self._description()
+        transition: Transition = self._receive()
+        if transition.obs:  # of other shapes or types than the shared memory
             return transition
         assert self._views is not None
         return transition._replace(obs={key: view.copy() for key, view in self._views.items()})
@@ -147,22 +147,22 @@ class ProcessEnv(SingleEnv):
         """See `SingleEnv`.
 
         Raises:
-            RenderingFault: It gave no picture, and can go on.
-            EnvironmentFault: It died or hung; its process has ended.
+            RenderingFault: It returned no image, but can continue.
+            EnvironmentFault: It crashed or hung; its process has ended.
         """
-        self._introduction()
-        self._ask("render", None)
-        answer = self._answer()
+        self._description()
+        self._send("render", None)
+        answer = self._receive()
         if isinstance(answer, RenderingFault):
             raise answer
         return answer
 
     def close(self) -> None:
-        """End the process, by force where it does not answer."""
+        """End the process; kill it if it does not answer."""
         if self._pipe.closed:
             return
-        self._ask("close", None)
-        self._process.join(GOODBYE)
+        self._send("close", None)
+        self._process.join(CLOSE_SECONDS)
         self._end()
 
     def _end(self) -> None:
@@ -170,44 +170,44 @@ class ProcessEnv(SingleEnv):
         self._process.join()
         self._pipe.close()
 
-    def _introduction(self) -> Introduction:
+    def _description(self) -> EnvDescription:
         if self._views is None:
-            self._hello: Introduction = self._answer()
+            self._received: EnvDescription = self._receive()
             memory = reduction.recv_handle(self._pipe)
-            self._views = observations_in(memory, self._hello.obs_shapes)
-        return self._hello
+            self._views = map_observations(memory, self._received.obs_shapes)
+        return self._received
 
-    def _ask(self, word: str, argument: Any) -> None:
-        self._questions += 1
-        with suppress(OSError):  # of a process that has died; the answer will tell
-            self._pipe.send((self._questions, word, argument))
+    def _send(self, method: str, argument: Any) -> None:
+        self._requests += 1
+        with suppress(OSError):  # the process has died; `_receive` reports it
+            self._pipe.send((self._requests, method, argument))
 
-    def _answer(self) -> Any:
-        """Wait for the answer to the latest question.
+    def _receive(self) -> Any:
+        """Wait for the answer to the latest request.
 
         Raises:
-            EnvironmentFault: It raised, died or hung; its process has ended.
+            EnvironmentFault: It raised, crashed or hung; its process has ended.
         """
-        expected = self._questions if self._views is not None else 0
+        expected = self._requests if self._views is not None else 0
         number = -1
         try:
-            while number != expected:  # else it is to a question whose answer nobody waited for
+            while number != expected:  # skip answers to requests that were abandoned
                 if not self._pipe.poll(self._hang_seconds):
                     raise EnvironmentFault(
-                        f"It did not answer for `hang_seconds` {self._hang_seconds}; its process "
-                        "was killed"
+                        f"It did not answer within `hang_seconds` {self._hang_seconds}; its "
+                        "process was killed"
                     )
                 number, answer = self._pipe.recv()
-                if isinstance(answer, Fault):
+                if isinstance(answer, Failure):
                     raise EnvironmentFault(f"It failed in its process:\n{answer.traceback}")
         except EnvironmentFault:
             self._end()
             raise
         except (EOFError, OSError) as error:
-            self._process.join(GOODBYE)
+            self._process.join(CLOSE_SECONDS)
             code = self._process.exitcode
             self._end()
-            raise EnvironmentFault(f"Its process died, with exit code {code}") from error
+            raise EnvironmentFault(f"Its process died with exit code {code}") from error
         return answer
 
 
@@ -216,12 +216,12 @@ def _cores() -> int:
 
 
 @contextmanager
-def _bare_surroundings() -> Iterator[None]:
-    """Let a process start without our program and with one thread.
+def _clean_start() -> Iterator[None]:
+    """Start a process with one thread and without importing the main script.
 
-    multiprocessing would import the user's script again in every process, which costs seconds and
-    runs it where the script has no `if __name__ == "__main__"`. It would also pass on how processes
-    start by default, which only this one may know: inside a worker of joblib, "loky".
+    multiprocessing would import the user's script in every process. That takes seconds, and runs
+    the script if it has no `if __name__ == "__main__"`. It would also pass on the default start
+    method, which may exist in this process only, such as "loky" inside a joblib worker.
     """
     changes = SINGLE_THREADED | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     before = {name: os.environ.get(name) for name in changes}

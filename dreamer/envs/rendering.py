@@ -1,7 +1,7 @@
-"""Pictures for people: taken of an environment, or drawn from its observations.
+"""Images for videos: rendered by an environment, or drawn from its observations.
 
-Groups of environments and the evaluation use it. What an environment's `render` does wrong becomes
-a `RenderingFault` here, and only here. It knows arrays, no suite and no group.
+Groups of environments and the evaluation use it. Only this file turns errors of an environment's
+`render` into a `RenderingFault`. It knows arrays, no suite and no group.
 """
 
 import textwrap
@@ -11,42 +11,42 @@ from typing import Any
 
 import numpy as np
 
-LARGEST = 4096  # pixels, either edge, of what is taken for a picture
+MAX_EDGE = 4096  # pixels; a larger array is not accepted as an image
 
 
-class RenderingFault(RuntimeError):  # noqa: N818 -- a fault, not an error of ours
-    """An environment gave no picture; the message names it and says what happened."""
+class RenderingFault(RuntimeError):  # noqa: N818 -- the environment's, not this program's
+    """An environment returned no image; the message names it and the reason."""
 
 
-def take_picture(render: Callable[[], Any], name: str) -> np.ndarray:
-    """Return the picture that `render` gives, (height, width, 3) uint8.
+def call_render(render: Callable[[], Any], name: str) -> np.ndarray:
+    """Call `render` and return its image, (height, width, 3) uint8.
 
     Args:
-        render: May return and raise whatever it likes.
+        render: May return anything and raise any exception.
         name: Of the environment, for the message.
 
     Raises:
-        RenderingFault: It raised an exception, or returned something else.
+        RenderingFault: It raised an exception, or returned something other than an image.
     """
     try:
-        given = render()
-        picture = np.asarray(given)
-    except RenderingFault:  # of a process, or a member of a group, which has been named
+        result = render()
+        image = np.asarray(result)
+    except RenderingFault:  # from a process or a group member; it already has a name
         raise
     except Exception as error:
         reason = " ".join(traceback.format_exception_only(error))
-        raise RenderingFault(f"{name}: render raised {textwrap.shorten(reason, 500)}") from error
-    is_rgb = picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == np.uint8
-    if not (is_rgb and picture.size and max(picture.shape) <= LARGEST):
+        raise RenderingFault(f"{name}: `render` raised {textwrap.shorten(reason, 500)}") from error
+    is_rgb = image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8
+    if not (is_rgb and image.size and max(image.shape) <= MAX_EDGE):
         raise RenderingFault(
-            f"{name}: render returned {_describe(given)}, not an array (height, width, 3) of "
-            f"uint8 with edges of 1 to {LARGEST} pixels"
+            f"{name}: `render` must return an array (height, width, 3) of uint8 with edges of 1 to "
+            f"{MAX_EDGE} pixels, got {_describe(result)}"
         )
-    return picture
+    return image
 
 
 def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
-    """Turn observed images into pictures for people.
+    """Enlarge observed images and convert them to RGB.
 
     Args:
         image: (E, C, height, width) uint8; one channel is grey, three are RGB.
@@ -59,23 +59,23 @@ def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
     return colour.repeat(factor, 1).repeat(factor, 2)
 
 
-def resize(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return a copy of a picture (h, w, 3) in another size, made of the nearest pixels."""
-    rows = np.arange(height) * picture.shape[0] // height
-    columns = np.arange(width) * picture.shape[1] // width
-    return picture[rows[:, None], columns]
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return a copy of an image (h, w, 3) in another size, by nearest-neighbour interpolation."""
+    rows = np.arange(height) * image.shape[0] // height
+    columns = np.arange(width) * image.shape[1] // width
+    return image[rows[:, None], columns]
 
 
 def draw(obs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Draw an observation for people: its first image, enlarged, else its numbers as bars.
+    """Draw an observation: its first image, enlarged; without an image, its numbers as bars.
 
-    A bar of half the height is a zero, one of the full height positive infinity.
+    A bar of half the height is 0, one of the full height is positive infinity.
 
     Args:
         obs: Of one environment: an image (C, height, width), vectors (O,).
 
     Returns:
-        (4 height, 4 width, 3) of an image, (256, 256, 3) of numbers.
+        (4 height, 4 width, 3) for an image, (256, 256, 3) for numbers; uint8.
     """
     images = [value for value in obs.values() if value.ndim == 3]
     if images:
@@ -83,12 +83,12 @@ def draw(obs: Mapping[str, np.ndarray]) -> np.ndarray:
         return enlarge(colours[None], 4)[0]
     numbers = np.concatenate(list(obs.values()))  # (O,)
     height = np.rint(128 * (1 - np.tanh(numbers))).astype(int)  # (O,) rows above the bar
-    bar = np.arange(256) * len(numbers) // 256  # (256,) which bar a column belongs to
+    bar = np.arange(256) * len(numbers) // 256  # (256,) index of the bar in each column
     lit = np.arange(256)[:, None] >= height[bar]  # (256, 256)
     return np.repeat(np.where(lit, 255, 40).astype(np.uint8)[..., None], 3, -1)
 
 
-def _describe(given: Any) -> str:
-    if isinstance(given, np.ndarray):
-        return f"an array {given.shape} of {given.dtype}"
-    return "None" if given is None else f"a {type(given).__name__}"
+def _describe(result: Any) -> str:
+    if isinstance(result, np.ndarray):
+        return f"an array {result.shape} of {result.dtype}"
+    return "None" if result is None else f"a {type(result).__name__}"

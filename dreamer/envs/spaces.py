@@ -1,17 +1,17 @@
-"""Gymnasium's spaces in our words: images, vectors, one-hot choices, numbers in [-1, 1].
+"""Convert data of Gymnasium spaces to and from images, vectors, one-hot choices and [-1, 1].
 
-Suites whose environments speak Gymnasium use it. It knows spaces and arrays, no environment.
+Suites with Gymnasium environments use it. It knows spaces and arrays, no environment.
 
-What a space becomes, named by its place in dictionaries and tuples ("camera/left", "arm/0"):
+How each space is observed, named by its path in Dict and Tuple spaces ("camera/left", "arm/0"):
 
-    Box of an image's shape, with bounds      image (C, 64, 64) uint8; its bounds are 0 and 255
-    any other Box                             vector (O,), flattened, in its own units
-    Discrete, MultiDiscrete                   vector of one-hot choices, one after the other
+    Box with an image's shape and bounds      image (C, 64, 64) uint8; the bounds become 0 and 255
+    any other Box                             vector (O,), flattened, unscaled
+    Discrete, MultiDiscrete                   vector of concatenated one-hot choices
     MultiBinary                               vector of zeros and ones
 
 A Box has an image's shape if it is (height, width), (height, width, C) or (C, height, width) with
-edges of 8 pixels or more, and fewer channels than pixels on an edge. The four channels of RGBA stay
-four, alpha is one more colour: a stack of four frames looks the same, and loses nothing that way.
+edges of at least 8 pixels, and fewer channels than pixels on an edge. All four channels of RGBA are
+kept, because a stack of four grayscale frames has the same shape.
 """
 
 import re
@@ -27,15 +27,15 @@ from dreamer.envs.group import EnvironmentFault
 from dreamer.types import ActionSpace
 
 IMAGE_SIZE = 64  # pixels, both edges
-LEAST_EDGE = 8  # pixels; what is smaller is a table, not a picture
+MIN_EDGE = 8  # pixels; a smaller array is a table, not an image
 LUMINANCE = (0.299, 0.587, 0.114)  # weights of red, green and blue; ITU-R BT.601
 OBSERVABLE = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
-Read = Callable[[np.ndarray], np.ndarray]
+Encode = Callable[[np.ndarray], np.ndarray]
 
 
 class GymSpaces(NamedTuple):
-    """Both spaces of an environment, and how its observations are read."""
+    """Both spaces of an environment, and the options of its `ObservationEncoder`."""
 
     observation: spaces.Space
     action: spaces.Space
@@ -43,110 +43,109 @@ class GymSpaces(NamedTuple):
     flat_keys: str
 
 
-class ObservationReader:
-    """Turns observations of one space into dictionaries of images and vectors."""
+class ObservationEncoder:
+    """Converts observations of one space to dictionaries of images and vectors."""
 
     def __init__(self, space: spaces.Space, *, grayscale: bool, flat_keys: str):
-        """Plan how each part is read.
+        """Choose an encoding for each part.
 
         Args:
-            space: of the observations.
-            grayscale: RGB images become one channel, their luminance.
-            flat_keys: pattern of names that are vectors though they have an image's shape; a bare
-                image's is "image".
+            space: Of the observations.
+            grayscale: Convert RGB images to one channel, the luminance.
+            flat_keys: Pattern of names to flatten although they have an image's shape; an
+                observation that is one image is called "image".
 
         Raises:
-            ValueError: nothing in the space can be an image or a vector, or two parts would have
-                the same name.
+            ValueError: No part of the space can be an image or a vector, or two parts have the
+                same name.
         """
-        self.left_out: dict[str, spaces.Space] = {}  # by name, what cannot be observed
-        self.shapes: dict[str, tuple[int, ...]] = {}  # by name, in our words
-        self._parts: dict[str, tuple[tuple, Read]] = {}  # where it is, and how it is read
-        self._kinds: dict[str, str] = {}  # of the data that came first
-        for place, part in list_parts(space):
-            name = "/".join(map(str, place)).replace(".", "_")  # dots would divide modules' names
+        self.left_out: dict[str, spaces.Space] = {}  # by name, parts that cannot be observed
+        self.shapes: dict[str, tuple[int, ...]] = {}  # by name, of the encoded parts
+        self._parts: dict[str, tuple[tuple, Encode]] = {}  # by name, path and encoding
+        self._kinds: dict[str, str] = {}  # by name, `dtype.kind` of the first data
+        for path, part in list_parts(space):
+            name = "/".join(map(str, path)).replace(".", "_")  # no dots in module names
             flat = re.match(flat_keys, name or "image") is not None
-            plan = _plan(part, name or "observation", grayscale, flat)
-            if plan is None:
+            encoding = _choose_encoding(part, name or "observation", grayscale, flat)
+            if encoding is None:
                 self.left_out[name] = part
                 continue
-            shape, read = plan
+            shape, encode = encoding
             name = name or ("image" if len(shape) == 3 else "vector")
             if name in self.shapes:
-                raise ValueError(f"Expect observations of different names, actually twice: {name}")
-            self.shapes[name], self._parts[name] = shape, (place, read)
+                raise ValueError(f"Observations must have different names, got `{name}` twice")
+            self.shapes[name], self._parts[name] = shape, (path, encode)
         if not self.shapes:
             known = ", ".join(kind.__name__ for kind in OBSERVABLE)
             raise ValueError(
-                f"Expect an observation space of type {known}, or a Dict or Tuple with one of "
-                f"them in it, actually: {space}"
+                f"The observation space must be a {known}, or a Dict or Tuple that contains one "
+                f"of them, got {space}"
             )
 
     def __call__(self, raw: Any) -> dict[str, np.ndarray]:
-        """Read an observation: image (C, 64, 64) uint8, vector (O,) float32, arrays of their own.
+        """Encode an observation as new arrays: images (C, 64, 64) uint8, vectors (O,) float32.
 
         Raises:
-            EnvironmentFault: it is not of the space: a part is missing, or has another shape or
-                type; an image holds NaN.
+            EnvironmentFault: A part is missing, or has another shape or type than its space; or an
+                image contains NaN.
         """
-        return {name: self._read(name, raw) for name in self._parts}
+        return {name: self._encode(name, raw) for name in self._parts}
 
-    def _read(self, name: str, raw: Any) -> np.ndarray:
-        place, read = self._parts[name]
-        raw = find_part(raw, place, name)
+    def _encode(self, name: str, raw: Any) -> np.ndarray:
+        path, encode = self._parts[name]
+        raw = find_part(raw, path, name)
         array = np.asarray(raw)
-        if isinstance(raw, np.ndarray):  # plain numbers may well be whole by chance
+        if isinstance(raw, np.ndarray):  # a plain float may be an int by chance
             first = self._kinds.setdefault(name, array.dtype.kind)
             if array.dtype.kind != first:
                 raise EnvironmentFault(
-                    f"Expect `{name}` to keep its type, of kind {first!r}, actually: {array.dtype}"
+                    f"`{name}` must keep the type of its first value, {first!r}, got {array.dtype}"
                 )
-        return read(array)
+        return encode(array)
 
 
-class ActionWriter:
-    """Turns actions in our words into those of one space."""
+class ActionDecoder:
+    """Converts the agent's actions to those of one space."""
 
     def __init__(self, space: spaces.Space):
-        """Plan the translation; `action_space` is ours.
+        """Choose a decoding; `action_space` is the agent's.
 
         Raises:
-            ValueError: the space is none that an actor can choose from.
+            ValueError: The actor has no distribution for this space.
         """
-        self._write: Callable[[np.ndarray], Any]
+        self._decode: Callable[[np.ndarray], Any]
         match space:
             case spaces.Discrete():
                 self.action_space = ActionSpace(int(space.n), discrete=True)
-                self._write = partial(_write_choice, space)
+                self._decode = partial(_decode_choice, space)
             case spaces.MultiDiscrete() | spaces.MultiBinary():
                 counts = _counts(space)
                 choices = counts if len(counts) > 1 else ()
                 self.action_space = ActionSpace(sum(counts), discrete=True, choices=choices)
-                self._write = partial(_write_choices, space, counts)
+                self._decode = partial(_decode_choices, space, counts)
             case spaces.Box():
                 if not np.isfinite([space.low, space.high]).all():
                     raise ValueError(
-                        "Expect actions between finite bounds, which say how far an action "
-                        f"reaches, actually: {space}, from {space.low} to {space.high}. Give "
-                        "your environment an action space with bounds."
+                        f"Actions must have finite bounds, got {space}, from {space.low} to "
+                        f"{space.high}. Set the bounds of your environment's action space."
                     )
                 self.action_space = ActionSpace(int(np.prod(space.shape)), discrete=False)
-                self._write = partial(_write_numbers, space)
+                self._decode = partial(_decode_numbers, space)
             case _:
                 raise ValueError(
-                    "Expect an action space of type Discrete, MultiDiscrete, MultiBinary or Box, "
-                    f"actually: {space}"
+                    "The action space must be Discrete, MultiDiscrete, MultiBinary or Box, "
+                    f"got {space}"
                 )
         if self.action_space.size == 0:
-            raise ValueError(f"Expect an action space with something in it, actually: {space}")
+            raise ValueError(f"The action space must not be empty, got {space}")
 
     def __call__(self, action: np.ndarray) -> Any:
-        """(A,) one-hot or in [-1, 1] -> an action of the space."""
-        return self._write(action)
+        """Convert an action (A,), one-hot or in [-1, 1], to an action of the space."""
+        return self._decode(action)
 
 
-def list_parts(space: spaces.Space, place: tuple = ()) -> Iterator[tuple[tuple, spaces.Space]]:
-    """Yield what is neither dictionary nor tuple, with the keys and indices that lead to it."""
+def list_parts(space: spaces.Space, path: tuple = ()) -> Iterator[tuple[tuple, spaces.Space]]:
+    """Yield every part that is neither Dict nor Tuple, with its path of keys and indices."""
     children = {}
     match space:
         case spaces.Dict():
@@ -154,51 +153,49 @@ def list_parts(space: spaces.Space, place: tuple = ()) -> Iterator[tuple[tuple, 
         case spaces.Tuple():
             children = dict(enumerate(space.spaces))
         case _:
-            yield place, space
+            yield path, space
     for key, child in children.items():
-        yield from list_parts(child, (*place, key))
+        yield from list_parts(child, (*path, key))
 
 
-def find_part(raw: Any, place: tuple, name: str) -> Any:
+def find_part(raw: Any, path: tuple, name: str) -> Any:
     """Follow keys and indices into an observation.
 
     Raises:
-        EnvironmentFault: there is no such part; the message calls it `name`.
+        EnvironmentFault: There is no such part; the message calls it `name`.
     """
     part = raw
-    for key in place:
+    for key in path:
         try:
             part = part[key]
         except (KeyError, IndexError, TypeError) as error:
-            raise EnvironmentFault(
-                f"Expect `{name}` in the observation, actually: {raw}"
-            ) from error
+            raise EnvironmentFault(f"The observation must have `{name}`, got {raw}") from error
     return part
 
 
-def _plan(
+def _choose_encoding(
     space: spaces.Space, name: str, grayscale: bool, flat: bool
-) -> tuple[tuple[int, ...], Read] | None:
-    """Shape and reader of one part; None if it cannot be observed."""
+) -> tuple[tuple[int, ...], Encode] | None:
+    """Return the shape and encoding of one part; None if it cannot be observed."""
     match space:
         case spaces.Box():
             axis = None if flat else _channel_axis(space)
             if axis is None:
-                return (int(np.prod(space.shape)),), partial(_read_vector, space, name)
+                return (int(np.prod(space.shape)),), partial(_encode_vector, space, name)
             channels = space.shape[axis] if len(space.shape) == 3 else 1
             grayscale = grayscale and channels == 3
             shape = (1 if grayscale else channels, IMAGE_SIZE, IMAGE_SIZE)
-            return shape, partial(_read_image, space, name, axis, grayscale)
+            return shape, partial(_encode_image, space, name, axis, grayscale)
         case spaces.MultiBinary():
-            return (int(np.prod(space.shape)),), partial(_read_vector, space, name)
+            return (int(np.prod(space.shape)),), partial(_encode_vector, space, name)
         case spaces.Discrete() | spaces.MultiDiscrete():
             counts = _counts(space)
-            return (sum(counts),), partial(_read_choices, space, counts, name)
+            return (sum(counts),), partial(_encode_choices, space, counts, name)
     return None
 
 
 def _channel_axis(space: spaces.Box) -> int | None:
-    """Where an image's channels are: 0 or -1, -1 also where there is no such axis; else None."""
+    """Return an image's channel axis, 0 or -1 (-1 also without channels); None if not an image."""
     if not (
         np.isfinite([space.low, space.high]).all() and np.ptp(space.low) == np.ptp(space.high) == 0
     ):
@@ -207,18 +204,18 @@ def _channel_axis(space: spaces.Box) -> int | None:
     if len(shape) == 2:
         bounds = (space.low.flat[0], space.high.flat[0])
         pixels = space.dtype == np.uint8 or bounds in ((0, 1), (0, 255))
-        return -1 if pixels and min(shape) >= LEAST_EDGE else None
+        return -1 if pixels and min(shape) >= MIN_EDGE else None
     if len(shape) != 3:
         return None
     axis = 0 if shape[0] < shape[-1] else -1
     edges = shape[1:] if axis == 0 else shape[:-1]
-    return axis if min(edges) >= LEAST_EDGE and shape[axis] < min(edges) else None
+    return axis if min(edges) >= MIN_EDGE and shape[axis] < min(edges) else None
 
 
 def _counts(
     space: spaces.Discrete[Any] | spaces.MultiDiscrete | spaces.MultiBinary,
 ) -> tuple[int, ...]:
-    """Options of each choice."""
+    """Return the number of options of each choice."""
     match space:
         case spaces.Discrete():
             return (int(space.n),)
@@ -228,13 +225,13 @@ def _counts(
             return (2,) * int(np.prod(space.shape))
 
 
-def _read_image(
+def _encode_image(
     space: spaces.Box, name: str, axis: int, grayscale: bool, array: np.ndarray
 ) -> np.ndarray:
     _require_shape(name, array, space.shape)
-    if (array.dtype.kind == "f") != (space.dtype.kind == "f"):  # 0 to 1, or 0 to 255?
+    if (array.dtype.kind == "f") != (space.dtype.kind == "f"):  # the scale would be ambiguous
         raise EnvironmentFault(
-            f"Expect `{name}` to be {space.dtype}, as its space says, actually: {array.dtype}"
+            f"`{name}` must be {space.dtype}, as in its space, got {array.dtype}"
         )
     if array.ndim == 2:
         array = array[..., None]
@@ -243,7 +240,7 @@ def _read_image(
     low, high = float(space.low.flat[0]), float(space.high.flat[0])
     if (array.dtype, low, high) != (np.uint8, 0, 255):
         if not np.isfinite(array).all():
-            raise EnvironmentFault(f"Expect `{name}` to be finite, actually it holds NaN or inf")
+            raise EnvironmentFault(f"`{name}` must be finite, got NaN or infinity")
         scaled = (array.astype(np.float32) - low) * (255 / max(high - low, 1e-12))
         array = scaled.clip(0, 255).round().astype(np.uint8)
     array = _resize(array)
@@ -253,27 +250,27 @@ def _read_image(
 
 
 def _resize(array: np.ndarray) -> np.ndarray:
-    """(height, width, C) uint8 -> (64, 64, C), each pixel the mean of the area it covers."""
+    """Resize (height, width, C) uint8 to (64, 64, C) by averaging areas."""
     if array.shape[:2] == (IMAGE_SIZE, IMAGE_SIZE):
         return array
-    if array.shape[2] != 3:  # Pillow would weigh the colours of RGBA by alpha
-        planes = [_resize_picture(array[..., c]) for c in range(array.shape[2])]
+    if array.shape[2] != 3:  # Pillow would weight the colours of RGBA by alpha
+        planes = [_resize_plane(array[..., c]) for c in range(array.shape[2])]
         return np.stack(planes, -1)
-    return _resize_picture(array)
+    return _resize_plane(array)
 
 
-def _resize_picture(array: np.ndarray) -> np.ndarray:
-    picture = Image.fromarray(np.ascontiguousarray(array))
-    return np.asarray(picture.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX))
+def _resize_plane(array: np.ndarray) -> np.ndarray:
+    image = Image.fromarray(np.ascontiguousarray(array))
+    return np.asarray(image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX))
 
 
-def _read_vector(space: spaces.Space, name: str, array: np.ndarray) -> np.ndarray:
+def _encode_vector(space: spaces.Space, name: str, array: np.ndarray) -> np.ndarray:
     assert space.shape is not None
     _require_shape(name, array, space.shape)
     return array.astype(np.float32).reshape(-1)
 
 
-def _read_choices(
+def _encode_choices(
     space: spaces.Discrete[Any] | spaces.MultiDiscrete,
     counts: tuple[int, ...],
     name: str,
@@ -283,7 +280,7 @@ def _read_choices(
     _require_shape(name, array, space.shape)
     chosen = (array - space.start).reshape(-1)
     if array.dtype.kind not in "biu" or (chosen < 0).any() or (chosen >= counts).any():
-        raise EnvironmentFault(f"Expect `{name}` to be of {space}, actually: {array}")
+        raise EnvironmentFault(f"`{name}` must be of {space}, got {array}")
     vector = np.zeros(sum(counts), np.float32)
     vector[_offsets(counts) + chosen] = 1
     return vector
@@ -291,19 +288,19 @@ def _read_choices(
 
 def _require_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
     if array.shape != shape:
-        raise EnvironmentFault(f"Expect `{name}` of shape {shape}, actually: {array.shape}")
+        raise EnvironmentFault(f"`{name}` must have shape {shape}, got {array.shape}")
 
 
 def _offsets(counts: tuple[int, ...]) -> np.ndarray:
-    """Where each choice's one-hot vector begins."""
+    """Return the index at which each choice's one-hot vector begins."""
     return np.cumsum((0, *counts[:-1]))
 
 
-def _write_choice(space: spaces.Discrete[Any], action: np.ndarray) -> Any:
+def _decode_choice(space: spaces.Discrete[Any], action: np.ndarray) -> Any:
     return space.start + action.argmax()
 
 
-def _write_choices(
+def _decode_choices(
     space: spaces.MultiDiscrete | spaces.MultiBinary, counts: tuple[int, ...], action: np.ndarray
 ) -> np.ndarray:
     options = np.split(action, _offsets(counts)[1:])
@@ -311,10 +308,10 @@ def _write_choices(
     return (chosen + getattr(space, "start", 0)).astype(space.dtype)
 
 
-def _write_numbers(space: spaces.Box, action: np.ndarray) -> np.ndarray:
-    share = (np.clip(action, -1, 1).reshape(space.shape) + 1) / 2  # of the way from low to high
+def _decode_numbers(space: spaces.Box, action: np.ndarray) -> np.ndarray:
+    fraction = (np.clip(action, -1, 1).reshape(space.shape) + 1) / 2  # from low to high
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    numbers = low + share * (high - low)
+    numbers = low + fraction * (high - low)
     if space.dtype.kind != "f":
         numbers = numbers.round()
     return np.asarray(numbers.clip(low, high), space.dtype)

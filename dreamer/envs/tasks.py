@@ -1,7 +1,4 @@
-"""Names of tasks, ranges of options, and messages that are printed once.
-
-The suites use it. It knows none of them.
-"""
+"""Helpers of the suites: task names, ranges of options, and messages that are printed once."""
 
 import difflib
 import functools
@@ -9,10 +6,10 @@ from collections.abc import Iterable
 
 
 def find_task(task: str, known: Iterable[str], suite: str) -> str:
-    """Return the known name that `task` means, whatever its case and separators.
+    """Return the known name that equals `task`, ignoring case and separators.
 
     Raises:
-        ValueError: No such task; the message names the nearest ones.
+        ValueError: There is no such task; the message names the nearest ones.
     """
     names = {_letters(name): name for name in known}
     if _letters(task) not in names:
@@ -23,7 +20,7 @@ def find_task(task: str, known: Iterable[str], suite: str) -> str:
 
 
 def require_at_least(minimum: int, **values: int) -> None:
-    """Refuse settings below `minimum`, naming the first of them.
+    """Raise if one of the values is below `minimum`.
 
     Raises:
         ValueError: A value is too small.
@@ -35,7 +32,7 @@ def require_at_least(minimum: int, **values: int) -> None:
 
 @functools.cache
 def print_once(line: str) -> None:
-    """Print a line; environments of one kind would say it again and again."""
+    """Print a line the first time; every environment of a group would repeat it."""
     print(line)
 
 

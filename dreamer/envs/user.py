@@ -1,8 +1,8 @@
-"""Environments of users' programs and of other packages: a function that makes such objects.
+"""Environments of users' programs and other packages, made by a function.
 
-`dreamer.train` hands them over. A function with a name can be found again by other programs, from
-conf/env/own.yaml; anything else exists only in the program that made it. A function that a package
-declares as an entry point is a suite: it is given the task.
+`dreamer.train` passes them on. Other programs can find a function by its import path, from
+conf/env/own.yaml; a lambda or a local function exists only in its own program. A function that a
+package declares as an entry point is a suite and receives the task.
 """
 
 import importlib
@@ -20,71 +20,69 @@ from dreamer.envs.processes import make_group
 from dreamer.schema.types import doc
 from dreamer.schema.validation import checked_call
 
-Factory = Callable[..., Any]  # makes a gymnasium.Env, or of `seed` and `count` a `VectorEnvs`
+Factory = Callable[..., Any]  # makes a gymnasium.Env; from `seed` and `count`, a `VectorEnvs`
 PROTOCOL = ("count", "obs_shapes", "action_space", "action_repeat", "reset", "step", "close")
 
 
 def make_user(
     task: Task,
     *,
-    factory: Annotated[
-        str | None, doc("my_module:make, where the environment's maker has such a name.")
-    ],
+    factory: Annotated[str | None, doc("Function that makes the environment, as my_module:make.")],
     **options: Unpack[GymOptions],
 ) -> VectorEnvs:
-    """Build a group of environments by the name of the function that makes one.
+    """Build a group of environments by the import path of the function that makes one.
 
     Args:
-        task: What the environment is called.
-        factory: As "my_module:make"; None: it has no name.
-        options: See `group_of`.
+        task: Name of the environment.
+        factory: Import path, as "my_module:make"; None: the function has none.
+        options: See `make_group_with`.
 
     Raises:
         ImportError: There is no such module.
-        ValueError: There is no such function; or see `group_of`.
+        ValueError: There is no such function; or see `make_group_with`.
     """
     if factory is None:
         raise ValueError(
-            f"The environment {task} can be made only by the program that gave it to "
-            "dreamer.train. To play in it: agent.policy, with agent = dreamer.load(run_dir)."
+            f"`env.factory` must name a function, got null: only the program that passed {task} "
+            "to dreamer.train can make it. There, play with dreamer.load(run_dir).policy."
         )
-    return group_of(_find(factory), **options)
+    return make_group_with(_find(factory), **options)
 
 
 def make_suite(
     task: Task,
     *,
-    factory: Annotated[str, doc("my_package:make, the suite's function.")],
+    factory: Annotated[str, doc("Function of the suite, as my_package:make.")],
     **options: Unpack[GymOptions],
 ) -> VectorEnvs:
-    """Build a group of environments of a suite that another package brings.
+    """Build a group of environments of a suite in another package.
 
     Args:
-        task: Given to the suite's function, which says what tasks there are.
-        factory: That function, as "my_package:make". It makes one `gymnasium.Env` of a task; or,
-            if it takes `seed` and `count`, too, a `VectorEnvs`.
-        options: See `group_of`; `kwargs` are given to the function.
+        task: Passed to the suite's function, which checks it.
+        factory: Import path of that function, as "my_package:make". It makes one `gymnasium.Env`
+            of a task; if it also takes `seed` and `count`, a `VectorEnvs`.
+        options: See `make_group_with`; `kwargs` are passed to the function.
 
     Raises:
         ImportError: There is no such module.
-        ValueError: There is no such function; or see `group_of`.
+        ValueError: There is no such function; or see `make_group_with`.
     """
-    return group_of(partial(_find(factory), task), **options)
+    return make_group_with(partial(_find(factory), task), **options)
 
 
 def _find(factory: str) -> Factory:
-    """The function at an address, as "my_module:make"."""
+    """Import a function by its path, as "my_module:make"."""
     module, _, name = factory.partition(":")
-    made: Any = importlib.import_module(module)
+    found: Any = importlib.import_module(module)
     for part in name.split("."):
-        made = getattr(made, part, None)
-    if not callable(made):
-        raise ValueError(f"Expect `env.factory` to name a function, actually: {factory}")
-    return made
+        found = getattr(found, part, None)
+    if not callable(found):
+        raise ValueError(f"`env.factory` must name a function, got {factory}")
+    return found
 
 
 @checked_call
-def group_of(
+def make_group_with(
     factory: Factory,
     *,
     action_repeat: ActionRepeat,
@@ -97,32 +95,30 @@ def group_of(
     """Build E environments with a function.
 
     Args:
-        factory: Makes one `gymnasium.Env`; or, if it takes `seed` and `count`, a `VectorEnvs`.
+        factory: Makes one `gymnasium.Env`; if it takes `seed` and `count`, a `VectorEnvs`.
         action_repeat: See `GymEnv`.
-        time_limit_frames: Steps of the environment in an episode; None: no limit of ours.
-        grayscale: See `ObservationReader`.
-        flat_keys: See `ObservationReader`.
-        kwargs: Given to the function.
+        time_limit_frames: Maximum steps of an episode; None: the environment's own limit.
+        grayscale: See `ObservationEncoder`.
+        flat_keys: See `ObservationEncoder`.
+        kwargs: Passed to the function.
         group: See `make_group`.
 
     Raises:
-        ValueError: It makes something else, or a number is out of its range.
+        ValueError: The function makes something else, or a number is out of range.
     """
     if makes_groups(factory):
         envs = factory(seed=group["seed"], count=group["count"], **kwargs)
         if not is_group(envs):
             raise ValueError(
-                f"Expect a function of `seed` and `count` to make a `VectorEnvs`, with "
-                f"{', '.join(PROTOCOL)}, actually: {envs!r}"
+                f"A function of `seed` and `count` must make a `VectorEnvs`, with "
+                f"{', '.join(PROTOCOL)}, got {envs!r}"
             )
         return envs
 
     def make() -> GymEnv:
         env = factory(**kwargs)
         if not isinstance(env, gymnasium.Env):
-            raise ValueError(
-                f"Expect a function that makes a gymnasium.Env, actually it makes: {env!r}"
-            )
+            raise ValueError(f"The environment's function must make a gymnasium.Env, got {env!r}")
         if time_limit_frames is not None:
             env = TimeLimit(env, time_limit_frames)
         return GymEnv(env, action_repeat=action_repeat, grayscale=grayscale, flat_keys=flat_keys)
@@ -140,26 +136,26 @@ def is_group(env: Any) -> bool:
 
 
 def makes_groups(factory: Factory) -> bool:
-    """Whether a function makes a `VectorEnvs` by itself: it takes `seed` and `count`."""
+    """Whether a function makes a `VectorEnvs`: it takes `seed` and `count`."""
     try:
         parameters = inspect.signature(factory).parameters
-    except ValueError:  # of a built-in
+    except ValueError:  # a built-in without a signature
         return False
     return {"seed", "count"} <= parameters.keys()
 
 
-def address_of(factory: Factory) -> str | None:
-    """Where another program finds a function, as "my_module:make"; None if it cannot."""
+def import_path(factory: Factory) -> str | None:
+    """Return the import path of a function, as "my_module:make"; None if it has none."""
     module, name = getattr(factory, "__module__", None), getattr(factory, "__qualname__", None)
     if not module or module == "__main__" or not name or "<" in name:  # <lambda>, <locals>
         return None
     return f"{module}:{name}"
 
 
-def task_of(env: Any, kwargs: dict[str, Any]) -> str:
-    """What an environment, or the function that makes it, may be called.
+def task_name(env: Any, kwargs: dict[str, Any]) -> str:
+    """Return a name for an environment or for the function that makes it.
 
-    A function without a name, such as a lambda, is called once to see what it makes.
+    A function without a name, such as a lambda, is called once to name what it makes.
     """
     spec = getattr(env, "spec", None)
     if spec is not None:
@@ -173,18 +169,18 @@ def task_of(env: Any, kwargs: dict[str, Any]) -> str:
         return "envs"
     made: Any = env(**kwargs)
     made.close()
-    return task_of(made, {})
+    return task_name(made, {})
 
 
 class BorrowedEnv(gymnasium.Wrapper):
-    """An environment that belongs to the user's program, and is not closed with ours."""
+    """An environment of the user's program, which `train` must not close."""
 
     def close(self) -> None:
-        """Nothing: its owner closes it."""
+        """Do nothing; its owner closes it."""
 
 
 class BorrowedEnvs:
-    """The same for a `VectorEnvs`."""
+    """A `VectorEnvs` of the user's program, which `train` must not close."""
 
     def __init__(self, envs: VectorEnvs):
         self._envs = envs
@@ -193,4 +189,4 @@ class BorrowedEnvs:
         return getattr(self._envs, name)
 
     def close(self) -> None:
-        """Nothing: its owner closes them."""
+        """Do nothing; their owner closes them."""

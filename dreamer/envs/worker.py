@@ -1,7 +1,7 @@
-"""What the process of an environment does: build it, and answer what the run asks.
+"""The process of one environment: builds it and answers requests.
 
-`ProcessEnv` starts it and asks. It runs beside nothing of the run; this file knows no group of
-environments and no suite.
+`ProcessEnv` starts it and sends the requests. This file knows no group of environments and no
+suite.
 """
 
 import mmap
@@ -20,22 +20,22 @@ import cloudpickle
 import numpy as np
 
 from dreamer.envs.group import SingleEnv, Transition
-from dreamer.envs.rendering import RenderingFault, take_picture
+from dreamer.envs.rendering import RenderingFault, call_render
 from dreamer.types import ActionSpace
 
 ALIGNMENT = 64  # bytes: no two observations share a cache line
 
-# One thread each: as many environments as cores, each with as many threads, only wait.
+# One thread each: E environments with a thread per core each would slow each other down.
 SINGLE_THREADED = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    "LP_NUM_THREADS": "0",  # of Mesa's software renderer, beside the one that asks
+    "LP_NUM_THREADS": "0",  # additional threads of Mesa's software renderer
 }
 
 
-class Introduction(NamedTuple):
-    """The first thing an environment says; the shared memory comes right after."""
+class EnvDescription(NamedTuple):
+    """An environment's first message; the handle of the shared memory follows it."""
 
     obs_shapes: dict[str, tuple[int, ...]]
     action_space: ActionSpace
@@ -44,56 +44,56 @@ class Introduction(NamedTuple):
     name: str
 
 
-class Fault(NamedTuple):
-    """The last thing an environment says that failed."""
+class Failure(NamedTuple):
+    """The last message of an environment that failed."""
 
     traceback: str
 
 
-def serve(pipe: Connection, recipe: bytes, environ: dict[str, str]) -> None:
-    """Build the environment and answer questions until told to close."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which closes us
+def serve(pipe: Connection, pickled_make: bytes, environ: dict[str, str]) -> None:
+    """Build the environment and answer requests until one says to close."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run handles Ctrl-C and closes this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.update(environ | SINGLE_THREADED)
     number = 0
     try:
-        env: SingleEnv = cloudpickle.loads(recipe)()
+        env: SingleEnv = cloudpickle.loads(pickled_make)()
         shapes = dict(env.obs_shapes)
-        introduction = Introduction(shapes, env.action_space, env.user_spaces, env.notes, env.name)
-        pipe.send((number, introduction))
+        description = EnvDescription(shapes, env.action_space, env.user_spaces, env.notes, env.name)
+        pipe.send((number, description))
         memory = _new_memory()
         reduction.send_handle(pipe, memory, os.getppid())
-        views = observations_in(memory, shapes)
+        views = map_observations(memory, shapes)
         while True:
-            number, word, argument = pipe.recv()
-            if word == "close":
+            number, method, argument = pipe.recv()
+            if method == "close":
                 break
-            pipe.send((number, _do(env, word, argument, views)))
+            pipe.send((number, _call(env, method, argument, views)))
         env.close()
     except Exception:
         with suppress(OSError):
-            pipe.send((number, Fault(traceback.format_exc())))
+            pipe.send((number, Failure(traceback.format_exc())))
 
 
-def _do(env: SingleEnv, word: str, argument: Any, views: dict[str, np.ndarray]) -> Any:
-    if word == "render":
+def _call(env: SingleEnv, method: str, argument: Any, views: dict[str, np.ndarray]) -> Any:
+    if method == "render":
         try:
-            return take_picture(env.render, env.name)
-        except RenderingFault as fault:  # no reason to end the process
+            return call_render(env.render, env.name)
+        except RenderingFault as fault:  # the environment can continue
             return fault
-    transition = Transition(env.reset(argument)) if word == "reset" else env.step(argument)
+    transition = Transition(env.reset(argument)) if method == "reset" else env.step(argument)
     if transition.obs.keys() != views.keys() or any(
         value.shape != views[key].shape or value.dtype != views[key].dtype
         for key, value in transition.obs.items()
     ):
-        return transition  # the group says what is wrong with it
+        return transition  # the group checks it and raises
     for key, value in transition.obs.items():
         views[key][...] = value
     return transition._replace(obs={})
 
 
 def _new_memory() -> int:
-    """Return the descriptor of a file without a name, which vanishes with its last user."""
+    """Return the descriptor of an anonymous file, which is freed with its last descriptor."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("observation")
     with tempfile.TemporaryFile() as file:
@@ -101,22 +101,22 @@ def _new_memory() -> int:
 
 
 def _end_with_parent() -> None:
-    """Even a killed run leaves nothing behind, and no environment that hangs."""
+    """End this process when its parent ends, even if the parent is killed or this one hangs."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
-def observations_in(memory: int, obs_shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Map a file of shared memory, made as large as needed, and close it.
+def map_observations(memory: int, obs_shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Resize and map a file of shared memory, and close its descriptor.
 
     Args:
         memory: File descriptor.
         obs_shapes: Of one environment.
 
     Returns:
-        Writable views of it, one after the other.
+        Writable arrays in the mapped memory, by key.
     """
     views, offset = {}, 0
     sizes = [-(-_empty(shape).nbytes // ALIGNMENT) * ALIGNMENT for shape in obs_shapes.values()]

@@ -1,6 +1,7 @@
 """Builds the parts of a run from its configuration.
 
-The runner and the player put them together. Hydra instantiates; everything built gets plain values.
+`train.py`, `load.py` and `evaluate.py` combine them. Hydra instantiates; the parts receive plain
+values.
 """
 
 import inspect
@@ -27,14 +28,14 @@ from dreamer.types import ActionSpace
 
 
 class Spaces(Protocol):
-    """What a group of environments says of itself, and a run folder of those it was trained in."""
+    """The spaces of a group of environments, or of the codec in a run folder."""
 
     obs_shapes: dict[str, tuple[int, ...]]
     action_space: ActionSpace
 
 
 def make_envs(cfg: DictConfig, *, seed: int, count: int | None = None) -> VectorEnvs:
-    """Build a group of environments; `count` replaces that of the configuration.
+    """Build a group of environments; `count` overrides that of the configuration.
 
     Raises:
         ValueError: `env._target_` makes something else.
@@ -51,7 +52,7 @@ def make_envs(cfg: DictConfig, *, seed: int, count: int | None = None) -> Vector
 
 
 def make_agent(cfg: DictConfig, spaces: Spaces) -> DreamerAgent:
-    """Build the agent that fits what its environments show and accept."""
+    """Build the agent for the spaces of its environments."""
     config: AgentConfig = instantiate(cfg.model, _convert_="all")
     agent = config.build(spaces.obs_shapes, spaces.action_space)
     record_updates(cfg, agent)
@@ -59,13 +60,13 @@ def make_agent(cfg: DictConfig, spaces: Spaces) -> DreamerAgent:
 
 
 def record_updates(cfg: DictConfig, agent: DreamerAgent) -> None:
-    """Let the agent learn by CUDA graphs where `cuda_graphs` asks for it."""
+    """Capture the agent's updates as CUDA graphs if `cuda_graphs` is true."""
     if has_cuda_graphs(cfg):
         agent.learn = RecordedUpdate(agent, CudaCapture)
 
 
 def make_actor(cfg: DictConfig, agent: DreamerAgent) -> DreamerPolicy:
-    """Build the policy that collects as the actor says, wherever it is to collect."""
+    """Build the policy that collects with the actor, for the configured `collect`."""
     networks, noise = (agent.world_model, agent.actor_critic), cfg.exploration_noise
     recorded: dict[str, Any] = {"make_capture": CudaCapture} if has_cuda_graphs(cfg) else {}
     if cfg.collect.overlap:
@@ -79,9 +80,9 @@ def make_collect_policy(cfg: DictConfig, context: PolicyContext) -> Policy:
     """Build the policy that collects after the prefill.
 
     Raises:
-        ValueError: `collect_policy` does not say how to build one.
+        ValueError: `collect_policy` does not build a policy.
     """
-    policy: Any = make_of(cfg.collect_policy, "collect_policy")(context)
+    policy: Any = make_factory(cfg.collect_policy, "collect_policy")(context)
     if callable(policy):
         return policy  # pyright: ignore[reportReturnType]
     raise ValueError(
@@ -91,7 +92,7 @@ def make_collect_policy(cfg: DictConfig, context: PolicyContext) -> Policy:
 
 
 def make_refresh(actor: DreamerPolicy, policy: Policy) -> Callable[[int], None] | None:
-    """What is to be done before each collection beside an update; None between updates."""
+    """Return what to call before a collection that overlaps an update; None without overlap."""
     if not isinstance(actor, SnapshotPolicy):
         return None
     own = getattr(policy, "refresh", None)
@@ -105,16 +106,16 @@ def make_refresh(actor: DreamerPolicy, policy: Policy) -> Callable[[int], None] 
 
 
 def make_replay_config(cfg: DictConfig) -> ReplayConfig:
-    """Build what the replay is made with."""
-    sampler = make_of(cfg.replay.sampling, "replay.sampling")
+    """Build the configuration of the replay."""
+    sampler = make_factory(cfg.replay.sampling, "replay.sampling")
     return instantiate(cfg.replay, sampling=sampler)
 
 
-def make_of(node: DictConfig, key: str) -> Callable[..., Any]:
-    """What a node's `_target_` makes of one argument; the node's other keys are given already.
+def make_factory(node: DictConfig, key: str) -> Callable[..., Any]:
+    """Bind the keys of a node to its `_target_`, which then takes one argument.
 
     Raises:
-        ValueError: there is none, or it does not take the argument and these keys.
+        ValueError: There is no target, or it does not take one argument and these keys.
     """
     if "_target_" not in node:
         raise ValueError(f"`{key}` must have a `_target_`, got {node}")
@@ -122,12 +123,12 @@ def make_of(node: DictConfig, key: str) -> Callable[..., Any]:
     try:
         inspect.signature(make.func).bind(None, *make.args, **make.keywords)
     except TypeError as error:
-        raise ValueError(f"`{key}` cannot be built of {node._target_}: {error}") from error
+        raise ValueError(f"`{key}` cannot be built from {node._target_}: {error}") from error
     return make
 
 
 def make_evaluation_policy(cfg: DictConfig, agent: DreamerAgent) -> DreamerPolicy:
-    """Build the policy that is evaluated during a run: the mode of the actor."""
+    """Build the policy for evaluations during a run: the mode of the actor."""
     networks = agent.world_model, agent.actor_critic
     if has_cuda_graphs(cfg):
         return RecordedPolicy(*networks, sample_actions=False, make_capture=CudaCapture)
@@ -135,22 +136,22 @@ def make_evaluation_policy(cfg: DictConfig, agent: DreamerAgent) -> DreamerPolic
 
 
 def has_cuda_graphs(cfg: DictConfig) -> bool:
-    """Tell whether updates and policy calls are captured as CUDA graphs."""
-    return bool(cfg.get("cuda_graphs"))  # runs from before there was the key do not have it
+    """Whether updates and policy calls are captured as CUDA graphs."""
+    return bool(cfg.get("cuda_graphs"))  # older runs do not have the key
 
 
 def make_loggers(
     cfg: DictConfig, folder: RunFolder, envs: VectorEnvs, resume: ResumePoint | None
 ) -> list[Any]:
-    """Build the loggers; a resumed run goes on in them. Nothing there is changed.
+    """Build the loggers, without changing earlier logs of a resumed run.
 
-    W&B draws one curve per group, the mean of its runs. So a group holds the seeds of one variant
-    on one task, like a run folder's parent; the job type is the variant, over all tasks.
+    W&B draws one curve per group, the mean of its runs. So a group contains the seeds of one
+    variant on one task, like a run folder's parent. The job type is the variant, over all tasks.
     """
     resumed_at = resume.frames if resume else None
     loggers = []
-    # W&B comes last: a run that it has begun should not be refused for another logger.
-    chosen = [(name, config) for name, config in cfg.logger.items() if config]  # null: left out
+    # W&B comes last, so that no W&B run starts if another logger fails.
+    chosen = [(name, config) for name, config in cfg.logger.items() if config]  # null: no logger
     for name, config in sorted(chosen, key=lambda item: item[0] == "wandb"):
         options: dict[str, Any] = {}
         if name == "wandb":
@@ -170,30 +171,30 @@ def make_loggers(
 
 
 def choose_precision(cfg: DictConfig) -> str:
-    """The Trainer's precision; `auto` is bf16-mixed on CUDA and float32 elsewhere."""
+    """Return the Trainer's precision; `auto` is bf16-mixed on CUDA and float32 elsewhere."""
     if cfg.precision != "auto":
         return cfg.precision
     return "bf16-mixed" if on_cuda(cfg) else "32-true"
 
 
 def check_device(cfg: DictConfig) -> None:
-    """Raise a ValueError where something is asked for that the device cannot do."""
+    """Raise a ValueError if the device does not support the configuration."""
     check_one_device(cfg, available=torch.cuda.device_count() if on_cuda(cfg) else 1)
     if cfg.cuda_graphs and not on_cuda(cfg):
         raise ValueError(
-            "Expect `cuda_graphs` to be false without a CUDA device, actually: true, with "
+            "`cuda_graphs` must be false without a CUDA device, got true with "
             f"trainer.accelerator={cfg.trainer.accelerator} and "
             f"{torch.cuda.device_count()} CUDA devices"
         )
 
 
 def apply_kernels(cfg: DictConfig, agent: DreamerAgent) -> list[str]:
-    """Let the agent's networks compute in faster forms where `kernels` is auto; names them."""
+    """Switch the agent to faster kernels if `kernels` is auto; return their names."""
     if cfg.kernels == "plain":
         return []
     return optimize(agent, torch.device("cuda" if on_cuda(cfg) else "cpu"))
 
 
 def on_cuda(cfg: DictConfig) -> bool:
-    """Tell whether the Trainer will choose a CUDA device."""
+    """Whether the Trainer will choose a CUDA device."""
     return torch.cuda.is_available() and cfg.trainer.accelerator in ("auto", "gpu", "cuda")

@@ -1,6 +1,6 @@
-"""Choices of the configuration by name: the names of files in conf/, and of users' classes.
+"""Choices by name: files of conf/, and users' classes.
 
-`config.py` reads names with it, and run folders are named with it. It knows no key's meaning.
+`config.py` resolves names with it, and `folder.py` names run folders. It knows no key's meaning.
 """
 
 from pathlib import Path
@@ -10,15 +10,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreamer.run.paths import CONF
 
-# Groups of conf/ of which a name may stand for the content, `collect_policy: random` for instance.
+# Groups of conf/ whose value may be a file's name, such as `collect_policy: random`.
 NAMED = ("collect_policy", "collect", "explore", "replay.sampling")
 
 
 def with_named(cfg: DictConfig) -> DictConfig:
-    """A copy in which the content of a file stands where only its name stood; see `NAMED`.
+    """Return a copy in which the names of files are replaced by their content; see `NAMED`.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: There is no such file.
     """
     cfg = cfg.copy()
     for key in NAMED:
@@ -35,10 +35,10 @@ def with_named(cfg: DictConfig) -> DictConfig:
 
 
 def choice_of(cfg: DictConfig, key: str) -> Any:
-    """The value of a key; of a node, the name of its file or of the class that it describes.
+    """Return the value of a key; for a node, the name of its file or of its target.
 
     Raises:
-        ValueError: there is no such key.
+        ValueError: There is no such key.
     """
     if key not in cfg:
         raise ValueError(f"`switches` must name keys of the configuration, got {key}")
@@ -54,6 +54,6 @@ def choice_of(cfg: DictConfig, key: str) -> Any:
 
 
 def _files(group: str) -> dict[str, Path]:
-    """The files of a group of conf/, by name."""
+    """Return the files of a group of conf/, by name."""
     folder = CONF / group.replace(".", "/")
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}

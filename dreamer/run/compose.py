@@ -1,7 +1,7 @@
-"""Configurations composed by programs, from dictionaries in the place of a command line.
+"""Composes configurations from dictionaries instead of a command line, for programs.
 
-The library uses it. What it composes is what `train.py` would; Hydra's own state stays as it was.
-All that composes a configuration calls `register_suites` before.
+`dreamer.api` uses it. The result equals that of `train.py`; Hydra's state is not changed. Call
+`register_suites` before composing a configuration in any other way.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,11 +21,11 @@ from omegaconf.errors import OmegaConfBaseException, UnsupportedValueType
 from dreamer.run.overrides import OPTIONAL, explain, replacement
 from dreamer.run.paths import CONF, GROUPS
 from dreamer.run.settings import TrainSettings
-from dreamer.schema.help import Usage, head, keys, line, written
-from dreamer.schema.words import shown, unknown_key
+from dreamer.schema.help import Usage, as_typed, head, keys, line
+from dreamer.schema.words import format_value, unknown_key
 
-SUITES = "dreamer.envs"  # the group of entry points
-# New keys may be set below these, and below every key that gets another `_target_`.
+SUITES = "dreamer.envs"  # group of entry points
+# Nodes that accept new keys, as does every node whose `_target_` is overridden.
 OPEN = (
     "env.kwargs.",
     "model.world_model.loss_scales.",
@@ -35,20 +35,20 @@ OPEN = (
 
 
 def register_suites() -> None:
-    """Let `env=` choose the suites that other packages declare: entry points of `dreamer.envs`.
+    """Register the suites of other packages, their `dreamer.envs` entry points, for `env=`.
 
     Each is a function, see `dreamer.envs.user.make_suite`; its keys are those of conf/env/gym.yaml.
 
     Raises:
-        ValueError: a suite has the name of another one, or of one of ours.
+        ValueError: Two suites have the same name, or a suite has the name of a built-in one.
     """
     taken = {path.stem: "this program" for path in (CONF / "env").glob("*.yaml")}
     for point in entry_points(group=SUITES):
         package = point.dist.name if point.dist else point.module
         if point.name in taken and taken[point.name] != package:
             raise ValueError(
-                f"The entry point `{point.name}` of {package} has a name that "
-                f"{taken[point.name]} uses already; {SUITES} must differ"
+                f"Entry points of {SUITES} must have different names, got `{point.name}` from "
+                f"{taken[point.name]} and {package}"
             )
         taken[point.name] = package
         node = {
@@ -65,14 +65,14 @@ def register_suites() -> None:
 
 
 def compose(*overrides: Mapping[str, Any]) -> DictConfig:
-    """Compose conf/train.yaml with overrides; later ones win.
+    """Compose conf/train.yaml with overrides; later ones take precedence.
 
     Args:
-        overrides: Keys and values, dotted or nested. The name of a group of conf/ with a string,
-            or a list of them, chooses its files: `{"model": "tiny", "logger": ["jsonl"]}`.
+        overrides: Keys and values, dotted or nested. A group of conf/ with a name, or a list of
+            names, chooses its files: `{"model": "tiny", "logger": ["jsonl"]}`.
 
     Raises:
-        ValueError: There is no such key or file, or a value that a configuration cannot hold.
+        ValueError: There is no such key or file, or a value has a type that is not supported.
     """
     flat = {key: value for one in overrides for key, value in _leaves(one)}
     choices = {key: flat.pop(key) for key in GROUPS & flat.keys()}
@@ -89,21 +89,21 @@ def compose(*overrides: Mapping[str, Any]) -> DictConfig:
 
 
 def help_lines(usage: Usage, words: Iterable[str] = (), own: Iterable[str] = ()) -> Iterator[str]:
-    """The help of a command that takes the words of train.py.
+    """Yield the help of a command that takes the arguments of train.py.
 
     Args:
-        usage: What stands above the keys.
-        words: Of the command line. The files that they choose decide which keys there are.
+        usage: The text above the keys.
+        words: Of the command line. The files that they choose determine the keys.
         own: Lines of the command's own keys.
     """
     yield from head(usage)
     yield from own
-    yield from ("", "Files of conf/ to choose from; every group with its default:")
+    yield from ("", "Files of conf/ to choose from, with the default of each group:")
     file: Any = OmegaConf.to_container(OmegaConf.load(CONF / "train.yaml"))
     for choice in file["defaults"]:
         for group in sorted(GROUPS & choice.keys()) if isinstance(choice, dict) else ():
             names = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
-            yield from line(f"{group}={written(choice[group])}", names)
+            yield from line(f"{group}={as_typed(choice[group])}", names)
     plain: Any = OmegaConf.to_container(_compose_choices(words))
     yield from keys(plain, TrainSettings, title="The run:", headings=TrainSettings.headings)
 
@@ -126,15 +126,15 @@ def _compose_choices(words: Iterable[str]) -> DictConfig:
 
 @contextmanager
 def _own_hydra() -> Iterator[None]:
-    """Hydra is one for all of a process; the program may be using it."""
-    theirs, base = GlobalHydra.instance(), VersionBase.instance()
-    in_use, version = theirs.hydra, base.getbase()
-    theirs.clear()
+    """Save and restore Hydra's global state, which the program may be using."""
+    hydra_state, base = GlobalHydra.instance(), VersionBase.instance()
+    in_use, version = hydra_state.hydra, base.getbase()
+    hydra_state.clear()
     try:
         yield
     finally:
-        theirs.hydra, base.version_base = in_use, version
-        GlobalHydra.set_instance(theirs)
+        hydra_state.hydra, base.version_base = in_use, version
+        GlobalHydra.set_instance(hydra_state)
 
 
 def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -146,7 +146,7 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _choice(group: str, value: Any) -> str:
-    """A choice as Hydra's command line says it."""
+    """Format a choice for Hydra's command line."""
     if value is None and group in OPTIONAL:
         return f"{group}=null"
     if value is None and group == "logger":
@@ -154,7 +154,7 @@ def _choice(group: str, value: Any) -> str:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise ValueError(
-            f"`{group}` must be the name of a file in conf/{group}, got {shown(value)}"
+            f"`{group}` must be the name of a file in conf/{group}, got {format_value(value)}"
         )
     return f"{group}={value}" if isinstance(value, str) else f"{group}=[{','.join(names)}]"
 
@@ -172,12 +172,12 @@ def _set(cfg: DictConfig, key: str, value: Any, *, may_be_new: bool) -> None:
             raise unknown_key(key, known) from error
         raise ValueError(
             f"`{key}` must be a number, text, true, false, null, or a list or a dictionary of "
-            f"these, got {shown(value)}"
+            f"these, got {format_value(value)}"
         ) from error
 
 
 def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
-    """The keys of a node and of all nodes in it."""
+    """Yield the keys of a node and of all its children."""
     for key, child in node.items() if isinstance(node, dict) else ():
         yield f"{prefix}{key}"
         yield from _dotted(child, f"{prefix}{key}.")

@@ -1,7 +1,7 @@
-"""What a configuration may say, checked before anything is built.
+"""Checks a configuration before anything is built.
 
-The runner asks for it first. `settings.py` and the classes that a configuration names declare the
-keys; here are the checks that relate several keys, or a key and the machine.
+`settings.py` and the classes that a configuration names declare the keys. This file has the checks
+that relate several keys, or a key and the machine.
 """
 
 import re
@@ -21,7 +21,7 @@ from dreamer.schema.words import UnknownKey
 
 
 def _kl_share(value: bool | float) -> float:
-    """What the switch `kl_balance` means: true is the paper's share, false the plain KL."""
+    """Convert the switch `kl_balance`: true is the paper's value, false the plain KL."""
     if isinstance(value, bool):
         return 0.8 if value else 0.5
     return value
@@ -31,16 +31,17 @@ OmegaConf.register_new_resolver("kl_share", _kl_share, replace=True)
 
 
 def checked(cfg: DictConfig) -> DictConfig:
-    """The configuration, resolved and read-only, or an error that names what is wrong with it."""
+    """Return the validated configuration, resolved and read-only.
+
+    Raises:
+        ValueError: A key is unknown or missing, or a value is not allowed.
+    """
     if OmegaConf.is_missing(cfg, "task"):
-        raise ValueError(
-            "Expect a `task`, actually there is none. For example: task=pong, or "
-            "env=dummy task=memory"
-        )
+        raise ValueError("`task` is missing. For example: task=pong, or env=dummy task=memory")
     plain = to_plain(with_named(cfg))
-    plain["logger"] = plain.get("logger") or {}  # null: none at all
+    plain["logger"] = plain.get("logger") or {}  # null: no logger
     if isinstance(plain.get("trainer"), dict):
-        # `build.check_device` knows how many devices there are.
+        # `build.check_device` checks again with the number of devices.
         check_one_device(OmegaConf.create(plain), available=1)
     try:
         cfg = OmegaConf.create(validate(plain, TrainSettings))
@@ -63,16 +64,16 @@ def checked(cfg: DictConfig) -> DictConfig:
 
 
 def checked_settings(cfg: DictConfig, declared: type) -> DictConfig:
-    """The same for a command other than training, whose keys a dataclass declares."""
+    """Validate the configuration of another command, whose keys a dataclass declares."""
     return OmegaConf.create(validate(to_plain(cfg), declared))
 
 
 @contextmanager
 def reasons() -> Iterator[None]:
-    """Raise what hindered Hydra from building an object, not Hydra's exception.
+    """Replace Hydra's InstantiationException by its cause.
 
-    What is no ValueError, OSError, ImportError or fault of an environment becomes a ValueError that
-    names the node.
+    A cause other than ValueError, OSError, ImportError or EnvironmentFault becomes a ValueError
+    that names the node.
     """
     try:
         yield
@@ -84,15 +85,15 @@ def reasons() -> Iterator[None]:
             raise reason from None
         where = re.search(r"full_key: (\S+)", str(error))
         name = f"`{where[1]}`" if where else "The object"
-        told = f"{type(reason).__name__}: {reason}" if reason else str(error).split("\n")[0]
-        raise ValueError(f"{name} cannot be built: {told}") from reason or error
+        message = f"{type(reason).__name__}: {reason}" if reason else str(error).split("\n")[0]
+        raise ValueError(f"{name} cannot be built: {message}") from reason or error
 
 
 def to_plain(cfg: DictConfig) -> dict[str, Any]:
-    """What a configuration says, as plain values.
+    """Return a configuration as plain, resolved values.
 
     Raises:
-        ValueError: a value that is interpolated has none.
+        ValueError: An interpolation cannot be resolved.
     """
     try:
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
@@ -103,14 +104,14 @@ def to_plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def check_one_device(cfg: DictConfig, *, available: int) -> None:
-    """Refuse more than one device, and everything else that starts further processes.
+    """Require a single device, machine and process.
 
     Args:
-        cfg: resolved.
-        available: devices of the kind that the Trainer will choose.
+        cfg: Resolved configuration.
+        available: Number of devices of the kind that the Trainer will choose.
 
     Raises:
-        ValueError: naming the key and its value.
+        ValueError: The configuration requests more; the message names the key and its value.
     """
     devices = cfg.trainer.get("devices", "auto")
     count = _count_devices(devices, available)
@@ -133,7 +134,7 @@ def check_one_device(cfg: DictConfig, *, available: int) -> None:
 
 
 def _count_devices(devices: Any, available: int) -> int:
-    """Devices that Lightning would take; 0 where it is no number of devices at all."""
+    """Return the number of devices that Lightning would use; 0 if the value is invalid."""
     if devices in ("auto", "-1", -1, None):
         return available
     if isinstance(devices, ListConfig):
@@ -144,6 +145,6 @@ def _count_devices(devices: Any, available: int) -> int:
 
 
 def most_updates(cfg: DictConfig, action_repeat: int) -> int:
-    """Batches that a whole run learns from at most, those before a resume included."""
+    """Return the maximum number of updates of a whole run, including those before a resume."""
     policy_steps = cfg.total_frames // action_repeat - cfg.prefill_policy_steps
     return cfg.pretrain_updates + max(policy_steps, 0) // cfg.train_every_policy_steps + 2

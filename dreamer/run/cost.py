@@ -1,7 +1,7 @@
-"""How long will this take? A first answer before the first update.
+"""Estimates the duration of a run before its first update.
 
-The runner prints it on machines without a GPU. It counts the arithmetic of the update at hand and
-measures what the machine multiplies.
+Runs print it on machines without a GPU. It counts the arithmetic of one update and measures the
+machine's rate of matrix products.
 """
 
 import time
@@ -14,46 +14,46 @@ from dreamer.agent import DreamerAgent
 from dreamer.types import Batch
 
 EFFICIENCY = 0.5  # share of the matrix rate that an update reaches, measured on CPUs
-SLOW = 7 * 24 * 3600  # seconds from which a smaller model is offered
+SLOW = 7 * 24 * 3600  # seconds; for longer runs, the message suggests a smaller model
 
 
 class Cost(NamedTuple):
-    """What the updates of a run take on this machine, roughly."""
+    """Estimated cost of a run's updates on this machine."""
 
     flops: float  # of one update
     seconds: float  # of one update
-    updates: int  # that are left
+    updates: int  # remaining
 
     @property
     def total(self) -> float:
-        """Seconds of all updates that are left."""
+        """Seconds of all remaining updates."""
         return self.updates * self.seconds
 
 
 def estimate_cost(agent: DreamerAgent, batch_size: int, length: int, updates: int) -> Cost:
-    """Count the arithmetic of an update, and measure what the machine multiplies."""
+    """Count the arithmetic of an update, and measure the machine's rate of matrix products."""
     flops = update_flops(agent, batch_size, length)
     return Cost(flops, flops / (EFFICIENCY * matrix_rate()), updates)
 
 
 def describe_cost(cost: Cost) -> str:
-    """One line: arithmetic of an update, time of the run, and what to try if that is long."""
+    """Describe the cost in one line, with advice if the run will take long."""
     total = cost.total
     line = (
-        f"about {cost.flops / 1e9:.3g} GFLOP and {cost.seconds:.2g} s an update here: "
-        f"{_duration(total)} for the {cost.updates:,} updates that are left"
+        f"about {cost.flops / 1e9:.3g} GFLOP and {cost.seconds:.2g} s per update here: "
+        f"{_duration(total)} for the {cost.updates:,} remaining updates"
     )
     if total > SLOW:
         line += (
-            ". On a CPU, rather try +experiment=cpu (an hour or so), model=tiny with fewer "
-            "total_frames, or debug=fast (a minute)"
+            ". On a CPU, try +experiment=cpu (about an hour), model=tiny with fewer total_frames, "
+            "or debug=fast (a minute)"
         )
     return line
 
 
 @torch.no_grad()
 def update_flops(agent: DreamerAgent, batch_size: int, length: int) -> float:
-    """Floating-point operations of one update; a backward pass counts as two forward ones."""
+    """Count the floating-point operations of one update; a backward pass is two forward ones."""
     model, heads = agent.world_model, agent.actor_critic
     obs = {
         key: torch.zeros((2, 1, *shape), dtype=torch.uint8 if len(shape) == 3 else torch.float32)
@@ -63,32 +63,32 @@ def update_flops(agent: DreamerAgent, batch_size: int, length: int) -> float:
     action = torch.zeros(2, 1, agent.action_space.size)
     batch = Batch(obs, action, torch.zeros(2, 1), flags, flags)
     with torch.random.fork_rng(devices=()):
-        with FlopCounterMode(display=False) as learning:
+        with FlopCounterMode(display=False) as model_flops:
             posterior = model.loss(batch).posterior.flatten_time()
-        with FlopCounterMode(display=False) as dreaming:
+        with FlopCounterMode(display=False) as imagine_flops:
             trajectory = model.imagine(
                 posterior,
                 None,
                 heads.act,
                 agent.config.horizon,
             )
-        with FlopCounterMode(display=False) as judging:
+        with FlopCounterMode(display=False) as behavior_flops:
             heads.policy(trajectory.features[:-2])
             heads.critic(trajectory.features[:-1])
-        with FlopCounterMode(display=False) as valuing:
+        with FlopCounterMode(display=False) as target_flops:
             heads.target_critic(trajectory.features)
-    dream_passes = 3 if heads.through_dynamics else 1
+    imagine_passes = 3 if heads.through_dynamics else 1
     steps = batch_size * length / 2
     flops = (
-        3 * learning.get_total_flops()
-        + dream_passes * (dreaming.get_total_flops() + valuing.get_total_flops())
-        + 3 * judging.get_total_flops()
+        3 * model_flops.get_total_flops()
+        + imagine_passes * (imagine_flops.get_total_flops() + target_flops.get_total_flops())
+        + 3 * behavior_flops.get_total_flops()
     )
     return steps * flops
 
 
 def matrix_rate(size: int = 1024, repeats: int = 5) -> float:
-    """Measure the floating-point operations a second of a float32 matrix product."""
+    """Measure the floating-point operations per second of a float32 matrix product."""
     x = torch.rand(size, size)
     times = []
     for _ in range(repeats):

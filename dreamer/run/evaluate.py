@@ -1,6 +1,6 @@
-"""Evaluate the agent of a run folder: play whole episodes, and write their scores.
+"""Evaluates the agent of a run folder: plays episodes and writes their scores.
 
-`python -m dreamer.evaluate` and `dreamer.train`'s results call it. The run may still go on.
+`python -m dreamer.evaluate` calls it. The run may still be active.
 """
 
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dreamer.evaluation import EVALUATION_SEED, Camera, play
+from dreamer.evaluation import EVALUATION_SEED, VideoRecorder, play
 from dreamer.run.build import make_envs
 from dreamer.run.config import reasons
 from dreamer.run.folder import RunFolder
@@ -31,16 +31,16 @@ def evaluate(
     """Play whole episodes with the agent of a run folder.
 
     Args:
-        run_dir: of a finished or running run.
-        episodes: played in all, up to 10 at once.
-        checkpoint: see `load`.
-        seed: of the environments and the latent samples.
-        sample_actions: see `load`.
-        video_policy_steps: filmed at most; 0: no video.
-        video_fps: pictures a second.
+        run_dir: Of a finished or active run.
+        episodes: Number of episodes; up to 10 environments play at once.
+        checkpoint: See `load`.
+        seed: Of the environments and the latent samples.
+        sample_actions: See `load`.
+        video_policy_steps: Maximum length of the video; 0: no video.
+        video_fps: Images per second.
 
     Returns:
-        Scores, every raw return, and where they and the video were written.
+        Scores, all raw returns, and the path of the video.
     """
     if episodes < 1:
         raise ValueError(f"`episodes` must be at least 1, got {episodes}")
@@ -50,8 +50,8 @@ def evaluate(
         RunFolder(run_dir).config(), seed=seed + EVALUATION_SEED, count=min(episodes, 10)
     )
     try:
-        camera = Camera(envs, video_policy_steps)
-        result = play(envs, agent.step_policy, episodes, camera=camera)
+        recorder = VideoRecorder(envs, video_policy_steps)
+        result = play(envs, agent.step_policy, episodes, recorder=recorder)
     finally:
         envs.close()
     frames = agent.frames

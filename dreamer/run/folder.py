@@ -1,9 +1,9 @@
-"""The folder of a run: where it lies, what it holds, and whether it is that of this run.
+"""The folder of a run: its path, its files, and whether a configuration may continue it.
 
-The runner asks it; `sweep.py` and `experiments/` need nothing but what it leaves behind:
-config.yaml, spaces.json (what is observed and done), metrics.jsonl, summary.json (its presence
-means finished), failure.txt (the traceback of a run that failed), lock (held while a process works
-here), checkpoints/, replay/ and videos/.
+`train.py`, `load.py` and `evaluate.py` use it. `sweep.py` and `experiments/` read its files only:
+config.yaml, spaces.json (observations and actions), metrics.jsonl, summary.json (exists if the run
+is finished), failure.txt (the traceback of a failed run), lock (held while a process uses the
+folder), checkpoints/, replay/ and videos/.
 """
 
 import json
@@ -28,20 +28,20 @@ from dreamer.run.choices import choice_of
 from dreamer.run.migrate import FORMAT, migrate
 from dreamer.run.paths import CONF, expanded
 
-# A run stays the same run when these change.
-FREE = (
+# Keys that may change when a run is resumed.
+MUTABLE_KEYS = (
     *("root", "run_dir", "variant", "total_frames"),
     *("logger", "callbacks", "trainer", "precision", "collect", "switches"),
     *("kernels", "cuda_graphs", "replay.device"),
     *("env.processes", "env.hang_seconds", "env.max_restarts"),
 )
-MARKS = ("env_name", "task", "seed", "total_frames", "prefill_policy_steps", "env")  # of a config
-OURS = ("replay", "wandb", "wandb_id", "tensorboard")  # may be made before a run begins
+REQUIRED_KEYS = {"env_name", "task", "seed", "total_frames", "prefill_policy_steps", "env"}
+EARLY_FILES = ("replay", "wandb", "wandb_id", "tensorboard")  # may exist before `begin`
 LOCK_PATIENCE = 0.3  # seconds: others hold the lock for a moment, to see whether it is free
 
 
-class FolderInUse(ValueError):  # noqa: N818 -- nothing went wrong
-    """Another process has the run; nothing is wrong with this one."""
+class FolderInUse(ValueError):  # noqa: N818 -- the name states the problem
+    """Another process is using the run folder; try again later."""
 
 
 class ResumePoint(NamedTuple):
@@ -56,17 +56,17 @@ class RunFolder:
     """One run's folder on disk."""
 
     def __init__(self, path: Path, variant: str = ""):
-        """`variant` tells the run from others of its task: experiment and changed switches."""
+        """`variant` names the experiment and the changed switches."""
         self.path = path
         self.variant = variant
         self.checkpoints = path / "checkpoints"
         self.last, self.best = (self.checkpoints / f"{x}.ckpt" for x in ("last", "best"))
         self.replay = path / "replay"
-        self.begun = False  # whether a run has, since this process claimed the folder
+        self.begun = False  # whether `begin` was called since this process claimed the folder
 
     @classmethod
     def of(cls, cfg: DictConfig) -> "RunFolder":
-        """Where a configuration's run lies: <root>/<env>/<task>/<variant>/seed<seed>."""
+        """Return the folder of a configuration: <root>/<env>/<task>/<variant>/seed<seed>."""
         variant = cfg.variant or _variant(cfg)
         default = Path(cfg.root) / cfg.env_name / cfg.task / variant / f"seed{cfg.seed}"
         path = Path(cfg.run_dir) if cfg.run_dir else default
@@ -74,19 +74,19 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Claim the folder until this process is done with it, or dies.
+        """Claim the folder until the context ends or this process dies.
 
-        The file holds the host and the process, for people and for `sweep.py`. Unless the run has
-        begun by the end, the folder is left as it was found.
+        The lock file names the host and the process, for users and `sweep.py`. If `begin` was not
+        called, the folder is restored at the end.
 
         Raises:
-            FolderInUse: another process has it.
+            FolderInUse: Another process holds the lock.
         """
         self.begun = False
         missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
         has_lock = (self.path / "lock").exists()
         with self._claim() as file:
-            absent = {name for name in OURS if not (self.path / name).exists()}
+            absent = {name for name in EARLY_FILES if not (self.path / name).exists()}
             absent |= set() if has_lock else {"lock"}
             file.seek(0)
             holder = file.read()
@@ -123,7 +123,7 @@ class RunFolder:
             time.sleep(0.05)
 
     def _leave(self, folders: list[Path], names: set[str]) -> None:
-        """Remove what this process made, and nobody else can have since the folder was claimed."""
+        """Remove the files and folders that this process made since it claimed the folder."""
         for name in names:
             path = self.path / name
             if path.is_dir():
@@ -131,31 +131,31 @@ class RunFolder:
             else:
                 path.unlink(missing_ok=True)
         for path in folders:  # the innermost first
-            with suppress(OSError):  # somebody uses it
+            with suppress(OSError):  # not empty: another process uses it
                 path.rmdir()
 
     def begin(self, cfg: DictConfig, spaces: Mapping[str, Any]) -> None:
-        """Write the configuration, and what is observed and done, in plain types.
+        """Write the configuration and the spaces (in JSON types).
 
-        How the run ended before no longer holds.
+        This removes the summary or failure of an earlier attempt.
         """
         self.begun = True
         self.path.mkdir(parents=True, exist_ok=True)
         for name in ("summary.json", "failure.txt"):
             (self.path / name).unlink(missing_ok=True)
         text = f"format: {FORMAT}\n{OmegaConf.to_yaml(cfg)}"
-        _write(self.path / "config.yaml", text)  # first: it says whose folder
+        _write(self.path / "config.yaml", text)  # first: it identifies the run
         _write(self.path / "spaces.json", json.dumps(spaces, indent=2) + "\n")
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Write the summary, last of all."""
+        """Write the summary, as the last file."""
         _write(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
 
     def fail(self, traceback: str) -> None:
-        """Leave word of what went wrong; the next attempt removes it.
+        """Write the traceback of a failure; the next attempt removes it.
 
-        A prefill without a checkpoint goes: nothing can go on from it, and another configuration
-        may begin anew.
+        A prefill without a checkpoint is deleted, because no run can resume from it. Then another
+        configuration can use the folder.
         """
         _write(self.path / "failure.txt", traceback)
         cfg = self._own_config()
@@ -163,7 +163,7 @@ class RunFolder:
             shutil.rmtree(self.replay, ignore_errors=True)
 
     def summary(self) -> dict[str, Any] | None:
-        """What a finished run wrote; None for any other, and where it cannot be read."""
+        """Return the summary of a finished run; None if there is none or it cannot be read."""
         path = self.path / "summary.json"
         try:
             summary = json.loads(path.read_text()) if path.exists() else None
@@ -173,37 +173,37 @@ class RunFolder:
         return summary if known else None
 
     def finished(self, cfg: DictConfig) -> dict[str, Any] | None:
-        """The summary of a run that has made the frames that are asked for; None for any other."""
+        """Return the summary if the run has reached `cfg.total_frames`, else None."""
         summary = self.summary()
         return summary if summary and summary["frames"] >= cfg.total_frames else None
 
     def config(self) -> DictConfig:
-        """The run's configuration, in the keys of this version.
+        """Return the run's configuration, in the current format.
 
         Raises:
-            FileNotFoundError: no run lies here.
-            ValueError: a later version of this program made it.
+            FileNotFoundError: The folder contains no run.
+            ValueError: A later version of this program wrote it.
         """
         path = self.path / "config.yaml"
         if not path.exists():
-            raise FileNotFoundError(f"No run in {self.path}: there is no config.yaml in it.")
+            raise FileNotFoundError(f"No run in {self.path}: it contains no config.yaml.")
         cfg = OmegaConf.load(path)
         assert isinstance(cfg, DictConfig)
         plain: Any = OmegaConf.to_container(cfg)
         return OmegaConf.create(migrate(plain))
 
     def spaces(self) -> dict[str, Any] | None:
-        """What `begin` wrote of observations and actions; None where an older program did not."""
+        """Return the spaces that `begin` wrote; None for runs of older versions."""
         path = self.path / "spaces.json"
         return json.loads(path.read_text()) if path.exists() else None
 
     def check_same_run(self, cfg: DictConfig) -> None:
-        """Refuse to go on with a run of another configuration.
+        """Check that the folder does not contain a run with another configuration.
 
-        Without a checkpoint there is nothing to go on with: see `check_may_begin`.
+        A folder without a checkpoint passes; see `check_may_begin`.
 
         Raises:
-            ValueError: naming the keys that differ.
+            ValueError: The configurations differ; the message names the keys.
         """
         if not self.last.exists() and self.summary() is None:
             return
@@ -211,41 +211,42 @@ class RunFolder:
         if differences:
             raise ValueError(
                 f"{self.path} holds a run of another configuration, different in "
-                f"{', '.join(differences)}. Choose another run_dir=, or delete that folder."
+                f"{', '.join(differences)}. Choose another run_dir=, or delete the folder."
             )
 
     def check_may_begin(self, cfg: DictConfig) -> None:
-        """Refuse to begin a run where that would cost somebody something.
+        """Check that a new run would not overwrite results.
 
-        Of what is there, a run that begins replaces only what a start of its own has left that
-        never came to its first checkpoint: the prefill, and files that say what run it is. So a
-        run that was killed in its prefill begins anew, and one that has lost its checkpoint does
-        not. Files of other names are nobody's business.
+        A new run may replace only the files of an earlier start of the same run that saved no
+        checkpoint: its prefill, config.yaml and spaces.json. So a run that was killed during its
+        prefill starts again, but a run whose checkpoint is missing does not. Unknown files are
+        ignored.
 
         Raises:
-            ValueError: saying what is there and which commands go on.
+            ValueError: The folder contains results; the message lists them and the commands that
+                continue.
         """
         found = self._found(cfg)
-        if not found or self.last.exists():  # of a process that saved it meanwhile
+        if not found or self.last.exists():  # another process saved it meanwhile
             return
         raise ValueError(
-            f"{self.path} has no checkpoints/last.ckpt to go on from, but holds "
-            f"{', '.join(found)}. {self._ways_out()}"
+            f"{self.path} has no checkpoints/last.ckpt to resume from, but holds "
+            f"{', '.join(found)}. {self._remedies()}"
         )
 
-    def _ways_out(self) -> str:
-        """What to do where there is no checkpoint to go on from."""
+    def _remedies(self) -> str:
+        """Return the commands to use if there is no checkpoint to resume from."""
         path, last, best = (shlex.quote(str(x)) for x in (self.path, self.last, self.best))
-        begin = f"To begin a new run, choose another run_dir=, or `mv {path} {path}.old`."
+        begin = f"To start a new run, choose another run_dir=, or `mv {path} {path}.old`."
         if not self.best.exists():
             return begin
-        return f"To go on from the best, `cp {best} {last}` and the same command again. {begin}"
+        return f"To resume from the best, `cp {best} {last}` and repeat the command. {begin}"
 
     def _found(self, cfg: DictConfig) -> list[str]:
-        """What no start of this run has left that never came to its first checkpoint, in words."""
+        """Describe all files that are not of an earlier start of this run without a checkpoint."""
         found = ["checkpoints/best.ckpt"] if self.best.exists() else []
         old = self._own_config()
-        names = ["summary.json", "metrics.jsonl", "videos"]  # come after the first checkpoint
+        names = ["summary.json", "metrics.jsonl", "videos"]  # written after the first checkpoint
         if old is None:
             names += ["config.yaml", "spaces.json"]
             failure = self.path / "failure.txt"
@@ -258,7 +259,7 @@ class RunFolder:
         if not steps:
             return found
         if old is None:
-            return [*found, f"replay ({steps:,} policy steps, and no config.yaml of a run)"]
+            return [*found, f"replay ({steps:,} policy steps, but no valid config.yaml)"]
         if steps >= old.prefill_policy_steps + env_count:  # they step together
             return [*found, f"replay ({steps:,} policy steps, more than a prefill)"]
         differences = _differences(old, cfg)
@@ -268,33 +269,33 @@ class RunFolder:
         return found
 
     def _own_config(self) -> DictConfig | None:
-        """What config.yaml says, if it is there and of this program."""
+        """Return the configuration if config.yaml exists and is of this program, else None."""
         try:
             cfg = self.config()
         except (OSError, ValueError, AssertionError, yaml.YAMLError):
             return None
-        return cfg if cfg.keys() >= set(MARKS) else None
+        return cfg if cfg.keys() >= REQUIRED_KEYS else None
 
     def check_same_spaces(self, spaces: Mapping[str, Any]) -> None:
-        """Refuse to go on with a run of other observations or actions.
+        """Check that the folder does not contain a run with other observations or actions.
 
         Raises:
-            ValueError: naming what there was and what there is.
+            ValueError: The spaces differ; the message shows both.
         """
         old = self.spaces()
         new = json.loads(json.dumps(spaces))
         if old not in (None, new) and self.last.exists():
             old, new = ((x["observations"], x["actions"]) for x in (old, new))
             raise ValueError(
-                f"{self.path} holds a run of other observations or actions, there {old}, here "
-                f"{new}. Choose another run_dir=, or delete that folder."
+                f"{self.path} holds a run of other observations or actions: there {old}, here "
+                f"{new}. Choose another run_dir=, or delete the folder."
             )
 
     def resume_point(self) -> ResumePoint | None:
-        """Where to go on from; None if there is no checkpoint.
+        """Return the point from which to resume; None if there is no checkpoint.
 
         Raises:
-            ValueError: the checkpoint is damaged or foreign, or the replay is gone.
+            ValueError: The checkpoint is damaged or of another program, or the replay is missing.
         """
         path = self.last
         if not path.exists():
@@ -302,8 +303,8 @@ class RunFolder:
         counters = self.read_checkpoint(path)["counters"]
         if not self.replay.exists():
             raise ValueError(
-                f"{self.replay} is gone, and with it the experience of the run. Put it back, or "
-                f"delete {self.path} to begin anew."
+                f"{self.replay} is missing, which holds the experience of the run. Restore it, or "
+                f"delete {self.path} to start again."
             )
         return ResumePoint(path, counters["frames"], counters["updates"])
 
@@ -311,8 +312,8 @@ class RunFolder:
         """Read a checkpoint: tensors and plain types only.
 
         Raises:
-            FileNotFoundError: there is none.
-            ValueError: it is damaged, or not one of ours.
+            FileNotFoundError: There is no such file.
+            ValueError: The file is damaged, or not a checkpoint of this program.
         """
         if not path.exists():
             raise FileNotFoundError(f"No checkpoint {path}: the run has not saved one yet.")
@@ -324,7 +325,7 @@ class RunFolder:
         except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
             raise ValueError(
                 f"{path} is damaged or not a checkpoint of this program "
-                f"({type(error).__name__}). {self._ways_out() if path == self.last else ''}"
+                f"({type(error).__name__}). {self._remedies() if path == self.last else ''}"
             ) from error
         return state
 
@@ -336,12 +337,12 @@ def _rewrite(file: TextIO, text: str) -> None:
 
 
 def _differences(old: DictConfig, new: DictConfig) -> list[str]:
-    """The keys in which two configurations are two runs, in words."""
+    """Describe the differences that make two configurations two runs."""
     a, b = (dict(_leaves(_as_plain(cfg))) for cfg in (old, new))
     return [
         f"{key} (there {a.get(key)}, here {b.get(key)})"
         for key in sorted(a.keys() | b.keys())
-        if a.get(key) != b.get(key) and not {key, key.split(".")[0]} & set(FREE)
+        if a.get(key) != b.get(key) and not {key, key.split(".")[0]} & set(MUTABLE_KEYS)
     ]
 
 
@@ -352,7 +353,7 @@ def _has_content(path: Path) -> bool:
 
 
 def _is_failure(path: Path) -> bool:
-    """Whether a run, or a sweep for it, has written this."""
+    """Whether a run, or a sweep on its behalf, wrote this failure.txt, or it does not exist."""
     if not path.is_file():
         return not path.exists()
     lines = path.read_text(errors="replace").splitlines() or [""]
@@ -360,7 +361,7 @@ def _is_failure(path: Path) -> bool:
 
 
 def _variant(cfg: DictConfig) -> str:
-    """The experiment's name, and after it the switches in which the run differs from it."""
+    """Return the experiment's name, followed by the switches that the run changes."""
     expected = _read(CONF / "train.yaml")
     experiment = CONF / "experiment" / f"{cfg.experiment_name}.yaml"
     if experiment.exists():
@@ -373,7 +374,7 @@ def _variant(cfg: DictConfig) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The values in a file of the configuration, and the names in its defaults list."""
+    """Return the values in a file of conf/ and the choices in its defaults list."""
     content: Any = OmegaConf.to_container(OmegaConf.load(path))
     choices = [entry for entry in content.pop("defaults", []) if isinstance(entry, dict)]
     return content | {
@@ -394,7 +395,7 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write whole or not at all."""
+    """Write a file atomically."""
     temporary = path.with_name(f".{path.name}")
     temporary.write_text(text)
     os.replace(temporary, path)

@@ -1,7 +1,4 @@
-"""What the person at the terminal is told before a run begins.
-
-The runner prints it: what is built, where it lands, what it costs.
-"""
+"""The lines that are printed before a run: its parts, folders, device and estimated cost."""
 
 from collections.abc import Sequence
 
@@ -29,7 +26,7 @@ def print_header(
     cost: Cost | None,
     kernels: Sequence[str],
 ) -> None:
-    """Print environment, spaces, keys, parameters, device, disk, schedule and cost, if known."""
+    """Print environment, spaces, keys, parameters, device, disk, schedule and estimated cost."""
     model, heads = agent.world_model, agent.actor_critic
     shapes = ", ".join(f"{k} {tuple(s)}" for k, s in envs.obs_shapes.items())
     images, vectors = model.encoder.image_keys, model.encoder.vector_keys
@@ -38,7 +35,7 @@ def print_header(
     lines = {
         "run": f"{folder.path}{resumed}",
         "environment": f"{cfg.env_name} / {cfg.task}, {envs.count} at once, "
-        f"{envs.action_repeat} frames a policy step",
+        f"{envs.action_repeat} frames per policy step",
         "observations": f"{shapes}; as images: {', '.join(images) or 'none'}; "
         f"as vectors: {', '.join(vectors) or 'none'}",
         "actions": describe_actions(envs.action_space),
@@ -58,7 +55,7 @@ def print_header(
 
 
 def describe_actions(space: ActionSpace) -> str:
-    """Say in a few words what a policy may do."""
+    """Describe an action space in a few words."""
     if space.choices:
         return f"{len(space.choices)} choices at once, among {', '.join(map(str, space.choices))}"
     return f"{space.size} {'discrete' if space.discrete else 'continuous'}"

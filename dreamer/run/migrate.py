@@ -1,33 +1,33 @@
-"""Configurations of earlier versions, as this version would have written them.
+"""Converts configurations of earlier versions to the current format.
 
-Whoever reads a run's config.yaml asks it first, before anything is compared or built. It knows the
-keys of all versions, and nothing that is built from them.
+`folder.py` applies it to every config.yaml that it reads. It knows the keys of all versions, but
+not the objects that are built from them.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 FORMAT = 3  # of the config.yaml that this version writes
-MOVED = {  # modules that a configuration names, by their names before format 3
+MOVED = {  # modules in `_target_`: name before format 3 -> current name
     "dreamer.envs.own": "dreamer.envs.user",
     "dreamer.models.encoder": "dreamer.models.observations",
     "dreamer.models.mlp": "dreamer.models.heads",
     "dreamer.optimizer": "dreamer.optim",
 }
-SAMPLERS = {"episodes": "EpisodeSampler", "steps": "StepSampler"}  # by their earlier names
+SAMPLERS = {"episodes": "EpisodeSampler", "steps": "StepSampler"}  # earlier name -> class
 
 
 def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring a configuration up to date.
+    """Convert a configuration to the current format.
 
     Args:
-        config: what a run's config.yaml says, in plain types. Without `format` it is of version 1.
+        config: Content of config.yaml in plain types. Without `format`, its format is 1.
 
     Returns:
-        The same in today's keys, without `format`. What a migration does not know stays.
+        The configuration with current keys, without `format`. Unknown keys are kept.
 
     Raises:
-        ValueError: it was written by a later version of this program.
+        ValueError: A later version of this program wrote it.
     """
     config = {**config}
     version = config.pop("format", 1)
@@ -42,19 +42,19 @@ def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_1_to_2(config: dict[str, Any]) -> dict[str, Any]:
-    """Heads got names; who collects, where, and the sampler became nodes.
+    """Heads became named; `collect_policy`, `collect` and the sampler became nodes.
 
-    The key `compile` became `kernels`, which changes no result.
+    The key `compile` became `kernels`; neither changes results, so it is dropped.
     """
     config = {key: value for key, value in config.items() if key != "compile"}
     return _with_nodes(_with_heads(config))
 
 
 def _with_nodes(config: dict[str, Any]) -> dict[str, Any]:
-    """What a name stood for in place of the name."""
+    """Replace names by the nodes that they stood for."""
     replay, collect = (_mapping(config, key) for key in ("replay", "collect"))
-    if (who := config.get("collect_policy")) in ("actor", "random"):
-        node = {"_target_": f"dreamer.policy.choose_{who}", "_partial_": True}
+    if (policy := config.get("collect_policy")) in ("actor", "random"):
+        node = {"_target_": f"dreamer.policy.choose_{policy}", "_partial_": True}
         config = config | {"collect_policy": node}
     if (sampling := replay.get("sampling")) in SAMPLERS:
         node = {"_target_": f"dreamer.replay.sampling.{SAMPLERS[sampling]}", "_partial_": True}
@@ -65,7 +65,7 @@ def _with_nodes(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_heads(config: dict[str, Any]) -> dict[str, Any]:
-    """`reward_head` and `discount_head` became `heads`, with gradients and scale."""
+    """Convert `reward_head` and `discount_head` to `heads`, with gradients and scale."""
     world_model = _mapping(_mapping(config, "model"), "world_model")
     if "reward_head" not in world_model:
         return config
@@ -82,7 +82,7 @@ def _with_heads(config: dict[str, Any]) -> dict[str, Any]:
             "gradients": gradients,
             "scale": scale,
         }
-    # Before there was `observations`, its scales stood beside the others.
+    # The scales of observations were beside the others; `observations` did not exist.
     scales.setdefault("observations", {})
     world_model |= {"heads": heads, "loss_scales": scales}
     return config | {"model": config["model"] | {"world_model": world_model}}
@@ -94,12 +94,12 @@ def _mapping(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _from_2_to_3(config: dict[str, Any]) -> dict[str, Any]:
-    """Modules moved; what a configuration names by `_target_` moved with them."""
+    """Modules moved; update every `_target_` in them."""
     return {key: _with_targets(value) for key, value in config.items()}
 
 
 def _with_targets(node: Any) -> Any:
-    """The node with today's modules in every `_target_` of this program."""
+    """Return the node with current modules in every `_target_`."""
     if isinstance(node, list):
         return [_with_targets(value) for value in node]
     if not isinstance(node, Mapping):

@@ -1,7 +1,6 @@
-"""The words of a command line: made ready for Hydra, and explained where Hydra refuses them.
+"""Prepares the words of a command line for Hydra, and explains Hydra's errors.
 
-The entry points (`train.py`, `dreamer/cli/evaluate.py`, ...) use it. It knows Hydra's grammar and
-sentences, but not Hydra.
+The commands use it. It knows Hydra's grammar and error messages, but does not import Hydra.
 """
 
 import re
@@ -12,10 +11,10 @@ from dreamer.run.paths import GROUPS
 from dreamer.schema.words import unknown_key
 
 _MODEL = "model.world_model"
-# Keys of earlier versions, and what to write instead.
+# Keys of earlier versions, with their replacements.
 REPLACED = {
     "compile": "`compile` was replaced by `kernels`: kernels=auto computes faster, kernels=plain "
-    "runs the models as they are written, and nothing is compiled.",
+    "runs the models as written. Nothing is compiled.",
     **{
         f"{_MODEL}.{old}": f"`{_MODEL}.{old}` was replaced by `{_MODEL}.{new}`."
         for name in ("reward", "discount")
@@ -26,29 +25,29 @@ REPLACED = {
         )
     },
 }
-PATHS = ("root", "run_dir")  # keys whose values are paths, which may hold any character
-OPTIONAL = ("experiment", "debug")  # groups of which no file need be chosen
+PATHS = ("root", "run_dir")  # keys whose values are paths, with any characters
+OPTIONAL = ("experiment", "debug")  # groups without a default file
 
 
 def prepared(words: Sequence[str]) -> list[str]:
-    """Write the words of a command line as Hydra reads them.
+    """Convert the words of a command line to Hydra's grammar.
 
-    Paths are quoted where they need it. `logger=null` is `logger=none`. `+experiment=` and
-    `+debug=` need no plus: these groups stand, empty, in the defaults list.
+    Paths are quoted if necessary. `logger=null` becomes `logger=none`. The plus of `+experiment=`
+    and `+debug=` is dropped: these groups are in the defaults list, as null.
 
     Raises:
-        ValueError: a group is to be null.
+        ValueError: Another group is null.
     """
-    several = bool({"-m", "--multirun"} & set(words))  # then a comma separates values
-    return [_prepared(word, several) for word in words]
+    multirun = bool({"-m", "--multirun"} & set(words))  # then a comma separates values
+    return [_prepared(word, multirun) for word in words]
 
 
-def _prepared(word: str, several: bool) -> str:
+def _prepared(word: str, multirun: bool) -> str:
     key, equals, value = word.partition("=")
     if not equals or key.startswith("-"):
         return word
     key = re.sub(r"^\+(experiment|debug)$", r"\1", key)
-    if key in PATHS and not (several and "," in value):
+    if key in PATHS and not (multirun and "," in value):
         value = quoted(value)
     if key in GROUPS and key not in OPTIONAL and value == "null":
         if key != "logger":
@@ -58,7 +57,7 @@ def _prepared(word: str, several: bool) -> str:
 
 
 def quoted(value: str) -> str:
-    """Quote a value for Hydra, unless it is quoted or Hydra reads it as it stands."""
+    """Quote a value for Hydra, unless it is quoted already or needs no quotes."""
     if re.fullmatch(r"[\w./@%+:-]*|(['\"]).*\1", value, flags=re.ASCII | re.DOTALL):
         return value
     text = re.sub(r"(\\*)('|$)", lambda end: end[1] * 2 + end[2].replace("'", "\\'"), value)
@@ -66,32 +65,32 @@ def quoted(value: str) -> str:
 
 
 def explain(error: BaseException, known: Callable[[], Iterable[str]] = tuple) -> str:
-    """Say in one line what Hydra refuses of a command line.
+    """Explain Hydra's error about a command line in one line.
 
     Args:
-        error: Hydra's.
-        known: Gives the keys that there are; the nearest are offered.
+        error: Hydra's exception.
+        known: Returns the known keys; the message suggests the most similar ones.
     """
     text = str(error).split("Config search path:")[0]
     if unknown := re.match(r"Could not override '([^']+)'", text):
         return replacement(unknown[1]) or str(unknown_key(unknown[1], known()))
     if several := re.match(r"Ambiguous value for argument '(.*)'\n", text):
         return f"A comma in `{several[1]}` needs quotes: {_with_quotes(several[1])}"
-    word = getattr(error, "override", None)  # of those that Hydra cannot read
+    word = getattr(error, "override", None)  # the word that Hydra cannot parse
     if word is not None and "=" not in word:
         return f"Words must be key=value, got `{word}`"
     if word is not None:
-        return f"Hydra cannot read `{word}`. Quote the value: {_with_quotes(word)}"
+        return f"Hydra cannot parse `{word}`. Quote the value: {_with_quotes(word)}"
     return " ".join(text.split())
 
 
 def replacement(key: str) -> str | None:
-    """What to write instead of a key of an earlier version, or of one below it."""
+    """Return the message about a replaced key, or about one below it; None for other keys."""
     return next((x for old, x in REPLACED.items() if f"{key}.".startswith(f"{old}.")), None)
 
 
 def _with_quotes(word: str) -> str:
-    """A word as a person types it in a shell for Hydra to take its value as text."""
+    """Quote a word for a shell so that Hydra parses its value as text."""
     key, _, value = word.partition("=")
     if not set(value) & set("'\"\\$`!"):
         return f"\"{key}='{value}'\""

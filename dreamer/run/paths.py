@@ -1,20 +1,17 @@
-"""Where the program keeps its own files.
-
-The entry points and whatever reads the configuration ask it. It knows no file's content.
-"""
+"""Paths of the program's own files."""
 
 import os
 from pathlib import Path
 
-_INSTALLED = Path(__file__).parent.parent / "conf"  # a wheel carries it inside the package
+_INSTALLED = Path(__file__).parent.parent / "conf"  # a wheel contains it in the package
 _CHECKOUT = Path(__file__).parent.parent.parent / "conf"
 
 CONF = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
-# Folders of conf/ from which a run chooses files; the others list runs.
+# Groups of conf/ whose files a run chooses; the other folders list runs.
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} - {"grid", "sweep"}
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """The path, where `~` at its beginning is the user's home."""
+    """Return the path with a leading `~` replaced by the user's home."""
     text = os.fspath(path)
     return Path(text).expanduser() if text == "~" or text.startswith("~/") else Path(text)

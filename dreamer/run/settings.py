@@ -1,6 +1,6 @@
 """The keys of conf/train.yaml and conf/evaluate.yaml, each declared once.
 
-`config.py` checks a configuration against them, `help.py` explains them. What a `_target_` names
+`config.py` validates a configuration against them; `--help` documents them. Each `_target_`
 declares its own keys. Defaults are in conf/.
 """
 
@@ -25,7 +25,7 @@ AUTHORS = "the authors' configuration for Atari"
 
 @dataclass
 class Batch(Section):
-    """What one update learns from."""
+    """The data of one update."""
 
     size: Annotated[PositiveCount, doc("Sequences in a batch.", source=AUTHORS)]
     length: Annotated[
@@ -35,13 +35,11 @@ class Batch(Section):
 
 @dataclass
 class Collection(Section):
-    """Where the environments step."""
+    """How the environments step."""
 
-    where: Annotated[
-        Literal["local", "none"], doc("In this process, or not at all while the agent learns.")
-    ]
+    where: Annotated[Literal["local", "none"], doc("Collect in this process, or not at all.")]
     overlap: Annotated[
-        bool, doc("Let environments step while the device updates; other random draws.")
+        bool, doc("Step environments while the device updates; changes the random draws.")
     ]
 
 
@@ -52,7 +50,7 @@ class Stochastic(Section):
     variables: Annotated[PositiveCount, doc("Variables of the stochastic state.", source=AUTHORS)]
     classes: Annotated[
         AtLeastTwo,
-        doc("Classes of each variable, where they are categorical.", source=AUTHORS),
+        doc("Classes of each variable, if it is categorical.", source=AUTHORS),
     ]
 
 
@@ -69,46 +67,54 @@ class Sizes(Section):
 
 @dataclass
 class Callbacks(Section):
-    """What happens now and then."""
+    """Periodic actions."""
 
-    metrics: Annotated[Node, doc("Writes averages to the loggers.")]
-    evaluate: Annotated[Node | None, doc("Plays episodes; null: no evaluation.")]
-    video: Annotated[Node | None, doc("Films dreams beside the truth; null: no films.")]
-    checkpoint: Annotated[Node, doc("Saves the run.")]
-    progress: Annotated[Node | None, doc("Shows how far the run is; null: shows nothing.")]
+    metrics: Annotated[Node, doc("Log averages.")]
+    evaluate: Annotated[Node | None, doc("Play evaluation episodes; null: no evaluation.")]
+    video: Annotated[
+        Node | None, doc("Record open-loop predictions and the truth; null: no videos.")
+    ]
+    checkpoint: Annotated[Node, doc("Save the run.")]
+    progress: Annotated[Node | None, doc("Print the progress; null: print nothing.")]
 
 
 @dataclass
 class Trainer(Section):
-    """What this project sets of Lightning's Trainer, which has more keys."""
+    """The keys of Lightning's Trainer that this project sets; all others may be added."""
 
     accelerator: Annotated[
         Literal["auto", "cpu", "gpu", "cuda", "mps"],
-        doc("Kind of device; auto: the best there is."),
+        doc("Kind of device; auto: the fastest available."),
     ]
-    devices: Annotated[Any, doc("Devices to train on: 1, all that is supported.")]
-    max_epochs: Annotated[int, doc("Epochs; -1: no limit, since frames end the run.")]
-    enable_progress_bar: Annotated[bool, doc("Show Lightning's bar; ours counts frames.")]
+    devices: Annotated[Any, doc("Number of devices; only 1 is supported.")]
+    max_epochs: Annotated[int, doc("Epochs; -1: no limit, because `total_frames` ends the run.")]
+    enable_progress_bar: Annotated[
+        bool, doc("Show Lightning's bar; `callbacks.progress` counts frames.")
+    ]
     enable_model_summary: Annotated[bool, doc("Print Lightning's summary of the networks.")]
-    enable_checkpointing: Annotated[bool, doc("Save by Lightning's rules; ours saves by frames.")]
+    enable_checkpointing: Annotated[
+        bool, doc("Save by Lightning's rules; `callbacks.checkpoint` saves by frames.")
+    ]
     num_sanity_val_steps: Annotated[int, doc("Validation steps before training.")]
 
 
 @dataclass(kw_only=True)
 class TrainSettings(Section):
-    """The keys of conf/train.yaml, in the order in which they are checked and explained."""
+    """The keys of conf/train.yaml, in the order of validation and help."""
 
     headings: ClassVar[dict[str, str]] = {  # by the first key of each group
-        "kl_balance": "Switches of the ablations:",
-        "prefill_policy_steps": "Collecting and learning:",
+        "kl_balance": "Ablation switches:",
+        "prefill_policy_steps": "Collection and learning:",
     }
 
     task: Annotated[str, doc("Game or task of the environment: pong, walker_walk, ...")]
     env_name: Annotated[str, doc("Name of the environment in folders and tables.")]
-    seed: Annotated[Seed, doc("Seed of everything random.")]
+    seed: Annotated[Seed, doc("Seed of all random numbers.")]
     total_frames: Annotated[
         PositiveCount,
-        doc("Length of the run, prefill included.", unit="frames", source="the paper's budget"),
+        doc(
+            "Length of the run, including the prefill.", unit="frames", source="the paper's budget"
+        ),
     ]
     root: Annotated[str, doc("Folder of all run folders.")]
     run_dir: Annotated[
@@ -116,9 +122,9 @@ class TrainSettings(Section):
     ]
     variant: Annotated[
         str | None,
-        doc("Name of the variant; null: the experiment's and the switches that differ."),
+        doc("Name of the variant; null: the experiment's name and the changed switches."),
     ]
-    experiment_name: Annotated[str, doc("Names the variant; each experiment sets its own.")]
+    experiment_name: Annotated[str, doc("Name of the experiment; names the variant.")]
     precision: Annotated[
         Literal["auto", "32-true", "bf16-mixed"],
         doc("Precision of the networks; auto: bf16-mixed on CUDA, else 32-true."),
@@ -128,14 +134,14 @@ class TrainSettings(Section):
         doc("auto: faster forms of the same networks on a CPU; plain: the models as written."),
     ]
     cuda_graphs: Annotated[
-        bool, doc("Record updates and policy calls once and replay them; needs CUDA.")
+        bool, doc("Capture updates and policy calls as CUDA graphs; needs CUDA.")
     ]
     switches: Annotated[
-        list[str], doc("Keys that change what is learned; changed ones name the run's variant.")
+        list[str], doc("Keys that change the algorithm; changed ones name the variant.")
     ]
     kl_balance: Annotated[
         bool | OpenFraction,
-        doc("Share of the prior's gradient in the KL; true: 0.8, false: 0.5, the plain KL."),
+        doc("Weight of the prior's KL gradient; true: 0.8, false: 0.5, the plain KL."),
     ]
     image_gradients: Annotated[bool, doc("Let images train the latent state.")]
     reward_gradients: Annotated[bool, doc("Let rewards train the latent state.")]
@@ -148,60 +154,58 @@ class TrainSettings(Section):
         Count,
         doc("Random steps before the first update.", unit="policy steps", source=AUTHORS),
     ]
-    pretrain_updates: Annotated[
-        Count, doc("Updates before the actor acts for the first time.", source=AUTHORS)
-    ]
+    pretrain_updates: Annotated[Count, doc("Updates before the actor first acts.", source=AUTHORS)]
     train_every_policy_steps: Annotated[
         PositiveCount,
-        doc("From one update to the next.", unit="policy steps", source=AUTHORS),
+        doc("Interval between updates.", unit="policy steps", source=AUTHORS),
     ]
     exploration_noise: Annotated[
         NonNegative,
         doc("Probability of a random action, or standard deviation added to a continuous one."),
     ]
     collect_policy: Annotated[
-        Node, doc("Who collects after the prefill: actor, random, or a class of yours.")
+        Node, doc("Policy that collects after the prefill: actor, random, or your own class.")
     ]
-    explore: Annotated[Mapping[str, Any], doc("What rewards exploration.")] = field(
+    explore: Annotated[Mapping[str, Any], doc("Intrinsic reward for exploration.")] = field(
         default_factory=dict
     )
-    collect: Annotated[Collection, doc("Where the environments step.")]
-    batch: Annotated[Batch, doc("What one update learns from.")]
-    # A model of your own need not have these two.
+    collect: Annotated[Collection, doc("How the environments step.")]
+    batch: Annotated[Batch, doc("Data of one update.")]
+    # A model of your own may omit these two.
     stochastic: Annotated[Stochastic | None, doc("Sizes of the stochastic state.")] = None
     sizes: Annotated[Sizes | None, doc("Sizes of the networks.")] = None
     latents: Annotated[Node, doc("Kind of stochastic state.")]
     env: Annotated[Node, doc("The environment.")]
-    replay: Annotated[Node, doc("Experience on disk, and how sequences are drawn from it.")]
-    model: Annotated[Node, doc("The networks and how they learn.")]
-    callbacks: Annotated[Callbacks, doc("What happens now and then.")]
-    logger: Annotated[Mapping[str, Node | None], doc("Where numbers and videos go.")]
+    replay: Annotated[Node, doc("Replay buffer on disk, and the sampling of sequences.")]
+    model: Annotated[Node, doc("The networks, losses and optimisers.")]
+    callbacks: Annotated[Callbacks, doc("Periodic actions.")]
+    logger: Annotated[Mapping[str, Node | None], doc("Destinations of metrics and videos.")]
     trainer: Annotated[Node | Trainer, doc("Lightning's Trainer.")]
 
 
 @dataclass
 class CheckSettings(Section):
-    """The keys of `dreamer.check` beside those of conf/train.yaml."""
+    """The keys of `dreamer.check` in addition to those of conf/train.yaml."""
 
-    steps: Annotated[PositiveCount, doc("Length of the look.", unit="policy steps")] = 1000
+    steps: Annotated[PositiveCount, doc("Length of the check.", unit="policy steps")] = 1000
 
 
 @dataclass
 class EvaluateSettings(Section):
     """The keys of conf/evaluate.yaml."""
 
-    run_dir: Annotated[str, doc("Folder of a finished or running run.")]
+    run_dir: Annotated[str, doc("Folder of a finished or active run.")]
     checkpoint: Annotated[
         Literal["best", "last"],
-        doc("Weights to play with; best falls back to last where there is none."),
+        doc("Weights to load; best falls back to last."),
     ]
     episodes: Annotated[PositiveCount, doc("Episodes to play.")]
     seed: Annotated[Seed, doc("Seed of the episodes.")]
     sample_actions: Annotated[
-        bool, doc("Play as in training, with sampled actions, not with the actor's mode.")
+        bool, doc("Sample actions as in training, instead of the actor's mode.")
     ]
-    video: Annotated[bool, doc("Film the first episode into the folder `videos` of the run.")]
+    video: Annotated[bool, doc("Record the first episode in the folder `videos` of the run.")]
     video_policy_steps: Annotated[
-        PositiveCount, doc("Length of the film at most.", unit="policy steps")
+        PositiveCount, doc("Maximum length of the video.", unit="policy steps")
     ]
-    video_fps: Annotated[PositiveCount, doc("Pictures a second of the film.")]
+    video_fps: Annotated[PositiveCount, doc("Images per second of the video.")]

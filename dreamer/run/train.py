@@ -1,6 +1,6 @@
-"""Runs what a configuration says: puts the parts together, trains, and says how it ended.
+"""Trains an agent as configured: builds the parts, fits the agent, and writes the summary.
 
-`train.py` calls it, and `dreamer.train`, with environments of the user's program.
+`dreamer.cli.train` and `dreamer.train` call it, the latter with environments of the user's program.
 """
 
 import logging
@@ -28,7 +28,7 @@ from dreamer.collector import Collector
 from dreamer.envs.base import VectorEnvs
 from dreamer.envs.codecs import codec_of
 from dreamer.evaluation import EVALUATION_SEED
-from dreamer.loggers import finish, go_on_from
+from dreamer.loggers import finish, truncate
 from dreamer.policy import PolicyContext, RandomPolicy
 from dreamer.replay.buffer import Replay
 from dreamer.replay.dataset import ReplayDataModule
@@ -53,17 +53,17 @@ from dreamer.run.header import print_header
 
 
 class Summary(NamedTuple):
-    """How a run ended."""
+    """The result of a run."""
 
     run_dir: str
     frames: int
     policy_steps: int
     updates: int
-    metrics: dict[str, float]  # the newest value of every key
+    metrics: dict[str, float]  # the latest value of every key
 
 
 class EnvsMaker(Protocol):
-    """Makes a group of environments; `count` replaces that of the configuration."""
+    """Makes a group of environments; `count` overrides that of the configuration."""
 
     def __call__(self, cfg: DictConfig, *, seed: int, count: int | None = None) -> VectorEnvs:
         """See `build.make_envs`."""
@@ -72,20 +72,20 @@ class EnvsMaker(Protocol):
 
 @reasons()
 def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
-    """Run what the configuration says, or what is left of it.
+    """Train an agent as configured, or resume its run.
 
-    The same configuration again resumes an unfinished run, and leaves a finished one alone.
+    The same configuration resumes an unfinished run; a finished one is left alone.
 
     Args:
-        cfg: Composed of conf/train.yaml.
-        make_envs: Makes what the configuration names, or the environments of a program.
+        cfg: Composed from conf/train.yaml.
+        make_envs: Makes the environments of the configuration or of a program.
 
     Raises:
-        ValueError: the configuration asks for something that cannot be.
-        FolderInUse: another process has the run, or went on with it meanwhile.
-        OSError: the disk is too small, or the run folder cannot be written.
-        Interrupted: Ctrl-C or SIGTERM; the run is saved and can go on.
-        NonFiniteError: a loss is no longer a number; the run is saved as it was before.
+        ValueError: The configuration is not valid.
+        FolderInUse: Another process is using the run folder, or has just used it.
+        OSError: The disk is too small, or the run folder is not writable.
+        Interrupted: On Ctrl-C or SIGTERM; the run is saved and can be resumed.
+        NonFiniteError: A loss is not finite; the run is saved as it was before the update.
     """
     cfg = checked(cfg)
     folder = RunFolder.of(cfg)
@@ -96,26 +96,26 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
         return Summary(**finished)
     check_device(cfg)
     _seed_everything(cfg.seed)
-    _quiet_lightning()
+    _silence_lightning()
 
     resume = folder.resume_point()
     if resume is None:
         folder.check_may_begin(cfg)
-    # A resumed run begins new episodes, and not those of its start again.
+    # Seeds also depend on the frame, so that a resumed run does not repeat its first episodes.
     stream = np.random.SeedSequence([cfg.seed, resume.frames if resume else 0])
     seed = int(stream.generate_state(1)[0]) % 2**31
     envs = make_envs(cfg, seed=seed)
     try:
-        folder.check_same_spaces(codec_of(envs).as_plain())
+        folder.check_same_spaces(codec_of(envs).to_dict())
         agent = make_agent(cfg, envs)
         with folder.lock():
             if folder.resume_point() != resume:
                 raise FolderInUse(
-                    f"Another process went on with {folder.path} while this one got ready. Start "
-                    "this one again, if there is still something to do."
+                    f"Another process has continued {folder.path} while this one was starting. "
+                    "Repeat the command if the run is not finished."
                 )
             if resume is None:
-                folder.check_may_begin(cfg)  # another process may have begun meanwhile, and died
+                folder.check_may_begin(cfg)  # another process may have started and died meanwhile
             try:
                 return _fit(cfg, folder, envs, agent, resume, make_envs, seed=seed)
             except Interrupted:
@@ -187,12 +187,12 @@ def _fit(
     )
     with _open_loggers(cfg, folder, envs, resume) as loggers:
         trainer.loggers = loggers
-        # All is built: what is wrong with the configuration has been told, and nothing changed.
-        folder.begin(cfg, codec_of(envs).as_plain())
+        # All parts are built without an error; only now change the run folder.
+        folder.begin(cfg, codec_of(envs).to_dict())
         if resume is None:
-            replay.clear()  # of a start that never came to a checkpoint
+            replay.clear()  # of an earlier start without a checkpoint
         else:
-            go_on_from(loggers, resume.frames)
+            truncate(loggers, resume.frames)
         print_header(
             *(cfg, folder, envs, agent, replay, trainer, resume), cost=cost, kernels=kernels
         )
@@ -221,7 +221,7 @@ def _fit(
 def _open_loggers(
     cfg: DictConfig, folder: RunFolder, envs: VectorEnvs, resume: ResumePoint | None
 ) -> Iterator[list[Logger]]:
-    """The loggers; told at the end how the run ended, whatever ends it."""
+    """Open the loggers, and close them with the exit code of the run."""
     loggers = make_loggers(cfg, folder, envs, resume)
     exit_code = 1
     try:
@@ -247,7 +247,7 @@ def _make_callbacks(
     policies: PolicyContext,
     make_envs: EnvsMaker,
 ) -> list[pl.Callback]:
-    """In the order in which they act after an update: collect first, save before stopping."""
+    """Make the callbacks, in the order in which they act: collect first, save before stopping."""
     collect_policy = make_collect_policy(cfg, policies)
     collect = Collect(
         Collector(envs),
@@ -284,14 +284,14 @@ def _make_callbacks(
 
 
 def _seed_everything(seed: int) -> None:
-    """The one place that touches global generators; torch's decides all of the agent's draws."""
+    """Seed the global generators, only here; the agent draws from torch's."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
-def _quiet_lightning() -> None:
-    """Hush what the Trainer says to everybody; our own lines say what is being built."""
+def _silence_lightning() -> None:
+    """Suppress the Trainer's standard messages; `header.py` describes the run."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     for message in (
         ".*does not have many workers.*",

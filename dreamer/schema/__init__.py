@@ -1,1 +1,1 @@
-"""What the keys of a configuration may be: declared in annotations, checked, and explained."""
+"""Configuration keys: declared in annotations, validated, and documented by `--help`."""

@@ -1,6 +1,6 @@
-"""What `--help` prints: the keys of a configuration in groups, from what is declared of them.
+"""The text of `--help`: the keys of a configuration in groups, from their declarations.
 
-Entry points print it line by line. It knows no key.
+The commands print it line by line. It knows no key.
 """
 
 import os
@@ -12,37 +12,37 @@ from typing import Any, NamedTuple
 
 from dreamer.schema.keys import REQUIRED, Key, bare_type, keys_of
 from dreamer.schema.validation import keys_of_node
-from dreamer.schema.words import says
+from dreamer.schema.words import describe
 
-COLUMN = 36  # where descriptions begin
-WIDEST = 100  # columns, also where the terminal has more
-UNSAID = ("a node", "names", "anything", "text", "true or false")  # says no more than the sentence
+COLUMN = 36  # at which descriptions begin
+MAX_WIDTH = 100  # columns, even if the terminal has more
+OMITTED = ("a node", "names", "anything", "text", "true or false")  # adds nothing to the sentence
 
 
 class Usage(NamedTuple):
-    """What stands above the keys."""
+    """The text above the keys."""
 
     summary: str
     usage: str
-    examples: Sequence[tuple[str, str]]  # each with what it does
+    examples: Sequence[tuple[str, str]]  # command and meaning
 
 
 def width() -> int:
-    """Columns of the terminal, or as many as are easily read."""
-    return min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST)
+    """Return the columns of the terminal, at most `MAX_WIDTH`."""
+    return min(shutil.get_terminal_size((MAX_WIDTH, 24)).columns, MAX_WIDTH)
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print lines as they come, for as long as somebody reads them."""
+    """Print lines one by one; stop silently when the reader closes the pipe."""
     try:
         for text in lines:
             print(text, flush=True)
-    except BrokenPipeError:  # `--help | head` has seen enough; nor does the end write any more
+    except BrokenPipeError:  # as in `--help | head`; discard what Python flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def head(usage: Usage) -> Iterator[str]:
-    """The lines above the keys."""
+    """Yield the lines above the keys."""
     yield from textwrap.wrap(usage.summary, width())
     yield from ("", f"Usage: {usage.usage}", "", "Examples:")
     for command, meaning in usage.examples:
@@ -57,13 +57,13 @@ def keys(
     title: str = "Keys:",
     headings: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
-    """The lines of all keys of a node, and of the nodes in it.
+    """Yield the lines of all keys of a node and of its child nodes.
 
     Args:
-        node: With the defaults; where one is interpolated, with the text of that.
+        node: With the defaults; interpolations as text.
         declared: The dataclass that declares the keys.
-        title: Of the first group.
-        headings: Begin further groups, each with the key that it is named after.
+        title: Heading of the first group.
+        headings: Headings of further groups, by the first key of each.
     """
     yield from _group(node, keys_of(declared).named, "", title, headings or {})
 
@@ -112,27 +112,27 @@ def _node(at: str, node: Mapping[str, Any], key: Key) -> Iterator[str]:
 
 
 def _line(at: str, value: Any, key: Key) -> Iterator[str]:
-    """`key=default`, and beside it what is declared of it."""
-    allowed = says(key.annotation)
-    if not allowed.startswith(UNSAID):
+    """Return `key=default` and its description."""
+    allowed = describe(key.annotation)
+    if not allowed.startswith(OMITTED):
         short = (
             *(("a whole number", key.unit or "whole number"), ("a number", key.unit or "number")),
             *((" of at least ", " >= "), (" greater than ", " > ")),
         )
         for long, brief in short:
             allowed = allowed.replace(long, brief)
-    parts = [part for part in ("" if allowed.startswith(UNSAID) else allowed, key.source) if part]
+    parts = [part for part in ("" if allowed.startswith(OMITTED) else allowed, key.source) if part]
     text = f"{key.text} [{'; '.join(parts)}]" if parts else key.text
-    yield from line(f"{at}={written(value)}", text.strip())
+    yield from line(f"{at}={as_typed(value)}", text.strip())
 
 
 def line(word: str, text: str) -> list[str]:
-    """A word, and beside it what it means, on as many lines as it takes."""
+    """Return a word and its description in two columns, on one or more lines."""
     word = f"  {word}"
     lines = _wrapped(text, indent=COLUMN)
     if len(word) < COLUMN - 1 and lines:
         lines[0] = word + lines[0][len(word) :]
-    else:  # a list that is too long breaks behind its commas
+    else:  # break a long list after its commas
         lines[:0] = textwrap.wrap(
             word if len(word) <= width() else word.replace(",", ", "),
             width(),
@@ -149,11 +149,11 @@ def _wrapped(text: str, *, indent: int) -> list[str]:
     )
 
 
-def written(value: Any) -> str:
-    """A value as it is typed; `...` where one must be given."""
+def as_typed(value: Any) -> str:
+    """Return a value as typed on the command line; `...` if it is required."""
     if value is REQUIRED or value == "???":
         return "..."
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(written, value))}]"
+        return f"[{','.join(map(as_typed, value))}]"
     words = {None: "null", True: "true", False: "false"}
     return words[value] if value is None or isinstance(value, bool) else str(value)

@@ -1,7 +1,7 @@
-"""Which keys a node of a configuration has: read from the annotations of what it names.
+"""The keys of a configuration node, read from the annotations of its target.
 
-The schema of a node with a `_target_` is the annotated parameters of that class or function, so a
-user's class is checked and documented like ours. It imports nothing and checks no value.
+The schema of a node with a `_target_` is the annotated parameters of that class or function, so
+users' classes are validated and documented as well. It imports no target and checks no value.
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ from typing import Annotated, Any, NamedTuple, Union
 
 from pydantic.fields import FieldInfo
 
-REQUIRED = inspect.Parameter.empty  # the default of a key that has none
+REQUIRED = inspect.Parameter.empty  # stands for the default of a required key
 
 
 class Key(NamedTuple):
-    """What is declared of one key."""
+    """The declaration of one key."""
 
     annotation: Any = Any
     default: Any = REQUIRED
@@ -28,17 +28,17 @@ class Key(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """What is declared of the keys of a node."""
+    """The declarations of the keys of a node."""
 
     named: dict[str, Key]
-    others: bool = False  # whether there may be more
+    others: bool = False  # whether further keys are allowed
 
 
 @functools.cache
 def keys_of(target: Callable[..., Any]) -> Keys:
-    """The keys of a class or a function: its parameters.
+    """Return the keys of a class or function: its parameters.
 
-    Where `doc` describes some of them, those are its keys, and a program gives the others.
+    If `doc` describes some of the parameters, only those are keys; code passes the others.
     """
     if dataclasses.is_dataclass(target):
         hints = _hints(target)
@@ -50,7 +50,7 @@ def keys_of(target: Callable[..., Any]) -> Keys:
         return Keys(named)
     try:
         parameters = inspect.signature(target).parameters.values()
-    except ValueError:  # of a built-in
+    except ValueError:  # a built-in without a signature
         return Keys({}, others=True)
     hints = _hints(target.__init__ if inspect.isclass(target) else target)
     named, others = {}, False
@@ -70,7 +70,7 @@ def keys_of(target: Callable[..., Any]) -> Keys:
 def _hints(annotated: Any) -> dict[str, Any]:
     try:
         return typing.get_type_hints(annotated, include_extras=True)
-    except (NameError, AttributeError, TypeError):  # of names that exist for type checkers only
+    except (NameError, AttributeError, TypeError):  # names that exist for type checkers only
         raw = getattr(annotated, "__annotations__", {})
         return {name: Any if isinstance(hint, str) else hint for name, hint in raw.items()}
 
@@ -92,14 +92,14 @@ def _read(hint: Any, default: Any) -> Key:
 
 
 def bare_type(annotation: Any) -> Any:
-    """The annotated type without its notes."""
+    """Return the annotated type without its metadata."""
     while typing.get_origin(annotation) is Annotated:
         annotation = typing.get_args(annotation)[0]
     return annotation
 
 
 def notes_of(annotation: Any) -> list[Any]:
-    """All constraints of an annotation."""
+    """Return all metadata of an annotation."""
     notes = []
     for note in getattr(annotation, "__metadata__", ()):
         notes += note.metadata if isinstance(note, FieldInfo) else [note]
@@ -107,5 +107,5 @@ def notes_of(annotation: Any) -> list[Any]:
 
 
 def is_union(origin: Any) -> bool:
-    """Whether this is what `get_origin` gives for `int | None`."""
+    """Whether this is the `get_origin` of a union, such as `int | None`."""
     return origin in (Union, types.UnionType)

@@ -1,7 +1,7 @@
-"""Words to declare a configuration key with: what it may be, its unit, its meaning, its source.
+"""Annotations that declare a configuration key: type, range, meaning, unit and source.
 
-Every class and function that a `_target_` names uses them in its annotations, so that a key is
-declared once. `schema.py` reads them. They know no key.
+Every class and function that a `_target_` names uses them, so that a key is declared once.
+`keys.py` reads them. They know no key.
 """
 
 import re
@@ -10,29 +10,29 @@ from typing import Annotated, Any, Protocol
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-MOST = 2**53  # the largest count that every step on its way, a float among them, holds exactly
+MAX_COUNT = 2**53  # the largest count that a float holds exactly
 
 
 def doc(text: str, *, unit: str = "", source: str = "") -> Any:
-    """Describe a key, among the notes of its annotation.
+    """Describe a key in its annotation.
 
-    As in `total_frames: Annotated[PositiveCount, doc("Length of the run.", unit="frames")]`.
+    Example: `total_frames: Annotated[PositiveCount, doc("Length of the run.", unit="frames")]`.
 
     Args:
-        text: One sentence that says what the key is for.
-        unit: Of its number, such as "frames"; empty where the sentence is enough.
-        source: Where the default comes from.
+        text: One sentence that describes the key.
+        unit: Unit of its number, such as "frames"; may be empty.
+        source: Source of the default.
     """
     return Field(description=text, json_schema_extra={"unit": unit, "source": source})
 
 
 def allowed(what: str) -> Exception:
-    """Say, from a validator, what a value must be: `"the name of a month"`."""
+    """Make a validator's exception from what is allowed, such as "the name of a month"."""
     return PydanticCustomError("allowed", "{what}", {"what": what})
 
 
 class Words(str):
-    """Among the notes of an annotation: what a value may be, where its type does not say."""
+    """Annotation metadata: the allowed values in words, if the type does not describe them."""
 
 
 def _compiles(text: str) -> str:
@@ -43,10 +43,10 @@ def _compiles(text: str) -> str:
     return text
 
 
-Count = Annotated[int, Field(ge=0, le=MOST)]
-PositiveCount = Annotated[int, Field(ge=1, le=MOST)]
-AtLeastTwo = Annotated[int, Field(ge=2, le=MOST)]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # NumPy's global generator takes no more
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+PositiveCount = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+AtLeastTwo = Annotated[int, Field(ge=2, le=MAX_COUNT)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # the range of NumPy's global generator
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -57,8 +57,8 @@ Pattern = Annotated[str, AfterValidator(_compiles), Words("a regular expression"
 
 
 class Node(Protocol):
-    """What a node with a `_target_` makes, whatever it is."""
+    """Any object that a node with a `_target_` makes."""
 
 
 class Section:
-    """Base of dataclasses that declare keys of a node without a `_target_`, or more of one with."""
+    """Base of dataclasses that declare keys of a node, instead of a `_target_` or besides it."""

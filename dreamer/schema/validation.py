@@ -1,7 +1,7 @@
-"""A configuration, checked against what its keys declare, before anything is built.
+"""Validates a configuration against the declarations of its keys, before anything is built.
 
-Whoever reads a configuration uses it, and so do the classes that one names. It knows no key, and
-neither Hydra nor OmegaConf.
+All code that reads configurations uses it, and so do the classes that they name. It knows no key,
+no Hydra and no OmegaConf.
 """
 
 import functools
@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from dreamer.schema.keys import REQUIRED, Keys, bare_type, is_union, keys_of
 from dreamer.schema.types import Section
 from dreamer.schema.values import adapter, is_plain
-from dreamer.schema.words import must, says, shown, unknown_key
+from dreamer.schema.words import describe, format_value, must, unknown_key
 
-INSTRUCTIONS = ("_target_", "_partial_", "_convert_", "_recursive_")  # to Hydra, in a node
+HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_")
 MISSING = "???"
 
 Parameters = ParamSpec("Parameters")
@@ -26,18 +26,18 @@ Result = TypeVar("Result")
 
 
 def validate(node: Mapping[str, Any], declared: type, at: str = "") -> dict[str, Any]:
-    """Check a node, and all in it, against a dataclass that declares its keys.
+    """Check a node and all its children against a dataclass that declares its keys.
 
     Args:
-        node: Plain: all that is interpolated has its value.
+        node: Of plain values, with interpolations resolved.
         declared: The dataclass.
         at: The node's own dotted key; empty for the whole configuration.
 
     Returns:
-        The node with values of the declared types: 100000 where the text `1e5` stood.
+        The node with values of the declared types: 100000 for the text `1e5`.
 
     Raises:
-        ValueError: naming the key, its value and what is allowed.
+        ValueError: A value is not allowed; the message names the key, the value and the rule.
     """
     return _validate_keys(node, keys_of(declared), at)
 
@@ -46,7 +46,7 @@ def validate_words(words: Sequence[str], declared: type) -> dict[str, Any]:
     """Check the words of a command line, each key=value; `null` is None.
 
     Raises:
-        ValueError: naming the word, or the key, its value and what is allowed.
+        ValueError: A word is not key=value, a key is unknown, or a value is not allowed.
     """
     for word in words:
         if "=" not in word:
@@ -56,22 +56,23 @@ def validate_words(words: Sequence[str], declared: type) -> dict[str, Any]:
 
 
 def check(config: Any) -> None:
-    """Check the fields of a dataclass that is being made; for its `__post_init__`.
+    """Check the fields of a dataclass; to be called in its `__post_init__`.
 
     Raises:
-        ValueError: naming the field, its value and what is allowed.
+        ValueError: A value is not allowed; the message names the field, the value and the rule.
     """
     for name, declared in keys_of(type(config)).named.items():
         old = getattr(config, name)
         new = validate_value(old, declared.annotation, name)
         if new is not old:
-            object.__setattr__(config, name, new)  # it may be frozen
+            object.__setattr__(config, name, new)  # the dataclass may be frozen
 
 
 def checked_call(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Check the described arguments of every call of a function, as `check` does for a dataclass.
+    """Decorate a function to check its described arguments, as `check` does for a dataclass.
 
-    It is a decorator; calls raise its ValueErrors.
+    Raises:
+        ValueError: Of a call, if an argument is not allowed.
     """
     signature = inspect.signature(function)
 
@@ -89,28 +90,34 @@ def checked_call(function: Callable[Parameters, Result]) -> Callable[Parameters,
 
 def _validate_keys(node: Mapping[str, Any], keys: Keys, at: str) -> dict[str, Any]:
     prefix = f"{at}." if at else ""
-    unknown = [name for name in node if name not in keys.named and name not in INSTRUCTIONS]
+    unknown = [name for name in node if name not in keys.named and name not in HYDRA_KEYS]
     if unknown and not keys.others:
         raise unknown_key(f"{prefix}{unknown[0]}", [f"{prefix}{name}" for name in keys.named])
     valid = dict(node)
-    for name, declared in keys.named.items():  # in this order: what others interpolate comes first
+    for (
+        name,
+        declared,
+    ) in keys.named.items():  # this order reports a key before those that interpolate it
         if name in node:
             valid[name] = validate_value(node[name], declared.annotation, f"{prefix}{name}")
         elif declared.default is REQUIRED and declared.text:
-            raise ValueError(f"`{prefix}{name}` is missing: it must be {says(declared.annotation)}")
+            raise ValueError(
+                f"`{prefix}{name}` is missing: it must be {describe(declared.annotation)}"
+            )
     for name in unknown:
         valid[name] = validate_value(node[name], Any, f"{prefix}{name}")
     return valid
 
 
 def validate_value(value: Any, annotation: Any, at: str) -> Any:
-    """Check one value, and all in it; returns it in the annotated type.
+    """Check one value and all its children; return it in the annotated type.
 
     Raises:
-        ValueError: naming the key `at`, the value and what is allowed.
+        ValueError: The value is not allowed; the message names the key `at`, the value and the
+            rule.
     """
     if isinstance(value, str) and value == MISSING:
-        raise ValueError(f"`{at}` is missing: it must be {says(annotation)}")
+        raise ValueError(f"`{at}` is missing: it must be {describe(annotation)}")
     bare = bare_type(annotation)
     origin, arguments = typing.get_origin(bare), typing.get_args(bare)
     if isinstance(value, Mapping):
@@ -129,15 +136,15 @@ def validate_value(value: Any, annotation: Any, at: str) -> Any:
     try:
         return adapter(annotation).validate_python(value)
     except ValidationError as error:
-        raise ValueError(f"`{at}` {must(error, annotation)}, got {shown(value)}") from error
+        raise ValueError(f"`{at}` {must(error, annotation)}, got {format_value(value)}") from error
 
 
 def keys_of_node(node: Mapping[str, Any], annotation: Any, at: str) -> Keys | None:
-    """The keys of a node: its target's, and those of a `Section`; None where it has neither.
+    """Return the keys of a node: its target's and those of a `Section`; None if it has neither.
 
     Raises:
-        ValueError: there is no such target.
-        ImportError: the target's module needs a package that is missing.
+        ValueError: There is no such target.
+        ImportError: The target's module needs a package that is missing.
     """
     bare = bare_type(annotation)
     kinds = typing.get_args(bare) if is_union(typing.get_origin(bare)) else (bare,)
@@ -146,17 +153,17 @@ def keys_of_node(node: Mapping[str, Any], annotation: Any, at: str) -> Keys | No
     if "_target_" not in node or all(map(is_plain, kinds)):
         return Keys(declared) if declared else None
     keys = keys_of(find(node["_target_"], f"{at}._target_"))
-    # What a section says of keys of a target's, it does not ask for.
+    # Keys of a target are optional in a section.
     declared = {name: key._replace(default=None) for name, key in declared.items()}
     return Keys(keys.named | declared, keys.others)
 
 
 def find(target: Any, at: str) -> Callable[..., Any]:
-    """Import what a `_target_` names.
+    """Import the class or function of a `_target_`.
 
     Raises:
-        ValueError: there is no such class or function.
-        ImportError: its module needs a package that is missing.
+        ValueError: There is no such class or function.
+        ImportError: Its module needs a package that is missing.
     """
     module, _, name = str(target).rpartition(".")
     names = [name]
@@ -165,7 +172,7 @@ def find(target: Any, at: str) -> Callable[..., Any]:
             found = importlib.import_module(module)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise  # the module is there, but a package that it needs is not
+                raise  # the module exists, but a package that it needs is missing
             module, _, name = module.rpartition(".")
             names.insert(0, name)
             continue
@@ -174,4 +181,4 @@ def find(target: Any, at: str) -> Callable[..., Any]:
         if callable(found):
             return found
         break
-    raise ValueError(f"`{at}` must name a class or a function, got {shown(target)}")
+    raise ValueError(f"`{at}` must name a class or a function, got {format_value(target)}")

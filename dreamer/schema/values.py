@@ -1,7 +1,7 @@
-"""One value: read in the type that an annotation asks for.
+"""Parses one value into its annotated type.
 
-pydantic does it, with the project's own reading of numbers, flags and text: a configuration comes
-from YAML, from a command line and from programs.
+pydantic does it, with stricter parsers of numbers, bools and text, because values come from YAML,
+command lines and programs.
 """
 
 import dataclasses
@@ -19,27 +19,27 @@ from dreamer.schema.keys import is_union
 
 
 def adapter(annotation: Any) -> TypeAdapter[Any]:
-    """What reads a value in the annotated type; it raises a ValidationError."""
+    """Return the parser of an annotated type; it raises pydantic's ValidationError."""
     try:
         return _adapter(annotation)
-    except TypeError:  # of notes that cannot be hashed
+    except TypeError:  # metadata that cannot be hashed
         return TypeAdapter(_strict(annotation))
 
 
-@functools.cache  # making one takes far longer than using it
+@functools.cache  # making one is far slower than using it
 def _adapter(annotation: Any) -> TypeAdapter[Any]:
     return TypeAdapter(_strict(annotation))
 
 
 def is_plain(bare: Any) -> bool:
-    """Whether the type has no room for a node: a number, a text, a flag or a choice of words."""
-    return bare in READERS or typing.get_origin(bare) is Literal
+    """Whether the type is a number, text, bool or Literal, and so cannot be a node."""
+    return bare in PARSERS or typing.get_origin(bare) is Literal
 
 
-def _whole(value: Any) -> int:
-    """A whole number however it is written: 100000, 1e5 or the text `1e5`, but no bool."""
-    number = _number(value)
-    if isinstance(value, str):  # digits that no float holds
+def _parse_int(value: Any) -> int:
+    """Parse a whole number: 100000, 1e5 or the text `1e5`, but no bool."""
+    number = _parse_float(value)
+    if isinstance(value, str):  # a float would lose digits
         with_digits = value.strip().replace("_", "").lstrip("+-")
         number = int(value) if with_digits.isdecimal() else number
     if number % 1:
@@ -47,7 +47,7 @@ def _whole(value: Any) -> int:
     return int(number)
 
 
-def _number(value: Any) -> int | float:
+def _parse_float(value: Any) -> int | float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real | str):
         raise PydanticCustomError("number", "no number")
     try:
@@ -59,34 +59,34 @@ def _number(value: Any) -> int | float:
     return number
 
 
-def _flag(value: Any) -> Any:
-    """True and false, however they arrive: from YAML as they are, or as text."""
+def _parse_bool(value: Any) -> Any:
+    """Parse a bool or the text `true` or `false`."""
     text = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
     if not isinstance(text, bool):
         raise PydanticCustomError("flag", "neither true nor false")
     return text
 
 
-def _text(value: Any) -> Any:
-    """YAML reads a name such as 2024 as a number."""
+def _parse_str(value: Any) -> Any:
+    """Convert an int to text: YAML parses a name such as 2024 as a number."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-READERS = {
-    int: BeforeValidator(_whole),
-    float: BeforeValidator(_number),
-    bool: BeforeValidator(_flag),
-    str: BeforeValidator(_text),
+PARSERS = {
+    int: BeforeValidator(_parse_int),
+    float: BeforeValidator(_parse_float),
+    bool: BeforeValidator(_parse_bool),
+    str: BeforeValidator(_parse_str),
 }
 
 
 def _strict(annotation: Any) -> Any:
-    """The annotation for pydantic, with the project's own reading of numbers, text and flags."""
+    """Return the annotation for pydantic, with the parsers of this file."""
     if typing.get_origin(annotation) is Annotated:
         inner, *notes = typing.get_args(annotation)
         return Annotated[(_strict(inner), *notes)]  # type: ignore[return-value]
-    if annotation in READERS:
-        return Annotated[annotation, READERS[annotation]]
+    if annotation in PARSERS:
+        return Annotated[annotation, PARSERS[annotation]]
     origin: Any = typing.get_origin(annotation)
     arguments = typing.get_args(annotation)
     if is_union(origin):
@@ -98,11 +98,11 @@ def _strict(annotation: Any) -> Any:
         return annotation
     if dataclasses.is_dataclass(annotation) or getattr(annotation, "_is_protocol", False):
         return Annotated[Any, BeforeValidator(_object)]
-    return Any  # a class of somebody else's, of which only it knows what it takes
+    return Any  # any other class validates its values itself
 
 
 def _object(value: Any) -> Any:
-    """What a node's `_target_` has made, or will."""
+    """Accept any object that a node's `_target_` can make."""
     if value is None or isinstance(value, bool | int | float | str | list | dict):
         raise PydanticCustomError("object", "no object")
     return value

@@ -1,4 +1,4 @@
-"""What a value may be, in words, for messages and help."""
+"""Descriptions of allowed values, for error messages and help."""
 
 import inspect
 import typing
@@ -9,27 +9,27 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from dreamer.schema.keys import bare_type, is_union, keys_of, notes_of
-from dreamer.schema.types import MOST, Node, Section, Words
+from dreamer.schema.types import MAX_COUNT, Node, Section, Words
 
 
-class UnknownKey(ValueError):  # noqa: N818 -- says what is wrong in words
-    """Nobody declares a key."""
+class UnknownKey(ValueError):  # noqa: N818 -- the name states the problem
+    """A key that is not declared."""
 
     key = ""
 
 
 def unknown_key(key: str, known: Iterable[str]) -> UnknownKey:
-    """The error for a key that nobody declares, with those that may have been meant."""
+    """Make the error for an undeclared key, with the most similar known keys."""
     known = list(known)
-    begun = [one for one in known if one.startswith(key)]  # far from it where much is missing
+    begun = [one for one in known if one.startswith(key)]  # similarity is low if much is missing
     nearest = begun[:3] or get_close_matches(key, known, n=3, cutoff=0.5) or sorted(known)
     error = UnknownKey(f"Unknown key `{key}`. The nearest: {', '.join(nearest)}")
     error.key = key
     return error
 
 
-def shown(value: Any) -> str:
-    """A value as a message shows it: numbers bare, all else as it is typed, in backticks."""
+def format_value(value: Any) -> str:
+    """Format a value for a message: numbers as they are, all else as typed, in backticks."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     if value is None or isinstance(value, bool):
@@ -37,8 +37,8 @@ def shown(value: Any) -> str:
     return f"`{value}`" if str(value) else "`''`"
 
 
-def says(annotation: Any) -> str:
-    """What a value may be, in words: "a whole number of at least 1 or null"."""
+def describe(annotation: Any) -> str:
+    """Describe the allowed values: "a whole number of at least 1 or null"."""
     bare, notes = bare_type(annotation), notes_of(annotation)
     arguments = typing.get_args(bare)
     for note in notes:
@@ -48,9 +48,9 @@ def says(annotation: Any) -> str:
         options = _options(bare)
         return _either([x for x in options if x != "null"] + ["null"] * ("null" in options))
     if typing.get_origin(bare) in (list, tuple, Sequence):
-        return f"a list, each {says(arguments[0])}" if arguments else "a list"
+        return f"a list, each {describe(arguments[0])}" if arguments else "a list"
     if typing.get_origin(bare) in (dict, Mapping):
-        return f"names, each with {says(arguments[1])}" if arguments else "names with values"
+        return f"names, each with {describe(arguments[1])}" if arguments else "names with values"
     words = {int: "a whole number", float: "a number", str: "text", Any: "anything"}
     words[type(None)] = "null"
     if bare in words:
@@ -64,15 +64,15 @@ def says(annotation: Any) -> str:
 
 
 def must(error: ValidationError, annotation: Any) -> str:
-    """What is wrong, as the end of a sentence that begins with the key."""
+    """Return "must be ..." for a failed validation, to follow the key."""
     first = error.errors()[0]
     bare, notes = bare_type(annotation), notes_of(annotation)
     if first["type"] == "allowed":
         return f"must be {first['msg']}"
-    if first["type"] == "value_error":  # of a validator that is not ours
-        return f"is refused: {first['msg'].removeprefix('Value error, ')}"
+    if first["type"] == "value_error":  # from a user's validator
+        return f"is not allowed: {first['msg'].removeprefix('Value error, ')}"
     if bare not in (int, float):
-        return f"must be {says(annotation)}"
+        return f"must be {describe(annotation)}"
     low, high = _bounds(notes)
     if bare is float and low and high and first["type"].startswith(("greater", "less")):
         return f"must be {_range(notes, bare).strip()}"
@@ -89,7 +89,7 @@ def must(error: ValidationError, annotation: Any) -> str:
 
 
 def _bounds(notes: Sequence[Any]) -> tuple[Any, Any]:
-    """The least and the greatest value, each as a bracket and a number, or nothing."""
+    """Return the lower and upper bound, each as a bracket and a number, or None."""
     low = high = None
     for note in notes:
         for sign, bracket in (("ge", "["), ("gt", "(")):
@@ -101,7 +101,7 @@ def _bounds(notes: Sequence[Any]) -> tuple[Any, Any]:
 
 def _range(notes: Sequence[Any], kind: type) -> str:
     low, high = _bounds(notes)
-    if high and high[1] == MOST:
+    if high and high[1] == MAX_COUNT:
         high = None
     if low and high and kind is int:
         return f" from {low[1]} to {high[1]}"
@@ -120,7 +120,7 @@ def _options(annotation: Any) -> list[str]:
         return [option for one in typing.get_args(bare) for option in _options(one)]
     if typing.get_origin(bare) is Literal:
         return [str(one) for one in typing.get_args(bare)]
-    return ["true", "false"] if bare is bool else [says(annotation)]
+    return ["true", "false"] if bare is bool else [describe(annotation)]
 
 
 def _either(options: Sequence[str]) -> str:

@@ -87,8 +87,8 @@ def test_the_door_prints_json_and_leaves_scores_and_a_film(main, run_dir):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], r"Expect a `run_dir`, for example run_dir=runs/"),
-        (["run_dir=nowhere"], r"No run in nowhere: there is no config.yaml in it"),
+        ([], r"`run_dir` is missing\. For example: run_dir=runs/"),
+        (["run_dir=nowhere"], r"No run in nowhere: it contains no config.yaml"),
         (["run_dir={run_dir}", "episodes=0"], r"`episodes` must be at least 1, got 0"),
         (
             ["run_dir={run_dir}", "checkpoint=first"],
@@ -113,8 +113,8 @@ def test_help_explains_every_key(main, monkeypatch):
     assert (code, err) == (0, "")
     for line in (
         "Usage: python -m dreamer.evaluate run_dir=... [key=value ...]",
-        "  run_dir=...                       Folder of a finished or running run.",
-        "  checkpoint=best                   Weights to play with",
+        "  run_dir=...                       Folder of a finished or active run.",
+        "  checkpoint=best                   Weights to load",
         "[policy steps >= 1]",
     ):
         assert line in out

@@ -98,11 +98,11 @@ def test_help_explains_the_keys_with_the_files_that_the_words_choose(main, monke
     for line in (
         "Usage: python train.py [key=value ...]",
         "  python train.py env=dummy task=memory",
-        "Switches of the ablations:",
+        "Ablation switches:",
         "  total_frames=50000                Length of the run",
         "  env.flat_keys=$^                  Pattern",
         "model.actor_critic: The actor and the critic.",
-        "logger.wandb: Where numbers and videos go.",
+        "logger.wandb: Destinations of metrics and videos.",
     ):
         assert line in text
     assert max(len(line) for line in printed if " " in line.strip()) <= 100
@@ -118,7 +118,7 @@ def test_help_explains_the_keys_with_the_files_that_the_words_choose(main, monke
         ("latents=gausian", r"Could not find 'latents/gausian' .*categorical gaussian"),
         ("experiment=no_kl", r"Could not find 'experiment/no_kl' .*no_kl_balancing"),
         ("task=memori", r"Unknown dummy task `memori`\. The nearest: `memory`"),
-        ("task=???", r"Expect a `task`, actually there is none\. For example: task=pong"),
+        ("task=???", r"`task` is missing\. For example: task=pong"),
         ("kl_balanse=false", r"Unknown key `kl_balanse`\. The nearest: kl_balance"),
         ("total_frame=1e6", r"Unknown key `total_frame`\. The nearest: total_frames"),
         ("prefil=3", r"Unknown key `prefil`\. The nearest: prefill_policy_steps"),
@@ -312,7 +312,7 @@ def test_a_signal_saves_and_tells_how_to_go_on(
         patch.setattr(MemoryEnvs, "step", step_with_signal)
         ended, stderr = main(*tiny_overrides)
     assert ended == code
-    assert f"Stopped by {number.name}; everything is saved. To go on: python " in stderr
+    assert f"Stopped by {number.name}; everything is saved. To resume: python " in stderr
     assert f"train.py {' '.join(tiny_overrides)}" in stderr
     assert (run_folder(tmp_path) / "checkpoints" / "last.ckpt").exists()
     assert not (run_folder(tmp_path) / "summary.json").exists()

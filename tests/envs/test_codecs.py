@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from dreamer.envs.codecs import NativeCodec, codec_of, read_codec
+from dreamer.envs.codecs import NativeCodec, codec_from_dict, codec_of
 from dreamer.envs.dummy import make_dummy
 from dreamer.types import ActionSpace
 
@@ -46,11 +46,11 @@ def test_actions_are_what_users_call_them():
 @pytest.mark.parametrize(
     ("space", "action", "message"),
     [
-        (SPACES[0], -1, "whole numbers below 5 for actions, actually: -1"),
-        (SPACES[0], 2.0, r"whole numbers below 5 for actions, actually: 2\.0"),
-        (SPACES[1], np.zeros(3), r"actions of 4 numbers in \[-1, 1\], actually: \[0\.0, 0"),
-        (SPACES[1], np.full(4, 1.5), r"actions of 4 numbers in \[-1, 1\], actually: \[1\.5"),
-        (SPACES[2], [2, 2], r"whole numbers below 3, 2 for actions, actually: \[2, 2\]"),
+        (SPACES[0], -1, "Actions must be whole numbers below 5, got -1"),
+        (SPACES[0], 2.0, r"Actions must be whole numbers below 5, got 2\.0"),
+        (SPACES[1], np.zeros(3), r"Actions must be 4 numbers in \[-1, 1\], got \[0\.0, 0"),
+        (SPACES[1], np.full(4, 1.5), r"Actions must be 4 numbers in \[-1, 1\], got \[1\.5"),
+        (SPACES[2], [2, 2], r"Actions must be whole numbers below 3, 2, got \[2, 2\]"),
     ],
 )
 def test_other_actions_are_refused(space, action, message):
@@ -71,13 +71,13 @@ def test_leading_axes_are_what_one_observation_does_not_have(leading):
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_terms_are_written_and_read(space):
+def test_a_codec_survives_json(space):
     codec = NativeCodec(IMAGE, space)
-    read = read_codec(json.loads(json.dumps(codec.as_plain())))
+    read = codec_from_dict(json.loads(json.dumps(codec.to_dict())))
     assert (read.obs_shapes, read.action_space) == (IMAGE, space)
 
 
-def test_a_group_of_environments_has_terms():
+def test_a_group_of_environments_has_a_codec():
     envs = make_dummy("point", count=2, seed=0, rounds=1, corridor=1, length=5, speed=0.5)
     codec = codec_of(envs)
     obs, leading = codec.encode_observations(envs.reset().obs)

@@ -21,7 +21,7 @@ FINE = Diagnostics(
     terminal=1,
     steps_per_second=100.0,
     outside={},
-    faults=0,
+    restarts=0,
 )
 AGENT = dict(repeatable=True, sequence=50, across_episodes=False, tanh_rewards=True)
 
@@ -42,13 +42,13 @@ def test_a_survey_counts_steps_rewards_and_episodes():
     assert found.terminal == 2
     assert found.steps_per_second > 0
     assert found.outside == {}
-    assert found.faults == 0
+    assert found.restarts == 0
 
 
 def test_a_survey_sees_ranges_of_several_environments():
     envs = make_dummy("memory", count=3, seed=0, rounds=2, corridor=1, length=5, speed=0.5)
     image = diagnose(envs, left, 30).observations["image"]
-    assert (image.least, image.most) == (0, 255)
+    assert (image.minimum, image.maximum) == (0, 255)
     assert image.changes
     assert image.is_image
 
@@ -56,13 +56,13 @@ def test_a_survey_sees_ranges_of_several_environments():
 @pytest.mark.parametrize(
     ("observations", "shown", "what"),
     [
-        (Box(-1, 1, (2,)), np.array([0, 1.5], np.float32), "`observation` lies above the upper"),
-        (Box(-1, 1, (2,)), np.array([0, -1.5], np.float32), "`observation` lies below the lower"),
+        (Box(-1, 1, (2,)), np.array([0, 1.5], np.float32), "`observation` is above the upper"),
+        (Box(-1, 1, (2,)), np.array([0, -1.5], np.float32), "`observation` is below the lower"),
         (Box(-1, 1, (2,)), np.zeros(2), "`observation` is float64, its space float32"),
         (
             Dict(a=Box(-1, 1, (1,)), b=Discrete(2)),
             {"a": np.ones(1, np.float32), "b": "no"},
-            r"`b` is not of Discrete\(2\)",
+            r"`b` is not in Discrete\(2\)",
         ),
     ],
 )
@@ -90,8 +90,8 @@ def test_faults_are_counted_and_survived(capsys):
             return obs, *others
 
     found = diagnose(group(Faulty()), left, 9)
-    assert found.faults == 3
-    assert found.outside == {"`joints` holds NaN or infinity": 3}
+    assert found.restarts == 3
+    assert found.outside == {"`joints` contains NaN or infinity": 3}
     assert "failed 3 times" in " ".join(find_warnings(found, **AGENT))
 
 
@@ -112,12 +112,12 @@ def test_nothing_is_said_of_what_is_fine():
 @pytest.mark.parametrize(
     ("change", "agent", "message"),
     [
-        ({"rewards": np.zeros(9)}, {}, "No reward in 9 policy steps but 0"),
+        ({"rewards": np.zeros(9)}, {}, "All rewards in 9 policy steps are 0"),
         ({"rewards": np.array([1.0, 50.0])}, {}, "50% of the rewards are beyond 2.*=identity"),
         ({"lengths": np.array([])}, {}, "No episode ended in 2 policy steps"),
         ({"lengths": np.array([48.0, 49.0])}, {}, "1 of 2 episodes are shorter .*=50 .*never"),
-        ({"lengths": np.array([48.0])}, {"across_episodes": True}, "run on into the next"),
-        ({}, {"repeatable": False}, "The same seed shows something else"),
+        ({"lengths": np.array([48.0])}, {"across_episodes": True}, "continue in the next"),
+        ({}, {"repeatable": False}, "The same seed gives different steps"),
         (
             {"observations": {"image": Range(3.0, 3.0, 3.0, changes=False, is_image=True)}},
             {},
@@ -126,7 +126,7 @@ def test_nothing_is_said_of_what_is_fine():
         (
             {"observations": {"far": Range(-500.0, 0.0, 1.0, changes=True, is_image=False)}},
             {},
-            "`far` reaches -500: scale it",
+            r"`far` reaches -500\. Scale it",
         ),
     ],
 )

@@ -38,7 +38,7 @@ def choose_how_to_draw():
 
 
 def one(domain, task, **options):
-    defaults = dict(vision=False, action_repeat=2, time_limit_frames=1000, draws=False)
+    defaults = dict(vision=False, action_repeat=2, time_limit_frames=1000, can_render=False)
     return DMControl(domain, task, **defaults | options)
 
 
@@ -175,7 +175,7 @@ def test_without_a_renderer_vision_is_refused_and_vectors_get_on(monkeypatch):
 
 
 def test_images_show_what_moves(renderer):
-    env = one("cheetah", "run", vision=True, draws=True)
+    env = one("cheetah", "run", vision=True, can_render=True)
     before = env.reset(0)["image"]
     for _ in range(5):
         after = env.step(np.ones(6)).obs["image"]
@@ -187,7 +187,7 @@ def test_images_show_what_moves(renderer):
 
 
 def test_the_camera_is_the_papers(renderer):
-    env = one("quadruped", "walk", vision=True, draws=True)
+    env = one("quadruped", "walk", vision=True, can_render=True)
     env.reset(0)
     pictures = [env._env.physics.render(64, 64, camera_id=n).transpose(2, 0, 1) for n in (0, 2)]
     image = env._observe({})["image"]

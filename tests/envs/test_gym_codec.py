@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from dreamer.envs.codecs import read_codec
+from dreamer.envs.codecs import codec_from_dict
 from dreamer.envs.gym import GymEnv
 from dreamer.envs.gym_codec import GymCodec
-from dreamer.envs.spaces import ActionWriter, GymSpaces, ObservationReader
+from dreamer.envs.spaces import ActionDecoder, GymSpaces, ObservationEncoder
 
 CAMERA = spaces.Box(0, 255, (20, 30, 3), np.uint8)
 SPEED = spaces.Box(np.float32([-1, -np.inf]), np.float32([np.inf, 2.5]))
@@ -45,8 +45,8 @@ ACTIONS = {
 
 def codec(observation=CAMERA, action=ACTIONS["choice"], *, grayscale=False) -> GymCodec:
     """What a run folder gives back."""
-    written = GymCodec(GymSpaces(observation, action, grayscale, "$^")).as_plain()
-    read = read_codec(json.loads(json.dumps(written, allow_nan=False)))
+    written = GymCodec(GymSpaces(observation, action, grayscale, "$^")).to_dict()
+    read = codec_from_dict(json.loads(json.dumps(written, allow_nan=False)))
     assert isinstance(read, GymCodec)
     return read
 
@@ -65,8 +65,8 @@ def as_batch(space, raws):
 def test_observations_are_read_as_the_environment_reads_them(space, as_list):
     space.seed(0)
     raws = [space.sample() for _ in range(3)]
-    read = ObservationReader(space, grayscale=False, flat_keys="$^")
-    expected = [read(raw) for raw in raws]
+    encode = ObservationEncoder(space, grayscale=False, flat_keys="$^")
+    expected = [encode(raw) for raw in raws]
     one, leading = codec(space).encode_observations(raws[0])
     assert leading == ()
     many, leading = codec(space).encode_observations(raws if as_list else as_batch(space, raws))
@@ -96,7 +96,7 @@ def test_actions_come_back_as_they_were(space, leading):
     samples = [space.sample() for _ in range(int(np.prod(leading)))]
     raw = np.array(samples).reshape((*leading, *space.shape))
     read = codec(action=space).encode_actions(raw if leading else samples[0])
-    assert read.shape == (*leading, ActionWriter(space).action_space.size)
+    assert read.shape == (*leading, ActionDecoder(space).action_space.size)
     written = codec(action=space).decode_actions(read)
     np.testing.assert_allclose(written, raw, rtol=1e-6, atol=1e-6)
     if not leading:
@@ -112,11 +112,11 @@ def test_actions_are_those_of_the_space():
 @pytest.mark.parametrize(
     ("action", "raw", "message"),
     [
-        ("choice", 5, r"whole numbers below 5 for actions, actually: 5"),
-        ("choice", 1.0, r"whole numbers below 5 for actions, actually: 1\.0"),
-        ("box", [[0.5, 3.5]], r"Expect actions of Box\(.*, actually: \[\[0\.5, 3\.5\]\]"),
-        ("box", [0.5, 3.0], r"Expect actions of Box\(.*, actually: \[0\.5, 3\.0\]"),
-        ("several", [3, 0], r"whole numbers below 3, 2 for actions, actually: \[3, 0\]"),
+        ("choice", 5, r"whole numbers below 5, got 5"),
+        ("choice", 1.0, r"whole numbers below 5, got 1\.0"),
+        ("box", [[0.5, 3.5]], r"Actions must be of Box\(.*, got \[\[0\.5, 3\.5\]\]"),
+        ("box", [0.5, 3.0], r"Actions must be of Box\(.*, got \[0\.5, 3\.0\]"),
+        ("several", [3, 0], r"whole numbers below 3, 2, got \[3, 0\]"),
     ],
 )
 def test_other_actions_are_refused(action, raw, message):
@@ -127,12 +127,16 @@ def test_other_actions_are_refused(action, raw, message):
 @pytest.mark.parametrize(
     ("space", "raw", "message"),
     [
-        ("image", np.zeros((20, 31, 3), np.uint8), r"`observation` to be of Box.* shape \(20, 31"),
-        ("image", np.zeros((20, 30, 3)), r"`observation` to be uint8, .* actually: float64"),
-        ("vector", [np.nan, 0], r"`vector` to be finite, actually: \[nan, 0\.0\]"),
-        ("one of", 3, r"`observation` to be of Discrete\(4, start=-1\), actually: 3"),
-        ("pair", (1,), r"`1` in the observation, actually: \(1,\)"),
-        ("dictionary", {"wheel": [0, 0]}, r"`eyes` in the observation, actually: {'wheel'"),
+        (
+            "image",
+            np.zeros((20, 31, 3), np.uint8),
+            r"`observation` must be of Box.* shape \(20, 31",
+        ),
+        ("image", np.zeros((20, 30, 3)), r"`observation` must be uint8, .* got float64"),
+        ("vector", [np.nan, 0], r"`vector` must be finite, got \[nan, 0\.0\]"),
+        ("one of", 3, r"`observation` must be of Discrete\(4, start=-1\), got 3"),
+        ("pair", (1,), r"must have `1`, got \(1,\)"),
+        ("dictionary", {"wheel": [0, 0]}, r"must have `eyes`, got {'wheel'"),
         (
             "dictionary",
             {
@@ -140,7 +144,7 @@ def test_other_actions_are_refused(action, raw, message):
                 "eyes": {k: CAMERA.sample() for k in ("left", "right")},
                 "words": "",
             },
-            r"same leading axes, actually: {'wheel': \(1,\), 'eyes/left': \(\)",
+            r"same leading axes, got {'wheel': \(1,\), 'eyes/left': \(\)",
         ),
     ],
 )

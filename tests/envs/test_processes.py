@@ -147,9 +147,9 @@ def test_members_step_at_the_same_time():
     ("habit", "message"),
     [
         ("fall_off", r"(?s)Traceback.*in fall_off\n.*ValueError: the wheel came off"),
-        ("die", "Its process died, with exit code 7"),
-        ("crash", "Its process died, with exit code -11"),
-        ("hang", "did not answer for `hang_seconds` 0.5; its process was killed"),
+        ("die", "Its process died with exit code 7"),
+        ("crash", "Its process died with exit code -11"),
+        ("hang", "did not answer within `hang_seconds` 0.5; its process was killed"),
     ],
 )
 def test_a_fault_says_what_happened_and_ends_the_process(start, habit, message):
@@ -165,7 +165,7 @@ def test_an_environment_that_cannot_be_built_says_why(start):
 
 
 def test_one_that_will_not_close_is_ended(start, monkeypatch):
-    monkeypatch.setattr("dreamer.envs.processes.GOODBYE", 0.2)
+    monkeypatch.setattr("dreamer.envs.processes.CLOSE_SECONDS", 0.2)
     env = start("cling")
     env.reset(4)
     env.close()
@@ -192,7 +192,7 @@ def test_a_group_restarts_what_failed_as_an_episode_cut_short(habit, capsys):
     expected = {
         "fall_off": "the wheel came off",
         "die": "exit code 7",
-        "widen": re.escape("Expect observation `angle` to be (3,) float32, actually: (4,) float32"),
+        "widen": re.escape("Observation `angle` must be (3,) float32, got (4,) float32"),
     }
     assert re.search(expected[habit], capsys.readouterr().err)
 
@@ -214,9 +214,12 @@ def test_a_process_has_one_thread_and_the_runs_variables(start, monkeypatch):
 @pytest.mark.parametrize(
     ("render", "message"),
     [
-        (lambda self: None, "Wheel-v0: render returned None"),
-        (lambda self: lambda: None, "Wheel-v0: render returned a function"),  # no pickle of it
-        (lambda self: self.fall_off(), "Wheel-v0: render raised ValueError: the wheel came off"),
+        (lambda self: None, "Wheel-v0: `render` must .*, got None"),
+        (
+            lambda self: lambda: None,
+            "Wheel-v0: `render` must .*, got a function",
+        ),  # no pickle of it
+        (lambda self: self.fall_off(), "Wheel-v0: `render` raised ValueError: the wheel came off"),
     ],
     ids=["none", "function", "exception"],
 )
@@ -238,7 +241,7 @@ def test_a_process_that_dies_of_drawing_is_replaced():
         **GROUP | {"count": 1, "processes": True},
     )
     env.reset()
-    with pytest.raises(RenderingFault, match="Wheel-v0: render raised .*exit code 7"):
+    with pytest.raises(RenderingFault, match="Wheel-v0: `render` raised .*exit code 7"):
         env.render()
     assert env.step(ACTION[None]).is_last.all()
     assert env.step(ACTION[None]).is_first.all()

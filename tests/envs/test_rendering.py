@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from dreamer.envs.rendering import RenderingFault, draw, resize, take_picture
+from dreamer.envs.rendering import RenderingFault, call_render, draw, resize
 
 PICTURE = np.random.default_rng(0).integers(256, size=(4, 6, 3), dtype=np.uint8)
 
@@ -25,7 +25,7 @@ def raise_(error):
 
 @pytest.mark.parametrize("given", [PICTURE, list(PICTURE), PICTURE[:1, :1], PICTURE[:, ::-1]])
 def test_a_picture_is_taken_as_it_is(given):
-    np.testing.assert_array_equal(take_picture(lambda: given, "Toy-v0"), np.array(given))
+    np.testing.assert_array_equal(call_render(lambda: given, "Toy-v0"), np.array(given))
 
 
 @pytest.mark.parametrize(
@@ -47,9 +47,9 @@ def test_a_picture_is_taken_as_it_is(given):
 )
 def test_what_is_no_picture_is_refused(given, described):
     # A ragged list is an error of NumPy's, so what was returned is not always known.
-    expected = f"Toy-v0: render returned {described}, not an array (height, width, 3) of uint8"
-    with pytest.raises(RenderingFault, match=f"^{re.escape(expected)}|^Toy-v0: render raised Val"):
-        take_picture(lambda: given, "Toy-v0")
+    expected = rf"^Toy-v0: `render` must .*, got {re.escape(described)}$"
+    with pytest.raises(RenderingFault, match=f"{expected}|^Toy-v0: `render` raised Val"):
+        call_render(lambda: given, "Toy-v0")
 
 
 @pytest.mark.parametrize(
@@ -63,27 +63,27 @@ def test_what_is_no_picture_is_refused(given, described):
     ],
 )
 def test_an_exception_is_refused_with_its_name(error):
-    expected = f"^Toy-v0: render raised .*{type(error).__name__}"
+    expected = f"^Toy-v0: `render` raised .*{type(error).__name__}"
     with pytest.raises(RenderingFault, match=expected) as fault:
-        take_picture(lambda: raise_(error), "Toy-v0")
+        call_render(lambda: raise_(error), "Toy-v0")
     assert fault.value.__cause__ is error
 
 
 def test_a_long_message_is_cut():
     with pytest.raises(RenderingFault) as fault:
-        take_picture(lambda: raise_(ValueError("word " * 10_000)), "Toy-v0")
+        call_render(lambda: raise_(ValueError("word " * 10_000)), "Toy-v0")
     assert len(str(fault.value)) < 600
 
 
 def test_a_fault_that_names_its_environment_is_passed_on():
     with pytest.raises(RenderingFault, match="^Member: render"):
-        take_picture(lambda: raise_(RenderingFault("Member: render")), "group")
+        call_render(lambda: raise_(RenderingFault("Member: render")), "group")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_what_stops_a_program_is_passed_on(error):
     with pytest.raises(error):
-        take_picture(lambda: raise_(error()), "Toy-v0")
+        call_render(lambda: raise_(error()), "Toy-v0")
 
 
 def test_a_picture_in_another_size_has_the_nearest_pixels():

@@ -11,12 +11,12 @@ from dreamer.envs.dummy import make_dummy
 from dreamer.envs.user import (
     BorrowedEnv,
     BorrowedEnvs,
-    address_of,
-    group_of,
+    import_path,
     is_group,
+    make_group_with,
     make_user,
     makes_groups,
-    task_of,
+    task_name,
 )
 
 OPTIONS = dict(
@@ -57,7 +57,7 @@ class Counter(gymnasium.Env):
 
 
 def test_a_function_makes_each_environment():
-    envs = group_of(Counter, **OPTIONS | {"kwargs": {"by": 2.0}, "time_limit_frames": 3})
+    envs = make_group_with(Counter, **OPTIONS | {"kwargs": {"by": 2.0}, "time_limit_frames": 3})
     envs.reset()
     steps = [envs.step(np.eye(2, dtype=np.float32)) for _ in range(3)]
     assert envs.count == 2
@@ -67,25 +67,25 @@ def test_a_function_makes_each_environment():
 
 def test_a_function_of_seed_and_count_makes_the_group():
     assert makes_groups(MEMORY) and not makes_groups(Counter) and not makes_groups(dict)
-    envs = group_of(MEMORY, **OPTIONS | {"count": 3})
+    envs = make_group_with(MEMORY, **OPTIONS | {"count": 3})
     assert envs.count == 3
     assert envs.obs_shapes == {"image": (1, 64, 64)}
 
 
 def test_what_a_function_makes_must_be_an_environment():
-    with pytest.raises(ValueError, match="makes a gymnasium.Env, actually it makes: 3"):
-        group_of(lambda: 3, **OPTIONS)
+    with pytest.raises(ValueError, match="must make a gymnasium.Env, got 3"):
+        make_group_with(lambda: 3, **OPTIONS)
     with pytest.raises(
-        ValueError, match="function of `seed` and `count` to make a `VectorEnvs`.*: 3"
+        ValueError, match="function of `seed` and `count` must make a `VectorEnvs`.* got 3"
     ):
-        group_of(lambda seed, count: 3, **OPTIONS)
+        make_group_with(lambda seed, count: 3, **OPTIONS)
 
 
 def test_functions_are_found_by_their_address():
-    assert address_of(gymnasium.make) == "gymnasium.envs.registration:make"
-    assert address_of(Counter) == f"{__name__}:Counter"
-    assert address_of(lambda: 3) is None
-    assert address_of(MEMORY) is None
+    assert import_path(gymnasium.make) == "gymnasium.envs.registration:make"
+    assert import_path(Counter) == f"{__name__}:Counter"
+    assert import_path(lambda: 3) is None
+    assert import_path(MEMORY) is None
     envs = make_user(
         "pole", factory="gymnasium:make", **OPTIONS | {"kwargs": {"id": "CartPole-v1"}}
     )
@@ -93,11 +93,9 @@ def test_functions_are_found_by_their_address():
 
 
 def test_functions_that_are_not_there_are_told():
-    with pytest.raises(ValueError, match=r"pole can be made only by the program .* dreamer\.load"):
+    with pytest.raises(ValueError, match=r"got null.* passed pole .* dreamer\.load"):
         make_user("pole", factory=None, **OPTIONS)
-    with pytest.raises(
-        ValueError, match="`env.factory` to name a function, actually: gymnasium:no"
-    ):
+    with pytest.raises(ValueError, match="`env.factory` must name a function, got gymnasium:no"):
         make_user("pole", factory="gymnasium:no", **OPTIONS)
     with pytest.raises(ImportError, match="No module named 'nowhere'"):
         make_user("pole", factory="nowhere:make", **OPTIONS)
@@ -105,11 +103,11 @@ def test_functions_that_are_not_there_are_told():
 
 def test_environments_have_names():
     pole = gymnasium.make("CartPole-v1")
-    assert task_of(pole, {}) == task_of(lambda: pole, {}) == "CartPole-v1"
-    assert task_of(Counter, {}) == task_of(Counter(), {}) == "Counter"
-    assert task_of(functools.partial(Counter, by=2), {}) == "Counter"
-    assert task_of(lambda by: Counter(by), {"by": 2}) == "Counter"
-    assert task_of(MEMORY, {}) == "envs"
+    assert task_name(pole, {}) == task_name(lambda: pole, {}) == "CartPole-v1"
+    assert task_name(Counter, {}) == task_name(Counter(), {}) == "Counter"
+    assert task_name(functools.partial(Counter, by=2), {}) == "Counter"
+    assert task_name(lambda by: Counter(by), {"by": 2}) == "Counter"
+    assert task_name(MEMORY, {}) == "envs"
 
 
 def test_what_is_lent_is_not_closed():

@@ -327,7 +327,7 @@ def test_the_default_is_the_released_configuration(compose_any):
 
 def test_cuda_graphs_without_a_cuda_device_are_refused(compose_tiny, tmp_path):
     cfg = compose_tiny("cuda_graphs=true", "trainer.accelerator=cpu")
-    with pytest.raises(ValueError, match="`cuda_graphs` to be false without a CUDA device"):
+    with pytest.raises(ValueError, match="`cuda_graphs` must be false without a CUDA device"):
         train(cfg)
     assert not list(tmp_path.iterdir())
 

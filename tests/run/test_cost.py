@@ -58,5 +58,7 @@ def test_a_long_run_is_told_with_what_to_try(make_tiny, monkeypatch, updates, du
     # A machine on which an update takes a tenth of a second.
     monkeypatch.setattr(cost, "matrix_rate", lambda: 20 * update_flops(agent, 4, 16))
     line = describe_cost(estimate_cost(agent, 4, 16, updates))
-    assert re.search(rf"0\.1 s an update here: [\d.]+ {duration} for the {updates:,} updates", line)
+    assert re.search(
+        rf"0\.1 s per update here: [\d.]+ {duration} for the {updates:,} remaining updates", line
+    )
     assert ("model=tiny" in line) == advice

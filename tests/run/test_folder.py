@@ -178,8 +178,8 @@ def test_a_run_that_has_lost_its_last_checkpoint_is_kept_and_goes_on_from_its_be
     last.unlink()
     message = (
         r"seed0 has no checkpoints/last\.ckpt .*, but holds checkpoints/best.ckpt, metrics.jsonl, "
-        rf"replay \(81 policy steps, .*`cp {best} {last}` and the same command again\. "
-        r"To begin a new run, choose another run_dir=, or `mv .*seed0 .*seed0\.old`"
+        rf"replay \(81 policy steps, .*`cp {best} {last}` and repeat the command\. "
+        r"To start a new run, choose another run_dir=, or `mv .*seed0 .*seed0\.old`"
     )
     refuse(compose_tiny(), finished, message)
     shutil.copy(best, last)
@@ -194,7 +194,9 @@ def test_a_run_without_any_checkpoint_is_kept(compose_tiny, finished):
     (finished.path / "summary.json").unlink()
     refuse(compose_tiny(), finished, r"holds metrics.jsonl, replay \(81 policy .*more than a pref")
     (finished.path / "metrics.jsonl").unlink()
-    refuse(compose_tiny(), finished, r"last.ckpt to go on from, but holds replay \(81 policy steps")
+    refuse(
+        compose_tiny(), finished, r"last.ckpt to resume from, but holds replay \(81 policy steps"
+    )
 
 
 @pytest.fixture
@@ -331,7 +333,7 @@ def test_a_run_that_another_process_went_on_with_meanwhile_is_left_to_it(
         RunFolder, "resume_point", lambda self: answers.pop() if answers else read(self)
     )
     before = (finished.path / "metrics.jsonl").read_text()
-    with pytest.raises(FolderInUse, match="went on with .*seed0 while this one got ready"):
+    with pytest.raises(FolderInUse, match="has continued .*seed0 while this one was starting"):
         train(compose_tiny("total_frames=96"))
     assert (finished.path / "metrics.jsonl").read_text() == before
 
@@ -532,7 +534,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_and_runs_no_code(shared_run,
 def test_a_damaged_checkpoint_stops_the_run_before_anything_is_lost(compose_tiny, finished):
     torn(finished.checkpoints / "last.ckpt", None)
     journal = (finished.replay / "journal").read_bytes()
-    with pytest.raises(ValueError, match="go on from the best, `cp .*best.ckpt .*last.ckpt`"):
+    with pytest.raises(ValueError, match="resume from the best, `cp .*best.ckpt .*last.ckpt`"):
         train(compose_tiny("total_frames=96"))
     assert (finished.replay / "journal").read_bytes() == journal
 

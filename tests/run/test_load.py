@@ -39,7 +39,7 @@ def test_a_folder_that_does_not_name_its_spaces_asks_the_environment(finished_ru
     (finished_run / "spaces.json").unlink()
     agent = load(finished_run)
     assert agent.codec.obs_shapes == MemoryEnvs.obs_shapes
-    assert agent.codec.as_plain() == described
+    assert agent.codec.to_dict() == described
 
 
 @pytest.mark.slow
@@ -54,12 +54,12 @@ def test_best_and_last_are_told_apart(finished_run):
 
 
 def test_what_cannot_be_loaded_is_told(finished_run, tmp_path):
-    with pytest.raises(FileNotFoundError, match="No run in .*nowhere: there is no config.yaml"):
+    with pytest.raises(FileNotFoundError, match="No run in .*nowhere: it contains no config.yaml"):
         load(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="`checkpoint` must be best or last, got `newest`"):
         load(finished_run, "newest")
     cfg = OmegaConf.load(finished_run / "config.yaml")
     cfg.model.world_model.rssm.deter = 40
     OmegaConf.save(cfg, finished_run / "config.yaml")
-    with pytest.raises(ValueError, match="is not a checkpoint of the agent in config.yaml"):
+    with pytest.raises(ValueError, match="must be a checkpoint of the agent in config.yaml"):
         load(finished_run)

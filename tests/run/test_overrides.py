@@ -48,8 +48,8 @@ def test_groups_need_no_plus_and_no_logger_is_a_choice():
     ("word", "told"),
     [
         ("seed", "Words must be key=value, got `seed`"),
-        ("task=a(b", "Hydra cannot read `task=a(b`. Quote the value: \"task='a(b'\""),
-        ("task=it's", "Hydra cannot read `task=it's`. Quote the value: 'task=\"it'\"'\"'s\"'"),
+        ("task=a(b", "Hydra cannot parse `task=a(b`. Quote the value: \"task='a(b'\""),
+        ("task=it's", "Hydra cannot parse `task=it's`. Quote the value: 'task=\"it'\"'\"'s\"'"),
         ("task=a,b", "A comma in `task=a,b` needs quotes: \"task='a,b'\""),
         ("batch.sise=1", "Unknown key `batch.sise`. The nearest: batch.size"),
         ("compile=true", "`compile` was replaced by `kernels`"),

@@ -418,7 +418,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_weights_from_before(
 
 def test_a_run_whose_replay_is_gone_is_told_so(compose_tiny, finished_run):
     shutil.rmtree(finished_run / "replay")
-    with pytest.raises(ValueError, match=r"replay is gone.*delete .*seed0 to begin anew"):
+    with pytest.raises(ValueError, match=r"replay is missing.*delete .*seed0 to start again"):
         train(compose_tiny("total_frames=112"))
 
 

@@ -175,7 +175,7 @@ def test_a_target_says_what_its_keys_are(kind, keys, read):
         (Kite, {"color": "red"}, "Unknown key `thing.color`. The nearest: thing.colour"),
         (Kite, {"colour": "green"}, "`thing.colour` must be red or blue, got `green`"),
         (Plane, {"wings": 1}, "`thing.wings` must be at least 2, got 1"),
-        (Plane, {"wings": 3}, "`thing.wings` is refused: odd numbers do not fly, got 3"),
+        (Plane, {"wings": 3}, "`thing.wings` is not allowed: odd numbers do not fly, got 3"),
         (Plane, {}, "`thing.wings` is missing: it must be a whole number of at least 2"),
         (
             Plane,
