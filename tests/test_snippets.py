@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import entry_points
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
@@ -228,21 +229,59 @@ def check_environment(conf: Path, words: list[str]) -> None:
     check_train(conf, [word for word in words if word not in own])
 
 
+def check_docker(conf: Path, words: list[str]) -> None:
+    """Targets, services and images exist, and the words for the program compose."""
+    targets = re.findall(r"^FROM .* AS (\w+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    if words[0] == "build":
+        assert words[words.index("--target") + 1] in targets and words[-1] == "."
+    elif words[0] == "run":
+        (image,) = [word for word in words if word.startswith("dreamerv2-lightning:")]
+        assert image.partition(":")[2] in targets
+        own = words[words.index(image) + 1 :]
+        if "--entrypoint" in words:
+            check(conf, shlex.join([words[words.index("--entrypoint") + 1], *own]))
+        else:
+            check_train(conf, own)
+    else:
+        assert words[0] == "compose"
+        if "run" in words:
+            (service,) = [word for word in words if word in services]
+            check_train(conf, words[words.index(service) + 1 :])
+        else:
+            assert set(words[1:]) <= {"up", "stop", "--build"}
+
+
+def check_kubectl(conf: Path, words: list[str]) -> None:
+    (file,) = [word for word in words if word.endswith(".yaml")]
+    assert words[:2] == ["apply", "-f"] and (ROOT / file).is_file()
+
+
+def check_sbatch(conf: Path, words: list[str]) -> None:
+    assert (ROOT / words[0]).is_file()  # run by tests/test_deploy.py
+    check_train(conf, words[1:])
+
+
 CHECKS: dict[str, Callable[[Path, list[str]], object]] = {
     "python train.py": check_train,
     "dreamer-train": check_train,
     "python sweep.py": check_sweep,
+    "dreamer-sweep": check_sweep,
     "python -m dreamer.evaluate": check_evaluate,
     "dreamer-evaluate": check_evaluate,
     "python -m dreamer.envs.check": check_environment,
     "dreamer-check": check_environment,
     "python -m experiments.report": lambda conf, words: report.parse(words) and None,
+    "dreamer-report": lambda conf, words: report.parse(words) and None,
     "python -m experiments.dashboard": lambda conf, words: dashboard.parse(words) and None,
     "python -m docs.make_figures": check_figures,
     "pip": check_pip,
     "pytest": check_pytest,
     "wandb": check_wandb,
     "tensorboard": check_tensorboard,
+    "docker": check_docker,
+    "kubectl": check_kubectl,
+    "sbatch": check_sbatch,
     "ls": lambda conf, words: [(ROOT / word).iterdir() for word in words] and None,
 }
 

@@ -84,5 +84,12 @@ def run() -> None:
 def _command() -> str:
     """Return the command that started this process, quoted for a shell."""
     program, *words = sys.argv
-    head = ["python", program] if program.endswith(".py") else [Path(program).name]
+    if program == __file__:  # python -m dreamer.cli.train, as a sweep starts its jobs
+        head = ["python", "-m", "dreamer.cli.train"]
+    else:
+        head = ["python", program] if program.endswith(".py") else [Path(program).name]
     return shlex.join([*head, *words])
+
+
+if __name__ == "__main__":
+    run()

@@ -33,14 +33,14 @@ from dreamer.schema.help import Usage, head, keys, print_lines
 from dreamer.schema.keys import keys_of
 from experiments.sweep.args import Command, SweepSettings, parse
 from experiments.sweep.grid import CONF, Grid, Job
-from experiments.sweep.jobs import Planned, stop
+from experiments.sweep.jobs import IN_CHECKOUT, Planned, stop
 from experiments.sweep.launchers import check_launcher, launch
 from experiments.sweep.state import State, failure
 from experiments.sweep.status import StatusDisplay, make_console, read_states, summary_line, table
 
 USAGE = Usage(
     "Run a grid of experiments, or the rest of it: variants x tasks x seeds.",
-    "python sweep.py grid=... [key=value ...]",
+    "python sweep.py grid=... [key=value ...], or dreamer-sweep where it is installed",
     (
         (
             "python sweep.py grid=ablations task=pong,boxing seeds=3",
@@ -128,8 +128,9 @@ def describe(plan: Sequence[Planned], command: Command) -> None:
     make_console().print(table(plan, states))
     _show_failures(plan, states)
     print()
+    program = ["python", "train.py"] if IN_CHECKOUT else ["dreamer-train"]
     for one, _ in due:
-        print(shlex.join(["python", "train.py", *one.job.words]))
+        print(shlex.join([*program, *one.job.words]))
     print()
     frames = sum(one.total_frames - state.frames for one, state in due)
     disk = sum(one.disk_bytes for one, _ in due) / GIB

@@ -1,4 +1,4 @@
-"""Runs one job of a sweep: `train.py` in its own process.
+"""Runs one job of a sweep: `dreamer.cli.train` in its own process.
 
 `launchers.py` passes it to Hydra's launchers, which call it here, in a worker or on a cluster. A
 separate process isolates memory, threads and crashes. It knows no agent.
@@ -17,10 +17,14 @@ from typing import IO, Literal, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from experiments.sweep.grid import Job
+from experiments.sweep.grid import CONF, Job
 from experiments.sweep.state import read_state
 
-TRAIN = Path(__file__).parents[2] / "train.py"
+HERE = Path(__file__).parents[2]  # a checkout, or the folder of installed packages
+IN_CHECKOUT = CONF.parent == HERE
+# The module of `python train.py`, which an installed copy lacks. With -P, no module in the current
+# folder replaces an installed one of the same name.
+TRAIN = ("-P", "-m", "dreamer.cli.train")
 LOG_LINES = 30  # kept of a failed process without a failure.txt
 
 Outcome = Literal["ran", "elsewhere"]
@@ -56,7 +60,7 @@ def run(planned: Planned, share: Share) -> Outcome:
     (folder / "failure.txt").unlink(missing_ok=True)
     with (folder / "log.txt").open("ab") as log, _environment(share) as environment:
         start = log.tell()
-        code = _wait(_start([sys.executable, str(TRAIN), *planned.job.words], log, environment))
+        code = _wait(_start([sys.executable, *TRAIN, *planned.job.words], log, environment))
     if code == os.EX_TEMPFAIL:
         return "elsewhere"
     if not _was_stopped(code) and not (folder / "failure.txt").exists():

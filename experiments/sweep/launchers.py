@@ -19,7 +19,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.sweep.grid import CONF, find
-from experiments.sweep.jobs import Outcome, Planned, Share, run
+from experiments.sweep.jobs import HERE, IN_CHECKOUT, Outcome, Planned, Share, run
 
 LAUNCHERS = ("basic", "joblib", "submitit_local", "submitit_slurm")
 # A job that times out or is preempted continues later, as often as needed.
@@ -62,9 +62,9 @@ def launch(
     Returns:
         For every job, whether it ran here or in another process.
     """
-    # Workers and cluster jobs import our modules, too, from any working directory.
-    here = [str(CONF.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(here))
+    if IN_CHECKOUT:  # workers and cluster jobs import our modules, too, from any working directory
+        places = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(places))
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="sweep"):
         config = _compose(words, root)
         # Hydra's class for a list of callbacks is private. Launchers only call the methods of a

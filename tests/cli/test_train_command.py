@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from dreamer.cli import train
 from dreamer.envs.dummy import MemoryEnvs
 from dreamer.run.folder import RunFolder
 
@@ -320,6 +321,19 @@ def test_a_signal_saves_and_tells_how_to_go_on(
     assert main(*tiny_overrides)[0] == 0
     end = summary(run_folder(tmp_path))
     assert (end["frames"], end["updates"]) == (81, 6)
+
+
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [
+        ("train.py", "python train.py"),
+        (train.__file__, "python -m dreamer.cli.train"),  # jobs of a sweep are started so
+        ("/opt/dreamer/bin/dreamer-train", "dreamer-train"),
+    ],
+)
+def test_how_to_go_on_is_the_command_as_it_was_typed(program, command, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [program, "task=pong", "env.options={a: 1}"])
+    assert train._command() == f"{command} task=pong 'env.options={{a: 1}}'"
 
 
 def test_a_second_interrupt_stops_at_once_with_the_same_words(main, tiny_overrides, monkeypatch):

@@ -35,7 +35,7 @@ NAMES = [
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
     """Sweep in this process with a stand-in for train.py; returns exit status, stdout, stderr."""
-    monkeypatch.setattr(jobs, "TRAIN", STUB)
+    monkeypatch.setattr(jobs, "TRAIN", (str(STUB),))
     monkeypatch.chdir(tmp_path)
 
     def sweep_with(

@@ -79,7 +79,7 @@ def cluster(tmp_path, monkeypatch) -> Path:
 
 
 def test_one_after_the_other_each_job_has_the_whole_machine(plan, monkeypatch):
-    monkeypatch.setattr(jobs, "TRAIN", STUB)
+    monkeypatch.setattr(jobs, "TRAIN", (str(STUB),))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert launchers.launch(plan, (), plan[0].folder.parents[3], ["0", "1"]) == ["ran", "ran"]
