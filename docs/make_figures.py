@@ -2,8 +2,10 @@
 
 `python -m docs.make_figures published` draws those of the published data.
 `python -m docs.make_figures RUN_DIR NAME [RANDOM_RETURN]` draws one run: docs/NAME_curves.png
-(losses and returns over frames) and docs/NAME_dream.png (a strip of the last open-loop film: truth,
-model, error).
+(losses and returns over frames) and docs/NAME_dream.png (a strip of the newest open-loop video:
+truth, model, error).
+`python -m docs.make_figures animation RUN_DIR NAME` turns the newest open-loop video of a run into
+docs/NAME_dream.gif.
 `python -m docs.make_figures suites RUNS` draws docs/suites.png: the evaluations of the SUITES,
 whose runs lie under the folder RUNS.
 """
@@ -21,6 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import experiments.plots.style as style
+from dreamer.video import encode_gif
 from experiments import published
 from experiments.plots import published_figures
 
@@ -125,6 +128,16 @@ def draw_strip(run_dir: Path, path: Path, steps: int) -> None:
     imageio.imwrite(path, strip.repeat(2, 0).repeat(2, 1))
 
 
+def make_animation(run_dir: Path, path: Path, *, sequences: int, fps: int) -> None:
+    """The first sequences of the newest open-loop video, twice as large, as an animated GIF."""
+    film = sorted((run_dir / "videos").glob("open_loop_*.mp4"))[-1]
+    images = np.stack([np.asarray(x) for x in imageio.get_reader(film)])  # (T, 3 H, bar + B W, 3)
+    side, bar = images.shape[1] // 3, 4
+    shown = images[:, :, : bar + sequences * side].repeat(2, 1).repeat(2, 2)
+    held = shown[-1:].repeat(fps, 0)  # the end stays for a second
+    path.write_bytes(encode_gif(np.concatenate([shown, held]), fps=fps))
+
+
 def keep_pictures(pictures: list[Path]) -> None:
     """Put PNG files into docs/; the PDF beside each is for papers, not for a repository."""
     for picture in pictures:
@@ -142,6 +155,10 @@ def main() -> None:
         if sys.argv[1] == "suites":
             figure = draw_suites(Path(sys.argv[2]))
             keep_pictures([style.save(figure, Path(folder) / "suites")])
+            return
+        if sys.argv[1] == "animation":
+            path = DOCS / f"{sys.argv[3]}_dream.gif"
+            make_animation(Path(sys.argv[2]), path, sequences=4, fps=8)
             return
         run_dir, name = Path(sys.argv[1]), sys.argv[2]
         random_return = float(sys.argv[3]) if len(sys.argv) > 3 else None
