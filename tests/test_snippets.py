@@ -1,4 +1,4 @@
-"""Every snippet of README.md, CONTRIBUTING.md and docs/: Python is run, commands are checked in a real way.
+"""Every snippet of README.md, CONTRIBUTING.md and docs/: Python is run, commands are checked.
 
 A fenced block says what it is by its language: `python` is run, all of a page in one namespace;
 `yaml` is a file of the configuration or a grid; `toml` is a part of a package's pyproject.toml;
