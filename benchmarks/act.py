@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dreamer.process import prepare
+from dreamer.runtime import prepare
 
 prepare()
 
@@ -28,9 +28,9 @@ from benchmarks.measure import (  # noqa: E402
 )
 from benchmarks.peers.launch import start_authors, start_sheeprl  # noqa: E402
 from benchmarks.peers.sizes import SIZES  # noqa: E402
-from dreamer.build import apply_kernels, make_actor  # noqa: E402
 from dreamer.collector import Collector  # noqa: E402
 from dreamer.policy import RandomPolicy  # noqa: E402
+from dreamer.run.build import apply_kernels, make_actor  # noqa: E402
 from dreamer.types import TimeStep  # noqa: E402
 
 CALLS = 20  # of one measurement, as the peers make

@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 
 from benchmarks.peers.sizes import Size
 from dreamer.agent import DreamerAgent
-from dreamer.build import record_updates
-from dreamer.config import checked
+from dreamer.run.build import record_updates
+from dreamer.run.config import checked
 from dreamer.types import ActionSpace, Batch
 
 CONF = Path(__file__).parent.parent / "conf"

@@ -48,7 +48,7 @@ part() {
     echo "$name $rc $((SECONDS - start))" >>"$out/parts.txt"
 }
 
-tests="tests/kernels/test_cuda_graph.py tests/test_agent.py tests/test_policy.py tests/replay/test_mirror.py"
+tests="tests/kernels/test_cuda_graph.py tests/test_agent.py tests/test_policy.py tests/replay/test_device_cache.py"
 run="env=atari task=pong logger=jsonl callbacks.evaluate=null callbacks.video=null"
 run="$run replay.capacity_policy_steps=100000"
 if [ -n "${REHEARSE:-}" ]; then

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dreamer.process import prepare
+from dreamer.runtime import prepare
 
 prepare()
 
@@ -30,7 +30,7 @@ from benchmarks.agent import (  # noqa: E402
 )
 from benchmarks.measure import machine, now, print_table, write_json  # noqa: E402
 from benchmarks.peers.sizes import SIZES  # noqa: E402
-from dreamer.build import apply_kernels  # noqa: E402
+from dreamer.run.build import apply_kernels  # noqa: E402
 
 WARM_UP = 6  # updates before, recordings included
 UPDATES = 3  # that are profiled

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dreamer.process import prepare
+from dreamer.runtime import prepare
 
 prepare()
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreamer.process import prepare
+from dreamer.runtime import prepare
 
 prepare()
 
@@ -43,7 +43,7 @@ from benchmarks.measure import (  # noqa: E402
 from benchmarks.peers.launch import start_authors, start_sheeprl  # noqa: E402
 from benchmarks.peers.protocol import Peer  # noqa: E402
 from benchmarks.peers.sizes import SIZES  # noqa: E402
-from dreamer.build import apply_kernels  # noqa: E402
+from dreamer.run.build import apply_kernels  # noqa: E402
 from dreamer.types import Batch  # noqa: E402
 
 WARM_UP = {"cpu": 3, "cuda": 6}  # updates of everybody that do not count, recordings included

@@ -7,22 +7,22 @@ imported when they are first asked for, so that `import dreamer.types` and the l
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dreamer.library import train
-    from dreamer.player import load
+    from dreamer.api import train
+    from dreamer.run.load import load
 
 __all__ = ["load", "train"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "train":
-        from dreamer.process import prepare
+        from dreamer.runtime import prepare
 
         prepare()  # before torch is loaded, if it is not yet
-        from dreamer.library import train
+        from dreamer.api import train
 
         return train
     if name == "load":
-        from dreamer.player import load
+        from dreamer.run.load import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

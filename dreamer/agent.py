@@ -28,7 +28,7 @@ from dreamer.components import (
 from dreamer.finite_check import FiniteCheck
 from dreamer.models.actor_critic import ActorCriticConfig
 from dreamer.models.world_model import WorldModelConfig
-from dreamer.optimizer import EpsilonHatAdam, OptimizerConfig, clip_gradients
+from dreamer.optim import EpsilonHatAdam, OptimizerConfig, clip_gradients
 from dreamer.schema.types import AtLeastTwo, doc
 from dreamer.schema.validation import check
 from dreamer.types import ActionSpace, Batch, RSSMState

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from dreamer.envs.factory import Envs, StepsInBackground, episode_metrics
+from dreamer.envs.base import Envs, StepsInBackground, episode_metrics
 from dreamer.types import TimeStep
 
 PolicyState: TypeAlias = Any  # what a policy remembers of E running episodes; its own business

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from dreamer.models.world_model import WorldModel
-from dreamer.optimizer import OptimizerConfig
+from dreamer.optim import OptimizerConfig
 from dreamer.types import ActionSpace, Batch, RSSMState, Trajectory
 
 BUILT_IN = ("world_model", "actor", "critic")

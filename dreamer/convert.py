@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from dreamer.models.actor import Actor
 from dreamer.models.actor_critic import ActorCritic
-from dreamer.models.encoder import Decoder, Encoder
-from dreamer.models.mlp import MLP, DenseLayer, DistributionLayer, Head
+from dreamer.models.heads import DistributionLayer, Head
+from dreamer.models.layers import MLP, DenseLayer
+from dreamer.models.observations import Decoder, Encoder
 from dreamer.models.rssm import RSSM, GRUCell, Prior
 from dreamer.models.vision import ChannelNorm
 from dreamer.models.world_model import WorldModel

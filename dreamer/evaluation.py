@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from dreamer.collector import Collector, EpisodeStats, Policy
-from dreamer.envs.factory import Envs
-from dreamer.envs.pictures import RenderingFault, draw, resize, take_picture
+from dreamer.envs.base import Envs
+from dreamer.envs.rendering import RenderingFault, draw, resize, take_picture
 from dreamer.types import TimeStep
 
 EVALUATION_SEED = 1_000_003  # added to a run's seed, so that it plays other episodes

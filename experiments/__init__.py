@@ -1,5 +1,5 @@
-"""From run folders to scores, tables and figures beside the published ones.
+"""From run folders to scores, tables and figures beside the published ones, and sweeps of runs.
 
-It reads what runs leave on disk and the paper's numbers (`experiments/published`); it never imports
-`dreamer`, and `dreamer` never imports it.
+All but `experiments.sweep` read what runs leave on disk and the paper's numbers
+(`experiments/published`); they know no agent. `dreamer` never imports it.
 """

@@ -12,9 +12,9 @@ import pandas as pd
 from dreamer.schema.help import Usage, head, keys, print_lines
 from dreamer.schema.types import PositiveCount, Section, doc
 from dreamer.schema.validation import validate_words
-from experiments import layout, plots, tables
-from experiments.findings import Findings, of_published, of_runs
-from experiments.page import write_page
+from experiments import plots, tables, text_tables
+from experiments.html import write_page
+from experiments.results import Findings, of_published, of_runs
 
 USAGE = Usage(
     "Print tables of runs or of the published data, and write them with figures and a page.",
@@ -118,11 +118,11 @@ def sections(tidy: pd.DataFrame) -> dict[str, pd.DataFrame]:
     found = {}
     for (env, frames), part in tidy.groupby(["env", "frames"], sort=False):
         where = f"{env} at {frames:,} frames: "
-        found[where + "over all games, value [95 % interval]"] = layout.aggregates(part)
-        found[where + "how probably a run of the row beats one of the column"] = layout.improvement(
-            part
+        found[where + "over all games, value [95 % interval]"] = text_tables.aggregates(part)
+        found[where + "how probably a run of the row beats one of the column"] = (
+            text_tables.improvement(part)
         )
-        found[where + "mean score [95 % interval] (runs)"] = layout.per_task(part)
+        found[where + "mean score [95 % interval] (runs)"] = text_tables.per_task(part)
     return {title: table for title, table in found.items() if len(table)}
 
 

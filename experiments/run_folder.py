@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 import yaml
 
-from dreamer.migrate import migrate
+from dreamer.run.migrate import migrate
 from experiments import published
-from experiments.state import read_state
+from experiments.sweep.state import read_state
 
 MARKS = {"config.yaml", "metrics.jsonl", "summary.json", "failure.txt"}  # of a run folder
 NEEDED = ("env_name", "task", "seed", "total_frames", "experiment_name", "env")

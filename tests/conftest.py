@@ -63,15 +63,15 @@ TINY = (
 @pytest.fixture(autouse=True)
 def measure_no_machine(monkeypatch):
     """Counting and timing the arithmetic takes as long as a tiny run; test_cost.py tests it."""
-    from dreamer.cost import Cost
+    from dreamer.run.cost import Cost
 
-    monkeypatch.setattr("dreamer.runner.estimate_cost", lambda *_: Cost(1e6, 1e-3, updates=10))
+    monkeypatch.setattr("dreamer.run.train.estimate_cost", lambda *_: Cost(1e6, 1e-3, updates=10))
 
 
 @pytest.fixture(scope="session")
 def renderer() -> str:
     """What draws for MuJoCo here; a test that needs it is skipped where nothing can."""
-    from dreamer.envs.rendering import NoRenderer, choose_renderer
+    from dreamer.envs.opengl import NoRenderer, choose_renderer
 
     pytest.importorskip("mujoco")
     try:
@@ -144,7 +144,7 @@ def compose_any() -> Callable[..., DictConfig]:
 @pytest.fixture(scope="session")
 def trained_run(compose_any, tmp_path_factory) -> Path:
     """The folder of a finished tiny run, to be read only."""
-    from dreamer.runner import train
+    from dreamer.run.train import train
 
     root = tmp_path_factory.mktemp("trained")
     return Path(train(compose_any(*TINY, f"root={root}")).run_dir)

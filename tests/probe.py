@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dreamer.components import AgentShape, Component, ComponentOutput, UpdateContext
-from dreamer.optimizer import OptimizerConfig
+from dreamer.optim import OptimizerConfig
 
 
 class Probe(Component):

@@ -29,9 +29,9 @@ from torch.testing import assert_close
 
 from dreamer.agent import NonFiniteError
 from dreamer.components import Component, ComponentOutput
-from dreamer.optimizer import OptimizerConfig
-from dreamer.player import load
-from dreamer.runner import train
+from dreamer.optim import OptimizerConfig
+from dreamer.run.load import load
+from dreamer.run.train import train
 
 FAST = OptimizerConfig(learning_rate=0.03, epsilon=1e-5, clip=None, weight_decay=0.0)
 PROBE = ProbeConfig(FAST, "angle", 9)

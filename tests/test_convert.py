@@ -20,9 +20,9 @@ from dreamer.models.actor_critic import (
     ActorCriticConfig,
     RewardNormConfig,
 )
-from dreamer.models.encoder import ObservationConfig, VectorConfig
+from dreamer.models.heads import HeadConfig
 from dreamer.models.latents import CategoricalLatent
-from dreamer.models.mlp import HeadConfig
+from dreamer.models.observations import ObservationConfig, VectorConfig
 from dreamer.models.rssm import RSSMConfig
 from dreamer.models.vision import ConvConfig
 from dreamer.models.world_model import KLConfig, ModelHeadConfig, WorldModel, WorldModelConfig

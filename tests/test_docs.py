@@ -44,6 +44,26 @@ def test_anchors_are_those_of_the_headings():
     assert anchors("# A new head\n\n## What's `new`?\n") == {"a-new-head", "whats-new"}
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_exist(page):
+    assert [name for name in named(page.read_text()) if not (ROOT / name).exists()] == []
+
+
+def named(text: str) -> set[str]:
+    """What a page names of the repository: paths in backticks that begin with one of our folders.
+
+    Files that a page has its reader write are none: "as `conf/experiment/mine.yaml`:".
+    """
+    written = set(re.findall(r"as `([^`]+)`:\n", text))
+    found = re.findall(r"`((?:dreamer|experiments|conf|tests|benchmarks|docs)/[\w./]*)`", text)
+    return set(found) - written
+
+
+def test_named_files_are_found():
+    text = "In `dreamer/types.py`, and `conf/env/<suite>.yaml`. Save this as `conf/env/own.yaml`:\n"
+    assert named(text) == {"dreamer/types.py"}
+
+
 def test_readme_leads_to_every_page():
     readme = (ROOT / "README.md").read_text()
     assert [p.name for p in GUIDES if f"docs/{p.name}" not in readme] == []

@@ -12,7 +12,7 @@ from dreamer.callbacks.interrupt import Interrupted
 from dreamer.envs.gym import GymEnv
 from dreamer.envs.processes import make_group
 from dreamer.evaluation import LARGEST_EDGE, Camera, play
-from dreamer.player import evaluate
+from dreamer.run.evaluate import evaluate
 
 
 class Toy(gymnasium.Env):

@@ -9,11 +9,11 @@ from extensions import Lamp, Mixed, Recent, UniformMix
 from omegaconf import OmegaConf
 
 import dreamer
-from dreamer.compose import compose
-from dreamer.config import checked
 from dreamer.policy import SnapshotPolicy
 from dreamer.replay.buffer import Replay
-from dreamer.runner import train
+from dreamer.run.compose import compose
+from dreamer.run.config import checked
+from dreamer.run.train import train
 
 MIXED = ("collect_policy._target_=extensions.Mixed", "+collect_policy.random_share=0.5")
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from dreamer.build import make_envs
-from dreamer.runner import train
+from dreamer.run.build import make_envs
+from dreamer.run.train import train
 
 CONF = str(Path(__file__).parent.parent / "conf")
 

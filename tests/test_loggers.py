@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dreamer.loggers import JsonLinesLogger, log_metrics, log_video, make_tensorboard
-from dreamer.runner import train
+from dreamer.run.train import train
 
 FRAMES = 2 * 10**8  # float32 knows no odd number of this size
 

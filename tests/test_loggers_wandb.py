@@ -21,7 +21,7 @@ from dreamer.loggers import (
     log_video,
     make_wandb,
 )
-from dreamer.runner import train
+from dreamer.run.train import train
 from experiments import dashboard, scores
 
 FRAMES = 2 * 10**8  # float32 knows no odd number of this size

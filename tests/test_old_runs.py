@@ -9,9 +9,9 @@ import torch
 from torch.testing import assert_close
 
 import dreamer
-from dreamer.compose import compose
-from dreamer.player import evaluate
-from dreamer.runner import train
+from dreamer.run.compose import compose
+from dreamer.run.evaluate import evaluate
+from dreamer.run.train import train
 from experiments.runs import read_runs
 
 DATA = Path(__file__).parent / "old_runs"

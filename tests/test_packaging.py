@@ -8,7 +8,7 @@ import tomllib
 
 import pytest
 
-from dreamer.paths import CONF
+from dreamer.run.paths import CONF
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_every_file_of_the_configuration_is_installed(project, repository):
 
 def test_the_commands_exist(project, repository):
     scripts = project["project"]["scripts"]
-    assert scripts["dreamer-train"] == "dreamer.main:run"
+    assert scripts["dreamer-train"] == "dreamer.cli.train:run"
     for target in scripts.values():
         module, _, function = target.partition(":")
         path = repository.joinpath(*module.split(".")).with_suffix(".py")

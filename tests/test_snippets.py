@@ -29,14 +29,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 from packaging.requirements import Requirement
 
-import dreamer.library
-from dreamer.compose import register_suites
-from dreamer.config import checked
-from dreamer.run_folder import RunFolder
-from dreamer.runner import train
+import dreamer.api
+from dreamer.run.compose import register_suites
+from dreamer.run.config import checked
+from dreamer.run.folder import RunFolder
+from dreamer.run.settings import CheckSettings
+from dreamer.run.train import train
 from dreamer.schema.validation import validate_words
-from dreamer.settings import CheckSettings
-from experiments import command, dashboard, grid, report
+from experiments import dashboard, report
+from experiments.sweep import args, grid
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
@@ -171,7 +172,7 @@ def check_evaluate(conf: Path, words: list[str]) -> None:
 
 def check_sweep(conf: Path, words: list[str]) -> None:
     """Read the grid, and compose a job of each variant."""
-    request = command.parse(words)
+    request = args.parse(words)
     jobs = grid.Grid.read(request.grid, request.choice).jobs(request.root)
     assert jobs
     for words in {job.words[:1]: job.words for job in jobs}.values():
@@ -222,14 +223,14 @@ def check_tensorboard(conf: Path, words: list[str]) -> None:
 def check_figures(conf: Path, words: list[str]) -> None:
     from docs.make_figures import main  # noqa: F401 -- run by hand, on runs that take an hour
 
-    assert words[0] in ("published", "suites") or words[0].startswith("runs/")
+    assert words[0] in ("published", "suites", "animation") or words[0].startswith("runs/")
 
 
 def check_apt(conf: Path, words: list[str]) -> None:
     """What the error names where there is no renderer: all that is asked of a machine."""
     assert words[0] == "install"
     assert set(words[1:]) <= {"libegl1", "libgl1", "libosmesa6"}
-    error = (ROOT / "dreamer/envs/rendering.py").read_text()
+    error = (ROOT / "dreamer/envs/opengl.py").read_text()
     assert [word for word in words[1:] if word not in error] == []
 
 
@@ -334,11 +335,11 @@ PYTHON_PAGES = [page for page in PAGES if any(s.language == "python" for s in sn
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.name)
 def test_python_runs(page, conf, trained_run, monkeypatch, tmp_path):
     def train_a_little(env=None, overrides=None, **options):
-        dreamer.compose.compose({"env": "own"}, overrides or {})  # what the page says
+        dreamer.run.compose.compose({"env": "own"}, overrides or {})  # what the page says
         return train(env, {**(overrides or {}), **SMALL}, **options)
 
-    train = dreamer.library.train
-    monkeypatch.setattr(dreamer.library, "train", train_a_little)
+    train = dreamer.api.train
+    monkeypatch.setattr(dreamer.api, "train", train_a_little)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained_run, "runs/dummy/memory/tiny/seed0")
     namespace: dict = {"__name__": "snippet"}
@@ -385,7 +386,7 @@ def test_commands_that_use_a_users_package_train(conf, found, monkeypatch, tmp_p
 def test_a_process_outside_the_checkout_uses_a_users_package(page, conf, tmp_path):
     """As `dreamer-train` does where the program is installed."""
     (_, line), *_ = training_commands(page)
-    code = "from dreamer.main import run; run()"
+    code = "from dreamer.cli.train import run; run()"
     done = subprocess.run(
         [sys.executable, "-c", code, *shlex.split(line)[1:], *SMALL_WORDS],
         cwd=tmp_path,

@@ -7,9 +7,9 @@ import entry_points
 import pytest
 
 import dreamer
-from dreamer.compose import compose, register_suites
-from dreamer.envs.own import make_suite
-from dreamer.player import evaluate
+from dreamer.envs.user import make_suite
+from dreamer.run.compose import compose, register_suites
+from dreamer.run.evaluate import evaluate
 
 OPTIONS = dict(
     count=2,
@@ -56,7 +56,7 @@ def test_keys_of_a_suite_are_those_of_gym(install):
     install("lamps", lamps="extensions:make_one_of")
     suite = compose({"env": "lamps", "task": "lamp"})
     gym = compose({"env": "gym", "task": "lamp"})
-    assert suite.env._target_ == "dreamer.envs.own.make_suite"
+    assert suite.env._target_ == "dreamer.envs.user.make_suite"
     assert suite.env.factory == "extensions:make_one_of"
     assert suite.env_name == "lamps"
     assert suite.env.keys() == gym.env.keys() | {"factory"}

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from dreamer.build import make_envs
-from dreamer.config import checked
-from dreamer.run_folder import RunFolder
+from dreamer.run.build import make_envs
+from dreamer.run.config import checked
+from dreamer.run.folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / "conf" / "sweep" / "wandb.yaml"

@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader
 
 from dreamer.agent import AgentConfig, DreamerAgent
 from dreamer.models.actor_critic import ActorConfig, ActorCriticConfig, RewardNormConfig
-from dreamer.models.encoder import ObservationConfig, ObsShapes, VectorConfig
+from dreamer.models.heads import HeadConfig
 from dreamer.models.latents import CategoricalLatent, GaussianLatent
-from dreamer.models.mlp import HeadConfig
+from dreamer.models.observations import ObservationConfig, ObsShapes, VectorConfig
 from dreamer.models.rssm import RSSMConfig
 from dreamer.models.vision import ConvConfig
 from dreamer.models.world_model import KLConfig, ModelHeadConfig, WorldModelConfig
-from dreamer.optimizer import OptimizerConfig
+from dreamer.optim import OptimizerConfig
 from dreamer.types import ActionSpace, Batch, RSSMState
 
 T, B, H = 7, 3, 5

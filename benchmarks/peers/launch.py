@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from benchmarks.peers.protocol import Peer
-from dreamer.process import VARIABLES
+from dreamer.runtime import VARIABLES
 
 ROOT = Path(__file__).parents[2]  # of the repository
 

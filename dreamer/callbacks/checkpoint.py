@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 
 from dreamer.agent import DreamerAgent
-from dreamer.callbacks.clock import Every
+from dreamer.callbacks.every import Every
 from dreamer.callbacks.interrupt import Interrupted
 from dreamer.callbacks.metrics import Metrics
 from dreamer.envs.group import EnvironmentFault

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import pytorch_lightning as pl
 
 from dreamer.agent import DreamerAgent
-from dreamer.callbacks.clock import Every
+from dreamer.callbacks.every import Every
 from dreamer.callbacks.interrupt import Interrupt
 from dreamer.callbacks.metrics import Metrics
 from dreamer.collector import Policy
-from dreamer.envs.factory import Envs
+from dreamer.envs.base import Envs
 from dreamer.evaluation import Camera, play
 from dreamer.loggers import log_video
 from dreamer.schema.types import Count, PositiveCount, doc

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dreamer.agent import DreamerAgent
-from dreamer.callbacks.clock import Every
+from dreamer.callbacks.every import Every
 from dreamer.loggers import log_metrics
 from dreamer.replay.buffer import Replay
 from dreamer.schema.types import PositiveCount, doc

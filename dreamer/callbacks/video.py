@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 
 from dreamer.agent import DreamerAgent
-from dreamer.callbacks.clock import Every
+from dreamer.callbacks.every import Every
 from dreamer.loggers import log_video
 from dreamer.schema.types import PositiveCount, doc
 from dreamer.schema.validation import checked_call

@@ -8,15 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 
 from dreamer.envs.atari_scores import reference_returns
-from dreamer.envs.factory import (
-    ActionRepeat,
-    EnvCount,
-    Task,
-    TimeLimit,
-    enlarge,
-    find_task,
-    require_at_least,
-)
+from dreamer.envs.base import ActionRepeat, EnvCount, Task, TimeLimit
+from dreamer.envs.rendering import enlarge
+from dreamer.envs.tasks import find_task, require_at_least
 from dreamer.schema.types import Count, Fraction, doc
 from dreamer.schema.validation import checked_call
 from dreamer.types import ActionSpace, TimeStep

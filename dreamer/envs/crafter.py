@@ -9,17 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from dreamer.envs.factory import (
-    EnvCount,
-    HangSeconds,
-    MaxRestarts,
-    Processes,
-    Task,
-    TimeLimit,
-    find_task,
-)
+from dreamer.envs.base import EnvCount, HangSeconds, MaxRestarts, Processes, Task, TimeLimit
 from dreamer.envs.group import Arrival, GymEnvs, Observation, OneEnv
 from dreamer.envs.processes import make_group
+from dreamer.envs.tasks import find_task
 from dreamer.schema.validation import checked_call
 from dreamer.types import ActionSpace
 

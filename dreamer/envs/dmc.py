@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from dreamer.envs.factory import (
+from dreamer.envs.base import (
     ActionRepeat,
     EnvCount,
     HangSeconds,
@@ -19,12 +19,12 @@ from dreamer.envs.factory import (
     Processes,
     Task,
     TimeLimit,
-    find_task,
 )
 from dreamer.envs.group import Arrival, GymEnvs, Observation, OneEnv
-from dreamer.envs.pictures import draw
+from dreamer.envs.opengl import NoRenderer, choose_renderer
 from dreamer.envs.processes import make_group
-from dreamer.envs.rendering import NoRenderer, choose_renderer
+from dreamer.envs.rendering import draw
+from dreamer.envs.tasks import find_task
 from dreamer.schema.types import doc
 from dreamer.schema.validation import checked_call
 from dreamer.types import ActionSpace

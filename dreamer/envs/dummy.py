@@ -8,7 +8,9 @@ from typing import Annotated
 
 import numpy as np
 
-from dreamer.envs.factory import EnvCount, Task, enlarge, find_task, require_at_least
+from dreamer.envs.base import EnvCount, Task
+from dreamer.envs.rendering import enlarge
+from dreamer.envs.tasks import find_task, require_at_least
 from dreamer.schema.types import Count, PositiveCount, PositiveFraction, doc
 from dreamer.schema.validation import checked_call
 from dreamer.types import ActionSpace, TimeStep

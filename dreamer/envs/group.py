@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dreamer.envs.factory import require_at_least, say_once
-from dreamer.envs.pictures import resize, take_picture
+from dreamer.envs.rendering import resize, take_picture
+from dreamer.envs.tasks import require_at_least, say_once
 from dreamer.types import ActionSpace, TimeStep
 
 Observation = dict[str, np.ndarray]  # of one environment, without a leading axis

@@ -13,20 +13,12 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
-from dreamer.envs.factory import (
-    ActionRepeat,
-    EnvCount,
-    HangSeconds,
-    MaxRestarts,
-    Processes,
-    Task,
-    find_task,
-    require_at_least,
-)
+from dreamer.envs.base import ActionRepeat, EnvCount, HangSeconds, MaxRestarts, Processes, Task
 from dreamer.envs.group import Arrival, EnvironmentFault, GymEnvs, Observation, OneEnv
-from dreamer.envs.pictures import draw
 from dreamer.envs.processes import make_group
+from dreamer.envs.rendering import draw
 from dreamer.envs.spaces import ActionWriter, GymSpaces, ObservationReader
+from dreamer.envs.tasks import find_task, require_at_least
 from dreamer.schema.types import Pattern, PositiveCount, doc
 from dreamer.schema.validation import checked_call
 

@@ -17,9 +17,9 @@ from typing import Any
 import cloudpickle
 import numpy as np
 
-from dreamer.envs.factory import ActionRepeat, EnvCount, HangSeconds, MaxRestarts, Processes
+from dreamer.envs.base import ActionRepeat, EnvCount, HangSeconds, MaxRestarts, Processes
 from dreamer.envs.group import Arrival, EnvironmentFault, GymEnvs, Observation, OneEnv
-from dreamer.envs.pictures import RenderingFault
+from dreamer.envs.rendering import RenderingFault
 from dreamer.envs.worker import SINGLE_THREADED, Fault, Introduction, observations_in, serve
 from dreamer.schema.validation import checked_call
 from dreamer.types import ActionSpace

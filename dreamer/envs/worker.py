@@ -20,7 +20,7 @@ import cloudpickle
 import numpy as np
 
 from dreamer.envs.group import Arrival, OneEnv
-from dreamer.envs.pictures import RenderingFault, take_picture
+from dreamer.envs.rendering import RenderingFault, take_picture
 from dreamer.types import ActionSpace
 
 ALIGNMENT = 64  # bytes: no two observations share a cache line

@@ -19,7 +19,7 @@ from dreamer.kernels.conv import (
     CpuConv2d,
     CpuConvTranspose2d,
 )
-from dreamer.models.encoder import Decoder
+from dreamer.models.observations import Decoder
 from dreamer.models.vision import STRIDE, ConvDecoder, ConvEncoder
 
 # The classes of torch that the models are built of.

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from dreamer.distributions import HALF_LOG_TAU
 from dreamer.kernels.chunked import chunked_scores, split
 from dreamer.kernels.hooks import has_hooks
-from dreamer.models.encoder import Decoder
+from dreamer.models.observations import Decoder
 from dreamer.models.vision import STRIDE, ConvEncoder, preprocess
 
 FEW_PIXELS = 4  # with more, torch's own convolution is as fast

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dreamer.agent import DreamerAgent
 from dreamer.kernels.cuda_graph import Capture, CapturedFunction
-from dreamer.schedule import is_constant
+from dreamer.schedules import is_constant
 from dreamer.types import Batch
 
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from dreamer.bounded_normals import SampleGradient, TanhNormal, TruncatedNormal
 from dreamer.distributions import Distribution, OneHots, gumbel_like
-from dreamer.models.mlp import MLP, ActivationKey, DistributionLayer, NormKey, init_glorot
-from dreamer.schedule import ScheduleText
+from dreamer.models.heads import DistributionLayer
+from dreamer.models.layers import MLP, ActivationKey, NormKey, init_glorot
+from dreamer.schedules import ScheduleText
 from dreamer.schema.types import Count, NonNegative, PositiveCount, doc
 from dreamer.schema.validation import check
 from dreamer.types import ActionSpace

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from dreamer.distributions import Distribution
 from dreamer.losses import actor_loss, critic_loss, lambda_return, trajectory_weight
 from dreamer.models.actor import Actor, ActorConfig
-from dreamer.models.mlp import Head, HeadConfig
-from dreamer.schedule import parse_schedule
+from dreamer.models.heads import Head, HeadConfig
+from dreamer.schedules import parse_schedule
 from dreamer.schema.types import Fraction, NonNegative, Positive, PositiveCount, doc
 from dreamer.schema.validation import check
 from dreamer.types import ActionSpace, Trajectory

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamer.models.latents import Latent
-from dreamer.models.mlp import ActivationKey, DenseLayer, LayerNorm, NormKey, init_glorot
+from dreamer.models.layers import ActivationKey, DenseLayer, LayerNorm, NormKey, init_glorot
 from dreamer.schema.types import PositiveCount, doc
 from dreamer.schema.validation import check
 from dreamer.types import RSSMState

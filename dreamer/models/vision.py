@@ -11,7 +11,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from dreamer.models.mlp import ACTIVATIONS, ActivationKey, Norm, NormKey, make_norm
+from dreamer.models.layers import ACTIVATIONS, ActivationKey, Norm, NormKey, make_norm
 from dreamer.schema.types import PositiveCount, doc
 from dreamer.schema.validation import check
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from dreamer.losses import balanced_kl
-from dreamer.models.encoder import Decoder, Encoder, ObservationConfig, ObsShapes
+from dreamer.models.heads import Head, HeadConfig
 from dreamer.models.latents import Latent
-from dreamer.models.mlp import Head, HeadConfig
+from dreamer.models.observations import Decoder, Encoder, ObservationConfig, ObsShapes
 from dreamer.models.rssm import RSSM, ImaginationPolicy, RSSMConfig
 from dreamer.schema.types import NonNegative, OpenFraction, PositiveCount, PositiveFraction, doc
 from dreamer.schema.validation import check

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 
+from dreamer.replay.device_cache import Mirror
 from dreamer.replay.episodes import EpisodeIndex
-from dreamer.replay.mirror import Mirror
 from dreamer.replay.sampling import SAMPLERS, Experience, Sampler, draw
 from dreamer.replay.storage import Column, RingFiles, peek, size_on_disk
 from dreamer.schema.types import PositiveCount, doc

@@ -11,7 +11,7 @@ from benchmarks.peers.sizes import SIZES, Size
 
 with pytest.MonkeyPatch.context() as patch:
     # They set up the process they run in, and this one is the tests'.
-    patch.setattr("dreamer.process.prepare", lambda: None)
+    patch.setattr("dreamer.runtime.prepare", lambda: None)
     from benchmarks import act, profile, replay, run, update
 
 TINY = Size(

@@ -6,7 +6,7 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from benchmarks.peers.sheeprl_run import OUR_EXPERIMENT, RunError, run_sheeprl
-from dreamer.build import make_agent, make_envs
+from dreamer.run.build import make_agent, make_envs
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from dreamer.agent import DreamerAgent
-from dreamer.build import make_agent, make_envs
 from dreamer.replay.buffer import Replay, ReplayConfig
+from dreamer.run.build import make_agent, make_envs
 
 
 class Written:

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from dreamer.build import make_envs
 from dreamer.callbacks.evaluate import Evaluate
 from dreamer.callbacks.interrupt import Interrupt, Interrupted
 from dreamer.callbacks.metrics import Metrics
+from dreamer.run.build import make_envs
 
 
 def noisy_left(step, state):

@@ -14,7 +14,7 @@ from dreamer.envs.dmc import make_dmc
 from dreamer.envs.dummy import make_dummy
 from dreamer.envs.gym import make_gym
 from dreamer.envs.minigrid import make_minigrid
-from dreamer.envs.own import make_own
+from dreamer.envs.user import make_own
 
 ATARI = dict(
     action_repeat=4,

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("crafter")
 
 from dreamer.envs.crafter import Crafter, make_crafter
-from dreamer.runner import train
+from dreamer.run.train import train
 
 OPTIONS = dict(
     count=1, seed=0, time_limit_frames=10_000, processes=False, hang_seconds=60, max_restarts=0

@@ -12,8 +12,8 @@ pytest.importorskip("dm_control")
 
 from dreamer.envs import dmc
 from dreamer.envs.dmc import DMControl, make_dmc
-from dreamer.envs.rendering import NoRenderer, choose_renderer
-from dreamer.runner import train
+from dreamer.envs.opengl import NoRenderer, choose_renderer
+from dreamer.run.train import train
 
 OPTIONS = dict(
     count=1,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dreamer.envs.group import Arrival, EnvironmentFault, GymEnvs, OneEnv
-from dreamer.envs.pictures import RenderingFault
+from dreamer.envs.rendering import RenderingFault
 from dreamer.types import ActionSpace
 
 STAY = np.eye(2, dtype=np.float32)[[0]]  # the action of one environment

@@ -11,7 +11,7 @@ from toys import SIGHT, Toy
 from dreamer.envs import gym
 from dreamer.envs.group import EnvironmentFault
 from dreamer.envs.gym import GymEnv, make_gym
-from dreamer.runner import train
+from dreamer.run.train import train
 from dreamer.types import ActionSpace
 
 OPTIONS = dict(

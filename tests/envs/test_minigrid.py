@@ -10,7 +10,7 @@ pytest.importorskip("minigrid")
 
 from dreamer.envs import minigrid as ours
 from dreamer.envs.minigrid import MiniGrid, make_minigrid
-from dreamer.runner import train
+from dreamer.run.train import train
 
 OPTIONS = dict(count=1, seed=0, processes=False, hang_seconds=60, max_restarts=0)
 make_pixels = partial(make_minigrid, observation="pixels", **OPTIONS)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from dreamer.envs.group import Arrival, EnvironmentFault, GymEnvs, OneEnv
-from dreamer.envs.pictures import RenderingFault
 from dreamer.envs.processes import ProcessEnv, make_group
+from dreamer.envs.rendering import RenderingFault
 from dreamer.types import ActionSpace
 
 ACTION = np.float32([0.25, -0.5])

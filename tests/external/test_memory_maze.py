@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import dreamer
-from dreamer.build import make_envs
-from dreamer.compose import compose
+from dreamer.run.build import make_envs
+from dreamer.run.compose import compose
 
 pytest.importorskip("memory_maze")
 PACKAGE = Path(__file__).parent / "memory_maze_suite"

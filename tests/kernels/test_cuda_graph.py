@@ -29,13 +29,13 @@ from tiny import (
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dreamer import build
 from dreamer.agent import NonFiniteError
 from dreamer.kernels import cuda_graph
 from dreamer.kernels.cuda_graph import WARM_UP, Captured, CapturedFunction, CudaCapture
 from dreamer.kernels.recorded_policy import RecordedPolicy, RecordedSnapshotPolicy
 from dreamer.kernels.recorded_update import RecordedUpdate
 from dreamer.policy import DreamerPolicy, SnapshotPolicy
+from dreamer.run import build
 from dreamer.types import TimeStep
 
 UPDATES = WARM_UP + 5

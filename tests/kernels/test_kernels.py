@@ -26,7 +26,7 @@ from dreamer.distributions import Normal
 from dreamer.kernels import KERNELS, chunked, optimize
 from dreamer.kernels.chunked import chunked_scores
 from dreamer.kernels.conv import unit_normal_log_prob
-from dreamer.models.encoder import Decoder, Encoder
+from dreamer.models.observations import Decoder, Encoder
 from dreamer.models.vision import ConvDecoder, ConvEncoder
 
 CPU = torch.device("cpu")

@@ -21,7 +21,7 @@ from tiny import (
 from torch import nn
 from torch.testing import assert_close
 
-from dreamer.models.mlp import LayerNorm
+from dreamer.models.layers import LayerNorm
 from dreamer.models.rssm import RSSM, GRUCell
 from dreamer.types import RSSMState
 

@@ -9,13 +9,13 @@ from golden import Case, channels_first
 from torch import Tensor
 
 from dreamer.models.actor_critic import ActorConfig, ActorCriticConfig, RewardNormConfig
-from dreamer.models.encoder import ObservationConfig, ObsShapes, VectorConfig
+from dreamer.models.heads import HeadConfig
 from dreamer.models.latents import CategoricalLatent, GaussianLatent, Latent
-from dreamer.models.mlp import HeadConfig
+from dreamer.models.observations import ObservationConfig, ObsShapes, VectorConfig
 from dreamer.models.rssm import RSSMConfig
 from dreamer.models.vision import ConvConfig
 from dreamer.models.world_model import KLConfig, ModelHeadConfig, WorldModelConfig
-from dreamer.optimizer import OptimizerConfig
+from dreamer.optim import OptimizerConfig
 from dreamer.types import Batch, RSSMState
 
 NO_OBSERVATIONS = ("action", "reward", "is_first", "is_last", "is_terminal")

@@ -4,7 +4,7 @@ from golden import Case, golden
 from dreamer.bounded_normals import TanhNormal, TruncatedNormal
 from dreamer.distributions import Normal, OneHot
 from dreamer.models.actor import ActionLayer
-from dreamer.models.mlp import DistributionLayer
+from dreamer.models.heads import DistributionLayer
 
 
 @golden("04_*", where=lambda case: "dist" not in case.parameters)

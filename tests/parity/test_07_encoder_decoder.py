@@ -3,7 +3,7 @@ from golden import Case, channels_first, channels_last, golden
 from networks import observation_config
 from torch import Tensor
 
-from dreamer.models.encoder import Decoder, Encoder, ObsShapes
+from dreamer.models.observations import Decoder, Encoder, ObsShapes
 
 
 def observations(case: Case) -> tuple[dict[str, Tensor], ObsShapes]:

@@ -16,7 +16,7 @@ from networks import (
 from dreamer.convert import load_reference_weights, reference_parameters
 from dreamer.losses import trajectory_weight
 from dreamer.models.actor_critic import ActorCritic, RewardNormConfig, StreamNorm
-from dreamer.models.encoder import ObsShapes
+from dreamer.models.observations import ObsShapes
 from dreamer.models.world_model import WorldModel
 from dreamer.types import ActionSpace, RSSMState, Trajectory
 

@@ -2,7 +2,7 @@ import torch
 from golden import Case, golden
 from networks import optimizer_config
 
-from dreamer.optimizer import EpsilonHatAdam, clip_gradients
+from dreamer.optim import EpsilonHatAdam, clip_gradients
 
 
 @golden("10_*")

@@ -1,7 +1,7 @@
 import torch
 from golden import Case, golden
 
-from dreamer.schedule import parse_schedule
+from dreamer.schedules import parse_schedule
 
 
 @golden("11_*")

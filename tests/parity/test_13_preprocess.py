@@ -1,8 +1,8 @@
 import torch
 from golden import Case, golden
 
-from dreamer.models.encoder import ObservationConfig, VectorConfig
 from dreamer.models.latents import CategoricalLatent
+from dreamer.models.observations import ObservationConfig, VectorConfig
 from dreamer.models.rssm import RSSMConfig
 from dreamer.models.vision import ConvConfig, preprocess
 from dreamer.models.world_model import (

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from dreamer.build import make_replay_config
 from dreamer.replay.buffer import ReplayConfig
 from dreamer.replay.sampling import EpisodeSampler, Experience
+from dreamer.run.build import make_replay_config
 
 EVERY_KIND = [
     (env_count, sampling, across)

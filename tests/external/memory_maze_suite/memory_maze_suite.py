@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from dreamer.envs.rendering import choose_renderer
+from dreamer.envs.opengl import choose_renderer
 
 TASKS = ("9x9", "11x11", "13x13", "15x15")
 

@@ -1,0 +1,168 @@
+"""Look at an environment before training: `python -m dreamer.envs.check env=gym task=CartPole-v1`.
+
+It takes the words of train.py and `steps=1000`, plays random actions, and prints spaces, keys,
+rates, statistics, and what looks wrong. It is a door: it knows Hydra, and nothing imports it.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import hydra
+import numpy as np
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dreamer.run.compose import help_lines, known_keys, register_suites
+from dreamer.run.overrides import explain, prepared
+from dreamer.run.paths import CONF
+from dreamer.run.settings import CheckSettings
+from dreamer.runtime import prepare
+from dreamer.schema.help import Usage, keys, print_lines
+from dreamer.schema.validation import validate_words
+
+if TYPE_CHECKING:
+    from dreamer.envs.base import Envs
+    from dreamer.envs.diagnostics import Survey
+
+USAGE = Usage(
+    "Look at an environment before training: play random actions, and print spaces, keys, rates, "
+    "statistics, and what looks wrong.",
+    "python -m dreamer.envs.check [steps=1000] [key=value ...], or dreamer-check",
+    (
+        ("python -m dreamer.envs.check env=gym task=CartPole-v1", "Looks at a registered one."),
+        (
+            "python -m dreamer.envs.check env=gym task=my_module:MyEnv-v0 steps=5000",
+            "Looks longer at one of yours.",
+        ),
+    ),
+)
+REPEATED = 50  # policy steps that are played twice
+
+
+def main(words: Sequence[str]) -> None:
+    """Check the environment of a command line.
+
+    Raises:
+        HydraException: The words make no configuration.
+        ValueError: The configuration or the environment is none that an agent can learn with.
+        ImportError: A package that the environment needs is missing.
+        EnvironmentFault: The environment failed more often than `env.max_restarts` allows.
+    """
+    from dreamer.run.config import checked, reasons
+
+    register_suites()
+    own = [word for word in words if word.startswith("steps=")]
+    steps = CheckSettings(**validate_words(own, CheckSettings)).steps
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        others = prepared([word for word in words if not word.startswith("steps=")])
+        cfg = hydra.compose("train", overrides=others)
+    if "processes" in cfg.env:  # here its observations can be seen as it gives them
+        OmegaConf.update(cfg, "env.processes", False)
+    with reasons():
+        check(checked(cfg), steps)
+
+
+def check(cfg: DictConfig, policy_steps: int) -> None:
+    """Play, and print what was found."""
+    from dreamer.envs.diagnostics import Act, doubts, repeats, survey
+    from dreamer.policy import RandomPolicy
+    from dreamer.run.build import make_agent, make_envs
+
+    def make() -> "tuple[Envs, Act]":
+        envs = make_envs(cfg, seed=cfg.seed)
+        policy = RandomPolicy(envs.action_space, cfg.seed)
+        return envs, lambda step: policy(step, None)[0]
+
+    envs, act = make()
+    try:
+        encoder = make_agent(cfg, envs).world_model.encoder
+        coders = dict.fromkeys(encoder.image_keys, "images") | dict.fromkeys(
+            encoder.vector_keys, "vectors"
+        )
+        found = survey(envs, act, policy_steps)
+    finally:
+        envs.close()
+    lines = _describe(envs, coders, found)
+    print("\n".join(f"{name:>13}  {line}" for name, line in lines))
+    wrong = doubts(
+        found,
+        repeatable=repeats(make, REPEATED),
+        sequence=cfg.batch.length,
+        across_episodes=cfg.replay.across_episodes,
+        tanh_rewards=cfg.model.world_model.reward_transform == "tanh",
+    )
+    print("\n" + ("What looks wrong:" if wrong else "Nothing looks wrong."))
+    for line in wrong:
+        print(f"  - {line}")
+
+
+def _describe(envs: "Envs", coders: dict[str, str], found: "Survey") -> list[tuple[str, str]]:
+    """Lines of a table, each with its name."""
+    from dreamer.run.header import describe_actions
+
+    lines = [("actions", describe_actions(envs.action_space))]
+    spaces = getattr(envs, "user_spaces", None)
+    if spaces is not None:
+        lines[:0] = [("spaces", f"observations {spaces.observation}, actions {spaces.action}")]
+    for key, seen in found.observations.items():
+        coder = coders.get(key)
+        role = f"to the encoder of {coder}" if coder else "not used: see image_keys, vector_keys"
+        numbers = f"from {seen.least:.4g} to {seen.most:.4g}, mean {seen.mean:.4g}"
+        lines.append(("observation", f"{key} {envs.obs_shapes[key]}, {role}; {numbers}"))
+    rewards, episodes = found.rewards, len(found.returns)
+    lines += [
+        (
+            "speed",
+            f"{found.steps_per_second:,.0f} policy steps a second, of "
+            f"{envs.action_repeat} frames each",
+        ),
+        (
+            "rewards",
+            f"from {rewards.min():.4g} to {rewards.max():.4g}, mean {rewards.mean():.4g}; "
+            f"{np.mean(rewards != 0):.1%} of {len(rewards)} policy steps have one",
+        ),
+        (
+            "episodes",
+            f"{episodes}, of which {found.terminal} in a terminal state and "
+            f"{episodes - found.terminal} by a time limit",
+        ),
+    ]
+    if episodes:
+        lines += [
+            ("lengths", f"{_spread(found.lengths)} policy steps"),
+            ("returns", f"{_spread(found.returns)}, by random actions"),
+        ]
+    return lines
+
+
+def _spread(values: np.ndarray) -> str:
+    return f"{values.mean():.4g} on average, from {values.min():.4g} to {values.max():.4g}"
+
+
+def run() -> None:
+    """Do what the words of this process's command line say; the process ends with it."""
+    prepare()
+    sys.path.append(os.getcwd())  # task=my_module:MyEnv-v0 may lie where the command is typed
+    words = sys.argv[1:]
+    if not words or {"-h", "--help"} & set(words):
+        own = keys({}, CheckSettings, title="Of this command:")
+        print_lines(help_lines(USAGE, words, own))
+        sys.exit(0 if words else 2)
+    from dreamer.envs.group import EnvironmentFault
+
+    try:
+        main(words)
+    except (ValueError, OSError, ImportError, EnvironmentFault) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (HydraException, OmegaConfBaseException) as error:
+        known = lambda: ["steps", *known_keys(words)]  # noqa: E731
+        print(f"error: {explain(error, known)}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,87 @@
+"""Heads: dense layers that end in a distribution.
+
+World model and actor-critic predict with them. They know no latent state.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dreamer.distributions import Bernoulli, Distribution, Normal, OneHot
+from dreamer.models.layers import MLP, ActivationKey, NormKey, init_glorot
+from dreamer.schema.types import Count, PositiveCount, doc
+from dreamer.schema.validation import check
+
+DistributionName = Literal["mse", "normal", "binary", "onehot"]
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """A stack of dense layers that ends in a distribution."""
+
+    layers: Annotated[Count, doc("Layers before the last one.")]
+    units: Annotated[PositiveCount, doc("Units of each layer.")]
+    activation: ActivationKey
+    norm: NormKey
+    distribution: Annotated[DistributionName, doc("Distribution that the head ends in.")]
+
+    def __post_init__(self):
+        check(self)
+
+
+class DistributionLayer(nn.Module):
+    """A dense layer whose outputs are the statistics of a distribution over (..., *shape)."""
+
+    def __init__(self, input_size: int, shape: Sequence[int], name: str):
+        """`name` is a `DistributionName`; a subclass may know others."""
+        super().__init__()
+        self.shape = tuple(shape)
+        self.name = name
+        size = int(torch.Size(self.shape).numel())
+        self.out = nn.Linear(input_size, size)
+        self.std = nn.Linear(input_size, size) if "normal" in name else None
+
+    def forward(self, x: Tensor) -> Distribution:
+        """(..., input_size) -> a distribution with batch (...) and event `shape`."""
+        out = self._shaped(self.out(x))
+        return self.distribution(out, None if self.std is None else self._shaped(self.std(x)))
+
+    def distribution(self, out: Tensor, raw: Tensor | None) -> Distribution:
+        """From outputs (..., *shape), and raw standard deviations where the name is of a normal."""
+        dims = len(self.shape)
+        match self.name:
+            case "binary":
+                return Bernoulli(out, dims)
+            case "onehot":
+                return OneHot(out)
+            case "normal":
+                assert raw is not None
+                return Normal(out, raw, dims)  # raw on purpose: so the authors' code has it
+            case _:  # mse
+                return Normal(out, 1.0, dims)
+
+    def _shaped(self, out: Tensor) -> Tensor:
+        """(..., size) -> (..., *shape) float32."""
+        return out.float().unflatten(-1, self.shape) if self.shape else out.float().squeeze(-1)
+
+
+class Head(nn.Module):
+    """Dense layers and the distribution they end in: (..., input_size) -> (..., *shape)."""
+
+    def __init__(self, input_size: int, shape: Sequence[int], config: HeadConfig):
+        super().__init__()
+        self.trunk = MLP(
+            input_size,
+            [config.units] * config.layers,
+            activation=config.activation,
+            norm=config.norm,
+        )
+        self.out = DistributionLayer(self.trunk.output_size, shape, config.distribution)
+        self.apply(init_glorot)
+
+    def forward(self, x: Tensor) -> Distribution:
+        """(..., input_size) -> a distribution with batch (...) and event `shape`."""
+        return self.out(self.trunk(x))

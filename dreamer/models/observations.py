@@ -1,0 +1,169 @@
+"""Which observations go through pixels and which through vectors, on the way in and out.
+
+The world model asks for an embedding of a dictionary of observations, and for distributions over
+such a dictionary. Order is that of the dictionary; image embeddings come first.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from dreamer.distributions import Distribution, Normal
+from dreamer.models.heads import DistributionLayer
+from dreamer.models.layers import MLP, ActivationKey, NormKey, init_glorot
+from dreamer.models.vision import IMAGE_SIZE, ConvConfig, ConvDecoder, ConvEncoder, preprocess
+from dreamer.schema.types import Pattern, PositiveCount, doc
+from dreamer.schema.validation import check
+
+ObsShapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class VectorConfig:
+    """A stack of dense layers for vector observations."""
+
+    layers: Annotated[Sequence[PositiveCount], doc("Units of each layer.")]
+    activation: ActivationKey
+    norm: NormKey
+
+    def __post_init__(self):
+        check(self)
+
+
+@dataclass(frozen=True)
+class ObservationConfig:
+    """How a dictionary of observations is encoded, or decoded."""
+
+    image_keys: Annotated[Pattern, doc("Pattern of the image observations used; '$^' for none.")]
+    vector_keys: Annotated[Pattern, doc("Pattern of the vector observations used; '$^' for none.")]
+    image: Annotated[ConvConfig, doc("The convolutions, for images.")]
+    vector: Annotated[VectorConfig, doc("The dense layers, for vectors.")]
+
+    def __post_init__(self):
+        check(self)
+
+
+def select_keys(obs_shapes: ObsShapes, config: ObservationConfig) -> tuple[list[str], list[str]]:
+    """Names of the image keys (C, 64, 64) and vector keys (O,) that the patterns match.
+
+    Raises:
+        ValueError: an image is not 64 pixels wide and high, or no key is left.
+    """
+    images = [k for k, s in obs_shapes.items() if len(s) == 3 and re.match(config.image_keys, k)]
+    vectors = [k for k, s in obs_shapes.items() if len(s) == 1 and re.match(config.vector_keys, k)]
+    for key in images:
+        if obs_shapes[key][1:] != (IMAGE_SIZE, IMAGE_SIZE):
+            raise ValueError(
+                f"Expect image `{key}` to be (channels, {IMAGE_SIZE}, {IMAGE_SIZE}), "
+                f"actually: {obs_shapes[key]}"
+            )
+    if not images and not vectors:
+        raise ValueError(
+            f"Expect `image_keys` {config.image_keys!r} or `vector_keys` {config.vector_keys!r} "
+            f"to match an observation, actually there are: {obs_shapes}"
+        )
+    return images, vectors
+
+
+class Encoder(nn.Module):
+    """Observations (..., *shape) -> embedding (..., M)."""
+
+    def __init__(self, obs_shapes: ObsShapes, config: ObservationConfig):
+        super().__init__()
+        self.image_keys, self.vector_keys = select_keys(obs_shapes, config)
+        self.output_size = 0
+        if self.image_keys:
+            channels = sum(obs_shapes[k][0] for k in self.image_keys)
+            self.image = ConvEncoder(channels, config.image)
+            self.output_size += self.image.output_size
+        if self.vector_keys:
+            vector = config.vector
+            self.vector = MLP(
+                sum(obs_shapes[k][0] for k in self.vector_keys),
+                vector.layers,
+                activation=vector.activation,
+                norm=vector.norm,
+            )
+            self.output_size += self.vector.output_size
+        self.apply(init_glorot)
+
+    def forward(self, obs: dict[str, Tensor]) -> Tensor:
+        """Raw observations (..., *shape) -> (..., M) float32."""
+        outputs = []
+        if self.image_keys:
+            outputs.append(self.image(torch.cat([obs[k] for k in self.image_keys], -3)))
+        if self.vector_keys:
+            vectors = [preprocess(obs[k]) for k in self.vector_keys]
+            outputs.append(self.vector(torch.cat(vectors, -1)))
+        return torch.cat([x.float() for x in outputs], -1)
+
+
+class Decoder(nn.Module):
+    """Features (..., F) -> a unit normal over every observation (..., *shape)."""
+
+    def __init__(self, input_size: int, obs_shapes: ObsShapes, config: ObservationConfig):
+        super().__init__()
+        self.image_keys, self.vector_keys = select_keys(obs_shapes, config)
+        self.channels = [obs_shapes[k][0] for k in self.image_keys]
+        if self.image_keys:
+            self.image = ConvDecoder(input_size, sum(self.channels), config.image)
+        if self.vector_keys:
+            vector = config.vector
+            self.vector = MLP(
+                input_size, vector.layers, activation=vector.activation, norm=vector.norm
+            )
+            names = [_module_name(k) for k in self.vector_keys]
+            if twice := {name for name in names if names.count(name) > 1}:
+                raise ValueError(
+                    f"Observations must not be named {sorted(twice)} and alike at once"
+                )
+            self.outputs = nn.ModuleDict(
+                {
+                    _module_name(k): DistributionLayer(
+                        self.vector.output_size, obs_shapes[k], "mse"
+                    )
+                    for k in self.vector_keys
+                }
+            )
+        self.apply(init_glorot)
+
+    def forward(self, features: Tensor) -> dict[str, Distribution]:
+        """(..., F) -> by key, a distribution with batch (...) and the observation as event."""
+        distributions: dict[str, Distribution] = {}
+        if self.image_keys:
+            means = self.image(features).split(self.channels, -3)
+            for key, mean in zip(self.image_keys, means, strict=True):
+                distributions[key] = Normal(mean, 1.0, event_dims=3)
+        return distributions | self.vectors(features)
+
+    def vectors(self, features: Tensor) -> dict[str, Distribution]:
+        """The part of `forward` that makes no images."""
+        if not self.vector_keys:
+            return {}
+        x = self.vector(features)
+        return {key: self.outputs[_module_name(key)](x) for key in self.vector_keys}
+
+    def log_prob(self, features: Tensor, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Log-densities of raw observations.
+
+        Args:
+            features: (..., F).
+            obs: by key, (..., *shape), constants.
+
+        Returns:
+            By key, (...) in nats, each step's own: they may be weighted one by one.
+        """
+        return {k: d.log_prob(preprocess(obs[k])) for k, d in self(features).items()}
+
+
+def _module_name(key: str) -> str:
+    """An observation's key as the name of a module.
+
+    Such names have no dots, and some are taken by the dictionary of modules itself.
+    """
+    name = key.replace(".", "\N{MIDDLE DOT}")
+    return f"{name}_" if hasattr(nn.ModuleDict(), name) else name

@@ -1,0 +1,68 @@
+"""What the person at the terminal is told before a run begins.
+
+The runner prints it: what is built, where it lands, what it costs.
+"""
+
+from collections.abc import Sequence
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+
+from dreamer.agent import DreamerAgent
+from dreamer.envs.base import Envs
+from dreamer.replay.buffer import Replay
+from dreamer.run.cost import Cost, describe_cost
+from dreamer.run.folder import ResumePoint, RunFolder
+from dreamer.types import ActionSpace
+
+
+def print_briefing(
+    cfg: DictConfig,
+    folder: RunFolder,
+    envs: Envs,
+    agent: DreamerAgent,
+    replay: Replay,
+    trainer: pl.Trainer,
+    resume: ResumePoint | None,
+    *,
+    cost: Cost | None,
+    kernels: Sequence[str],
+) -> None:
+    """Print environment, spaces, keys, parameters, device, disk, schedule and cost, if known."""
+    model, heads = agent.world_model, agent.actor_critic
+    shapes = ", ".join(f"{k} {tuple(s)}" for k, s in envs.obs_shapes.items())
+    images, vectors = model.encoder.image_keys, model.encoder.vector_keys
+    device = trainer.strategy.root_device
+    resumed = f" (resumed at frame {resume.frames:,})" if resume else ""
+    lines = {
+        "run": f"{folder.path}{resumed}",
+        "environment": f"{cfg.env_name} / {cfg.task}, {envs.count} at once, "
+        f"{envs.action_repeat} frames a policy step",
+        "observations": f"{shapes}; as images: {', '.join(images) or 'none'}; "
+        f"as vectors: {', '.join(vectors) or 'none'}",
+        "actions": describe_actions(envs.action_space),
+        "parameters": f"world model {_millions(model)}, actor {_millions(heads.actor)}, "
+        f"critic {_millions(heads.critic)}",
+        "device": f"{device}, precision {trainer.precision}, {torch.get_num_threads()} threads"
+        + (f", kernels {', '.join(kernels)}" if kernels else ", plain models"),
+        "replay": f"{replay.size_bytes / 2**30:.2f} GiB on disk when full, in {folder.replay}",
+        "schedule": f"{cfg.total_frames:,} frames; {cfg.prefill_policy_steps:,} random policy "
+        f"steps, then an update of {cfg.batch.size} x {cfg.batch.length} steps every "
+        f"{cfg.train_every_policy_steps}",
+    }
+    if cost is not None:
+        lines["cost"] = describe_cost(cost)
+    for name, line in lines.items():
+        print(f"{name:>13}  {line}")
+
+
+def describe_actions(space: ActionSpace) -> str:
+    """Say in a few words what a policy may do."""
+    if space.choices:
+        return f"{len(space.choices)} choices at once, among {', '.join(map(str, space.choices))}"
+    return f"{space.size} {'discrete' if space.discrete else 'continuous'}"
+
+
+def _millions(module: torch.nn.Module) -> str:
+    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} M"

@@ -1,0 +1,141 @@
+"""What a look at an environment finds, and what it says of it."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict, Discrete
+from toys import Toy
+
+from dreamer.envs.diagnostics import Range, Survey, doubts, repeats, survey
+from dreamer.envs.dummy import make_dummy
+from dreamer.envs.group import GymEnvs
+from dreamer.envs.gym import GymEnv
+
+FINE = Survey(
+    observations={"vector": Range(-1.0, 0.0, 1.0, changes=True, is_image=False)},
+    rewards=np.array([0.0, 1.0]),
+    returns=np.array([1.0]),
+    lengths=np.array([60.0]),
+    terminal=1,
+    steps_per_second=100.0,
+    outside={},
+    faults=0,
+)
+AGENT = dict(repeatable=True, sequence=50, across_episodes=False, tanh_rewards=True)
+
+
+def group(toy, max_restarts=5):
+    return GymEnvs([lambda: GymEnv(toy)], seed=0, action_repeat=1, max_restarts=max_restarts)
+
+
+def left(step):
+    return np.eye(2, dtype=np.float32)[[0] * len(step.is_first)]
+
+
+def test_a_survey_counts_steps_rewards_and_episodes():
+    found = survey(group(Toy(length=4)), left, 10)
+    np.testing.assert_array_equal(found.rewards, [1, 2, 3, 4, 1, 2, 3, 4, 1, 2])
+    np.testing.assert_array_equal(found.returns, [10, 10])
+    np.testing.assert_array_equal(found.lengths, [4, 4])
+    assert found.terminal == 2
+    assert found.steps_per_second > 0
+    assert found.outside == {}
+    assert found.faults == 0
+
+
+def test_a_survey_sees_ranges_of_several_environments():
+    envs = make_dummy("memory", count=3, seed=0, rounds=2, corridor=1, length=5, speed=0.5)
+    image = survey(envs, left, 30).observations["image"]
+    assert (image.least, image.most) == (0, 255)
+    assert image.changes
+    assert image.is_image
+
+
+@pytest.mark.parametrize(
+    ("observations", "shown", "what"),
+    [
+        (Box(-1, 1, (2,)), np.array([0, 1.5], np.float32), "`observation` lies above the upper"),
+        (Box(-1, 1, (2,)), np.array([0, -1.5], np.float32), "`observation` lies below the lower"),
+        (Box(-1, 1, (2,)), np.zeros(2), "`observation` is float64, its space float32"),
+        (
+            Dict(a=Box(-1, 1, (1,)), b=Discrete(2)),
+            {"a": np.ones(1, np.float32), "b": "no"},
+            r"`b` is not of Discrete\(2\)",
+        ),
+    ],
+)
+def test_observations_outside_their_space_are_counted(observations, shown, what):
+    class Stray(Toy):
+        def step(self, action):
+            _, *others = super().step(action)
+            return shown, *others
+
+    found = survey(group(Stray(observations, length=3), max_restarts=99), left, 6)
+    (said, times), *others = found.outside.items()
+    assert not others
+    assert said.startswith(what.replace("\\", ""))
+    assert times >= 4
+    (line,) = doubts(found, **AGENT | {"sequence": 2})[:1]
+    assert line == f"{times} observations: {said}."
+
+
+def test_faults_are_counted_and_survived(capsys):
+    class Faulty(Toy):
+        def step(self, action):
+            obs, *others = super().step(action)
+            if self.time == 3:
+                obs["joints"] = np.full((2, 2), np.nan)
+            return obs, *others
+
+    found = survey(group(Faulty()), left, 9)
+    assert found.faults == 3
+    assert found.outside == {"`joints` holds NaN or infinity": 3}
+    assert "failed 3 times" in " ".join(doubts(found, **AGENT))
+
+
+def test_environments_repeat_where_all_chance_comes_from_the_seed():
+    class Forgetful(Toy):
+        def reset(self, *, seed=None, options=None):
+            return super().reset(seed=next(others))
+
+    others = itertools.count()
+    assert repeats(lambda: (group(Toy()), left), 9)
+    assert not repeats(lambda: (group(Forgetful()), left), 9)
+
+
+def test_nothing_is_said_of_what_is_fine():
+    assert doubts(FINE, **AGENT) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "agent", "message"),
+    [
+        ({"rewards": np.zeros(9)}, {}, "No reward in 9 policy steps but 0"),
+        ({"rewards": np.array([1.0, 50.0])}, {}, "50% of the rewards are beyond 2.*=identity"),
+        ({"lengths": np.array([])}, {}, "No episode ended in 2 policy steps"),
+        ({"lengths": np.array([48.0, 49.0])}, {}, "1 of 2 episodes are shorter .*=50 .*never"),
+        ({"lengths": np.array([48.0])}, {"across_episodes": True}, "run on into the next"),
+        ({}, {"repeatable": False}, "The same seed shows something else"),
+        (
+            {"observations": {"image": Range(3.0, 3.0, 3.0, changes=False, is_image=True)}},
+            {},
+            "`image` never changes",
+        ),
+        (
+            {"observations": {"far": Range(-500.0, 0.0, 1.0, changes=True, is_image=False)}},
+            {},
+            "`far` reaches -500: scale it",
+        ),
+    ],
+)
+def test_each_doubt_is_one_sentence_that_names_it(change, agent, message):
+    (line,) = doubts(FINE._replace(**change), **AGENT | agent)
+    assert re.search(message, line)
+
+
+def test_bright_images_and_large_rewards_learned_as_they_are_are_fine():
+    image = Range(0.0, 9.0, 255.0, changes=True, is_image=True)
+    found = FINE._replace(observations={"image": image}, rewards=np.array([50.0]))
+    assert doubts(found, **AGENT | {"tanh_rewards": False}) == []

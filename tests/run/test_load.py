@@ -1,0 +1,65 @@
+"""Loading what a run has trained."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from dreamer.envs.dummy import MemoryEnvs
+from dreamer.run.build import make_envs
+from dreamer.run.folder import RunFolder
+from dreamer.run.load import load
+
+
+def checkpoint(run_dir, name="last"):
+    return torch.load(run_dir / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def test_a_trained_agent_is_loaded_and_acts(trained_run):
+    agent = load(trained_run)
+    envs = make_envs(RunFolder(trained_run).config(), seed=5)
+    step = envs.reset()
+    action, state = agent.policy(step.obs["image"][0])
+    assert action in (0, 1)
+    step = envs.step(np.eye(2, dtype=np.float32)[[action]])
+    action, state = agent.policy({"image": step.obs["image"][0]}, state)
+    assert action in (0, 1)
+
+
+def test_its_environment_need_not_be_there(trained_run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dreamer.envs.dummy", None)
+    assert load(trained_run, "last").frames == 81
+
+
+def test_a_folder_that_does_not_name_its_spaces_asks_the_environment(finished_run):
+    described = json.loads((finished_run / "spaces.json").read_text())
+    (finished_run / "spaces.json").unlink()
+    agent = load(finished_run)
+    assert agent.terms.obs_shapes == MemoryEnvs.obs_shapes
+    assert agent.terms.as_plain() == described
+
+
+@pytest.mark.slow
+def test_best_and_last_are_told_apart(finished_run):
+    best, last = load(finished_run, "best"), load(finished_run, "last")
+    assert best.frames == checkpoint(finished_run, "best")["counters"]["frames"] < 81
+    assert (last.frames, last.updates) == (81, 6)
+    for name, value in last.networks.state_dict().items():
+        assert value.equal(checkpoint(finished_run)["state_dict"][name])
+    (finished_run / "checkpoints" / "best.ckpt").unlink()
+    assert load(finished_run).frames == 81
+
+
+def test_what_cannot_be_loaded_is_told(finished_run, tmp_path):
+    with pytest.raises(FileNotFoundError, match="No run in .*nowhere: there is no config.yaml"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="`checkpoint` must be best or last, got `newest`"):
+        load(finished_run, "newest")
+    cfg = OmegaConf.load(finished_run / "config.yaml")
+    cfg.model.world_model.rssm.deter = 40
+    OmegaConf.save(cfg, finished_run / "config.yaml")
+    with pytest.raises(ValueError, match="is not a checkpoint of the agent in config.yaml"):
+        load(finished_run)

@@ -1,0 +1,112 @@
+"""Configurations of earlier versions become today's."""
+
+import dataclasses
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from tiny import IMAGE, make_agent
+from torch.testing import assert_close
+
+from dreamer.run.migrate import FORMAT, migrate
+
+HEAD = {
+    "_target_": "dreamer.models.mlp.HeadConfig",
+    "layers": 1,
+    "units": 8,
+    "activation": "elu",
+    "norm": "none",
+}
+
+
+def version_1(**world_model):
+    """What an earlier version wrote, without what did not change."""
+    settings = {
+        "reward_head": HEAD | {"distribution": "mse"},
+        "discount_head": HEAD | {"distribution": "binary"},
+        "reward_gradients": False,
+        "discount_gradients": True,
+        "loss_scales": {"kl": 0.1, "reward": 3.0, "image": 2.0},
+        "discount": 0.9,
+    }
+    world_model = settings | world_model
+    return {"compile": "auto", "seed": 3, "model": {"horizon": 5, "world_model": world_model}}
+
+
+def test_heads_get_names_gradients_and_scales():
+    old = version_1()
+    config = migrate(old)
+    assert old == version_1()  # as it was
+    assert config.keys() == {"seed", "model"}
+    assert config["model"]["horizon"] == 5
+    model = config["model"]["world_model"]
+    assert model.keys() == {"heads", "loss_scales", "discount"}
+    assert model["loss_scales"] == {"kl": 0.1, "image": 2.0, "observations": {}}
+    heads = {name: instantiate(head) for name, head in model["heads"].items()}
+    expected = {"layers": 1, "units": 8, "activation": "elu", "norm": "none", "shape": ()}
+    assert dataclasses.asdict(heads["reward"]) == expected | {
+        **{"distribution": "mse", "gradients": False, "scale": 3.0}
+    }
+    assert dataclasses.asdict(heads["discount"]) == expected | {
+        **{"distribution": "binary", "gradients": True, "scale": 1.0}
+    }
+
+
+def test_a_head_that_was_left_out_still_is():
+    assert (
+        migrate(version_1(discount_head=None))["model"]["world_model"]["heads"]["discount"] is None
+    )
+
+
+def test_a_configuration_of_this_version_stays_as_it_is():
+    assert migrate({"format": FORMAT, "compile": "x", "model": {"a": 1}}) == {
+        **{"compile": "x", "model": {"a": 1}}
+    }
+
+
+@pytest.mark.parametrize("who", ["actor", "random"])
+@pytest.mark.parametrize("sampling", ["episodes", "steps"])
+def test_names_become_what_they_stood_for(compose_tiny, who, sampling):
+    old = {
+        "collect_policy": who,
+        "collect": {"overlap": True},
+        "replay": {"sampling": sampling, "capacity_policy_steps": 9},
+    }
+    new = compose_tiny(
+        f"collect_policy={who}",
+        "collect=overlap",
+        f"replay/sampling={sampling}",
+        "replay.capacity_policy_steps=9",
+    )
+    config = migrate(old)
+    for key in ("collect_policy", "collect"):
+        assert config[key] == new[key]
+    assert config["replay"].items() <= OmegaConf.to_container(new.replay).items()
+
+
+@pytest.mark.parametrize("version", [FORMAT + 1, "new", None, 0])
+def test_a_later_version_is_refused(version):
+    with pytest.raises(ValueError, match=rf"`format` of config.yaml must be .*got {version}"):
+        migrate({"format": version})
+
+
+def test_what_is_no_configuration_of_an_agent_passes():
+    for config in ({"model": None}, {"model": {"world_model": None}}, {}):
+        assert migrate(config) == config
+
+
+def test_weights_of_earlier_names_load():
+    agent, other = make_agent(obs_shapes=IMAGE), make_agent(obs_shapes=IMAGE)
+    for parameter in other.parameters():
+        torch.nn.init.normal_(parameter)
+    weights = {
+        key.replace("heads.reward.", "reward_head.").replace("heads.discount.", "discount_head."): x
+        for key, x in other.state_dict().items()
+    }
+    assert any(".discount_head." in key for key in weights)
+    agent.load_state_dict(weights)
+    features = torch.randn(3, agent.world_model.feature_size)
+    for name in ("reward", "discount"):
+        ours, theirs = (x.world_model.heads[name](features).mean for x in (agent, other))
+        assert_close(ours, theirs, rtol=0, atol=0)
