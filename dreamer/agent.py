@@ -19,7 +19,7 @@ from dreamer.components import (
     AgentShape,
     Component,
     ComponentConfig,
-    Trained,
+    Trainable,
     UpdateContext,
     build_components,
     check_components,
@@ -106,7 +106,7 @@ class DreamerAgent(pl.LightningModule):
         )
         with torch.random.fork_rng(devices=()):  # a run with a probe has the draws of one without
             self.components = nn.ModuleDict(build_components(config.components, shape))
-        names = [trained.name for trained in self.trained]
+        names = [trained.name for trained in self.trainables]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(
                 f"Expect the names of all that is trained to differ, actually: {', '.join(twice)}"
@@ -117,7 +117,7 @@ class DreamerAgent(pl.LightningModule):
         self.updates = 0  # batches learned from
 
     @property
-    def trained(self) -> list[Trained]:
+    def trainables(self) -> list[Trainable]:
         """All that is trained, in the order of the updates."""
         config = self.config
         added = (
@@ -125,15 +125,15 @@ class DreamerAgent(pl.LightningModule):
             for name, component in self._components()
         )
         return [
-            Trained("world_model", self.world_model, config.world_model_optimizer),
-            Trained("actor", self.actor_critic.actor, config.actor_optimizer),
-            Trained("critic", self.actor_critic.critic, config.critic_optimizer),
+            Trainable("world_model", self.world_model, config.world_model_optimizer),
+            Trainable("actor", self.actor_critic.actor, config.actor_optimizer),
+            Trainable("critic", self.actor_critic.critic, config.critic_optimizer),
             *itertools.chain.from_iterable(added),
         ]
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """One optimiser for each loss, in the order of `trained`."""
-        return [EpsilonHatAdam(x.parameters, x.optimizer) for x in self.trained]
+        """One optimiser for each loss, in the order of `trainables`."""
+        return [EpsilonHatAdam(x.parameters, x.optimizer) for x in self.trainables]
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Learn from one batch (T, B, ...); returns detached metrics, each ()."""

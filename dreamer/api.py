@@ -15,11 +15,11 @@ import gymnasium
 from omegaconf import DictConfig, OmegaConf
 
 from dreamer.callbacks.interrupt import Interrupted
-from dreamer.envs.base import Envs
+from dreamer.envs.base import VectorEnvs
 from dreamer.envs.user import (
+    BorrowedEnv,
+    BorrowedEnvs,
     Factory,
-    LentEnv,
-    LentEnvs,
     address_of,
     group_of,
     is_group,
@@ -86,7 +86,7 @@ def train(
     Args:
         env: A function that makes a `gymnasium.Env` each time it is called, such as the class
             itself; or one environment, which is then not closed, and leaves nothing to evaluate
-            in. Or what follows the protocol `dreamer.envs.base.Envs`: such a group, or a
+            in. Or what follows the protocol `dreamer.envs.base.VectorEnvs`: such a group, or a
             function of `seed` and `count` that makes one. None: `overrides` name one of ours.
         overrides: Keys of the configuration and their values, nested or dotted, as in
             `{"model": "tiny", "batch.size": 8, "replay": {"sampling": "steps"}}`. Defaults are
@@ -123,13 +123,13 @@ def train(
 def _adopt(env: Any, cfg: DictConfig) -> EnvsMaker:
     """Put the user's environment into the configuration; returns what makes groups of it."""
     if isinstance(env, gymnasium.Env):
-        return _lend(cfg, env, lambda: LentEnv(env))
+        return _lend(cfg, env, lambda: BorrowedEnv(env))
     if is_group(env) and not isinstance(env, type):
-        return _lend(cfg, env, lambda seed, count: LentEnvs(env))
+        return _lend(cfg, env, lambda seed, count: BorrowedEnvs(env))
     if not callable(env):
         raise ValueError(
             "Expect `env` to be a function that makes a gymnasium.Env, such an environment, or an "
-            f"`Envs`, actually: {env!r}"
+            f"`VectorEnvs`, actually: {env!r}"
         )
     cfg.env.factory = address_of(env)
     _name(cfg, env)
@@ -151,7 +151,7 @@ def _lend(cfg: DictConfig, env: Any, factory: Factory) -> EnvsMaker:
 
 
 def _maker(factory: Factory) -> EnvsMaker:
-    def make(cfg: DictConfig, *, seed: int, count: int | None = None) -> Envs:
+    def make(cfg: DictConfig, *, seed: int, count: int | None = None) -> VectorEnvs:
         options: Any = OmegaConf.to_container(cfg.env)
         for key in ("_target_", "_convert_", "task", "factory"):
             del options[key]

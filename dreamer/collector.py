@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from dreamer.envs.base import Envs, StepsInBackground, episode_metrics
+from dreamer.envs.base import StepsInBackground, VectorEnvs, episode_metrics
 from dreamer.types import TimeStep
 
 PolicyState: TypeAlias = Any  # what a policy remembers of E running episodes; its own business
@@ -46,7 +46,7 @@ class EpisodeStats(NamedTuple):
 class Collector:
     """Steps one group of environments; episodes go on from one call of `collect` to the next."""
 
-    def __init__(self, envs: Envs):
+    def __init__(self, envs: VectorEnvs):
         self.envs = envs
         self._background = envs if isinstance(envs, StepsInBackground) else None
         self.policy_steps = 0  # made so far, in all environments; resets are none

@@ -127,7 +127,7 @@ class ComponentConfig(Protocol):
         ...
 
 
-class Trained(NamedTuple):
+class Trainable(NamedTuple):
     """What one optimiser trains."""
 
     name: str  # in metrics and errors
@@ -188,14 +188,14 @@ def build_components(
 
 def trained_by(
     name: str, component: nn.Module, optimizer: OptimizerConfig | Mapping[str, OptimizerConfig]
-) -> list[Trained]:
+) -> list[Trainable]:
     """All that a component trains: itself, or the networks of it that have optimisers.
 
     Raises:
         ValueError: there is no such network, or it has no weights that learn.
     """
     if isinstance(optimizer, OptimizerConfig):
-        trained = [Trained(name, component, optimizer)]
+        trained = [Trainable(name, component, optimizer)]
     else:
         networks = dict(component.named_children())
         if not optimizer:
@@ -205,7 +205,7 @@ def trained_by(
                 f"Expect the keys of `components.{name}.optimizer` among {sorted(networks)}, "
                 f"actually: {sorted(unknown)}"
             )
-        trained = [Trained(f"{name}_{k}", networks[k], x) for k, x in optimizer.items()]
+        trained = [Trainable(f"{name}_{k}", networks[k], x) for k, x in optimizer.items()]
         covered = {id(p) for each in trained for p in each.parameters}
         idle = [
             k for k, p in component.named_parameters() if p.requires_grad and id(p) not in covered

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from dreamer.collector import Collector, EpisodeStats, Policy
-from dreamer.envs.base import Envs
+from dreamer.envs.base import VectorEnvs
 from dreamer.envs.rendering import RenderingFault, draw, resize, take_picture
 from dreamer.types import TimeStep
 
@@ -47,7 +47,7 @@ class Camera:
     where that cannot be done either, there is no film.
     """
 
-    def __init__(self, envs: Envs, policy_steps: int):
+    def __init__(self, envs: VectorEnvs, policy_steps: int):
         """`policy_steps` are filmed at most in each evaluation; 0: no film."""
         self._envs, self._policy_steps = envs, policy_steps
         self._renders = True  # as far as is known
@@ -92,7 +92,7 @@ def _draw(step: TimeStep) -> np.ndarray | None:
 
 
 def play(
-    envs: Envs,
+    envs: VectorEnvs,
     policy: Policy,
     episodes: int,
     *,

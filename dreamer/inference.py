@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dreamer.agent import DreamerAgent
-from dreamer.envs.codecs import Terms
+from dreamer.envs.codecs import SpaceCodec
 from dreamer.policy import DreamerPolicy, MemoryState
 from dreamer.types import RSSMState
 
@@ -42,10 +42,10 @@ class _Context(NamedTuple):
 class TrainedAgent:
     """Acts, dreams and encodes; `networks` are torch's, `terms` what it observes and does."""
 
-    def __init__(self, networks: DreamerAgent, terms: Terms, *, sample_actions: bool):
+    def __init__(self, networks: DreamerAgent, codec: SpaceCodec, *, sample_actions: bool):
         """`sample_actions`: act as in training; else with the mode of the actor."""
         self.networks = networks.eval()
-        self.terms = terms
+        self.codec = codec
         self.frames, self.updates = networks.frames, networks.updates
         self.step_policy = DreamerPolicy(  # for a group of environments: TimeStep -> (E, A)
             networks.world_model, networks.actor_critic, sample_actions=sample_actions
@@ -70,7 +70,7 @@ class TrainedAgent:
         Raises:
             ValueError: the observation is none of this environment, or the state of another count.
         """
-        obs, leading = self.terms.read_observations(observation)
+        obs, leading = self.codec.encode_observations(observation)
         if len(leading) > 1:
             raise ValueError(f"Expect one observation or (B, ...), actually: {leading} of them")
         count = leading[0] if leading else 1
@@ -86,7 +86,7 @@ class TrainedAgent:
         with torch.no_grad():
             state = self.step_policy.act(tensors, self._tensor(first), state)
         actions = state.action.cpu().numpy()
-        return self.terms.write_actions(actions if leading else actions[0]), state
+        return self.codec.decode_actions(actions if leading else actions[0]), state
 
     def encode(self, observations: Any, actions: Any, *, is_first: Any = None) -> np.ndarray:
         """Infer what the agent knows at every step of a sequence, or of B sequences.
@@ -142,14 +142,14 @@ class TrainedAgent:
         batched = context.batched
         return Dream(
             {key: self._numpy(x, batched) for key, x in predictions.items()},
-            self.terms.write_actions(self._numpy(dream.prev_action[1:], batched)),
+            self.codec.decode_actions(self._numpy(dream.prev_action[1:], batched)),
             self._numpy(dream.reward[1:], batched),
             self._numpy(dream.discount[1:], batched),
             self._numpy(features, batched),
         )
 
     def _read(self, observations: Any, actions: Any, is_first: Any, *, dreamt: int) -> _Context:
-        obs, leading = self.terms.read_observations(observations)
+        obs, leading = self.codec.encode_observations(observations)
         if len(leading) not in (1, 2) or 0 in leading:
             raise ValueError(
                 f"Expect sequences of observations, (T, ...) or (T, B, ...), actually: {leading} "
@@ -159,7 +159,7 @@ class TrainedAgent:
         size = self.networks.action_space.size
         done = np.zeros((0, *batch, size), np.float32)
         if length > 1 or len(actions):
-            done = self.terms.read_actions(actions)
+            done = self.codec.encode_actions(actions)
         most = length - 1 + max(dreamt, 1)
         if done.shape[1:-1] != batch or not length - 1 <= len(done) <= most:
             raise ValueError(

@@ -88,7 +88,7 @@ class SummarizingWandbLogger(WandbLogger):
     """
 
     def __init__(self, run: Any, reference_returns: Mapping[str, float]):
-        """`run` is W&B's; `reference_returns` are those of an `Envs`."""
+        """`run` is W&B's; `reference_returns` are those of a `VectorEnvs`."""
         super().__init__(experiment=run)
         self._references = reference_returns
 
@@ -131,7 +131,7 @@ def make_wandb(
         name: of this run.
         tags: to filter by.
         config: what the run is, to filter, group and sort by.
-        reference_returns: raw, of known players, as an `Envs` has them.
+        reference_returns: raw, of known players, as a `VectorEnvs` has them.
     """
     import wandb
 

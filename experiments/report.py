@@ -14,7 +14,7 @@ from dreamer.schema.types import PositiveCount, Section, doc
 from dreamer.schema.validation import validate_words
 from experiments import plots, tables, text_tables
 from experiments.html import write_page
-from experiments.results import Findings, of_published, of_runs
+from experiments.results import Results, of_published, of_runs
 
 USAGE = Usage(
     "Print tables of runs or of the published data, and write them with figures and a page.",
@@ -66,11 +66,11 @@ def main(words: Sequence[str]) -> int:
     try:
         request = parse(words)
         if request.folder:
-            findings = of_runs(request.folder, request.frames, compare=request.compare)
+            results = of_runs(request.folder, request.frames, compare=request.compare)
         else:
-            findings = of_published(request.frames)
-        show(findings)
-        write(findings, request.out)
+            results = of_published(request.frames)
+        show(results)
+        write(results, request.out)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -102,14 +102,14 @@ def parse(words: Sequence[str]) -> Request:
     )
 
 
-def show(findings: Findings) -> None:
+def show(results: Results) -> None:
     """Print the tables, then what is to be known about them."""
-    print(f"{findings.title}\n")
-    for title, table in sections(findings.tidy).items():
+    print(f"{results.title}\n")
+    for title, table in sections(results.tidy).items():
         print(f"{title}\n\n{table.to_string(index_names=False, na_rep='')}\n")
-    for line in findings.notes:
+    for line in results.notes:
         print(f"- {line}")
-    for line in findings.problems:
+    for line in results.problems:
         print(f"! {line}")
 
 
@@ -126,33 +126,33 @@ def sections(tidy: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {title: table for title, table in found.items() if len(table)}
 
 
-def write(findings: Findings, out: Path) -> None:
+def write(results: Results, out: Path) -> None:
     """Write every number as CSV and JSON, the figures as PNG and PDF, and all of it as one page."""
     out.mkdir(parents=True, exist_ok=True)
-    findings.tidy.to_csv(out / "scores.csv", index=False)
-    findings.tidy.to_json(out / "scores.json", orient="records", indent=1)
-    aggregates = tables.table_1(findings.tidy)
+    results.tidy.to_csv(out / "scores.csv", index=False)
+    results.tidy.to_json(out / "scores.json", orient="records", indent=1)
+    aggregates = tables.table_1(results.tidy)
     (out / "aggregates.json").unlink(missing_ok=True)  # an earlier report's
     if aggregates:
         (out / "aggregates.json").write_text(json.dumps(aggregates, indent=2) + "\n")
-    for name, table in findings.extra.items():
+    for name, table in results.extra.items():
         table.to_csv(out / name, index=False)
     # By env; figures show scores where the tables do.
-    frames = dict(zip(findings.tidy["env"], findings.tidy["frames"].astype(int), strict=True))
+    frames = dict(zip(results.tidy["env"], results.tidy["frames"].astype(int), strict=True))
     folder = out / "figures"
-    if findings.curves is None:
+    if results.curves is None:
         pictures = plots.published_figures(folder, frames=frames["atari"])
     else:
-        pictures = plots.figures(findings.curves, findings.published, folder, frames=frames)
-    shown = {"Runs": findings.extra["runs.csv"]} if "runs.csv" in findings.extra else {}
+        pictures = plots.figures(results.curves, results.published, folder, frames=frames)
+    shown = {"Runs": results.extra["runs.csv"]} if "runs.csv" in results.extra else {}
     write_page(
         out / "report.html",
-        title=findings.title,
-        tables=sections(findings.tidy) | shown,
+        title=results.title,
+        tables=sections(results.tidy) | shown,
         figures=pictures,
-        videos=findings.films,
-        notes=findings.notes,
-        problems=findings.problems,
+        videos=results.films,
+        notes=results.notes,
+        problems=results.problems,
     )
     print(f"\nWritten to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 

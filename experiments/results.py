@@ -24,7 +24,7 @@ FILMS = 12  # a report shows so many at most
 
 
 @dataclass
-class Findings:
+class Results:
     """Numbers, and what a reader must know about them.
 
     Attributes:
@@ -48,7 +48,7 @@ class Findings:
     problems: list[str] = field(default_factory=list)
 
 
-def of_published(frames: int | None) -> Findings:
+def of_published(frames: int | None) -> Results:
     """The published agents on the paper's 55 games; without frames, where Table 1 was read.
 
     Raises:
@@ -76,7 +76,7 @@ def of_published(frames: int | None) -> Findings:
         f"{', '.join(tables.MODEL_FREE)}: one number per game, at 200,000,000 frames; the same "
         "whatever the frames above."
     )
-    return Findings(
+    return Results(
         title=f"Published agents, {len(published.games())} Atari games, {frames:,} frames",
         tidy=tidy,
         extra={"table_k1.csv": tables.table_k1(tidy).reset_index()},
@@ -85,7 +85,7 @@ def of_published(frames: int | None) -> Findings:
     )
 
 
-def of_runs(folder: Path, frames: int | None, *, compare: bool) -> Findings:
+def of_runs(folder: Path, frames: int | None, *, compare: bool) -> Results:
     """The runs in and under a folder, each env on its own.
 
     Args:
@@ -101,7 +101,7 @@ def of_runs(folder: Path, frames: int | None, *, compare: bool) -> Findings:
     if runs.empty:
         raise ValueError(" ".join([f"No runs in {folder}.", *problems]))
     films = _films(runs)
-    findings = Findings(
+    results = Results(
         title=f"Runs in {folder}",
         tidy=pd.DataFrame(columns=list(tables.TIDY)),
         extra={"runs.csv": runs, "curves.csv": curves},
@@ -116,19 +116,19 @@ def of_runs(folder: Path, frames: int | None, *, compare: bool) -> Findings:
         ],
     )
     if len(films) > FILMS:
-        findings.notes.append(f"{FILMS} of {len(films)} videos are shown.")
+        results.notes.append(f"{FILMS} of {len(films)} videos are shown.")
     parts, compared = [], []
     for env, own in curves.groupby("env"):
-        theirs = _published_curves(str(env), own, findings.problems) if compare else None
+        theirs = _published_curves(str(env), own, results.problems) if compare else None
         if theirs is not None:
             compared.append(theirs)
-        parts.append(_scores(str(env), own, theirs, frames, findings))
+        parts.append(_scores(str(env), own, theirs, frames, results))
     if compared:
-        findings.published = pd.concat(compared, ignore_index=True)
+        results.published = pd.concat(compared, ignore_index=True)
     if parts:
-        findings.tidy = pd.concat(parts, ignore_index=True)
-        findings.notes.append(data_warnings.INTERVALS)
-    return findings
+        results.tidy = pd.concat(parts, ignore_index=True)
+        results.notes.append(data_warnings.INTERVALS)
+    return results
 
 
 def _scores(
@@ -136,41 +136,41 @@ def _scores(
     own: pd.DataFrame,
     theirs: pd.DataFrame | None,
     frames: int | None,
-    findings: Findings,
+    results: Results,
 ) -> pd.DataFrame:
     """The numbers of one env at one frame count."""
-    frames = _choose_frames(env, own, frames, findings)
+    frames = _choose_frames(env, own, frames, results)
     window = max(1, min(PUBLISHED_BIN, frames // 10))
     runs = tables.at_frames(own, frames, window=window)
-    findings.notes.append(
+    results.notes.append(
         f"{env}: a run's score at {frames:,} frames is the mean return of its training episodes, "
         f"over the points of its curve in the last {window:,} frames up to there."
     )
-    findings.problems += data_warnings.read_at(env, runs, frames)
+    results.problems += data_warnings.read_at(env, runs, frames)
     if theirs is not None:
         at = tables.at_frames(theirs, frames)
         if at["score"].isna().all():
-            findings.problems.append(
+            results.problems.append(
                 f"{env}: the published curves begin at {theirs['frames'].min():,} frames, so there "
                 f"is nothing of them at {frames:,}."
             )
         runs = pd.concat([runs, at.assign(variant="published " + at["variant"])])
-    findings.notes += data_warnings.shared(env, runs)
+    results.notes += data_warnings.shared(env, runs)
     return tables.score_table(runs, frames, np.random.default_rng(0))
 
 
-def _choose_frames(env: str, own: pd.DataFrame, asked: int | None, findings: Findings) -> int:
+def _choose_frames(env: str, own: pd.DataFrame, asked: int | None, results: Results) -> int:
     """The frame count asked for, if any run has come so far, else what every run has reached."""
     ends = own.groupby(tables.RUN)["frames"].max()
     common, first = int(ends.min()), int(own.groupby(tables.RUN)["frames"].min().min())
     if asked is not None and first <= asked <= ends.max():
         return asked
     if asked is not None:
-        findings.problems.append(
+        results.problems.append(
             f"{env}: frames={asked:,} lies outside what there is, {first:,} to {ends.max():,}."
         )
     last = ends.sort_values(kind="stable").reset_index().head(1)
-    findings.notes.append(
+    results.notes.append(
         f"{env}: scores are read at {common:,} frames, the most that every run has reached "
         f"(the shortest: {data_warnings.names(last)}); `frames=` reads them elsewhere."
     )

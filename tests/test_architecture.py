@@ -1,4 +1,4 @@
-"""The walls: who may import whom, read from the source."""
+"""Who may import whom, read from the source."""
 
 import ast
 import graphlib
@@ -7,8 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-# Rooms by floor, the ground first; the longest name that fits a module is its room.
-FLOORS = (
+# Packages and modules by layer, the lowest first; a module's layer is that of the longest name.
+LAYERS = (
     ("schema",),
     (
         *("types", "losses", "distributions", "bounded_normals", "schedules"),
@@ -21,14 +21,14 @@ FLOORS = (
     ("run",),
     ("api", "cli", "evaluate", "check"),
 )
-FLOOR_OF = {f"dreamer.{room}": n for n, rooms in enumerate(FLOORS) for room in rooms}
-DOORS = ("train", "sweep", "dreamer.cli", "dreamer.api", "experiments")
+LAYER_OF = {f"dreamer.{name}": n for n, names in enumerate(LAYERS) for name in names}
+ENTRY_POINTS = ("train", "sweep", "dreamer.cli", "dreamer.api", "experiments")
 
 
 def modules() -> dict[str, Path]:
     paths = [
         *ROOT.glob("*.py"),
-        *(p for room in ("dreamer", "experiments") for p in (ROOT / room).rglob("*.py")),
+        *(p for name in ("dreamer", "experiments") for p in (ROOT / name).rglob("*.py")),
     ]
     return {
         ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
@@ -50,11 +50,11 @@ def imports(path: Path) -> Iterator[str]:
 IMPORTS = {name: set(imports(path)) for name, path in modules().items()}
 
 
-def within(module: str, *rooms: str) -> bool:
-    return any(module == room or module.startswith(f"{room}.") for room in rooms)
+def within(module: str, *packages: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in packages)
 
 
-def trespasses(who: tuple[str, ...], what: tuple[str, ...], but: tuple[str, ...] = ()) -> list[str]:
+def violations(who: tuple[str, ...], what: tuple[str, ...], but: tuple[str, ...] = ()) -> list[str]:
     """Imports of `what` by the modules `who` (all if empty), those in `but` excepted."""
     return [
         f"{module} imports {name}"
@@ -65,15 +65,15 @@ def trespasses(who: tuple[str, ...], what: tuple[str, ...], but: tuple[str, ...]
     ]
 
 
-def test_the_walls_see_imports():
-    assert trespasses(("dreamer.envs.atari",), ("ale_py",))
-    assert trespasses(("dreamer.models.rssm",), ("torch.nn",))
-    assert trespasses(("dreamer.cli.evaluate",), ("dreamer.run.evaluate",))  # inside a function
+def test_imports_are_found():
+    assert violations(("dreamer.envs.atari",), ("ale_py",))
+    assert violations(("dreamer.models.rssm",), ("torch.nn",))
+    assert violations(("dreamer.cli.evaluate",), ("dreamer.run.evaluate",))  # inside a function
 
 
 def test_models_know_no_env_no_replay_and_no_lightning():
     beyond = ("dreamer.envs", "dreamer.replay", "dreamer.collector", "pytorch_lightning")
-    assert trespasses(("dreamer.models",), (*beyond, "lightning")) == []
+    assert violations(("dreamer.models",), (*beyond, "lightning")) == []
 
 
 PROCESSOR_WORDS = {
@@ -97,7 +97,7 @@ def processor_words(source: str) -> list[str]:
 
 def test_models_are_plain_torch():
     """What a processor runs fastest is the business of `kernels`, and that of the Trainer."""
-    assert trespasses(("dreamer.models",), ("dreamer.kernels",)) == []
+    assert violations(("dreamer.models",), ("dreamer.kernels",)) == []
     paths = [*(ROOT / "dreamer" / "models").glob("*.py")]
     assert len(paths) >= 8
     assert {p.name: found for p in paths if (found := processor_words(p.read_text()))} == {}
@@ -132,57 +132,57 @@ def test_from_the_world_models_loss_to_torch_are_few_files():
 
 
 def test_replay_and_envs_know_no_networks():
-    rooms = ("dreamer.replay", "dreamer.envs", "dreamer.collector")
-    assert trespasses(rooms, ("torch.nn", "dreamer.models")) == []
+    packages = ("dreamer.replay", "dreamer.envs", "dreamer.collector")
+    assert violations(packages, ("torch.nn", "dreamer.models")) == []
 
 
 def test_replay_and_envs_do_not_know_each_other():
-    assert trespasses(("dreamer.replay",), ("dreamer.envs", "dreamer.collector")) == []
-    assert trespasses(("dreamer.envs", "dreamer.collector"), ("dreamer.replay",)) == []
+    assert violations(("dreamer.replay",), ("dreamer.envs", "dreamer.collector")) == []
+    assert violations(("dreamer.envs", "dreamer.collector"), ("dreamer.replay",)) == []
 
 
 def test_only_the_data_module_of_the_replay_knows_lightning():
     lightning = ("pytorch_lightning", "lightning")
-    assert trespasses(("dreamer.replay",), lightning, but=("dreamer.replay.dataset",)) == []
+    assert violations(("dreamer.replay",), lightning, but=("dreamer.replay.dataset",)) == []
 
 
 def test_types_and_losses_know_nothing_of_the_project():
-    assert trespasses(("dreamer.types", "dreamer.losses"), ("dreamer",)) == []
+    assert violations(("dreamer.types", "dreamer.losses"), ("dreamer",)) == []
 
 
-def test_only_the_runner_and_the_doors_know_hydra():
-    allowed = (*DOORS, "dreamer.run")
-    assert trespasses((), ("hydra", "omegaconf"), but=allowed) == []
+def test_only_run_and_the_entry_points_know_hydra():
+    allowed = (*ENTRY_POINTS, "dreamer.run")
+    assert violations((), ("hydra", "omegaconf"), but=allowed) == []
 
 
 def test_learning_and_acting_do_not_know_each_other():
-    assert trespasses(("dreamer.agent",), ("dreamer.policy",)) == []
-    assert trespasses(("dreamer.policy",), ("dreamer.agent",)) == []
+    assert violations(("dreamer.agent",), ("dreamer.policy",)) == []
+    assert violations(("dreamer.policy",), ("dreamer.agent",)) == []
 
 
 def test_experiments_and_dreamer_do_not_know_each_other():
-    assert trespasses(("dreamer",), ("experiments",)) == []
+    assert violations(("dreamer",), ("experiments",)) == []
     allowed = ("dreamer.run.migrate", "dreamer.schema")  # the latter declares and checks any words
-    found = trespasses(("experiments",), ("dreamer",), but=("experiments.sweep",))
+    found = violations(("experiments",), ("dreamer",), but=("experiments.sweep",))
     assert [line for line in found if not within(line.rpartition(" ")[2], *allowed)] == []
 
 
 def test_only_its_own_file_imports_the_emulator():
-    assert trespasses((), ("ale_py",), but=("dreamer.envs.atari",)) == []
+    assert violations((), ("ale_py",), but=("dreamer.envs.atari",)) == []
 
 
-def test_every_module_has_a_floor_and_imports_only_downwards():
-    def floor(module: str) -> int:
-        names = module.split(".")
-        rooms = (".".join(names[:n]) for n in range(len(names), 0, -1))
-        return next(FLOOR_OF[room] for room in rooms if room in FLOOR_OF)
+def test_every_module_has_a_layer_and_imports_only_downwards():
+    def layer(module: str) -> int:
+        parts = module.split(".")
+        names = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+        return next(LAYER_OF[name] for name in names if name in LAYER_OF)
 
     upward = [
         f"{module} imports {name}"
         for module, names in IMPORTS.items()
         if module.startswith("dreamer.")
         for name in sorted(names & IMPORTS.keys() - {"dreamer"})
-        if floor(name) > floor(module)
+        if layer(name) > layer(module)
     ]
     assert upward == []
 

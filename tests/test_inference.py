@@ -7,7 +7,7 @@ import torch
 from tiny import CONTINUOUS, DISCRETE, IMAGE, VECTORS, A, B, H, T
 
 import dreamer
-from dreamer.envs.codecs import OwnTerms
+from dreamer.envs.codecs import NativeCodec
 from dreamer.inference import TrainedAgent
 from dreamer.types import TimeStep
 
@@ -16,7 +16,9 @@ F = 4 * 6 + 16
 
 def trained(action_space=DISCRETE, obs_shapes=VECTORS, *, sample_actions=False) -> TrainedAgent:
     networks = tiny.make_agent(action_space, obs_shapes=obs_shapes)
-    return TrainedAgent(networks, OwnTerms(obs_shapes, action_space), sample_actions=sample_actions)
+    return TrainedAgent(
+        networks, NativeCodec(obs_shapes, action_space), sample_actions=sample_actions
+    )
 
 
 def observed(obs_shapes, *leading) -> dict[str, np.ndarray]:
@@ -132,7 +134,7 @@ def test_features_are_those_of_the_policy(action_space):
     assert features.shape == (T, B, F) and features.dtype == np.float32
     np.testing.assert_array_equal(features[..., : 4 * 6].reshape(T, B, 4, 6).sum(-1), 1)
     model = agent.networks.world_model
-    prev = np.concatenate([np.zeros((1, B, A)), agent.terms.read_actions(actions)])
+    prev = np.concatenate([np.zeros((1, B, A)), agent.codec.encode_actions(actions)])
     torch.manual_seed(3)
     with torch.no_grad():
         expected = model.rssm.observe(
@@ -230,7 +232,7 @@ def test_a_dream_goes_on_from_the_context_step_by_step():
     state = model.rssm.initial(B)._replace(
         deter=deter, stoch=context[:, : 4 * 6].unflatten(-1, (4, 6))
     )
-    first = torch.tensor(agent.terms.read_actions(actions)[T - 1])
+    first = torch.tensor(agent.codec.encode_actions(actions)[T - 1])
     with torch.no_grad():
         expected = model.rssm.img_step(state, first).deter
         rewards = model.heads["reward"](torch.tensor(dream.features)).mean

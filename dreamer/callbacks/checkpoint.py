@@ -5,24 +5,27 @@ This adds the random states and decides when and where; tensors and plain types 
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from dreamer.agent import DreamerAgent
-from dreamer.callbacks.every import Every
+from dreamer.callbacks.frame import FrameCallback
 from dreamer.callbacks.interrupt import Interrupted
 from dreamer.callbacks.metrics import Metrics
 from dreamer.envs.group import EnvironmentFault
 from dreamer.schema.types import PositiveCount, doc
 from dreamer.schema.validation import checked_call
+from dreamer.types import Batch
 
 SCORE = "eval/return_mean"  # what "best" means
 
 
-class Checkpoint(pl.Callback):
+class Checkpoint(FrameCallback):
     """Writes `last.ckpt` and `best.ckpt`, each whole or not at all."""
 
     @checked_call
@@ -36,41 +39,37 @@ class Checkpoint(pl.Callback):
         ],
     ):
         """Keep checkpoints in `directory`, the last one every so many frames."""
+        super().__init__(every_frames)
         self._directory = directory
         self._metrics = metrics
-        self._every = Every(every_frames)
         self._best = float("-inf")
         self._started = False
         self._random_states: dict[str, torch.Tensor] = {}
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_start(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
         """Start the clock, and save what the prefill has gathered."""
-        assert isinstance(pl_module, DreamerAgent)
-        self._every.start(pl_module.frames)
+        super().on_start(trainer, agent)
         self._started = True
         # Only now: making a data loader draws from torch's generator.
         if "torch" in self._random_states:
             torch.set_rng_state(self._random_states["torch"])
         if "cuda" in self._random_states and torch.cuda.is_available():
             torch.cuda.set_rng_state(self._random_states["cuda"])
-        if pl_module.updates == 0:
+        if agent.updates == 0:
             self._save(trainer, "last")
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+    def on_update(
+        self, trainer: pl.Trainer, agent: DreamerAgent, metrics: Mapping[str, Tensor], batch: Batch
     ) -> None:
-        """Save where it is due, and wherever an evaluation was the best so far."""
-        assert isinstance(pl_module, DreamerAgent)
+        """Save an evaluation that was the best so far, and the last state if it is time."""
         self._save_best(trainer)
-        if self._every.due(pl_module.frames):
-            self._save(trainer, "last")
+        super().on_update(trainer, agent, metrics, batch)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_due(self, trainer: pl.Trainer, agent: DreamerAgent, batch: Batch) -> None:
+        """Save the last state."""
+        self._save(trainer, "last")
+
+    def on_end(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
         """Save the end."""
         self._save_best(trainer)
         self._save(trainer, "last")

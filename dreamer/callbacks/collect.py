@@ -12,23 +12,25 @@ they are without; only the draws differ, and the schedules of the loss see the c
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from dreamer.agent import DreamerAgent
+from dreamer.callbacks.frame import AgentCallback
 from dreamer.callbacks.interrupt import Interrupt, Interrupted
 from dreamer.callbacks.metrics import Metrics
 from dreamer.collector import Collector, EpisodeStats, Policy
 from dreamer.replay.buffer import Replay
-from dreamer.types import TimeStep
+from dreamer.types import Batch, TimeStep
 
 
-class Collect(pl.Callback):
+class Collect(AgentCallback):
     """Prefill, collect, and stop at the frame budget."""
 
     def __init__(
@@ -115,10 +117,8 @@ class Collect(pl.Callback):
                 "batch.length, a larger prefill_policy_steps, or replay.across_episodes=true."
             )
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_start(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
         """Finish a collection that was stopped beside its update, and stop a run at its budget."""
-        agent = pl_module
-        assert isinstance(agent, DreamerAgent)
         self._begin(agent, self._missing(agent, agent.updates - 1))
         self._join(agent)
         self._interrupt.check()
@@ -132,18 +132,12 @@ class Collect(pl.Callback):
         assert isinstance(agent, DreamerAgent)
         self._begin(agent, self._missing(agent, agent.updates))
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+    def on_update(
+        self, trainer: pl.Trainer, agent: DreamerAgent, metrics: Mapping[str, Tensor], batch: Batch
     ) -> None:
         """Wait for the collection, before anyone else looks at its results; stop at the budget."""
-        assert isinstance(pl_module, DreamerAgent)
-        self._join(pl_module)
-        self._stop_at_budget(trainer, pl_module)
+        self._join(agent)
+        self._stop_at_budget(trainer, agent)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -155,8 +149,7 @@ class Collect(pl.Callback):
         except Exception as error:
             exception.add_note(f"Meanwhile the collection failed, too: {error!r}")
 
-    def _stop_at_budget(self, trainer: pl.Trainer, agent: pl.LightningModule) -> None:
-        assert isinstance(agent, DreamerAgent)
+    def _stop_at_budget(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
         trainer.should_stop = agent.frames >= self._total_frames
 
     def _collect(self, agent: DreamerAgent, policy: Policy, steps: int) -> None:

@@ -6,29 +6,30 @@ and a video to the loggers.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pytorch_lightning as pl
 
 from dreamer.agent import DreamerAgent
-from dreamer.callbacks.every import Every
+from dreamer.callbacks.frame import FrameCallback
 from dreamer.callbacks.interrupt import Interrupt
 from dreamer.callbacks.metrics import Metrics
 from dreamer.collector import Policy
-from dreamer.envs.base import Envs
+from dreamer.envs.base import VectorEnvs
 from dreamer.evaluation import Camera, play
 from dreamer.loggers import log_video
 from dreamer.schema.types import Count, PositiveCount, doc
 from dreamer.schema.validation import checked_call
+from dreamer.types import Batch
 
 
-class Evaluate(pl.Callback):
+class Evaluate(FrameCallback):
     """Plays episodes and reports them."""
 
     @checked_call
     def __init__(
         self,
-        make_envs: Callable[[], Envs],
+        make_envs: Callable[[], VectorEnvs],
         policy: Policy,
         metrics: Metrics,
         interrupt: Interrupt,
@@ -58,37 +59,22 @@ class Evaluate(pl.Callback):
             video_policy_steps: filmed at most; 0 for no video.
             video_fps: pictures a second.
         """
+        super().__init__(every_frames)
         self._make_envs, self._policy = make_envs, policy
         self._metrics, self._interrupt, self._run_dir = metrics, interrupt, run_dir
-        self._every = Every(every_frames)
         self._episodes = episodes
         self._video_steps, self._fps = video_policy_steps, video_fps
-        self._envs: Envs | None = None
+        self._envs: VectorEnvs | None = None
         self._played_at = -1
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
-        assert isinstance(pl_module, DreamerAgent)
-        self._every.start(pl_module.frames)
+    def on_due(self, trainer: pl.Trainer, agent: DreamerAgent, batch: Batch) -> None:
+        """Play."""
+        self._play(trainer, agent)
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Play where it is due."""
-        assert isinstance(pl_module, DreamerAgent)
-        if self._every.due(pl_module.frames):
-            self._play(trainer, pl_module)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_end(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
         """Play once more, unless it was just done."""
-        assert isinstance(pl_module, DreamerAgent)
-        if self._played_at != pl_module.frames:
-            self._play(trainer, pl_module)
+        if self._played_at != agent.frames:
+            self._play(trainer, agent)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Close the environments."""

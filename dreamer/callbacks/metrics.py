@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from dreamer.agent import DreamerAgent
-from dreamer.callbacks.every import Every
+from dreamer.callbacks.frame import FrameCallback
 from dreamer.loggers import log_metrics
 from dreamer.replay.buffer import Replay
 from dreamer.schema.types import PositiveCount, doc
 from dreamer.schema.validation import checked_call
+from dreamer.types import Batch
 
 
-class Metrics(pl.Callback):
+class Metrics(FrameCallback):
     """The one writer of numbers."""
 
     @checked_call
@@ -33,9 +34,9 @@ class Metrics(pl.Callback):
         ],
     ):
         """`every_frames` is the time between two lines; each holds the averages since the last."""
+        super().__init__(every_frames)
         self.latest: dict[str, float] = {}  # the newest value of every key
         self._replay = replay
-        self._every = Every(every_frames)
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._totals: list[str] = []  # keys of `latest` that sum up the whole run
@@ -66,11 +67,10 @@ class Metrics(pl.Callback):
         self.latest.update(values)
         log_metrics(trainer.loggers, values, frames)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_start(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
         """Start the clock."""
-        assert isinstance(pl_module, DreamerAgent)
-        self._every.start(pl_module.frames)
-        self._mark = (time.perf_counter(), pl_module.frames, pl_module.updates)
+        super().on_start(trainer, agent)
+        self._mark = (time.perf_counter(), agent.frames, agent.updates)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to write the lines of one that was never interrupted."""
@@ -87,24 +87,20 @@ class Metrics(pl.Callback):
         self._sums = {key: torch.as_tensor(x) for key, x in state_dict["sums"].items()}
         self._counts = state_dict["counts"]
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+    def on_update(
+        self, trainer: pl.Trainer, agent: DreamerAgent, metrics: Mapping[str, Tensor], batch: Batch
     ) -> None:
-        """Take the update's metrics, and write a line where one is due."""
-        assert isinstance(pl_module, DreamerAgent)
-        self.observe(outputs)
-        if self._every.due(pl_module.frames):
-            self.flush(trainer, pl_module)
+        """Take the update's metrics, and write a line if it is time."""
+        self.observe(metrics)
+        super().on_update(trainer, agent, metrics, batch)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_due(self, trainer: pl.Trainer, agent: DreamerAgent, batch: Batch) -> None:
+        """Write a line."""
+        self.flush(trainer, agent)
+
+    def on_end(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
         """Write what is left."""
-        assert isinstance(pl_module, DreamerAgent)
-        self.flush(trainer, pl_module)
+        self.flush(trainer, agent)
 
     def flush(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
         """Write the averages since the last line, throughput and the state of the replay."""

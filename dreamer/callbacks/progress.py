@@ -6,15 +6,19 @@ line of text now and then.
 
 import sys
 import time
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated
 
 import pytorch_lightning as pl
+from torch import Tensor
 from tqdm import tqdm
 
 from dreamer.agent import DreamerAgent
+from dreamer.callbacks.frame import AgentCallback
 from dreamer.callbacks.metrics import Metrics
 from dreamer.schema.types import Positive, doc
 from dreamer.schema.validation import checked_call
+from dreamer.types import Batch
 
 
 class _Lines(tqdm):
@@ -25,7 +29,7 @@ class _Lines(tqdm):
         print(self, file=self.fp, flush=True)
 
 
-class Progress(pl.Callback):
+class Progress(AgentCallback):
     """The bar; `advance` is given to whoever moves the clock."""
 
     @checked_call
@@ -63,28 +67,21 @@ class Progress(pl.Callback):
         """Move the bar to a frame count."""
         self._bar.update(min(frames, self._total) - self._bar.n)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_start(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
         """Forget how fast the prefill was."""
-        assert isinstance(pl_module, DreamerAgent)
         self._bar.set_description_str("learning", refresh=False)
-        self._bar.initial = pl_module.frames
+        self._bar.initial = agent.frames
         now = time.time()
         # Both: `close` ends no line of a bar that was last drawn before its start.
         self._bar.start_t = self._bar.last_print_t = now
-        self._mark = (now, pl_module.updates)
+        self._mark = (now, agent.updates)
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+    def on_update(
+        self, trainer: pl.Trainer, agent: DreamerAgent, metrics: Mapping[str, Tensor], batch: Batch
     ) -> None:
         """Show throughput and returns; the bar decides when to draw."""
-        assert isinstance(pl_module, DreamerAgent)
         seconds = time.time() - self._mark[0]
-        rate = (pl_module.updates - self._mark[1]) / max(seconds, 1e-9)
+        rate = (agent.updates - self._mark[1]) / max(seconds, 1e-9)
         latest = self._metrics.latest
         shown = {"updates/s": f"{rate:.2f}"} | {
             name: f"{latest[key]:.1f}"

@@ -4,15 +4,17 @@ It shows sequences of the replay beside what the model predicts after a few step
 the actions alone.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from dreamer.agent import DreamerAgent
-from dreamer.callbacks.every import Every
+from dreamer.callbacks.frame import FrameCallback
 from dreamer.loggers import log_video
 from dreamer.schema.types import PositiveCount, doc
 from dreamer.schema.validation import checked_call
@@ -20,7 +22,7 @@ from dreamer.types import Batch
 from dreamer.video import open_loop_grid
 
 
-class OpenLoopVideo(pl.Callback):
+class OpenLoopVideo(FrameCallback):
     """Films truth, model and error; where observations hold no image, it has nothing to film."""
 
     @checked_call
@@ -42,35 +44,26 @@ class OpenLoopVideo(pl.Callback):
             context: steps whose observation the model sees.
             fps: pictures a second.
         """
+        super().__init__(every_frames)
         self._run_dir = run_dir
-        self._every = Every(every_frames)
         self._sequences, self._context, self._fps = sequences, context, fps
         self._batch: Batch | None = None
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
-        assert isinstance(pl_module, DreamerAgent)
-        self._every.start(pl_module.frames)
-
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
+    def on_update(
+        self, trainer: pl.Trainer, agent: DreamerAgent, metrics: Mapping[str, Tensor], batch: Batch
     ) -> None:
-        """Film the batch just learned from, where it is due."""
-        assert isinstance(pl_module, DreamerAgent)
+        """Keep the batch, and film it if it is time."""
         self._batch = batch
-        if self._every.due(pl_module.frames):
-            self._film(trainer, pl_module, batch)
+        super().on_update(trainer, agent, metrics, batch)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_due(self, trainer: pl.Trainer, agent: DreamerAgent, batch: Batch) -> None:
+        """Film the batch just learned from."""
+        self._film(trainer, agent, batch)
+
+    def on_end(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
         """Film the last batch."""
-        assert isinstance(pl_module, DreamerAgent)
         if self._batch is not None:
-            self._film(trainer, pl_module, self._batch)
+            self._film(trainer, agent, self._batch)
 
     def _film(self, trainer: pl.Trainer, agent: DreamerAgent, batch: Batch) -> None:
         if self._context >= len(batch.reward):

@@ -24,8 +24,8 @@ from dreamer.schema.help import Usage, keys, print_lines
 from dreamer.schema.validation import validate_words
 
 if TYPE_CHECKING:
-    from dreamer.envs.base import Envs
-    from dreamer.envs.diagnostics import Survey
+    from dreamer.envs.base import VectorEnvs
+    from dreamer.envs.diagnostics import Diagnostics
 
 USAGE = Usage(
     "Look at an environment before training: play random actions, and print spaces, keys, rates, "
@@ -67,11 +67,11 @@ def main(words: Sequence[str]) -> None:
 
 def check(cfg: DictConfig, policy_steps: int) -> None:
     """Play, and print what was found."""
-    from dreamer.envs.diagnostics import Act, doubts, repeats, survey
+    from dreamer.envs.diagnostics import Act, diagnose, find_warnings, repeats
     from dreamer.policy import RandomPolicy
     from dreamer.run.build import make_agent, make_envs
 
-    def make() -> "tuple[Envs, Act]":
+    def make() -> "tuple[VectorEnvs, Act]":
         envs = make_envs(cfg, seed=cfg.seed)
         policy = RandomPolicy(envs.action_space, cfg.seed)
         return envs, lambda step: policy(step, None)[0]
@@ -82,12 +82,12 @@ def check(cfg: DictConfig, policy_steps: int) -> None:
         coders = dict.fromkeys(encoder.image_keys, "images") | dict.fromkeys(
             encoder.vector_keys, "vectors"
         )
-        found = survey(envs, act, policy_steps)
+        found = diagnose(envs, act, policy_steps)
     finally:
         envs.close()
     lines = _describe(envs, coders, found)
     print("\n".join(f"{name:>13}  {line}" for name, line in lines))
-    wrong = doubts(
+    wrong = find_warnings(
         found,
         repeatable=repeats(make, REPEATED),
         sequence=cfg.batch.length,
@@ -99,7 +99,9 @@ def check(cfg: DictConfig, policy_steps: int) -> None:
         print(f"  - {line}")
 
 
-def _describe(envs: "Envs", coders: dict[str, str], found: "Survey") -> list[tuple[str, str]]:
+def _describe(
+    envs: "VectorEnvs", coders: dict[str, str], found: "Diagnostics"
+) -> list[tuple[str, str]]:
     """Lines of a table, each with its name."""
     from dreamer.run.header import describe_actions
 

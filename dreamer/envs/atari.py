@@ -108,7 +108,7 @@ def make_atari(
 
 
 class AtariEnvs:
-    """E emulators of one game behind the `Envs` protocol, built by `make_atari`.
+    """E emulators of one game behind the `VectorEnvs` protocol, built by `make_atari`.
 
     The image of a step in which the episode ends is not of its last frame: it is the previous
     step's image, joined with the last frame but one where the repeat got that far. The authors'
@@ -139,7 +139,7 @@ class AtariEnvs:
         self._strength = np.ones(self.count, np.float32)  # (E,), as buttons have
 
     def reset(self) -> TimeStep:
-        """See `Envs`."""
+        """See `VectorEnvs`."""
         pixels = [emulator.reset(seed=self._seeds)[0] for emulator in self._emulators]
         self._seeds = None  # from now on the emulators' streams go on
         self._is_last = np.zeros(self.count, bool)
@@ -147,7 +147,7 @@ class AtariEnvs:
         return self._arrive(pixels, nothing, np.ones(self.count, bool), nothing.astype(bool))
 
     def step(self, action: np.ndarray) -> TimeStep:
-        """See `Envs`."""
+        """See `VectorEnvs`."""
         self.start_step(action)
         return self.finish_step()
 
@@ -169,11 +169,11 @@ class AtariEnvs:
         return self._arrive(pixels, reward.astype(np.float32), is_first, terminated)
 
     def render(self) -> np.ndarray:
-        """See `Envs`: the colour screen with `native_render`, else the enlarged observation."""
+        """See `VectorEnvs`: the colour screen with `native_render`, else the observation."""
         return self._pictures if len(self._emulators) == 2 else enlarge(self._pictures, 4)
 
     def close(self) -> None:
-        """See `Envs`."""
+        """See `VectorEnvs`."""
         self._emulators.clear()  # their threads end with them
 
     def _arrive(

@@ -30,7 +30,7 @@ HangSeconds = Annotated[
 MaxRestarts = Annotated[Count, doc("Restarts of each environment in a run.")]
 
 
-class Envs(Protocol):
+class VectorEnvs(Protocol):
     """E environments of one task that step together, and restart themselves one step late.
 
     # time step   ...  [is_last]   [is_first]   [      ]
@@ -86,7 +86,7 @@ class StepsInBackground(Protocol):
     """
 
     def start_step(self, action: np.ndarray) -> None:
-        """Begin with what `Envs.step` does."""
+        """Begin with what `VectorEnvs.step` does."""
         ...
 
     def finish_step(self) -> TimeStep:
@@ -94,6 +94,6 @@ class StepsInBackground(Protocol):
         ...
 
 
-def episode_metrics(envs: Envs, env: int) -> Mapping[str, float]:
+def episode_metrics(envs: VectorEnvs, env: int) -> Mapping[str, float]:
     """Return what an environment tells of the episode that its latest step has ended."""
     return envs.episode_metrics[env] if isinstance(envs, ReportsEpisodes) else {}

@@ -12,19 +12,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dreamer.envs.base import Envs
-from dreamer.envs.gym_codec import GymTerms, read_spaces
-from dreamer.envs.native_codec import Leading, OwnTerms
+from dreamer.envs.base import VectorEnvs
+from dreamer.envs.gym_codec import GymCodec, read_spaces
+from dreamer.envs.native_codec import Leading, NativeCodec
 from dreamer.types import ActionSpace
 
 
-class Terms(Protocol):
+class SpaceCodec(Protocol):
     """The terms of one kind of environment."""
 
-    obs_shapes: dict[str, tuple[int, ...]]  # in our words, as in `Envs`
+    obs_shapes: dict[str, tuple[int, ...]]  # in our words, as in `VectorEnvs`
     action_space: ActionSpace
 
-    def read_observations(self, raw: Any) -> tuple[dict[str, np.ndarray], Leading]:
+    def encode_observations(self, raw: Any) -> tuple[dict[str, np.ndarray], Leading]:
         """Observations in our words (*leading, *shape), uint8 or float32, and their leading axes.
 
         Raises:
@@ -32,7 +32,7 @@ class Terms(Protocol):
         """
         ...
 
-    def read_actions(self, raw: Any) -> np.ndarray:
+    def encode_actions(self, raw: Any) -> np.ndarray:
         """Actions in our words: (*leading, A) float32.
 
         Raises:
@@ -40,25 +40,25 @@ class Terms(Protocol):
         """
         ...
 
-    def write_actions(self, actions: np.ndarray) -> Any:
+    def decode_actions(self, actions: np.ndarray) -> Any:
         """Actions (*leading, A) in users' terms."""
         ...
 
     def as_plain(self) -> dict[str, Any]:
-        """The same as JSON can hold it, for `read_terms`."""
+        """The same as JSON can hold it, for `read_codec`."""
         ...
 
 
-def terms_of(envs: Envs) -> Terms:
+def codec_of(envs: VectorEnvs) -> SpaceCodec:
     """The terms of a group of environments."""
     spaces = getattr(envs, "user_spaces", None)
-    return OwnTerms(envs.obs_shapes, envs.action_space) if spaces is None else GymTerms(spaces)
+    return NativeCodec(envs.obs_shapes, envs.action_space) if spaces is None else GymCodec(spaces)
 
 
-def read_terms(plain: Mapping[str, Any]) -> Terms:
+def read_codec(plain: Mapping[str, Any]) -> SpaceCodec:
     """Make the terms that `as_plain` described."""
     if "gymnasium" in plain:
-        return GymTerms(read_spaces(plain["gymnasium"]))
+        return GymCodec(read_spaces(plain["gymnasium"]))
     size, discrete, choices = (plain["actions"][name] for name in ActionSpace._fields)
     obs_shapes = {key: tuple(shape) for key, shape in plain["observations"].items()}
-    return OwnTerms(obs_shapes, ActionSpace(size, discrete, tuple(choices)))
+    return NativeCodec(obs_shapes, ActionSpace(size, discrete, tuple(choices)))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dreamer.envs.base import EnvCount, HangSeconds, MaxRestarts, Processes, Task, TimeLimit
-from dreamer.envs.group import Arrival, GymEnvs, Observation, OneEnv
+from dreamer.envs.group import EnvGroup, Observation, SingleEnv, Transition
 from dreamer.envs.processes import make_group
 from dreamer.envs.tasks import find_task
 from dreamer.schema.validation import checked_call
@@ -30,7 +30,7 @@ def make_crafter(
     processes: Processes,
     hang_seconds: HangSeconds,
     max_restarts: MaxRestarts,
-) -> GymEnvs:
+) -> EnvGroup:
     """Build E worlds.
 
     Args:
@@ -41,7 +41,7 @@ def make_crafter(
         time_limit_frames: The episode is cut here: `is_last` without `is_terminal`.
         processes: Each environment in a process of its own; see `make_group`.
         hang_seconds: See `make_group`.
-        max_restarts: See `GymEnvs`.
+        max_restarts: See `EnvGroup`.
 
     Raises:
         ImportError: crafter is not installed.
@@ -67,7 +67,7 @@ def make_crafter(
     )
 
 
-class Crafter(OneEnv):
+class Crafter(SingleEnv):
     """One world.
 
     At the end of an episode it tells which achievements were unlocked, as 0 or 1 each, so that
@@ -85,7 +85,7 @@ class Crafter(OneEnv):
         self.action_space = ActionSpace(len(self._env.action_names), discrete=True)
 
     def reset(self, seed: int | None) -> Observation:
-        """See `OneEnv`."""
+        """See `SingleEnv`."""
         if seed is not None:
             # Every world is laid out by this seed and the number of the episode.
             self._env._seed, self._env._episode = seed, 0
@@ -93,10 +93,10 @@ class Crafter(OneEnv):
         self._order_the_creatures()
         return _observe(image)
 
-    def step(self, action: np.ndarray) -> Arrival:
-        """See `OneEnv`."""
+    def step(self, action: np.ndarray) -> Transition:
+        """See `SingleEnv`."""
         image, reward, ended, info = self._env.step(int(action.argmax()))
-        return Arrival(
+        return Transition(
             _observe(image),
             float(reward),
             is_terminal=info["discount"] == 0,
@@ -105,11 +105,11 @@ class Crafter(OneEnv):
         )
 
     def render(self) -> np.ndarray:
-        """See `OneEnv`."""
+        """See `SingleEnv`."""
         return self._env.render((PICTURE_SIZE, PICTURE_SIZE))
 
     def close(self) -> None:
-        """See `OneEnv`; there is nothing to free."""
+        """See `SingleEnv`; there is nothing to free."""
 
     def _order_the_creatures(self) -> None:
         """Let the same seed give the same episode in every process.

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from dreamer.envs.base import Envs
-from dreamer.envs.group import GymEnvs
+from dreamer.envs.base import VectorEnvs
+from dreamer.envs.group import EnvGroup
 from dreamer.envs.gym import GymEnv
 from dreamer.envs.spaces import find_part, list_parts
 from dreamer.types import TimeStep
@@ -32,7 +32,7 @@ class Range(NamedTuple):
     is_image: bool
 
 
-class Survey(NamedTuple):
+class Diagnostics(NamedTuple):
     """What E environments did in some policy steps."""
 
     observations: dict[str, Range]
@@ -45,7 +45,7 @@ class Survey(NamedTuple):
     faults: int  # the environments had to be restarted so often
 
 
-def survey(envs: Envs, act: Act, policy_steps: int) -> Survey:
+def diagnose(envs: VectorEnvs, act: Act, policy_steps: int) -> Diagnostics:
     """Play at least so many policy steps; the environments start anew and stay open."""
     outside: dict[str, int] = {}
     step = _watched(envs, outside, envs.reset)
@@ -66,7 +66,7 @@ def survey(envs: Envs, act: Act, policy_steps: int) -> Survey:
         ended += [(episode_return[e], length[e]) for e in np.flatnonzero(step.is_last)]
         terminal += int(step.is_terminal.sum())
     returns, lengths = np.array(ended).reshape(-1, 2).T
-    return Survey(
+    return Diagnostics(
         {key: running.range() for key, running in ranges.items()},
         np.array(rewards),
         returns,
@@ -74,11 +74,11 @@ def survey(envs: Envs, act: Act, policy_steps: int) -> Survey:
         terminal,
         len(rewards) / seconds,
         outside,
-        sum(envs.restarts) if isinstance(envs, GymEnvs) else 0,
+        sum(envs.restarts) if isinstance(envs, EnvGroup) else 0,
     )
 
 
-def repeats(make: Callable[[], tuple[Envs, Act]], rounds: int) -> bool:
+def repeats(make: Callable[[], tuple[VectorEnvs, Act]], rounds: int) -> bool:
     """Tell whether what `make` makes, twice with the same seeds, goes the same way twice."""
 
     def play() -> list[TimeStep]:
@@ -98,8 +98,13 @@ def repeats(make: Callable[[], tuple[Envs, Act]], rounds: int) -> bool:
     )
 
 
-def doubts(
-    found: Survey, *, repeatable: bool, sequence: int, across_episodes: bool, tanh_rewards: bool
+def find_warnings(
+    found: Diagnostics,
+    *,
+    repeatable: bool,
+    sequence: int,
+    across_episodes: bool,
+    tanh_rewards: bool,
 ) -> list[str]:
     """Say what looks wrong, each in a sentence with what to do about it.
 
@@ -173,16 +178,16 @@ class _Running:
         return Range(float(self._least), mean, float(self._most), self._changes, self._is_image)
 
 
-def _watched(envs: Envs, outside: dict[str, int], step: Callable[[], TimeStep]) -> TimeStep:
+def _watched(envs: VectorEnvs, outside: dict[str, int], step: Callable[[], TimeStep]) -> TimeStep:
     """Make a step, and hold what Gymnasium's environments of this process show to their spaces."""
-    members = envs.members if isinstance(envs, GymEnvs) else []
+    members = envs.members if isinstance(envs, EnvGroup) else []
     for member in members:
-        if isinstance(member, GymEnv) and not isinstance(member.env, _Witness):
-            member.env = _Witness(member.env, outside)
+        if isinstance(member, GymEnv) and not isinstance(member.env, _SpaceChecker):
+            member.env = _SpaceChecker(member.env, outside)
     return step()
 
 
-class _Witness(gymnasium.Wrapper):
+class _SpaceChecker(gymnasium.Wrapper):
     """Counts observations that are not of their space."""
 
     def __init__(self, env: gymnasium.Env, outside: dict[str, int]):

@@ -20,7 +20,7 @@ from dreamer.envs.base import (
     Task,
     TimeLimit,
 )
-from dreamer.envs.group import Arrival, GymEnvs, Observation, OneEnv
+from dreamer.envs.group import EnvGroup, Observation, SingleEnv, Transition
 from dreamer.envs.opengl import NoRenderer, choose_renderer
 from dreamer.envs.processes import make_group
 from dreamer.envs.rendering import draw
@@ -52,7 +52,7 @@ def make_dmc(
     processes: Processes,
     hang_seconds: HangSeconds,
     max_restarts: MaxRestarts,
-) -> GymEnvs:
+) -> EnvGroup:
     """Build E copies of one task.
 
     Args:
@@ -65,7 +65,7 @@ def make_dmc(
         processes: Each environment in a process of its own; see `make_group`. With "auto", one
             that draws always has one: only the thread that drew first may draw.
         hang_seconds: See `make_group`.
-        max_restarts: See `GymEnvs`.
+        max_restarts: See `EnvGroup`.
 
     Raises:
         ImportError: dm_control is not installed.
@@ -118,7 +118,7 @@ def _prepare_rendering(*, needed: bool) -> bool:
     return True
 
 
-class DMControl(OneEnv):
+class DMControl(SingleEnv):
     """One task of the suite.
 
     No task ends for good but the two of the `lqr` domain, where the system comes to rest. Those
@@ -161,15 +161,15 @@ class DMControl(OneEnv):
         )
 
     def reset(self, seed: int | None) -> Observation:
-        """See `OneEnv`."""
+        """See `SingleEnv`."""
         if seed is not None:
             self._random.seed(seed)
         self._frames = 0
         self._obs = self._observe(self._env.reset().observation)
         return self._obs
 
-    def step(self, action: np.ndarray) -> Arrival:
-        """See `OneEnv`."""
+    def step(self, action: np.ndarray) -> Transition:
+        """See `SingleEnv`."""
         motors = self._low + (np.clip(action, -1, 1) + 1) / 2 * (self._high - self._low)
         reward, ended = 0.0, False
         for _ in range(self._action_repeat):
@@ -181,14 +181,14 @@ class DMControl(OneEnv):
                 break
         is_terminal = step.last() and step.discount == 0
         self._obs = self._observe(step.observation)
-        return Arrival(self._obs, reward, is_terminal, ended)
+        return Transition(self._obs, reward, is_terminal, ended)
 
     def render(self) -> np.ndarray:
-        """See `OneEnv`: the vectors as bars where MuJoCo cannot draw."""
+        """See `SingleEnv`: the vectors as bars where MuJoCo cannot draw."""
         return self._draw(PICTURE_SIZE) if self._draws else draw(self._obs)
 
     def close(self) -> None:
-        """See `OneEnv`."""
+        """See `SingleEnv`."""
         self._env.close()
 
     def _observe(self, vectors: Observation) -> Observation:

@@ -55,7 +55,7 @@ def make_dummy(
 
 
 class DummyEnvs(ABC):
-    """E copies of one world of fixed episode length, behind the `Envs` protocol.
+    """E copies of one world of fixed episode length, behind the `VectorEnvs` protocol.
 
     A subclass keeps the state of its copies in arrays (E, ...), sets the attributes that the
     protocol and this class name, and says how a copy begins, goes on and looks.
@@ -76,16 +76,16 @@ class DummyEnvs(ABC):
 
     @property
     def reference_returns(self) -> dict[str, float]:
-        """See `Envs`."""
+        """See `VectorEnvs`."""
         return {"random": self.random_return, "optimum": self.optimum}
 
     def reset(self) -> TimeStep:
-        """See `Envs`."""
+        """See `VectorEnvs`."""
         self._time[:] = self.length
         return self.step(np.zeros((self.count, self.action_space.size), np.float32))
 
     def step(self, action: np.ndarray) -> TimeStep:
-        """See `Envs`."""
+        """See `VectorEnvs`."""
         is_first = self._time == self.length  # (E,)
         reward = np.where(is_first, 0, self._advance(action)).astype(np.float32)
         for env in np.flatnonzero(is_first).tolist():
@@ -97,11 +97,11 @@ class DummyEnvs(ABC):
         )
 
     def render(self) -> np.ndarray:
-        """See `Envs`."""
+        """See `VectorEnvs`."""
         return enlarge(self._draw(), 4)
 
     def close(self) -> None:  # noqa: B027 (there is nothing to free)
-        """See `Envs`."""
+        """See `VectorEnvs`."""
 
     @abstractmethod
     def _begin(self, env: int, rng: np.random.Generator) -> None:

@@ -1,8 +1,7 @@
-"""One environment in our words, and how E of them become a group that steps together.
+"""One environment behind our interface, and how E of them form a group that steps together.
 
-Suites whose environments are Python objects use it: each writes a `OneEnv` and hands makers of it
-to `GymEnvs`. What an environment does wrong while a run is under way is dealt with here, and only
-here. This file knows no suite.
+Suites whose environments are Python objects write a `SingleEnv` each and pass its makers to
+`EnvGroup`, which also handles environments that fail during a run. This file knows no suite.
 """
 
 import sys
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreamer.envs.rendering import resize, take_picture
-from dreamer.envs.tasks import require_at_least, say_once
+from dreamer.envs.tasks import print_once, require_at_least
 from dreamer.types import ActionSpace, TimeStep
 
 Observation = dict[str, np.ndarray]  # of one environment, without a leading axis
@@ -25,7 +24,7 @@ class EnvironmentFault(RuntimeError):  # noqa: N818 -- a fault, not an error of 
     """An environment did what it must not: raised, hung, died, or gave what is no observation."""
 
 
-class Arrival(NamedTuple):
+class Transition(NamedTuple):
     """What one environment says after a policy step, or after a reset."""
 
     obs: Observation  # image (C, 64, 64) uint8; a vector (O,) float32; arrays of their own
@@ -35,11 +34,11 @@ class Arrival(NamedTuple):
     episode_metrics: Mapping[str, float] = {}  # of the episode that ends here
 
 
-class OneEnv(ABC):
+class SingleEnv(ABC):
     """One environment, in this process or another.
 
     Whoever writes one gives the two attributes and the four abstract methods; any of them may
-    raise whatever it likes, and `GymEnvs` restarts the environment.
+    raise whatever it likes, and `EnvGroup` restarts the environment.
 
     A group asks in two phases, first all members to start and then each to finish, so that members
     in other processes work at the same time. They override the three methods of the two phases.
@@ -57,7 +56,7 @@ class OneEnv(ABC):
         """Begin an episode; with a seed the random stream begins anew, with None it goes on."""
 
     @abstractmethod
-    def step(self, action: np.ndarray) -> Arrival:
+    def step(self, action: np.ndarray) -> Transition:
         """Make one policy step, the action repeat included; action (A,), see `ActionSpace`."""
 
     @abstractmethod
@@ -73,19 +72,19 @@ class OneEnv(ABC):
 
     def start_reset(self, seed: int | None) -> None:
         """Ask for a reset; never raises and does not wait."""
-        self._asked: Callable[[], Arrival] = lambda: Arrival(self.reset(seed))
+        self._asked: Callable[[], Transition] = lambda: Transition(self.reset(seed))
 
     def start_step(self, action: np.ndarray) -> None:
         """Ask for a step; never raises and does not wait."""
         self._asked = partial(self.step, action)
 
-    def finish(self) -> Arrival:
+    def finish(self) -> Transition:
         """Wait for what was asked for last; raises what went wrong on the way."""
         return self._asked()
 
 
-class GymEnvs:
-    """E environments, each an object of its own, behind the `Envs` protocol.
+class EnvGroup:
+    """E environments, each an object of its own, behind the `VectorEnvs` protocol.
 
     An environment that fails in a step ends its episode as if cut by a time limit, on its last
     good observation and without a reward; the next step resets a new one in its place.
@@ -93,7 +92,7 @@ class GymEnvs:
 
     def __init__(
         self,
-        makers: Sequence[Callable[[], OneEnv]],
+        makers: Sequence[Callable[[], SingleEnv]],
         *,
         seed: int,
         action_repeat: int,
@@ -107,7 +106,7 @@ class GymEnvs:
             seed: Of the random streams; environment e's follows from the seed and e.
             action_repeat: Frames per policy step; repeating is the members' business.
             max_restarts: Of each environment, until the run ends with its fault.
-            reference_returns: See `Envs`.
+            reference_returns: See `VectorEnvs`.
 
         Raises:
             ValueError: A number out of its range, or environments of several kinds.
@@ -119,7 +118,7 @@ class GymEnvs:
         self.reference_returns = reference_returns or {}
         self._makers, self._max_restarts = makers, max_restarts
         self._rngs = [np.random.default_rng([seed, env]) for env in range(self.count)]
-        self.members: list[OneEnv] = []
+        self.members: list[SingleEnv] = []
         try:
             self.members += [make() for make in makers]
             self.obs_shapes, self.action_space = kind = self._kind(0)
@@ -134,7 +133,7 @@ class GymEnvs:
             raise
         self.user_spaces = self.members[0].user_spaces
         for note in self.members[0].notes:
-            say_once(note)
+            print_once(note)
         self.restarts = [0] * self.count  # so far
         self._unseeded = [True] * self.count  # made anew: the next reset gets a seed
         self._broken = [False] * self.count  # to be replaced before the next reset
@@ -143,12 +142,12 @@ class GymEnvs:
         self.episode_metrics: list[Mapping[str, float]] = [{}] * self.count
 
     def reset(self) -> TimeStep:
-        """See `Envs`."""
+        """See `VectorEnvs`."""
         self._is_last = np.ones(self.count, bool)
         return self.step(np.zeros((self.count, self.action_space.size), np.float32))
 
     def step(self, action: np.ndarray) -> TimeStep:
-        """See `Envs`."""
+        """See `VectorEnvs`."""
         assert action.shape == (self.count, self.action_space.size), action.shape
         is_first = self._is_last
         for env, member in enumerate(self.members):
@@ -156,19 +155,19 @@ class GymEnvs:
                 self._start_reset(env)
             else:
                 member.start_step(action[env])
-        arrivals = [self._finish(env, bool(is_first[env])) for env in range(self.count)]
-        self._is_last = np.array([x.is_last for x in arrivals], bool)
-        self.episode_metrics = [x.episode_metrics for x in arrivals]
+        transitions = [self._finish(env, bool(is_first[env])) for env in range(self.count)]
+        self._is_last = np.array([x.is_last for x in transitions], bool)
+        self.episode_metrics = [x.episode_metrics for x in transitions]
         return TimeStep(
-            {key: np.stack([x.obs[key] for x in arrivals]) for key in self.obs_shapes},
-            np.array([x.reward for x in arrivals], np.float32),
+            {key: np.stack([x.obs[key] for x in transitions]) for key in self.obs_shapes},
+            np.array([x.reward for x in transitions], np.float32),
             is_first,
             self._is_last,
-            np.array([x.is_terminal for x in arrivals], bool),
+            np.array([x.is_terminal for x in transitions], bool),
         )
 
     def render(self) -> np.ndarray:
-        """See `Envs`; pictures of other sizes take that of the first environment.
+        """See `VectorEnvs`; pictures of other sizes take that of the first environment.
 
         Raises:
             RenderingFault: An environment gave no picture. All of them can go on.
@@ -177,7 +176,7 @@ class GymEnvs:
         return np.stack([resize(picture, *pictures[0].shape[:2]) for picture in pictures])
 
     def close(self) -> None:
-        """See `Envs`."""
+        """See `VectorEnvs`."""
         while self.members:
             _close(self.members.pop())
 
@@ -201,30 +200,30 @@ class GymEnvs:
             else:
                 self._broken[env], self._unseeded[env] = False, True
 
-    def _finish(self, env: int, is_first: bool) -> Arrival:
+    def _finish(self, env: int, is_first: bool) -> Transition:
         """Return what an environment says, or what stands for it where it failed."""
         try:
-            arrival = self.members[env].finish()
-            self._check(arrival)
+            transition = self.members[env].finish()
+            self._check(transition)
         except Exception as fault:
             self._note(env, fault)
         else:
-            self._obs[env] = arrival.obs
-            return arrival
+            self._obs[env] = transition.obs
+            return transition
         if not is_first:
             last_good = self._obs[env]
             assert last_good is not None
-            return Arrival(last_good, is_last=True)
+            return Transition(last_good, is_last=True)
         self._start_reset(env)
         return self._finish(env, is_first)
 
-    def _check(self, arrival: Arrival) -> None:
-        if arrival.obs.keys() != self.obs_shapes.keys():
+    def _check(self, transition: Transition) -> None:
+        if transition.obs.keys() != self.obs_shapes.keys():
             raise EnvironmentFault(
-                f"Expect observations {list(self.obs_shapes)}, actually: {list(arrival.obs)}"
+                f"Expect observations {list(self.obs_shapes)}, actually: {list(transition.obs)}"
             )
         for key, shape in self.obs_shapes.items():
-            value = arrival.obs[key]
+            value = transition.obs[key]
             dtype = np.dtype(np.uint8 if len(shape) == 3 else np.float32)
             if value.shape != shape or value.dtype != dtype:
                 raise EnvironmentFault(
@@ -233,8 +232,8 @@ class GymEnvs:
                 )
             if dtype.kind == "f" and not np.isfinite(value).all():
                 raise EnvironmentFault(f"Expect `{key}` to be finite, actually: {value}")
-        if not np.isfinite(arrival.reward):
-            raise EnvironmentFault(f"Expect the reward to be finite, actually: {arrival.reward}")
+        if not np.isfinite(transition.reward):
+            raise EnvironmentFault(f"Expect the reward to be finite, actually: {transition.reward}")
 
     def _note(self, env: int, fault: Exception) -> None:
         """Report a fault, and mark the environment for replacement while that is allowed."""
@@ -255,7 +254,7 @@ class GymEnvs:
         )
 
 
-def _close(member: OneEnv) -> None:
+def _close(member: SingleEnv) -> None:
     try:
         member.close()
     except Exception:  # a broken environment may not even close; the run goes on without it

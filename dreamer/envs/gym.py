@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
 from dreamer.envs.base import ActionRepeat, EnvCount, HangSeconds, MaxRestarts, Processes, Task
-from dreamer.envs.group import Arrival, EnvironmentFault, GymEnvs, Observation, OneEnv
+from dreamer.envs.group import EnvGroup, EnvironmentFault, Observation, SingleEnv, Transition
 from dreamer.envs.processes import make_group
 from dreamer.envs.rendering import draw
 from dreamer.envs.spaces import ActionWriter, GymSpaces, ObservationReader
@@ -51,21 +51,21 @@ def make_gym(
     hang_seconds: HangSeconds,
     max_restarts: MaxRestarts,
     kwargs: Kwargs,
-) -> GymEnvs:
+) -> EnvGroup:
     """Build E copies of a registered environment.
 
     Args:
         task: An id that Gymnasium knows, as "CartPole-v1", or one that a module registers when it
             is imported, as "my_module:MyEnv-v0".
         count: E, copies that step together.
-        seed: Of the environments; see `GymEnvs`.
+        seed: Of the environments; see `EnvGroup`.
         action_repeat: Steps of the environment per policy step; their rewards are summed.
         time_limit_frames: Steps of the environment in an episode; None: as registered.
         grayscale: See `ObservationReader`.
         flat_keys: See `ObservationReader`.
         processes: Each environment in a process of its own; see `make_group`.
         hang_seconds: See `make_group`.
-        max_restarts: See `GymEnvs`.
+        max_restarts: See `EnvGroup`.
         kwargs: Given to the environment.
 
     Raises:
@@ -114,7 +114,7 @@ def make_registered(
     return GymEnv(env, **options)
 
 
-class GymEnv(OneEnv):
+class GymEnv(SingleEnv):
     """One Gymnasium environment, in this process."""
 
     def __init__(
@@ -154,13 +154,13 @@ class GymEnv(OneEnv):
         )
 
     def reset(self, seed: int | None) -> Observation:
-        """See `OneEnv`."""
+        """See `SingleEnv`."""
         raw, _ = self.env.reset(seed=seed)
         self._obs = self._read(raw)
         return self._obs
 
-    def step(self, action: np.ndarray) -> Arrival:
-        """See `OneEnv`."""
+    def step(self, action: np.ndarray) -> Transition:
+        """See `SingleEnv`."""
         raw_action = self._write(action)
         total, raw, terminated, truncated = 0.0, None, False, False
         for _ in range(self._action_repeat):
@@ -175,15 +175,15 @@ class GymEnv(OneEnv):
             if terminated or truncated:
                 break
         self._obs = self._read(raw)
-        return Arrival(self._obs, total, bool(terminated), bool(terminated or truncated))
+        return Transition(self._obs, total, bool(terminated), bool(terminated or truncated))
 
     def render(self) -> np.ndarray:
-        """See `OneEnv`: its observation, where it says that it gives no pictures."""
+        """See `SingleEnv`: its observation, where it says that it gives no pictures."""
         picture: Any = self.env.render() if self._can_render else draw(self._obs)
         return picture
 
     def close(self) -> None:
-        """See `OneEnv`."""
+        """See `SingleEnv`."""
         self.env.close()
 
 

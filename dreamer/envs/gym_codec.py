@@ -17,7 +17,7 @@ Place = tuple[str | int, ...]  # keys and indices that lead to a part of a space
 ROUNDING = 1e-5  # of an action's bounds
 
 
-class GymTerms:
+class GymCodec:
     """Observations and actions of a pair of spaces.
 
     Many dictionaries or tuples at once are one of them with arrays that have leading axes, or a
@@ -30,8 +30,8 @@ class GymTerms:
         self.action_space = self._write.action_space
         self.obs_shapes = self._reader().shapes
 
-    def read_observations(self, raw: Any) -> tuple[dict[str, np.ndarray], Leading]:
-        """See `Terms`."""
+    def encode_observations(self, raw: Any) -> tuple[dict[str, np.ndarray], Leading]:
+        """See `SpaceCodec`."""
         space = self._spaces.observation
         leaves = _leaves(raw, space)
         found = {
@@ -55,8 +55,8 @@ class GymTerms:
                 raise ValueError(f"Expect `{key}` to be finite, actually: {describe(array)}")
         return obs, leading
 
-    def read_actions(self, raw: Any) -> np.ndarray:
-        """See `Terms`."""
+    def encode_actions(self, raw: Any) -> np.ndarray:
+        """See `SpaceCodec`."""
         space, array = self._spaces.action, np.asarray(raw)
         assert space.shape is not None
         leading = array.shape[: max(array.ndim - len(space.shape), 0)]
@@ -68,8 +68,8 @@ class GymTerms:
         choices = self.action_space.choices or (self.action_space.size,)
         return one_hots(chosen.reshape(*leading, -1), choices)
 
-    def write_actions(self, actions: np.ndarray) -> Any:
-        """See `Terms`."""
+    def decode_actions(self, actions: np.ndarray) -> Any:
+        """See `SpaceCodec`."""
         space = self._spaces.action
         assert space.shape is not None
         leading = actions.shape[:-1]
@@ -79,7 +79,7 @@ class GymTerms:
         return int(rows[0]) if isinstance(space, spaces.Discrete) else rows[0]
 
     def as_plain(self) -> dict[str, Any]:
-        """See `Terms`."""
+        """See `SpaceCodec`."""
         observation, action, grayscale, flat_keys = self._spaces
         return describe_kind(self.obs_shapes, self.action_space) | {
             "gymnasium": {
@@ -97,7 +97,7 @@ class GymTerms:
 
 
 def read_spaces(plain: Mapping[str, Any]) -> GymSpaces:
-    """Make the spaces that `GymTerms.as_plain` described."""
+    """Make the spaces that `GymCodec.as_plain` described."""
     return GymSpaces(
         _space(plain["observation"]),
         _space(plain["action"]),

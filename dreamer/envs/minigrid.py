@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 
 from dreamer.envs.base import EnvCount, HangSeconds, MaxRestarts, Processes, Task
-from dreamer.envs.group import Arrival, GymEnvs, Observation, OneEnv
+from dreamer.envs.group import EnvGroup, Observation, SingleEnv, Transition
 from dreamer.envs.processes import make_group
 from dreamer.envs.tasks import find_task
 from dreamer.schema.types import doc
@@ -34,7 +34,7 @@ def make_minigrid(
     processes: Processes,
     hang_seconds: HangSeconds,
     max_restarts: MaxRestarts,
-) -> GymEnvs:
+) -> EnvGroup:
     """Build E copies of one task.
 
     Args:
@@ -47,7 +47,7 @@ def make_minigrid(
         seed: Of how the rooms are laid out.
         processes: Each environment in a process of its own; see `make_group`.
         hang_seconds: See `make_group`.
-        max_restarts: See `GymEnvs`.
+        max_restarts: See `EnvGroup`.
 
     Raises:
         ImportError: minigrid is not installed.
@@ -85,7 +85,7 @@ def _names() -> dict[str, str]:
     return names
 
 
-class MiniGrid(OneEnv):
+class MiniGrid(SingleEnv):
     """One room, or several, behind which a reward lies."""
 
     def __init__(self, id_: str, pixels: bool):
@@ -93,7 +93,7 @@ class MiniGrid(OneEnv):
         import minigrid  # noqa: F401 (in another process, nobody has registered the ids yet)
         from minigrid.core import constants
 
-        # The checker would test every step; `GymEnvs` checks what counts.
+        # The checker would test every step; `EnvGroup` checks what counts.
         env = gymnasium.make(id_, render_mode="rgb_array", disable_env_checker=True)
         self.name = id_
         self._env: gymnasium.Env[Any, Any] = env
@@ -114,21 +114,21 @@ class MiniGrid(OneEnv):
             self.obs_shapes = {"tiles": (edge**2 * sum(self._kinds),), "direction": (4,)}
 
     def reset(self, seed: int | None) -> Observation:
-        """See `OneEnv`."""
+        """See `SingleEnv`."""
         return self._observe(self._env.reset(seed=seed)[0])
 
-    def step(self, action: np.ndarray) -> Arrival:
-        """See `OneEnv`."""
+    def step(self, action: np.ndarray) -> Transition:
+        """See `SingleEnv`."""
         obs, reward, terminated, truncated, _ = self._env.step(int(action.argmax()))
-        return Arrival(self._observe(obs), float(reward), terminated, terminated or truncated)
+        return Transition(self._observe(obs), float(reward), terminated, terminated or truncated)
 
     def render(self) -> np.ndarray:
-        """See `OneEnv`: the whole grid, with what the agent sees of it lit."""
+        """See `SingleEnv`: the whole grid, with what the agent sees of it lit."""
         picture: Any = self._env.render()
         return picture
 
     def close(self) -> None:
-        """See `OneEnv`."""
+        """See `SingleEnv`."""
         self._env.close()
 
     def _observe(self, obs: dict[str, Any]) -> Observation:

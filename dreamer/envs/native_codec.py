@@ -13,7 +13,7 @@ from dreamer.types import ActionSpace
 Leading = tuple[int, ...]
 
 
-class OwnTerms:
+class NativeCodec:
     """Of environments that speak our words from the start, such as Atari and the dummy worlds.
 
     Observations are a dictionary of arrays, or a bare array where there is one key: images
@@ -26,8 +26,8 @@ class OwnTerms:
         size, self._discrete, choices = action_space
         self._choices = choices or (size,)
 
-    def read_observations(self, raw: Any) -> tuple[dict[str, np.ndarray], Leading]:
-        """See `Terms`."""
+    def encode_observations(self, raw: Any) -> tuple[dict[str, np.ndarray], Leading]:
+        """See `SpaceCodec`."""
         if not isinstance(raw, Mapping):
             if len(self.obs_shapes) != 1:
                 raise ValueError(
@@ -43,8 +43,8 @@ class OwnTerms:
             raise ValueError(f"Expect observations of the same leading axes, actually: {leading}")
         return obs, next(iter(leading.values()))
 
-    def read_actions(self, raw: Any) -> np.ndarray:
-        """See `Terms`."""
+    def encode_actions(self, raw: Any) -> np.ndarray:
+        """See `SpaceCodec`."""
         array = np.asarray(raw)
         if not self._discrete:
             size = self.action_space.size
@@ -57,8 +57,8 @@ class OwnTerms:
             array = array[..., None]
         return one_hots(array, self._choices)
 
-    def write_actions(self, actions: np.ndarray) -> Any:
-        """See `Terms`."""
+    def decode_actions(self, actions: np.ndarray) -> Any:
+        """See `SpaceCodec`."""
         if not self._discrete:
             return actions
         chosen = chosen_options(actions, self._choices)
@@ -67,7 +67,7 @@ class OwnTerms:
         return chosen[..., 0] if chosen.ndim > 1 else int(chosen[0])
 
     def as_plain(self) -> dict[str, Any]:
-        """See `Terms`."""
+        """See `SpaceCodec`."""
         return describe_kind(self.obs_shapes, self.action_space)
 
 

@@ -18,7 +18,7 @@ import cloudpickle
 import numpy as np
 
 from dreamer.envs.base import ActionRepeat, EnvCount, HangSeconds, MaxRestarts, Processes
-from dreamer.envs.group import Arrival, EnvironmentFault, GymEnvs, Observation, OneEnv
+from dreamer.envs.group import EnvGroup, EnvironmentFault, Observation, SingleEnv, Transition
 from dreamer.envs.rendering import RenderingFault
 from dreamer.envs.worker import SINGLE_THREADED, Fault, Introduction, observations_in, serve
 from dreamer.schema.validation import checked_call
@@ -29,7 +29,7 @@ GOODBYE = 5  # seconds that an environment has to close
 
 @checked_call
 def make_group(
-    make: Callable[[], OneEnv],
+    make: Callable[[], SingleEnv],
     *,
     count: EnvCount,
     seed: int,
@@ -38,27 +38,27 @@ def make_group(
     hang_seconds: HangSeconds,
     max_restarts: MaxRestarts,
     reference_returns: dict[str, float] | None = None,
-) -> GymEnvs:
+) -> EnvGroup:
     """Build E environments of one kind that step together.
 
     Args:
         make: Builds one of them, here or in another process.
         count: E.
-        seed: See `GymEnvs`.
-        action_repeat: See `GymEnvs`.
+        seed: See `EnvGroup`.
+        action_repeat: See `EnvGroup`.
         processes: Whether each gets a process of its own; "auto" where there are several, and
             several cores.
         hang_seconds: An environment in another process that does not answer for so long is killed
             and restarted. In this process it would be waited for.
-        max_restarts: See `GymEnvs`.
-        reference_returns: See `Envs`.
+        max_restarts: See `EnvGroup`.
+        reference_returns: See `VectorEnvs`.
 
     Raises:
         ValueError: A setting out of its range.
     """
     apart = count > 1 and _cores() > 1 if processes == "auto" else processes
     maker = partial(ProcessEnv, make, hang_seconds=hang_seconds) if apart else make
-    return GymEnvs(
+    return EnvGroup(
         [maker] * count,
         seed=seed,
         action_repeat=action_repeat,
@@ -67,13 +67,13 @@ def make_group(
     )
 
 
-class ProcessEnv(OneEnv):
+class ProcessEnv(SingleEnv):
     """One environment in a process of its own.
 
     The process ends with `close`, with a fault, and with this one, however this one ends.
     """
 
-    def __init__(self, make: Callable[[], OneEnv], *, hang_seconds: float):
+    def __init__(self, make: Callable[[], SingleEnv], *, hang_seconds: float):
         """Start the process, which builds the environment meanwhile; `make` is cloudpickled."""
         self._hang_seconds = hang_seconds
         self._views: dict[str, np.ndarray] | None = None  # None: it has not introduced itself yet
@@ -93,58 +93,58 @@ class ProcessEnv(OneEnv):
 
     @property
     def obs_shapes(self) -> dict[str, tuple[int, ...]]:  # type: ignore[override]
-        """See `OneEnv`; waits until the environment is built, and raises what hindered that."""
+        """See `SingleEnv`; waits until the environment is built, and raises what hindered that."""
         return self._introduction().obs_shapes
 
     @property
     def action_space(self) -> ActionSpace:  # type: ignore[override]
-        """See `OneEnv`."""
+        """See `SingleEnv`."""
         return self._introduction().action_space
 
     @property
     def user_spaces(self) -> Any:  # type: ignore[override]
-        """See `OneEnv`."""
+        """See `SingleEnv`."""
         return self._introduction().user_spaces
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """See `OneEnv`."""
+        """See `SingleEnv`."""
         return self._introduction().notes
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """See `OneEnv`."""
+        """See `SingleEnv`."""
         return self._introduction().name
 
     def reset(self, seed: int | None) -> Observation:
-        """See `OneEnv`."""
+        """See `SingleEnv`."""
         self.start_reset(seed)
         return self.finish().obs
 
-    def step(self, action: np.ndarray) -> Arrival:
-        """See `OneEnv`."""
+    def step(self, action: np.ndarray) -> Transition:
+        """See `SingleEnv`."""
         self.start_step(action)
         return self.finish()
 
     def start_reset(self, seed: int | None) -> None:
-        """See `OneEnv`."""
+        """See `SingleEnv`."""
         self._ask("reset", seed)
 
     def start_step(self, action: np.ndarray) -> None:
-        """See `OneEnv`."""
+        """See `SingleEnv`."""
         self._ask("step", action)
 
-    def finish(self) -> Arrival:
-        """See `OneEnv`."""
+    def finish(self) -> Transition:
+        """See `SingleEnv`."""
         self._introduction()
-        arrival: Arrival = self._answer()
-        if arrival.obs:  # it did not fit into the shared memory
-            return arrival
+        transition: Transition = self._answer()
+        if transition.obs:  # it did not fit into the shared memory
+            return transition
         assert self._views is not None
-        return arrival._replace(obs={key: view.copy() for key, view in self._views.items()})
+        return transition._replace(obs={key: view.copy() for key, view in self._views.items()})
 
     def render(self) -> np.ndarray:
-        """See `OneEnv`.
+        """See `SingleEnv`.
 
         Raises:
             RenderingFault: It gave no picture, and can go on.

@@ -34,7 +34,7 @@ def require_at_least(minimum: int, **values: int) -> None:
 
 
 @functools.cache
-def say_once(line: str) -> None:
+def print_once(line: str) -> None:
     """Print a line; environments of one kind would say it again and again."""
     print(line)
 

@@ -17,18 +17,18 @@ from gymnasium.wrappers import TimeLimit
 from dreamer.envs.base import (
     ActionRepeat,
     EnvCount,
-    Envs,
     HangSeconds,
     MaxRestarts,
     Processes,
     Task,
+    VectorEnvs,
 )
 from dreamer.envs.gym import FlatKeys, Grayscale, GymEnv, GymTimeLimit, Kwargs
 from dreamer.envs.processes import make_group
 from dreamer.schema.types import doc
 from dreamer.schema.validation import checked_call
 
-Factory = Callable[..., Any]  # makes a gymnasium.Env, or of `seed` and `count` an `Envs`
+Factory = Callable[..., Any]  # makes a gymnasium.Env, or of `seed` and `count` a `VectorEnvs`
 PROTOCOL = ("count", "obs_shapes", "action_space", "action_repeat", "reset", "step", "close")
 
 
@@ -47,14 +47,14 @@ class Options(TypedDict):
     kwargs: Kwargs
 
 
-def make_own(
+def make_user(
     task: Task,
     *,
     factory: Annotated[
         str | None, doc("my_module:make, where the environment's maker has such a name.")
     ],
     **options: Unpack[Options],
-) -> Envs:
+) -> VectorEnvs:
     """Build a group of environments by the name of the function that makes one.
 
     Args:
@@ -79,13 +79,13 @@ def make_suite(
     *,
     factory: Annotated[str, doc("my_package:make, the suite's function.")],
     **options: Unpack[Options],
-) -> Envs:
+) -> VectorEnvs:
     """Build a group of environments of a suite that another package brings.
 
     Args:
         task: Given to the suite's function, which says what tasks there are.
         factory: That function, as "my_package:make". It makes one `gymnasium.Env` of a task; or,
-            if it takes `seed` and `count`, too, an `Envs`.
+            if it takes `seed` and `count`, too, a `VectorEnvs`.
         options: See `group_of`; `kwargs` are given to the function.
 
     Raises:
@@ -120,11 +120,11 @@ def group_of(
     hang_seconds: HangSeconds,
     max_restarts: MaxRestarts,
     kwargs: Kwargs,
-) -> Envs:
+) -> VectorEnvs:
     """Build E environments with a function.
 
     Args:
-        factory: Makes one `gymnasium.Env`; or, if it takes `seed` and `count`, an `Envs`.
+        factory: Makes one `gymnasium.Env`; or, if it takes `seed` and `count`, a `VectorEnvs`.
         count: E.
         seed: Of the environments.
         action_repeat: See `GymEnv`.
@@ -133,7 +133,7 @@ def group_of(
         flat_keys: See `ObservationReader`.
         processes: Each environment in a process of its own; see `processes.make_group`.
         hang_seconds: The same.
-        max_restarts: See `GymEnvs`.
+        max_restarts: See `EnvGroup`.
         kwargs: Given to the function.
 
     Raises:
@@ -143,7 +143,7 @@ def group_of(
         envs = factory(seed=seed, count=count, **kwargs)
         if not is_group(envs):
             raise ValueError(
-                f"Expect a function of `seed` and `count` to make an `Envs`, with "
+                f"Expect a function of `seed` and `count` to make a `VectorEnvs`, with "
                 f"{', '.join(PROTOCOL)}, actually: {envs!r}"
             )
         return envs
@@ -170,12 +170,12 @@ def group_of(
 
 
 def is_group(env: Any) -> bool:
-    """Whether an object follows the protocol `Envs`."""
+    """Whether an object follows the protocol `VectorEnvs`."""
     return all(hasattr(env, name) for name in PROTOCOL)
 
 
 def makes_groups(factory: Factory) -> bool:
-    """Whether a function makes an `Envs` by itself: it takes `seed` and `count`."""
+    """Whether a function makes a `VectorEnvs` by itself: it takes `seed` and `count`."""
     try:
         parameters = inspect.signature(factory).parameters
     except ValueError:  # of a built-in
@@ -211,17 +211,17 @@ def task_of(env: Any, kwargs: dict[str, Any]) -> str:
     return task_of(made, {})
 
 
-class LentEnv(gymnasium.Wrapper):
+class BorrowedEnv(gymnasium.Wrapper):
     """An environment that belongs to the user's program, and is not closed with ours."""
 
     def close(self) -> None:
         """Nothing: its owner closes it."""
 
 
-class LentEnvs:
-    """The same for an `Envs`."""
+class BorrowedEnvs:
+    """The same for a `VectorEnvs`."""
 
-    def __init__(self, envs: Envs):
+    def __init__(self, envs: VectorEnvs):
         self._envs = envs
 
     def __getattr__(self, name: str) -> Any:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 import numpy as np
 
-from dreamer.envs.group import Arrival, OneEnv
+from dreamer.envs.group import SingleEnv, Transition
 from dreamer.envs.rendering import RenderingFault, take_picture
 from dreamer.types import ActionSpace
 
@@ -57,7 +57,7 @@ def serve(pipe: Connection, recipe: bytes, environ: dict[str, str]) -> None:
     os.environ.update(environ | SINGLE_THREADED)
     number = 0
     try:
-        env: OneEnv = cloudpickle.loads(recipe)()
+        env: SingleEnv = cloudpickle.loads(recipe)()
         shapes = dict(env.obs_shapes)
         introduction = Introduction(shapes, env.action_space, env.user_spaces, env.notes, env.name)
         pipe.send((number, introduction))
@@ -75,21 +75,21 @@ def serve(pipe: Connection, recipe: bytes, environ: dict[str, str]) -> None:
             pipe.send((number, Fault(traceback.format_exc())))
 
 
-def _do(env: OneEnv, word: str, argument: Any, views: dict[str, np.ndarray]) -> Any:
+def _do(env: SingleEnv, word: str, argument: Any, views: dict[str, np.ndarray]) -> Any:
     if word == "render":
         try:
             return take_picture(env.render, env.name)
         except RenderingFault as fault:  # no reason to end the process
             return fault
-    arrival = Arrival(env.reset(argument)) if word == "reset" else env.step(argument)
-    if arrival.obs.keys() != views.keys() or any(
+    transition = Transition(env.reset(argument)) if word == "reset" else env.step(argument)
+    if transition.obs.keys() != views.keys() or any(
         value.shape != views[key].shape or value.dtype != views[key].dtype
-        for key, value in arrival.obs.items()
+        for key, value in transition.obs.items()
     ):
-        return arrival  # the group says what is wrong with it
-    for key, value in arrival.obs.items():
+        return transition  # the group says what is wrong with it
+    for key, value in transition.obs.items():
         views[key][...] = value
-    return arrival._replace(obs={})
+    return transition._replace(obs={})
 
 
 def _new_memory() -> int:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 
-from dreamer.replay.device_cache import Mirror
+from dreamer.replay.device_cache import DeviceCache
 from dreamer.replay.episodes import EpisodeIndex
 from dreamer.replay.sampling import SAMPLERS, Experience, Sampler, draw
 from dreamer.replay.storage import Column, RingFiles, peek, size_on_disk
@@ -112,9 +112,9 @@ class Replay:
         self._obs_columns = dict(zip(obs_shapes, columns, strict=False))
         self._other_columns = columns[len(obs_shapes) :]
         self._sampled = [x for x in self._files.columns if x not in ("is_last", "episode")]
-        self._mirror: Mirror | None = None
+        self._device_cache: DeviceCache | None = None
         if config.device == "cuda":
-            self._mirror = Mirror(self._files, self._sampled, torch.device("cuda"))
+            self._device_cache = DeviceCache(self._files, self._sampled, torch.device("cuda"))
         self._episodes = EpisodeIndex(env_count)
         self._experience = Experience(self._files, self._episodes, config.across_episodes)
         sampling = config.sampling
@@ -253,7 +253,7 @@ class Replay:
                 "replay.across_episodes=true."
             ) from None
         step = start + np.arange(length)[:, None]  # (T, B)
-        source = self._mirror or self._files
+        source = self._device_cache or self._files
         gathered = {name: source.gather(name, env, step) for name in self._sampled}
         gathered["is_first"][0] = True
         obs = {key: gathered.pop(f"obs_{key}") for key in self._obs_keys}
@@ -262,8 +262,8 @@ class Replay:
     def clear(self) -> None:
         """Forget every step; the room that they take on disk is written over."""
         self._files.roll_back(0, floor=0)
-        if self._mirror:
-            self._mirror.forget()
+        if self._device_cache:
+            self._device_cache.forget()
         self._restore_index()
 
     def state_dict(self) -> dict[str, Any]:
@@ -300,8 +300,8 @@ class Replay:
                     stacklevel=2,
                 )
             self._files.roll_back(state["steps"], floor=oldest)
-            if self._mirror:
-                self._mirror.forget()
+            if self._device_cache:
+                self._device_cache.forget()
         self._restore_index()
         self._close_episodes(self._is_open.copy())
         self._generator.bit_generator.state = json.loads(state["generator"])

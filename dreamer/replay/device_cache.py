@@ -13,7 +13,7 @@ from dreamer.replay.storage import RingFiles
 CHUNK = 2**14  # steps copied at once, so that no copy takes more than 64 MiB of memory on the way
 
 
-class Mirror:
+class DeviceCache:
     """The columns of rings that batches are made of, on a device."""
 
     def __init__(self, files: RingFiles, names: list[str], device: torch.device):

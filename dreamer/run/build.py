@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreamer.agent import AgentConfig, DreamerAgent
 from dreamer.collector import Policy
-from dreamer.envs.base import Envs
+from dreamer.envs.base import VectorEnvs
 from dreamer.envs.user import is_group
 from dreamer.kernels import optimize
 from dreamer.kernels.cuda_graph import CudaCapture
@@ -33,7 +33,7 @@ class Spaces(Protocol):
     action_space: ActionSpace
 
 
-def make_envs(cfg: DictConfig, *, seed: int, count: int | None = None) -> Envs:
+def make_envs(cfg: DictConfig, *, seed: int, count: int | None = None) -> VectorEnvs:
     """Build a group of environments; `count` replaces that of the configuration.
 
     Raises:
@@ -43,7 +43,7 @@ def make_envs(cfg: DictConfig, *, seed: int, count: int | None = None) -> Envs:
     envs = instantiate(cfg.env, **options)
     if not is_group(envs):
         raise ValueError(
-            f"`env._target_` must make a group of environments (dreamer.envs.base.Envs), got "
+            f"`env._target_` must make a group of environments (dreamer.envs.base.VectorEnvs), got "
             f"{envs!r} from {cfg.env._target_}. For a function that makes a gymnasium.Env: "
             "env=own env.factory=my_module:make"
         )
@@ -140,7 +140,7 @@ def has_cuda_graphs(cfg: DictConfig) -> bool:
 
 
 def make_loggers(
-    cfg: DictConfig, folder: RunFolder, envs: Envs, resume: ResumePoint | None
+    cfg: DictConfig, folder: RunFolder, envs: VectorEnvs, resume: ResumePoint | None
 ) -> list[Any]:
     """Build the loggers; a resumed run goes on in them. Nothing there is changed.
 

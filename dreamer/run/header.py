@@ -10,17 +10,17 @@ import torch
 from omegaconf import DictConfig
 
 from dreamer.agent import DreamerAgent
-from dreamer.envs.base import Envs
+from dreamer.envs.base import VectorEnvs
 from dreamer.replay.buffer import Replay
 from dreamer.run.cost import Cost, describe_cost
 from dreamer.run.folder import ResumePoint, RunFolder
 from dreamer.types import ActionSpace
 
 
-def print_briefing(
+def print_header(
     cfg: DictConfig,
     folder: RunFolder,
-    envs: Envs,
+    envs: VectorEnvs,
     agent: DreamerAgent,
     replay: Replay,
     trainer: pl.Trainer,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from dreamer.envs.codecs import Terms, read_terms, terms_of
+from dreamer.envs.codecs import SpaceCodec, codec_of, read_codec
 from dreamer.inference import TrainedAgent
 from dreamer.run.build import make_agent, make_envs
 from dreamer.run.config import reasons
@@ -47,18 +47,18 @@ def load(
     path = path if path.exists() else folder.checkpoints / "last.ckpt"
     state = folder.read_checkpoint(path)
     spaces = folder.spaces()
-    terms = read_terms(spaces) if spaces else _ask_environment(cfg)
-    networks = make_agent(cfg, terms)
+    codec = read_codec(spaces) if spaces else _ask_environment(cfg)
+    networks = make_agent(cfg, codec)
     try:
         networks.load_state_dict(state["state_dict"])
     except RuntimeError as error:
         raise ValueError(f"{path} is not a checkpoint of the agent in config.yaml") from error
     networks.on_load_checkpoint(state)
-    return TrainedAgent(networks.to(device), terms, sample_actions=sample_actions)
+    return TrainedAgent(networks.to(device), codec, sample_actions=sample_actions)
 
 
-def _ask_environment(cfg: DictConfig) -> Terms:
-    """The terms of a run whose folder does not hold them: an older program wrote it."""
+def _ask_environment(cfg: DictConfig) -> SpaceCodec:
+    """The codec of a run whose folder does not hold them: an older program wrote it."""
     envs = make_envs(cfg, seed=cfg.seed, count=1)
     envs.close()
-    return terms_of(envs)
+    return codec_of(envs)

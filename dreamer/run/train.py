@@ -25,8 +25,8 @@ from dreamer.callbacks.interrupt import Interrupt, Interrupted
 from dreamer.callbacks.metrics import Metrics
 from dreamer.callbacks.progress import Progress
 from dreamer.collector import Collector
-from dreamer.envs.base import Envs
-from dreamer.envs.codecs import terms_of
+from dreamer.envs.base import VectorEnvs
+from dreamer.envs.codecs import codec_of
 from dreamer.evaluation import EVALUATION_SEED
 from dreamer.loggers import finish, go_on_from
 from dreamer.policy import PolicyContext, RandomPolicy
@@ -49,7 +49,7 @@ from dreamer.run.build import (
 from dreamer.run.config import checked, most_updates, reasons
 from dreamer.run.cost import estimate_cost
 from dreamer.run.folder import FolderInUse, ResumePoint, RunFolder
-from dreamer.run.header import print_briefing
+from dreamer.run.header import print_header
 
 
 class Summary(NamedTuple):
@@ -65,7 +65,7 @@ class Summary(NamedTuple):
 class EnvsMaker(Protocol):
     """Makes a group of environments; `count` replaces that of the configuration."""
 
-    def __call__(self, cfg: DictConfig, *, seed: int, count: int | None = None) -> Envs:
+    def __call__(self, cfg: DictConfig, *, seed: int, count: int | None = None) -> VectorEnvs:
         """See `build.make_envs`."""
         ...
 
@@ -106,7 +106,7 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
     seed = int(stream.generate_state(1)[0]) % 2**31
     envs = make_envs(cfg, seed=seed)
     try:
-        folder.check_same_spaces(terms_of(envs).as_plain())
+        folder.check_same_spaces(codec_of(envs).as_plain())
         agent = make_agent(cfg, envs)
         with folder.lock():
             if folder.resume_point() != resume:
@@ -131,7 +131,7 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
 def _fit(
     cfg: DictConfig,
     folder: RunFolder,
-    envs: Envs,
+    envs: VectorEnvs,
     agent: DreamerAgent,
     resume: ResumePoint | None,
     make_envs: EnvsMaker,
@@ -188,12 +188,12 @@ def _fit(
     with _open_loggers(cfg, folder, envs, resume) as loggers:
         trainer.loggers = loggers
         # All is built: what is wrong with the configuration has been told, and nothing changed.
-        folder.begin(cfg, terms_of(envs).as_plain())
+        folder.begin(cfg, codec_of(envs).as_plain())
         if resume is None:
             replay.clear()  # of a start that never came to a checkpoint
         else:
             go_on_from(loggers, resume.frames)
-        print_briefing(
+        print_header(
             *(cfg, folder, envs, agent, replay, trainer, resume), cost=cost, kernels=kernels
         )
         start = time.time()
@@ -219,7 +219,7 @@ def _fit(
 
 @contextmanager
 def _open_loggers(
-    cfg: DictConfig, folder: RunFolder, envs: Envs, resume: ResumePoint | None
+    cfg: DictConfig, folder: RunFolder, envs: VectorEnvs, resume: ResumePoint | None
 ) -> Iterator[list[Logger]]:
     """The loggers; told at the end how the run ended, whatever ends it."""
     loggers = make_loggers(cfg, folder, envs, resume)
@@ -237,7 +237,7 @@ def _open_loggers(
 def _make_callbacks(
     cfg: DictConfig,
     folder: RunFolder,
-    envs: Envs,
+    envs: VectorEnvs,
     agent: DreamerAgent,
     replay: Replay,
     metrics: Metrics,

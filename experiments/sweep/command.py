@@ -36,7 +36,7 @@ from experiments.sweep.grid import CONF, Grid, Job
 from experiments.sweep.jobs import Planned, stop
 from experiments.sweep.launchers import check_launcher, launch
 from experiments.sweep.state import State, failure
-from experiments.sweep.status import Board, make_console, read_states, summary_line, table
+from experiments.sweep.status import StatusDisplay, make_console, read_states, summary_line, table
 
 USAGE = Usage(
     "Run a grid of experiments, or what is left of it: variants x tasks x seeds.",
@@ -147,7 +147,7 @@ def carry_out(plan: Sequence[Planned], command: Command) -> int:
     if not command.retry:
         _show_failures(plan, read_states(plan))
     tried: set[Path] = set()
-    with _saving_jobs(plan), Board(plan, make_console(), every_seconds=LINE_SECONDS):
+    with _saving_jobs(plan), StatusDisplay(plan, make_console(), every_seconds=LINE_SECONDS):
         while True:
             states = read_states(plan)
             due = [

@@ -47,7 +47,7 @@ def read_states(plan: Sequence[Planned]) -> list[State]:
     return [read_state(one.folder, one.total_frames) for one in plan]
 
 
-class Board(AbstractContextManager):
+class StatusDisplay(AbstractContextManager):
     """Shows the jobs until it is left: redrawn on a terminal, else one line now and then."""
 
     def __init__(self, plan: Sequence[Planned], console: Console, *, every_seconds: float):
@@ -59,7 +59,7 @@ class Board(AbstractContextManager):
         self._done = Event()
         self._thread = Thread(target=self._follow, daemon=True)
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "StatusDisplay":
         """Begin to show."""
         if self._live:
             self._live.start()

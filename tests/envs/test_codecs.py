@@ -1,11 +1,11 @@
-"""Users' terms of observations and actions, there and back, and written down."""
+"""Users' codec of observations and actions, there and back, and written down."""
 
 import json
 
 import numpy as np
 import pytest
 
-from dreamer.envs.codecs import OwnTerms, read_terms, terms_of
+from dreamer.envs.codecs import NativeCodec, codec_of, read_codec
 from dreamer.envs.dummy import make_dummy
 from dreamer.types import ActionSpace
 
@@ -30,17 +30,17 @@ def random_actions(space, *leading):
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("leading", [(), (3,), (7, 3)])
 def test_actions_come_back_as_they_were(space, leading):
-    terms, actions = OwnTerms(IMAGE, space), random_actions(space, *leading)
-    written = terms.write_actions(actions)
-    np.testing.assert_array_equal(terms.read_actions(written), actions)
+    codec, actions = NativeCodec(IMAGE, space), random_actions(space, *leading)
+    written = codec.decode_actions(actions)
+    np.testing.assert_array_equal(codec.encode_actions(written), actions)
 
 
 def test_actions_are_what_users_call_them():
-    one, numbers, several = (OwnTerms(IMAGE, space) for space in SPACES)
-    assert one.write_actions(np.eye(5)[3]) == 3
-    np.testing.assert_array_equal(one.write_actions(np.eye(5)[[3, 0]]), [3, 0])
-    np.testing.assert_array_equal(numbers.write_actions(np.ones(4)), np.ones(4))
-    np.testing.assert_array_equal(several.write_actions(np.array([0, 0, 1, 1, 0])), [2, 0])
+    one, numbers, several = (NativeCodec(IMAGE, space) for space in SPACES)
+    assert one.decode_actions(np.eye(5)[3]) == 3
+    np.testing.assert_array_equal(one.decode_actions(np.eye(5)[[3, 0]]), [3, 0])
+    np.testing.assert_array_equal(numbers.decode_actions(np.ones(4)), np.ones(4))
+    np.testing.assert_array_equal(several.decode_actions(np.array([0, 0, 1, 1, 0])), [2, 0])
 
 
 @pytest.mark.parametrize(
@@ -55,14 +55,14 @@ def test_actions_are_what_users_call_them():
 )
 def test_other_actions_are_refused(space, action, message):
     with pytest.raises(ValueError, match=message):
-        OwnTerms(IMAGE, space).read_actions(action)
+        NativeCodec(IMAGE, space).encode_actions(action)
 
 
 @pytest.mark.parametrize("leading", [(), (3,), (7, 3)])
 def test_leading_axes_are_what_one_observation_does_not_have(leading):
-    terms = OwnTerms(IMAGE | {"speed": (2,)}, SPACES[0])
+    codec = NativeCodec(IMAGE | {"speed": (2,)}, SPACES[0])
     raw = {"image": np.zeros((*leading, 3, 64, 64), np.uint8), "speed": np.ones((*leading, 2), int)}
-    obs, found = terms.read_observations(raw | {"more": "is ignored"})
+    obs, found = codec.encode_observations(raw | {"more": "is ignored"})
     assert found == leading
     assert {k: (x.shape, x.dtype) for k, x in obs.items()} == {
         "image": ((*leading, 3, 64, 64), np.uint8),
@@ -72,15 +72,15 @@ def test_leading_axes_are_what_one_observation_does_not_have(leading):
 
 @pytest.mark.parametrize("space", SPACES)
 def test_terms_are_written_and_read(space):
-    terms = OwnTerms(IMAGE, space)
-    read = read_terms(json.loads(json.dumps(terms.as_plain())))
+    codec = NativeCodec(IMAGE, space)
+    read = read_codec(json.loads(json.dumps(codec.as_plain())))
     assert (read.obs_shapes, read.action_space) == (IMAGE, space)
 
 
 def test_a_group_of_environments_has_terms():
     envs = make_dummy("point", count=2, seed=0, rounds=1, corridor=1, length=5, speed=0.5)
-    terms = terms_of(envs)
-    obs, leading = terms.read_observations(envs.reset().obs)
+    codec = codec_of(envs)
+    obs, leading = codec.encode_observations(envs.reset().obs)
     assert leading == (2,)
-    assert terms.write_actions(np.zeros((2, terms.action_space.size))).shape[0] == 2
+    assert codec.decode_actions(np.zeros((2, codec.action_space.size))).shape[0] == 2
     assert obs.keys() == envs.obs_shapes.keys()

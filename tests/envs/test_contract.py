@@ -14,7 +14,7 @@ from dreamer.envs.dmc import make_dmc
 from dreamer.envs.dummy import make_dummy
 from dreamer.envs.gym import make_gym
 from dreamer.envs.minigrid import make_minigrid
-from dreamer.envs.user import make_own
+from dreamer.envs.user import make_user
 
 ATARI = dict(
     action_repeat=4,
@@ -59,7 +59,7 @@ SUITES = {
     "minigrid_apart": partial(make_minigrid, OBSTACLES, observation="symbolic", **APART),
     "crafter": partial(make_crafter, "reward", **CRAFTER, **HERE),
     "own": partial(
-        make_own, "pole", factory="gymnasium:make", **GYM | dict(kwargs={"id": "CartPole-v1"})
+        make_user, "pole", factory="gymnasium:make", **GYM | dict(kwargs={"id": "CartPole-v1"})
     ),
 }
 SLOW = ("atari", "atari_colour", "dmc_vision", "minigrid_apart", "crafter")

@@ -20,14 +20,14 @@ ACTIONS = np.eye(17, dtype=np.float32)
 
 
 def play(env, steps, seed=0):
-    """Play at random; return all arrivals."""
+    """Play at random; return all transitions."""
     rng = np.random.default_rng(seed)
     return [env.step(ACTIONS[rng.integers(17)]) for _ in range(steps)]
 
 
 @pytest.fixture(scope="module")
 def episode():
-    """A world, and all arrivals in it up to its time limit."""
+    """A world, and all transitions in it up to its time limit."""
     env = Crafter(True, 60)
     env.reset(1)
     return env, play(env, 60)
@@ -41,15 +41,15 @@ def test_a_seed_repeats_an_episode_with_rewards_or_without(episode):
     none = play(elsewhere[-1], 60)
     for a, b in zip(some, none, strict=True):
         np.testing.assert_array_equal(a.obs["image"], b.obs["image"])
-    assert max(arrival.reward for arrival in some) >= 0.9  # random play unlocks something
-    assert not any(arrival.reward for arrival in none)
+    assert max(transition.reward for transition in some) >= 0.9  # random play unlocks something
+    assert not any(transition.reward for transition in none)
 
 
 @pytest.mark.slow
 def test_the_end_tells_which_achievements_were_unlocked(episode):
     _, (*before, end) = episode
     assert end.is_last and not end.is_terminal
-    assert all(not arrival.episode_metrics for arrival in before)
+    assert all(not transition.episode_metrics for transition in before)
     names = [name for name in end.episode_metrics if name.startswith("achievement/")]
     assert len(names) == 22
     assert {"achievement/collect_wood", "achievement/wake_up"} <= set(names)
@@ -57,7 +57,7 @@ def test_the_end_tells_which_achievements_were_unlocked(episode):
     assert set(end.episode_metrics.values()) <= {0.0, 1.0, unlocked}
     assert unlocked == end.episode_metrics["achievements"] >= 1
     # Each unlocking paid 1 in its step; health comes in tenths, and never so much at once.
-    assert unlocked == sum(arrival.reward > 0.5 for arrival in (*before, end))
+    assert unlocked == sum(transition.reward > 0.5 for transition in (*before, end))
 
 
 @pytest.mark.slow
@@ -74,8 +74,8 @@ def test_death_is_for_good():
     env.reset(0)
     assert env.render().shape == (288, 288, 3)
     env._env._player.health = 0
-    arrival = env.step(ACTIONS[0])
-    assert arrival.is_last and arrival.is_terminal
+    transition = env.step(ACTIONS[0])
+    assert transition.is_last and transition.is_terminal
 
 
 def test_an_unknown_task_is_refused():

@@ -8,12 +8,12 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 from toys import Toy
 
-from dreamer.envs.diagnostics import Range, Survey, doubts, repeats, survey
+from dreamer.envs.diagnostics import Diagnostics, Range, diagnose, find_warnings, repeats
 from dreamer.envs.dummy import make_dummy
-from dreamer.envs.group import GymEnvs
+from dreamer.envs.group import EnvGroup
 from dreamer.envs.gym import GymEnv
 
-FINE = Survey(
+FINE = Diagnostics(
     observations={"vector": Range(-1.0, 0.0, 1.0, changes=True, is_image=False)},
     rewards=np.array([0.0, 1.0]),
     returns=np.array([1.0]),
@@ -27,7 +27,7 @@ AGENT = dict(repeatable=True, sequence=50, across_episodes=False, tanh_rewards=T
 
 
 def group(toy, max_restarts=5):
-    return GymEnvs([lambda: GymEnv(toy)], seed=0, action_repeat=1, max_restarts=max_restarts)
+    return EnvGroup([lambda: GymEnv(toy)], seed=0, action_repeat=1, max_restarts=max_restarts)
 
 
 def left(step):
@@ -35,7 +35,7 @@ def left(step):
 
 
 def test_a_survey_counts_steps_rewards_and_episodes():
-    found = survey(group(Toy(length=4)), left, 10)
+    found = diagnose(group(Toy(length=4)), left, 10)
     np.testing.assert_array_equal(found.rewards, [1, 2, 3, 4, 1, 2, 3, 4, 1, 2])
     np.testing.assert_array_equal(found.returns, [10, 10])
     np.testing.assert_array_equal(found.lengths, [4, 4])
@@ -47,7 +47,7 @@ def test_a_survey_counts_steps_rewards_and_episodes():
 
 def test_a_survey_sees_ranges_of_several_environments():
     envs = make_dummy("memory", count=3, seed=0, rounds=2, corridor=1, length=5, speed=0.5)
-    image = survey(envs, left, 30).observations["image"]
+    image = diagnose(envs, left, 30).observations["image"]
     assert (image.least, image.most) == (0, 255)
     assert image.changes
     assert image.is_image
@@ -72,12 +72,12 @@ def test_observations_outside_their_space_are_counted(observations, shown, what)
             _, *others = super().step(action)
             return shown, *others
 
-    found = survey(group(Stray(observations, length=3), max_restarts=99), left, 6)
+    found = diagnose(group(Stray(observations, length=3), max_restarts=99), left, 6)
     (said, times), *others = found.outside.items()
     assert not others
     assert said.startswith(what.replace("\\", ""))
     assert times >= 4
-    (line,) = doubts(found, **AGENT | {"sequence": 2})[:1]
+    (line,) = find_warnings(found, **AGENT | {"sequence": 2})[:1]
     assert line == f"{times} observations: {said}."
 
 
@@ -89,10 +89,10 @@ def test_faults_are_counted_and_survived(capsys):
                 obs["joints"] = np.full((2, 2), np.nan)
             return obs, *others
 
-    found = survey(group(Faulty()), left, 9)
+    found = diagnose(group(Faulty()), left, 9)
     assert found.faults == 3
     assert found.outside == {"`joints` holds NaN or infinity": 3}
-    assert "failed 3 times" in " ".join(doubts(found, **AGENT))
+    assert "failed 3 times" in " ".join(find_warnings(found, **AGENT))
 
 
 def test_environments_repeat_where_all_chance_comes_from_the_seed():
@@ -106,7 +106,7 @@ def test_environments_repeat_where_all_chance_comes_from_the_seed():
 
 
 def test_nothing_is_said_of_what_is_fine():
-    assert doubts(FINE, **AGENT) == []
+    assert find_warnings(FINE, **AGENT) == []
 
 
 @pytest.mark.parametrize(
@@ -131,11 +131,11 @@ def test_nothing_is_said_of_what_is_fine():
     ],
 )
 def test_each_doubt_is_one_sentence_that_names_it(change, agent, message):
-    (line,) = doubts(FINE._replace(**change), **AGENT | agent)
+    (line,) = find_warnings(FINE._replace(**change), **AGENT | agent)
     assert re.search(message, line)
 
 
 def test_bright_images_and_large_rewards_learned_as_they_are_are_fine():
     image = Range(0.0, 9.0, 255.0, changes=True, is_image=True)
     found = FINE._replace(observations={"image": image}, rewards=np.array([50.0]))
-    assert doubts(found, **AGENT | {"tanh_rewards": False}) == []
+    assert find_warnings(found, **AGENT | {"tanh_rewards": False}) == []

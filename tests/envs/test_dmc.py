@@ -59,12 +59,12 @@ def test_steps_are_those_of_the_suite_with_rewards_summed():
     rng = np.random.default_rng(0)
     for _ in range(20):
         action = rng.uniform(-1, 1, 6)
-        arrival = ours.step(action)
+        transition = ours.step(action)
         steps = [suites.step(action) for _ in range(2)]
-        assert arrival.reward == pytest.approx(steps[0].reward + steps[1].reward)
+        assert transition.reward == pytest.approx(steps[0].reward + steps[1].reward)
         for key, value in steps[1].observation.items():
-            assert arrival.obs[key].dtype == np.float32
-            np.testing.assert_allclose(arrival.obs[key], np.ravel(value), rtol=1e-6)
+            assert transition.obs[key].dtype == np.float32
+            np.testing.assert_allclose(transition.obs[key], np.ravel(value), rtol=1e-6)
 
 
 def test_vectors_have_the_suites_names_and_numbers_become_vectors():
@@ -79,18 +79,18 @@ def test_episodes_end_at_the_time_limit_and_are_not_over():
     env.reset(0)
     for _ in range(499):
         assert not env.step(np.zeros(1)).is_last
-    arrival = env.step(np.zeros(1))
-    assert arrival.is_last
-    assert not arrival.is_terminal
+    transition = env.step(np.zeros(1))
+    assert transition.is_last
+    assert not transition.is_terminal
 
 
 def test_a_time_limit_of_our_own_cuts_an_action_repeat_short():
     env = one("cartpole", "balance", action_repeat=4, time_limit_frames=6)
     env.reset(0)
     assert 3.5 < env.step(np.zeros(1)).reward <= 4
-    arrival = env.step(np.zeros(1))
-    assert arrival.is_last
-    assert 1.5 < arrival.reward <= 2
+    transition = env.step(np.zeros(1))
+    assert transition.is_last
+    assert 1.5 < transition.reward <= 2
     env.reset(None)
     assert not env.step(np.zeros(1)).is_last
 
@@ -101,18 +101,18 @@ def test_actions_reach_from_limit_to_limit():
     limits = suites.action_spec()
     assert limits.maximum.max() == 1.1
     for action, motors in ((1.0, limits.maximum), (-7.0, limits.minimum)):
-        arrival = ours.step(np.full(12, action, np.float32))
+        transition = ours.step(np.full(12, action, np.float32))
         expected = suites.step(motors).observation
         np.testing.assert_allclose(
-            arrival.obs["egocentric_state"], expected["egocentric_state"], rtol=1e-5
+            transition.obs["egocentric_state"], expected["egocentric_state"], rtol=1e-5
         )
 
 
 def test_motors_without_limits_take_actions_as_they_are():
     ours, suites = one("lqr", "lqr_2_1", action_repeat=1), raw("lqr", "lqr_2_1", 3)
     ours.reset(3), suites.reset()
-    arrival, step = ours.step(np.float32([0.75])), suites.step([0.75])
-    np.testing.assert_allclose(arrival.obs["velocity"], step.observation["velocity"], rtol=1e-5)
+    transition, step = ours.step(np.float32([0.75])), suites.step([0.75])
+    np.testing.assert_allclose(transition.obs["velocity"], step.observation["velocity"], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -212,9 +212,9 @@ def test_every_task_of_the_suite_runs():
         env = one(domain, task)
         obs = env.reset(0)
         assert {key: value.shape for key, value in obs.items()} == env.obs_shapes
-        arrival = env.step(np.zeros(env.action_space.size))
-        assert np.isfinite(np.concatenate(list(arrival.obs.values()))).all(), (domain, task)
-        assert not arrival.is_last
+        transition = env.step(np.zeros(env.action_space.size))
+        assert np.isfinite(np.concatenate(list(transition.obs.values()))).all(), (domain, task)
+        assert not transition.is_last
 
 
 @pytest.mark.slow

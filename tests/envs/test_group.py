@@ -5,14 +5,14 @@ from functools import partial
 import numpy as np
 import pytest
 
-from dreamer.envs.group import Arrival, EnvironmentFault, GymEnvs, OneEnv
+from dreamer.envs.group import EnvGroup, EnvironmentFault, SingleEnv, Transition
 from dreamer.envs.rendering import RenderingFault
 from dreamer.types import ActionSpace
 
 STAY = np.eye(2, dtype=np.float32)[[0]]  # the action of one environment
 
 
-class Counter(OneEnv):
+class Counter(SingleEnv):
     """Shows how many steps it has made and how it was seeded; ends after five."""
 
     obs_shapes = {"vector": (2,)}
@@ -29,7 +29,7 @@ class Counter(OneEnv):
 
     def step(self, action):
         self.time += 1
-        return Arrival(self.observe(), 1.0, self.time == 5, self.time == 5)
+        return Transition(self.observe(), 1.0, self.time == 5, self.time == 5)
 
     def observe(self):
         return {"vector": np.array([self.time, self.seed % 2**20], np.float32)}
@@ -49,11 +49,11 @@ class Faulty(Counter):
         self.fault, self.at, self.every_time = fault, at, every_time
 
     def step(self, action):
-        arrival = super().step(action)
+        transition = super().step(action)
         if self.time == self.at and (self.every_time or "failed" not in self.log):
             self.log.append("failed")
-            return self.fault(arrival)
-        return arrival
+            return self.fault(transition)
+        return transition
 
 
 class FaultyReset(Counter):
@@ -70,12 +70,12 @@ class FaultyReset(Counter):
         return obs
 
 
-def raise_error(arrival):
+def raise_error(transition):
     raise KeyError("the user's own bug")
 
 
 def with_obs(value):
-    return lambda arrival: arrival._replace(obs={"vector": value})
+    return lambda transition: transition._replace(obs={"vector": value})
 
 
 FAULTS = {
@@ -91,7 +91,7 @@ FAULTS = {
 
 
 def group(*makers, seed=0, max_restarts=2):
-    return GymEnvs(makers, seed=seed, action_repeat=1, max_restarts=max_restarts)
+    return EnvGroup(makers, seed=seed, action_repeat=1, max_restarts=max_restarts)
 
 
 def times(steps, env=0):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from dreamer.envs.codecs import read_terms
+from dreamer.envs.codecs import read_codec
 from dreamer.envs.gym import GymEnv
-from dreamer.envs.gym_codec import GymTerms
+from dreamer.envs.gym_codec import GymCodec
 from dreamer.envs.spaces import ActionWriter, GymSpaces, ObservationReader
 
 CAMERA = spaces.Box(0, 255, (20, 30, 3), np.uint8)
@@ -43,11 +43,11 @@ ACTIONS = {
 }
 
 
-def terms(observation=CAMERA, action=ACTIONS["choice"], *, grayscale=False) -> GymTerms:
+def codec(observation=CAMERA, action=ACTIONS["choice"], *, grayscale=False) -> GymCodec:
     """What a run folder gives back."""
-    written = GymTerms(GymSpaces(observation, action, grayscale, "$^")).as_plain()
-    read = read_terms(json.loads(json.dumps(written, allow_nan=False)))
-    assert isinstance(read, GymTerms)
+    written = GymCodec(GymSpaces(observation, action, grayscale, "$^")).as_plain()
+    read = read_codec(json.loads(json.dumps(written, allow_nan=False)))
+    assert isinstance(read, GymCodec)
     return read
 
 
@@ -67,9 +67,9 @@ def test_observations_are_read_as_the_environment_reads_them(space, as_list):
     raws = [space.sample() for _ in range(3)]
     read = ObservationReader(space, grayscale=False, flat_keys="$^")
     expected = [read(raw) for raw in raws]
-    one, leading = terms(space).read_observations(raws[0])
+    one, leading = codec(space).encode_observations(raws[0])
     assert leading == ()
-    many, leading = terms(space).read_observations(raws if as_list else as_batch(space, raws))
+    many, leading = codec(space).encode_observations(raws if as_list else as_batch(space, raws))
     assert leading == (3,)
     assert one.keys() == many.keys() == expected[0].keys()
     for key in one:
@@ -79,13 +79,13 @@ def test_observations_are_read_as_the_environment_reads_them(space, as_list):
 
 
 def test_sequences_of_batches_have_two_leading_axes():
-    obs, leading = terms().read_observations(np.zeros((7, 3, 20, 30, 3), np.uint8))
+    obs, leading = codec().encode_observations(np.zeros((7, 3, 20, 30, 3), np.uint8))
     assert leading == (7, 3)
     assert obs["image"].shape == (7, 3, 3, 64, 64)
 
 
 def test_grey_stays_grey():
-    obs, _ = terms(grayscale=True).read_observations(np.zeros((20, 30, 3), np.uint8))
+    obs, _ = codec(grayscale=True).encode_observations(np.zeros((20, 30, 3), np.uint8))
     assert obs["image"].shape == (1, 64, 64)
 
 
@@ -95,18 +95,18 @@ def test_actions_come_back_as_they_were(space, leading):
     space.seed(1)
     samples = [space.sample() for _ in range(int(np.prod(leading)))]
     raw = np.array(samples).reshape((*leading, *space.shape))
-    read = terms(action=space).read_actions(raw if leading else samples[0])
+    read = codec(action=space).encode_actions(raw if leading else samples[0])
     assert read.shape == (*leading, ActionWriter(space).action_space.size)
-    written = terms(action=space).write_actions(read)
+    written = codec(action=space).decode_actions(read)
     np.testing.assert_allclose(written, raw, rtol=1e-6, atol=1e-6)
     if not leading:
         assert space.contains(np.int64(written) if isinstance(written, int) else written)
 
 
 def test_actions_are_those_of_the_space():
-    assert terms(action=ACTIONS["from two on"]).write_actions(np.eye(3)[1]) == 3
-    np.testing.assert_allclose(terms(action=GRIP).read_actions([[0.25, 3]]), [-0.5, 1])
-    np.testing.assert_allclose(terms(action=GRIP).write_actions(np.zeros(2)), [[0.5, 0.5]])
+    assert codec(action=ACTIONS["from two on"]).decode_actions(np.eye(3)[1]) == 3
+    np.testing.assert_allclose(codec(action=GRIP).encode_actions([[0.25, 3]]), [-0.5, 1])
+    np.testing.assert_allclose(codec(action=GRIP).decode_actions(np.zeros(2)), [[0.5, 0.5]])
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_actions_are_those_of_the_space():
 )
 def test_other_actions_are_refused(action, raw, message):
     with pytest.raises(ValueError, match=message):
-        terms(action=ACTIONS[action]).read_actions(raw)
+        codec(action=ACTIONS[action]).encode_actions(raw)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_other_actions_are_refused(action, raw, message):
 )
 def test_other_observations_are_refused(space, raw, message):
     with pytest.raises(ValueError, match=message):
-        terms(OBSERVATIONS[space]).read_observations(raw)
+        codec(OBSERVATIONS[space]).encode_observations(raw)
 
 
 def test_environments_name_their_spaces():

@@ -52,20 +52,20 @@ def test_the_goal_ends_the_episode_for_good_with_a_reward():
     env = MiniGrid("MiniGrid-Empty-5x5-v0", False)
     env.reset(0)
     for action in (FORWARD, FORWARD, RIGHT, FORWARD):
-        arrival = env.step(action)
-        assert not arrival.is_last
-        assert arrival.reward == 0
-    arrival = env.step(FORWARD)
-    assert arrival.is_last and arrival.is_terminal
-    assert arrival.reward == pytest.approx(1 - 0.9 * 5 / 100)
+        transition = env.step(action)
+        assert not transition.is_last
+        assert transition.reward == 0
+    transition = env.step(FORWARD)
+    assert transition.is_last and transition.is_terminal
+    assert transition.reward == pytest.approx(1 - 0.9 * 5 / 100)
 
 
 def test_a_time_limit_does_not_end_it_for_good():
     env = MiniGrid("MiniGrid-Empty-5x5-v0", False)
     env.reset(0)
-    arrivals = [env.step(LEFT) for _ in range(100)]
-    assert [arrival.is_last for arrival in arrivals] == [False] * 99 + [True]
-    assert not arrivals[-1].is_terminal
+    transitions = [env.step(LEFT) for _ in range(100)]
+    assert [transition.is_last for transition in transitions] == [False] * 99 + [True]
+    assert not transitions[-1].is_terminal
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from dreamer.envs.group import Arrival, EnvironmentFault, GymEnvs, OneEnv
+from dreamer.envs.group import EnvGroup, EnvironmentFault, SingleEnv, Transition
 from dreamer.envs.processes import ProcessEnv, make_group
 from dreamer.envs.rendering import RenderingFault
 from dreamer.types import ActionSpace
@@ -21,7 +21,7 @@ ACTION = np.float32([0.25, -0.5])
 GROUP = dict(count=3, seed=0, action_repeat=1, hang_seconds=30.0, max_restarts=2)
 
 
-class Wheel(OneEnv):
+class Wheel(SingleEnv):
     """Turns by the action; at its third step it does what `habit` says."""
 
     obs_shapes = {"image": (1, 5, 7), "angle": (3,)}
@@ -52,7 +52,7 @@ class Wheel(OneEnv):
         if self.habit == "widen" and self.steps == 3:
             obs["angle"] = np.zeros(4, np.float32)
         done = self.steps == 5
-        return Arrival(
+        return Transition(
             obs, self.angle, is_last=done, episode_metrics={"turns": 5.0} if done else {}
         )
 
@@ -265,7 +265,7 @@ def test_auto_takes_processes_where_several_can_work_at_once(monkeypatch, count,
     def group(these, **_):
         makers.extend(these)
 
-    monkeypatch.setattr("dreamer.envs.processes.GymEnvs", group)
+    monkeypatch.setattr("dreamer.envs.processes.EnvGroup", group)
     monkeypatch.setattr("dreamer.envs.processes._cores", lambda: cores)
     make_group(Wheel, **GROUP | {"count": count}, processes="auto")
     assert len(makers) == count
@@ -368,4 +368,4 @@ def test_an_environment_that_is_forgotten_ends(start):
 
 
 def test_one_kind_of_group_serves_both(start):
-    assert isinstance(make_group(Wheel, **GROUP, processes=False), GymEnvs)
+    assert isinstance(make_group(Wheel, **GROUP, processes=False), EnvGroup)

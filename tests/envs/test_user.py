@@ -9,12 +9,12 @@ from gymnasium import spaces
 
 from dreamer.envs.dummy import make_dummy
 from dreamer.envs.user import (
-    LentEnv,
-    LentEnvs,
+    BorrowedEnv,
+    BorrowedEnvs,
     address_of,
     group_of,
     is_group,
-    make_own,
+    make_user,
     makes_groups,
     task_of,
 )
@@ -75,7 +75,9 @@ def test_a_function_of_seed_and_count_makes_the_group():
 def test_what_a_function_makes_must_be_an_environment():
     with pytest.raises(ValueError, match="makes a gymnasium.Env, actually it makes: 3"):
         group_of(lambda: 3, **OPTIONS)
-    with pytest.raises(ValueError, match="function of `seed` and `count` to make an `Envs`.*: 3"):
+    with pytest.raises(
+        ValueError, match="function of `seed` and `count` to make a `VectorEnvs`.*: 3"
+    ):
         group_of(lambda seed, count: 3, **OPTIONS)
 
 
@@ -84,19 +86,21 @@ def test_functions_are_found_by_their_address():
     assert address_of(Counter) == f"{__name__}:Counter"
     assert address_of(lambda: 3) is None
     assert address_of(MEMORY) is None
-    envs = make_own("pole", factory="gymnasium:make", **OPTIONS | {"kwargs": {"id": "CartPole-v1"}})
+    envs = make_user(
+        "pole", factory="gymnasium:make", **OPTIONS | {"kwargs": {"id": "CartPole-v1"}}
+    )
     assert envs.obs_shapes == {"vector": (4,)}
 
 
 def test_functions_that_are_not_there_are_told():
     with pytest.raises(ValueError, match=r"pole can be made only by the program .* dreamer\.load"):
-        make_own("pole", factory=None, **OPTIONS)
+        make_user("pole", factory=None, **OPTIONS)
     with pytest.raises(
         ValueError, match="`env.factory` to name a function, actually: gymnasium:no"
     ):
-        make_own("pole", factory="gymnasium:no", **OPTIONS)
+        make_user("pole", factory="gymnasium:no", **OPTIONS)
     with pytest.raises(ImportError, match="No module named 'nowhere'"):
-        make_own("pole", factory="nowhere:make", **OPTIONS)
+        make_user("pole", factory="nowhere:make", **OPTIONS)
 
 
 def test_environments_have_names():
@@ -110,10 +114,10 @@ def test_environments_have_names():
 
 def test_what_is_lent_is_not_closed():
     env = Counter()
-    LentEnv(env).close()
+    BorrowedEnv(env).close()
     assert not env.closed
     envs = MEMORY(seed=0, count=1)
-    lent = LentEnvs(envs)
+    lent = BorrowedEnvs(envs)
     assert is_group(lent) and lent.obs_shapes is envs.obs_shapes
     lent.close()
     assert lent.reset().is_first.all()

@@ -5,14 +5,14 @@ import torch
 
 from dreamer.replay import device_cache
 from dreamer.replay.buffer import ReplayConfig
-from dreamer.replay.device_cache import Mirror
+from dreamer.replay.device_cache import DeviceCache
 
 LENGTH = 5
 
 
 def use_mirror(replay, device="cpu"):
     """What replay.device does, also for a device on which it would be of no use."""
-    replay._mirror = Mirror(replay._files, replay._sampled, torch.device(device))
+    replay._device_cache = DeviceCache(replay._files, replay._sampled, torch.device(device))
     return replay
 
 

@@ -38,8 +38,8 @@ def test_a_folder_that_does_not_name_its_spaces_asks_the_environment(finished_ru
     described = json.loads((finished_run / "spaces.json").read_text())
     (finished_run / "spaces.json").unlink()
     agent = load(finished_run)
-    assert agent.terms.obs_shapes == MemoryEnvs.obs_shapes
-    assert agent.terms.as_plain() == described
+    assert agent.codec.obs_shapes == MemoryEnvs.obs_shapes
+    assert agent.codec.as_plain() == described
 
 
 @pytest.mark.slow
