@@ -2,9 +2,11 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 GUIDES = sorted(ROOT.glob("docs/*.md"))
@@ -67,6 +69,14 @@ def test_named_files_are_found():
 def test_readme_leads_to_every_page():
     readme = (ROOT / "README.md").read_text()
     assert [p.name for p in GUIDES if f"docs/{p.name}" not in readme] == []
+
+
+def test_citation_has_the_required_keys_and_our_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()  # CFF 1.2.0
+    assert {"type", "title", "authors"} <= citation["preferred-citation"].keys()
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
 
 
 def test_readme_is_short():
