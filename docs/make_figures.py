@@ -4,8 +4,7 @@
 `python -m docs.make_figures RUN_DIR NAME [RANDOM_RETURN]` draws one run: docs/NAME_curves.png
 (losses and returns over frames) and docs/NAME_dream.png (a strip of the newest open-loop video:
 truth, model, error).
-`python -m docs.make_figures animation RUN_DIR NAME` turns the newest open-loop video of a run into
-docs/NAME_dream.gif.
+`python -m docs.make_figures animation NAME` turns docs/NAME_dream.png into docs/NAME_dream.gif.
 `python -m docs.make_figures suites RUNS` draws docs/suites.png: the evaluations of the SUITES,
 whose runs lie under the folder RUNS.
 """
@@ -28,6 +27,7 @@ from experiments import published
 from experiments.plots import published_figures
 
 DOCS = Path(__file__).parent
+STRIP_STEPS = 10  # pictures of a strip
 PANELS = {
     "image loss (nats)": [
         *("observations/image_nll", "observations/vector_nll"),
@@ -128,15 +128,16 @@ def draw_strip(run_dir: Path, path: Path, steps: int) -> None:
     imageio.imwrite(path, strip.repeat(2, 0).repeat(2, 1))
 
 
-def make_animation(run_dir: Path, path: Path, *, sequences: int, fps: int) -> None:
-    """The first sequences of the newest open-loop video, twice as large, as an animated GIF."""
-    film = sorted((run_dir / "videos").glob("open_loop_*.mp4"))[-1]
-    images = np.stack([np.asarray(x) for x in imageio.get_reader(film)])  # (T, 3 H, bar + B W, 3)
-    side, bar = images.shape[1] // 3, 4
-    shown = images[:, :, : bar + sequences * side].repeat(2, 1).repeat(2, 2)
-    shown = shown // 8 * 8  # fewer shades: a smaller file
-    held = shown[-1:].repeat(fps, 0)  # the end stays for a second
-    path.write_bytes(encode_gif(np.concatenate([shown, held]), fps=fps))
+def animate_strip(strip: np.ndarray, steps: int, *, fps: int) -> bytes:
+    """The pictures of a strip one after the other as a GIF: truth, model and error side by side."""
+    height, width = strip.shape[0] // 3, strip.shape[1] // steps
+    bar = width - height  # on the left of each picture: what the model saw is marked green
+    frames = []
+    for picture in np.split(strip, steps, 1):
+        truth, model, error = np.split(picture[:, bar:], 3)
+        frames.append(np.concatenate([picture[:height, :bar], truth, model, error], 1))
+    large = np.stack(frames).repeat(2, 1).repeat(2, 2)
+    return encode_gif(np.concatenate([large, large[-1:]]), fps=fps)  # the end stays longer
 
 
 def keep_pictures(pictures: list[Path]) -> None:
@@ -158,14 +159,15 @@ def main() -> None:
             keep_pictures([style.save(figure, Path(folder) / "suites")])
             return
         if sys.argv[1] == "animation":
-            path = DOCS / f"{sys.argv[3]}_dream.gif"
-            make_animation(Path(sys.argv[2]), path, sequences=4, fps=8)
+            strip = DOCS / f"{sys.argv[2]}_dream.png"
+            film = animate_strip(np.asarray(imageio.imread(strip)), STRIP_STEPS, fps=2)
+            strip.with_suffix(".gif").write_bytes(film)
             return
         run_dir, name = Path(sys.argv[1]), sys.argv[2]
         random_return = float(sys.argv[3]) if len(sys.argv) > 3 else None
         figure = draw_run(run_dir, random_return)
         keep_pictures([style.save(figure, Path(folder) / f"{name}_curves")])
-        draw_strip(run_dir, DOCS / f"{name}_dream.png", steps=10)
+        draw_strip(run_dir, DOCS / f"{name}_dream.png", steps=STRIP_STEPS)
 
 
 if __name__ == "__main__":

@@ -157,5 +157,10 @@ def write(results: Results, out: Path) -> None:
     print(f"\nWritten to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Do what the words of this process's command line say; the process ends with it."""
     sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,10 +1,9 @@
-"""Look at an environment before training: `python -m dreamer.envs.check env=gym task=CartPole-v1`.
+"""Look at an environment before training: `python -m dreamer.check env=gym task=CartPole-v1`.
 
 It takes the words of train.py and `steps=1000`, plays random actions, and prints spaces, keys,
-rates, statistics, and what looks wrong. It is a door: it knows Hydra, and nothing imports it.
+rates, statistics, and what looks wrong.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,11 +14,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dreamer.cli.command import fail, start
 from dreamer.run.compose import help_lines, known_keys, register_suites
 from dreamer.run.overrides import explain, prepared
 from dreamer.run.paths import CONF
 from dreamer.run.settings import CheckSettings
-from dreamer.runtime import prepare
 from dreamer.schema.help import Usage, keys, print_lines
 from dreamer.schema.validation import validate_words
 
@@ -30,11 +29,11 @@ if TYPE_CHECKING:
 USAGE = Usage(
     "Look at an environment before training: play random actions, and print spaces, keys, rates, "
     "statistics, and what looks wrong.",
-    "python -m dreamer.envs.check [steps=1000] [key=value ...], or dreamer-check",
+    "python -m dreamer.check [steps=1000] [key=value ...], or dreamer-check",
     (
-        ("python -m dreamer.envs.check env=gym task=CartPole-v1", "Looks at a registered one."),
+        ("python -m dreamer.check env=gym task=CartPole-v1", "Looks at a registered one."),
         (
-            "python -m dreamer.envs.check env=gym task=my_module:MyEnv-v0 steps=5000",
+            "python -m dreamer.check env=gym task=my_module:MyEnv-v0 steps=5000",
             "Looks longer at one of yours.",
         ),
     ),
@@ -146,8 +145,7 @@ def _spread(values: np.ndarray) -> str:
 
 def run() -> None:
     """Do what the words of this process's command line say; the process ends with it."""
-    prepare()
-    sys.path.append(os.getcwd())  # task=my_module:MyEnv-v0 may lie where the command is typed
+    start()
     words = sys.argv[1:]
     if not words or {"-h", "--help"} & set(words):
         own = keys({}, CheckSettings, title="Of this command:")
@@ -158,12 +156,10 @@ def run() -> None:
     try:
         main(words)
     except (ValueError, OSError, ImportError, EnvironmentFault) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        fail(error)
     except (HydraException, OmegaConfBaseException) as error:
         known = lambda: ["steps", *known_keys(words)]  # noqa: E731
-        print(f"error: {explain(error, known)}", file=sys.stderr)
-        sys.exit(2)
+        fail(explain(error, known))
 
 
 if __name__ == "__main__":

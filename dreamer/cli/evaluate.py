@@ -4,7 +4,6 @@ Prints raw returns, and writes them with the video to the run's folder. The run 
 """
 
 import json
-import os
 import sys
 from typing import Any
 
@@ -13,11 +12,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dreamer.cli.command import fail, start
 from dreamer.run.config import checked_settings
 from dreamer.run.overrides import explain, prepared
 from dreamer.run.paths import CONF, expanded
 from dreamer.run.settings import EvaluateSettings
-from dreamer.runtime import prepare
 from dreamer.schema.help import Usage, head, keys, print_lines
 from dreamer.schema.keys import keys_of
 
@@ -58,16 +57,13 @@ def main(cfg: DictConfig) -> None:
             video_fps=cfg.video_fps,
         )
     except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        fail(error)
     print(json.dumps(result, indent=2))
 
 
 def run() -> None:
     """Do what the words of this process's command line say; the process ends with it."""
-    prepare()
-    sys.path.append(os.getcwd())  # task=my_module:MyEnv-v0 may lie where the command is typed
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # what is wrong with a command line comes to us
+    start()
     try:
         if {"-h", "--help"} & set(sys.argv):
             defaults: Any = OmegaConf.to_container(OmegaConf.load(CONF / "evaluate.yaml"))
@@ -76,8 +72,7 @@ def run() -> None:
         sys.argv[1:] = prepared(sys.argv[1:])
         main()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        print(f"error: {explain(error, lambda: keys_of(EvaluateSettings).named)}", file=sys.stderr)
-        sys.exit(2)
+        fail(explain(error, lambda: keys_of(EvaluateSettings).named))
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from dreamer.cli.command import fail, start
 from dreamer.run.compose import help_lines, known_keys, register_suites
 from dreamer.run.overrides import explain, prepared
 from dreamer.run.paths import CONF
-from dreamer.runtime import prepare
 from dreamer.schema.help import Usage, print_lines
 
 USAGE = Usage(
@@ -68,9 +68,7 @@ def main(cfg: DictConfig) -> None:
 
 def run() -> None:
     """Do what the words of this process's command line say; the process ends with it."""
-    prepare()
-    sys.path.append(os.getcwd())  # task=my_module:MyEnv-v0 may lie where the command is typed
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # what is wrong with a command line comes to us
+    start()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         register_suites()
@@ -80,8 +78,7 @@ def run() -> None:
         sys.argv[1:] = prepared(sys.argv[1:])
         main()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        print(f"error: {explain(error, lambda: known_keys(sys.argv[1:]))}", file=sys.stderr)
-        sys.exit(2)
+        fail(explain(error, lambda: known_keys(sys.argv[1:])))
 
 
 def _command() -> str:

@@ -5,7 +5,7 @@ suite, no policy and no replay.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
@@ -28,6 +28,16 @@ HangSeconds = Annotated[
     doc("A process that does not answer for so long is killed and restarted.", unit="seconds"),
 ]
 MaxRestarts = Annotated[Count, doc("Restarts of each environment in a run.")]
+
+
+class GroupOptions(TypedDict):
+    """How environments form a group; most suites pass these on to `make_group`."""
+
+    count: EnvCount
+    seed: int
+    processes: Processes
+    hang_seconds: HangSeconds
+    max_restarts: MaxRestarts
 
 
 class VectorEnvs(Protocol):

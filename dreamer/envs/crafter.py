@@ -5,11 +5,11 @@ The runner builds it from conf/env/crafter.yaml. No other file imports crafter.
 
 from collections import defaultdict
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from dreamer.envs.base import EnvCount, HangSeconds, MaxRestarts, Processes, Task, TimeLimit
+from dreamer.envs.base import GroupOptions, Task, TimeLimit
 from dreamer.envs.group import EnvGroup, Observation, SingleEnv, Transition
 from dreamer.envs.processes import make_group
 from dreamer.envs.tasks import find_task
@@ -24,24 +24,16 @@ PICTURE_SIZE = 288  # pixels, both edges, of what is rendered for people: 32 for
 def make_crafter(
     task: Task,
     *,
-    count: EnvCount,
-    seed: int,
     time_limit_frames: TimeLimit,
-    processes: Processes,
-    hang_seconds: HangSeconds,
-    max_restarts: MaxRestarts,
+    **group: Unpack[GroupOptions],
 ) -> EnvGroup:
     """Build E worlds.
 
     Args:
         task: "reward", +1 when an achievement is unlocked in the episode and 0.1 for each point of
             health won or lost; or "noreward", always 0.
-        count: E.
-        seed: Of the worlds and of what happens in them.
         time_limit_frames: The episode is cut here: `is_last` without `is_terminal`.
-        processes: Each environment in a process of its own; see `make_group`.
-        hang_seconds: See `make_group`.
-        max_restarts: See `EnvGroup`.
+        group: See `make_group`; the seed is that of the worlds and of what happens in them.
 
     Raises:
         ImportError: crafter is not installed.
@@ -56,12 +48,8 @@ def make_crafter(
         raise ImportError("Crafter needs `pip install 'crafter>=1.8.3,<1.9'`") from error
     return make_group(
         partial(Crafter, rewarded, time_limit_frames),
-        count=count,
-        seed=seed,
         action_repeat=1,
-        processes=processes,
-        hang_seconds=hang_seconds,
-        max_restarts=max_restarts,
+        **group,
         # Of Table 1 of the paper: the mean return of an episode.
         reference_returns={"random": 2.1, "gamer": 14.3} if rewarded else None,
     )

@@ -1,6 +1,6 @@
 """What an environment is like under a policy, in numbers, and what of that looks wrong.
 
-`python -m dreamer.envs.check` prints it before anybody trains. It plays and counts, and knows
+`python -m dreamer.check` prints it before anybody trains. It plays and counts, and knows
 neither configurations nor networks; the policy is given.
 """
 

@@ -7,19 +7,11 @@ dm_control.
 import os
 import warnings
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Unpack
 
 import numpy as np
 
-from dreamer.envs.base import (
-    ActionRepeat,
-    EnvCount,
-    HangSeconds,
-    MaxRestarts,
-    Processes,
-    Task,
-    TimeLimit,
-)
+from dreamer.envs.base import ActionRepeat, GroupOptions, Task, TimeLimit
 from dreamer.envs.group import EnvGroup, Observation, SingleEnv, Transition
 from dreamer.envs.opengl import NoRenderer, choose_renderer
 from dreamer.envs.processes import make_group
@@ -45,27 +37,20 @@ def make_dmc(
         Literal["vision", "proprio"],
         doc("What is observed: an RGB image, or the suite's own vectors."),
     ],
-    count: EnvCount,
-    seed: int,
     action_repeat: ActionRepeat,
     time_limit_frames: TimeLimit,
-    processes: Processes,
-    hang_seconds: HangSeconds,
-    max_restarts: MaxRestarts,
+    **group: Unpack[GroupOptions],
 ) -> EnvGroup:
     """Build E copies of one task.
 
     Args:
         task: `<domain>_<task>` of the suite, as "walker_walk"; "cup_catch" is the ball in the cup.
         observation: "vision" is an RGB image; "proprio" are the suite's own vectors, by name.
-        count: E.
-        seed: Of how episodes start; the physics has no randomness otherwise.
         action_repeat: Frames per policy step, which are control steps of the suite.
         time_limit_frames: The episode is cut here: `is_last` without `is_terminal`.
-        processes: Each environment in a process of its own; see `make_group`. With "auto", one
-            that draws always has one: only the thread that drew first may draw.
-        hang_seconds: See `make_group`.
-        max_restarts: See `EnvGroup`.
+        group: See `make_group`; the seed is that of how episodes start, the physics has no
+            randomness otherwise. With processes="auto", an environment that draws always has a
+            process: only the thread that drew first may draw.
 
     Raises:
         ImportError: dm_control is not installed.
@@ -83,8 +68,8 @@ def make_dmc(
         ) from error
     names = {f"{domain}_{name}": (domain, name) for domain, name in suite.ALL_TASKS}
     names["cup_catch"] = ("ball_in_cup", "catch")  # the papers' name
-    if processes == "auto" and observation == "vision":
-        processes = True
+    if group["processes"] == "auto" and observation == "vision":
+        group["processes"] = True
     domain, name = names[find_task(task, names, "DeepMind Control")]
     return make_group(
         partial(
@@ -96,12 +81,8 @@ def make_dmc(
             time_limit_frames=time_limit_frames,
             draws=draws,
         ),
-        count=count,
-        seed=seed,
         action_repeat=action_repeat,
-        processes=processes,
-        hang_seconds=hang_seconds,
-        max_restarts=max_restarts,
+        **group,
     )
 
 

@@ -7,13 +7,13 @@ their objects in `GymEnv`. It knows spaces and how to step, and no policy.
 import importlib
 import os
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack
 
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
-from dreamer.envs.base import ActionRepeat, EnvCount, HangSeconds, MaxRestarts, Processes, Task
+from dreamer.envs.base import ActionRepeat, GroupOptions, Task
 from dreamer.envs.group import EnvGroup, EnvironmentFault, Observation, SingleEnv, Transition
 from dreamer.envs.processes import make_group
 from dreamer.envs.rendering import draw
@@ -37,36 +37,38 @@ Kwargs = Annotated[
 ]
 
 
+class GymOptions(GroupOptions):
+    """The options of every group of Gymnasium's environments."""
+
+    action_repeat: ActionRepeat
+    time_limit_frames: GymTimeLimit
+    grayscale: Grayscale
+    flat_keys: FlatKeys
+    kwargs: Kwargs
+
+
 @checked_call
 def make_gym(
     task: Task,
     *,
-    count: EnvCount,
-    seed: int,
     action_repeat: ActionRepeat,
     time_limit_frames: GymTimeLimit,
     grayscale: Grayscale,
     flat_keys: FlatKeys,
-    processes: Processes,
-    hang_seconds: HangSeconds,
-    max_restarts: MaxRestarts,
     kwargs: Kwargs,
+    **group: Unpack[GroupOptions],
 ) -> EnvGroup:
     """Build E copies of a registered environment.
 
     Args:
         task: An id that Gymnasium knows, as "CartPole-v1", or one that a module registers when it
             is imported, as "my_module:MyEnv-v0".
-        count: E, copies that step together.
-        seed: Of the environments; see `EnvGroup`.
         action_repeat: Steps of the environment per policy step; their rewards are summed.
         time_limit_frames: Steps of the environment in an episode; None: as registered.
         grayscale: See `ObservationReader`.
         flat_keys: See `ObservationReader`.
-        processes: Each environment in a process of its own; see `make_group`.
-        hang_seconds: See `make_group`.
-        max_restarts: See `EnvGroup`.
         kwargs: Given to the environment.
+        group: See `make_group`.
 
     Raises:
         ImportError: The task's module, or a package that the environment needs, is missing.
@@ -84,12 +86,8 @@ def make_gym(
     )
     return make_group(
         make,
-        count=count,
-        seed=seed,
         action_repeat=action_repeat,
-        processes=processes,
-        hang_seconds=hang_seconds,
-        max_restarts=max_restarts,
+        **group,
     )
 
 

@@ -4,12 +4,12 @@ The runner builds them from conf/env/minigrid.yaml. No other file imports minigr
 """
 
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Unpack
 
 import gymnasium
 import numpy as np
 
-from dreamer.envs.base import EnvCount, HangSeconds, MaxRestarts, Processes, Task
+from dreamer.envs.base import GroupOptions, Task
 from dreamer.envs.group import EnvGroup, Observation, SingleEnv, Transition
 from dreamer.envs.processes import make_group
 from dreamer.envs.tasks import find_task
@@ -29,11 +29,7 @@ def make_minigrid(
         Literal["pixels", "symbolic"],
         doc("What is seen of the 7 x 7 tiles in view: an RGB image, or what is on them, one-hot."),
     ],
-    count: EnvCount,
-    seed: int,
-    processes: Processes,
-    hang_seconds: HangSeconds,
-    max_restarts: MaxRestarts,
+    **group: Unpack[GroupOptions],
 ) -> EnvGroup:
     """Build E copies of one task.
 
@@ -43,11 +39,7 @@ def make_minigrid(
             version, the newest.
         observation: What the agent sees of the 7 x 7 tiles before it: "pixels" is an RGB image of
             them; "symbolic" is what stands on each, one-hot, and the direction it looks in.
-        count: E.
-        seed: Of how the rooms are laid out.
-        processes: Each environment in a process of its own; see `make_group`.
-        hang_seconds: See `make_group`.
-        max_restarts: See `EnvGroup`.
+        group: See `make_group`; the seed is that of how the rooms are laid out.
 
     Raises:
         ImportError: minigrid is not installed.
@@ -65,12 +57,8 @@ def make_minigrid(
     names = _names()
     return make_group(
         partial(MiniGrid, names[find_task(task, names, "MiniGrid")], observation == "pixels"),
-        count=count,
-        seed=seed,
         action_repeat=1,
-        processes=processes,
-        hang_seconds=hang_seconds,
-        max_restarts=max_restarts,
+        **group,
     )
 
 

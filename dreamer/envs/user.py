@@ -9,21 +9,13 @@ import importlib
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, TypedDict, Unpack
+from typing import Annotated, Any, Unpack
 
 import gymnasium
 from gymnasium.wrappers import TimeLimit
 
-from dreamer.envs.base import (
-    ActionRepeat,
-    EnvCount,
-    HangSeconds,
-    MaxRestarts,
-    Processes,
-    Task,
-    VectorEnvs,
-)
-from dreamer.envs.gym import FlatKeys, Grayscale, GymEnv, GymTimeLimit, Kwargs
+from dreamer.envs.base import ActionRepeat, GroupOptions, Task, VectorEnvs
+from dreamer.envs.gym import FlatKeys, Grayscale, GymEnv, GymOptions, GymTimeLimit, Kwargs
 from dreamer.envs.processes import make_group
 from dreamer.schema.types import doc
 from dreamer.schema.validation import checked_call
@@ -32,28 +24,13 @@ Factory = Callable[..., Any]  # makes a gymnasium.Env, or of `seed` and `count` 
 PROTOCOL = ("count", "obs_shapes", "action_space", "action_repeat", "reset", "step", "close")
 
 
-class Options(TypedDict):
-    """The arguments of `group_of`."""
-
-    count: EnvCount
-    seed: int
-    action_repeat: ActionRepeat
-    time_limit_frames: GymTimeLimit
-    grayscale: Grayscale
-    flat_keys: FlatKeys
-    processes: Processes
-    hang_seconds: HangSeconds
-    max_restarts: MaxRestarts
-    kwargs: Kwargs
-
-
 def make_user(
     task: Task,
     *,
     factory: Annotated[
         str | None, doc("my_module:make, where the environment's maker has such a name.")
     ],
-    **options: Unpack[Options],
+    **options: Unpack[GymOptions],
 ) -> VectorEnvs:
     """Build a group of environments by the name of the function that makes one.
 
@@ -78,7 +55,7 @@ def make_suite(
     task: Task,
     *,
     factory: Annotated[str, doc("my_package:make, the suite's function.")],
-    **options: Unpack[Options],
+    **options: Unpack[GymOptions],
 ) -> VectorEnvs:
     """Build a group of environments of a suite that another package brings.
 
@@ -110,37 +87,29 @@ def _find(factory: str) -> Factory:
 def group_of(
     factory: Factory,
     *,
-    count: EnvCount,
-    seed: int,
     action_repeat: ActionRepeat,
     time_limit_frames: GymTimeLimit,
     grayscale: Grayscale,
     flat_keys: FlatKeys,
-    processes: Processes,
-    hang_seconds: HangSeconds,
-    max_restarts: MaxRestarts,
     kwargs: Kwargs,
+    **group: Unpack[GroupOptions],
 ) -> VectorEnvs:
     """Build E environments with a function.
 
     Args:
         factory: Makes one `gymnasium.Env`; or, if it takes `seed` and `count`, a `VectorEnvs`.
-        count: E.
-        seed: Of the environments.
         action_repeat: See `GymEnv`.
         time_limit_frames: Steps of the environment in an episode; None: no limit of ours.
         grayscale: See `ObservationReader`.
         flat_keys: See `ObservationReader`.
-        processes: Each environment in a process of its own; see `processes.make_group`.
-        hang_seconds: The same.
-        max_restarts: See `EnvGroup`.
         kwargs: Given to the function.
+        group: See `make_group`.
 
     Raises:
         ValueError: It makes something else, or a number is out of its range.
     """
     if makes_groups(factory):
-        envs = factory(seed=seed, count=count, **kwargs)
+        envs = factory(seed=group["seed"], count=group["count"], **kwargs)
         if not is_group(envs):
             raise ValueError(
                 f"Expect a function of `seed` and `count` to make a `VectorEnvs`, with "
@@ -160,12 +129,8 @@ def group_of(
 
     return make_group(
         make,
-        count=count,
-        seed=seed,
         action_repeat=action_repeat,
-        processes=processes,
-        hang_seconds=hang_seconds,
-        max_restarts=max_restarts,
+        **group,
     )
 
 

@@ -181,7 +181,7 @@ class TrainSettings(Section):
 
 @dataclass
 class CheckSettings(Section):
-    """The keys of `dreamer.envs.check` beside those of conf/train.yaml."""
+    """The keys of `dreamer.check` beside those of conf/train.yaml."""
 
     steps: Annotated[PositiveCount, doc("Length of the look.", unit="policy steps")] = 1000
 

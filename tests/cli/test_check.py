@@ -84,7 +84,7 @@ def test_an_environment_that_always_fails_is_reported(run, monkeypatch):
 def test_without_words_it_explains_itself(run):
     code, printed, _ = run()
     assert code == 2
-    assert "python -m dreamer.envs.check env=gym task=CartPole-v1" in printed
+    assert "python -m dreamer.check env=gym task=CartPole-v1" in printed
 
 
 def test_help_explains_its_own_key_and_those_of_training(run, monkeypatch):
@@ -92,7 +92,7 @@ def test_help_explains_its_own_key_and_those_of_training(run, monkeypatch):
     code, printed, errors = run("env=gym", "--help")
     assert (code, errors) == (0, "")
     for line in (
-        "  python -m dreamer.envs.check env=gym task=CartPole-v1",
+        "  python -m dreamer.check env=gym task=CartPole-v1",
         "  steps=1000                        Length of the look. [policy steps >= 1]",
         "  env.time_limit_frames=null        Length of an episode, after which it is cut",
     ):
