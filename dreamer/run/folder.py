@@ -6,7 +6,6 @@ means finished), failure.txt (the traceback of a run that failed), lock (held wh
 here), checkpoints/, replay/ and videos/.
 """
 
-import fcntl
 import json
 import os
 import pickle
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple, TextIO
 
 import torch
 import yaml
+from filelock import lock_descriptor
 from omegaconf import DictConfig, OmegaConf
 
 from dreamer.replay.buffer import Replay
@@ -100,13 +100,17 @@ class RunFolder:
 
     @contextmanager
     def _claim(self) -> Iterator[TextIO]:
-        """Open the lock file and hold it; one that its holder removes meanwhile is none."""
+        """Open the lock file and hold it; one that its holder removes meanwhile is none.
+
+        We open it ourselves: `filelock.FileLock` empties the file in some of its releases, and a
+        start that is refused must leave there what it found.
+        """
         path = self.path / "lock"
         deadline = time.monotonic() + LOCK_PATIENCE
         while True:
             self.path.mkdir(parents=True, exist_ok=True)
             with path.open("a+") as file:
-                if _lock(file):
+                if lock_descriptor(file.fileno(), blocking=False):
                     if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
                         yield file
                         return
@@ -329,14 +333,6 @@ def _rewrite(file: TextIO, text: str) -> None:
     file.truncate(0)
     file.write(text)
     file.flush()
-
-
-def _lock(file: TextIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _differences(old: DictConfig, new: DictConfig) -> list[str]:

@@ -4,7 +4,6 @@
 A process of its own takes its memory, its threads and its crashes with it. It knows no agent.
 """
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -15,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
+
+from filelock import FileLock, Timeout
 
 from experiments.sweep.grid import Job
 from experiments.sweep.state import read_state
@@ -142,13 +143,13 @@ def _device(share: Share) -> Iterator[str]:
     folder.mkdir(exist_ok=True)
     for place in range(places):
         for device in share.devices:
-            with (folder / f"{device}.{place}").open("w") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
+            try:
+                held = FileLock(folder / f"{device}.{place}").acquire(blocking=False)
+            except Timeout:
+                continue
+            with held:
                 yield device
-                return
+            return
     yield share.devices[os.getpid() % len(share.devices)]  # all are taken: share one
 
 

@@ -7,15 +7,15 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
-from hydra import initialize_config_dir
-from hydra._internal.callbacks import Callbacks
-from hydra._internal.hydra import Hydra
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.types import HydraContext, RunMode
+from hydra.experimental.callback import Callback
+from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.sweep.grid import CONF, find
@@ -38,7 +38,7 @@ def check_launcher(words: Sequence[str]) -> None:
     """
     name = find(_name(words), LAUNCHERS, "launcher")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        installed = _hydra().config_loader.get_group_options("hydra/launcher")
+        installed = GlobalHydra.instance().config_loader().get_group_options("hydra/launcher")
     if name not in installed:
         raise ImportError(
             f"hydra/launcher={name} needs `pip install -r requirements-launchers.txt`"
@@ -67,9 +67,14 @@ def launch(
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(here))
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="sweep"):
         config = _compose(words, root)
+        # Hydra's own list of callbacks is private. It has the methods of a callback, and launchers
+        # call no others: one that does nothing stands for an empty list.
+        no_callbacks = cast(Any, Callback())
         share = _share(config, len(due), devices)
         launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=HydraContext(config_loader=_hydra().config_loader, callbacks=Callbacks()),
+            hydra_context=HydraContext(
+                config_loader=GlobalHydra.instance().config_loader(), callbacks=no_callbacks
+            ),
             task_function=partial(_run_by_number, due=list(due), share=share),
             config=config,
         )
@@ -86,11 +91,7 @@ def _run_by_number(cfg: DictConfig, due: list[Planned], share: Share) -> Outcome
 def _compose(words: Sequence[str], root: Path) -> DictConfig:
     """Compose what Hydra needs to know of launchers and folders."""
     defaults = REQUEUE if _name(words) == "submitit_slurm" else ()
-    return _hydra().compose_config(
-        config_name="sweep",
-        overrides=[f"root={root}", *defaults, *words],
-        run_mode=RunMode.MULTIRUN,
-    )
+    return compose("sweep", overrides=[f"root={root}", *defaults, *words], return_hydra_config=True)
 
 
 def _share(config: DictConfig, due: int, devices: Sequence[str]) -> Share:
@@ -116,9 +117,3 @@ def _outcome(result: JobReturn) -> Outcome:
 def _name(words: Sequence[str]) -> str:
     chosen = [word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")]
     return chosen[-1] if chosen else "basic"
-
-
-def _hydra() -> Hydra:
-    hydra = GlobalHydra.instance().hydra
-    assert hydra is not None
-    return hydra

@@ -4,12 +4,17 @@
 reads metrics.jsonl, summary.json, failure.txt and lock; it writes nothing.
 """
 
-import fcntl
 import json
+import os
+import time
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from filelock import lock_descriptor
+
 TAIL = 1 << 16  # bytes at the end of metrics.jsonl that hold the newest of every number
+LOOKS = 3  # at a lock that is held: somebody else may be looking, too
+SECONDS_BETWEEN_LOOKS = 0.01
 
 Phase = Literal["finished", "running", "interrupted", "failed", "empty"]
 
@@ -53,17 +58,20 @@ def read_state(folder: Path, total_frames: int | None = None) -> State:
 def lock_holder(folder: Path) -> str | None:
     """Host and process that work in a folder now; None if nobody does.
 
-    The lock is tried for a moment, which never keeps out a run that begins just then: it waits.
+    The lock is taken for a moment, which never keeps out a run that begins just then: it waits.
     """
+    path = folder / "lock"
+    mode = "r+" if os.access(path, os.W_OK) else "r"  # NFS locks what is open for writing only
     try:
-        with (folder / "lock").open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return file.read() or "unknown"
-    except FileNotFoundError:
-        pass
-    return None
+        with path.open(mode) as file:
+            for look in range(LOOKS):
+                if look:
+                    time.sleep(SECONDS_BETWEEN_LOOKS)
+                if lock_descriptor(file.fileno(), blocking=False):
+                    return None
+            return file.read() or "unknown"
+    except OSError:  # there is no lock, or it cannot be tried: a file on NFS that we may only read
+        return None
 
 
 def failure(folder: Path, lines: int = 6) -> str:

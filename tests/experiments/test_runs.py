@@ -1,10 +1,10 @@
 """Run folders become tables; what is wrong with one is said and costs the others nothing."""
 
-import fcntl
 import json
 
 import pandas as pd
 import pytest
+from filelock import lock_descriptor
 from folders import make_run
 
 from experiments.runs import CURVE_COLUMNS, RUN_COLUMNS, read_runs
@@ -73,7 +73,7 @@ def test_states_are_told_apart(tmp_path):
     (empty / "checkpoints" / "last.ckpt").unlink()
     running = make_run(tmp_path, seed=4, finished=False)
     with (running / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock_descriptor(lock.fileno())
         states = list(read_runs(tmp_path).runs["state"])
     assert states == ["finished", "interrupted", "failed", "empty", "running"]
 

@@ -14,6 +14,7 @@ from collections import namedtuple
 
 import pytest
 import torch
+from filelock import lock_descriptor, unlock_descriptor
 from omegaconf import OmegaConf
 
 from dreamer.callbacks.interrupt import Interrupted
@@ -296,10 +297,27 @@ def test_a_lock_that_is_held_for_a_moment_only_is_waited_for(tmp_path):
     folder = RunFolder(tmp_path)
     (tmp_path / "lock").touch()
     with (tmp_path / "lock").open() as other:
-        fcntl.flock(other, fcntl.LOCK_SH)
-        threading.Timer(0.1, fcntl.flock, (other, fcntl.LOCK_UN)).start()
+        lock_descriptor(other.fileno())
+        threading.Timer(0.1, unlock_descriptor, (other.fileno(),)).start()
         with folder.lock():
             pass
+
+
+def test_earlier_versions_and_this_one_keep_each_other_out(tmp_path):
+    """They took the lock with flock, and looked at it with a shared one."""
+    folder = RunFolder(tmp_path)
+    with (tmp_path / "lock").open("a+") as other:
+        other.write("host 1")
+        other.flush()
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(FolderInUse, match=r"another process \(host 1\)"):
+            folder.lock().__enter__()
+        assert (tmp_path / "lock").read_text() == "host 1"
+        fcntl.flock(other, fcntl.LOCK_UN)
+        with folder.lock():
+            for kind in (fcntl.LOCK_EX, fcntl.LOCK_SH):
+                with pytest.raises(BlockingIOError):
+                    fcntl.flock(other, kind | fcntl.LOCK_NB)
 
 
 def test_a_run_that_another_process_went_on_with_meanwhile_is_left_to_it(

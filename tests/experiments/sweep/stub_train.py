@@ -4,7 +4,6 @@ STUB, a JSON object, says what is to happen to which job, by its name. Every sta
 <root>/starts.
 """
 
-import fcntl
 import json
 import os
 import signal
@@ -12,15 +11,15 @@ import sys
 import time
 from pathlib import Path
 
+from filelock import lock_descriptor
+
 words = dict(word.split("=", 1) for word in sys.argv[1:])
 name = "{env}/{task}/{variant}/seed{seed}".format(**words)
 folder = Path(words["root"]) / name
 fate = json.loads(os.environ.get("STUB", "{}")).get(name)
 folder.mkdir(parents=True, exist_ok=True)
 with (folder / "lock").open("a+") as lock:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not lock_descriptor(lock.fileno(), blocking=False):
         sys.exit(os.EX_TEMPFAIL)
     with (Path(words["root"]) / "starts").open("a") as starts:
         starts.write(name + "\n")

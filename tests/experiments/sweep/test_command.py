@@ -1,6 +1,5 @@
 """`python sweep.py`: what is run, what is left alone, and how it ends."""
 
-import fcntl
 import json
 import os
 import re
@@ -12,7 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import lock_descriptor
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 
 from dreamer.run.folder import RunFolder
 from dreamer.run.train import train
@@ -149,7 +151,7 @@ def test_a_job_that_another_process_runs_is_waited_for_and_not_run_twice(run, st
     folder = tmp_path / "runs" / NAMES[0]
     folder.mkdir(parents=True)
     lock = (folder / "lock").open("w")
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    lock_descriptor(lock.fileno())
 
     def finish():
         while len(starts()) < 3:  # the others are done meanwhile
@@ -169,7 +171,7 @@ def test_a_job_that_another_process_gives_up_is_taken_over(run, starts, tmp_path
     folder = tmp_path / "runs" / NAMES[0]
     folder.mkdir(parents=True)
     lock = (folder / "lock").open("w")
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    lock_descriptor(lock.fileno())
     threading.Timer(1, lock.close).start()
     assert run()[0] == 0
     assert sorted(starts()) == NAMES
@@ -213,10 +215,8 @@ def test_bad_input_is_one_line_before_any_job_starts(run, tmp_path, words, messa
 
 
 def test_a_missing_launcher_is_told_with_what_to_install(run, monkeypatch):
-    monkeypatch.setattr(
-        "hydra._internal.config_loader_impl.ConfigLoaderImpl.get_group_options",
-        lambda *_: ["basic"],
-    )
+    Plugins.instance()  # which lets every launcher that is installed enter its configuration
+    monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "joblib.yaml")
     status, _, err = run("hydra/launcher=joblib")
     assert status == 2
     assert "hydra/launcher=joblib needs `pip install -r requirements-launchers.txt`" in err

@@ -164,10 +164,10 @@ def test_a_preempted_job_saves_is_requeued_and_goes_on(cluster, tmp_path, tiny_o
 
     job = start()
     deadline = time.time() + 120
-    while not (plan[0].folder / "checkpoints" / "last.ckpt").exists():
+    last = plan[0].folder / "checkpoints" / "last.ckpt"
+    while not (last.exists() and read_state(plan[0].folder).frames):
         assert job.poll() is None and time.time() < deadline
         time.sleep(0.1)
-    time.sleep(0.5)
     before = read_state(plan[0].folder).frames
     children = subprocess.check_output(["ps", "-o", "pid=,args=", "-g", str(job.pid)], text=True)
     for line in children.splitlines():  # as SLURM does: to every process of the step
@@ -181,7 +181,7 @@ def test_a_preempted_job_saves_is_requeued_and_goes_on(cluster, tmp_path, tiny_o
     assert state.frames >= before > 0
     log = (plan[0].folder / "log.txt").read_text()
     assert "Stopped by SIGTERM; everything is saved" in log
-    assert start().wait(120) == 0
+    assert start().wait(300) == 0
     assert read_state(plan[0].folder, 1500).phase == "finished"
     assert "(resumed at frame" in (plan[0].folder / "log.txt").read_text()
 

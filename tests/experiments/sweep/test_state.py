@@ -2,8 +2,12 @@
 
 import fcntl
 import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from filelock import lock_descriptor, unlock_descriptor
 
 from dreamer.run.folder import RunFolder
 from experiments.sweep.state import State, failure, lock_holder, read_state
@@ -24,6 +28,7 @@ def begun(tmp_path):
 
 def test_no_folder_and_an_empty_one_are_no_run(tmp_path):
     assert read_state(tmp_path / "none") == read_state(tmp_path) == State("empty")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_begun_run_is_interrupted_and_shows_its_newest_numbers(begun):
@@ -62,7 +67,34 @@ def test_the_lock_of_a_run_tells_that_it_runs_and_where(begun):
 def test_looking_whether_the_lock_is_free_leaves_it_free(begun):
     with (begun / "lock").open() as file:
         assert lock_holder(begun) is None
+        assert lock_descriptor(file.fileno(), blocking=False)
+    assert (begun / "lock").read_text() == "host 1"
+
+
+def test_a_run_of_an_earlier_version_is_seen(begun):
+    """They took the lock with flock, and others of them looked with a shared one."""
+    with (begun / "lock").open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert read_state(begun).phase == "running"
+        assert lock_holder(begun) == "host 1"
+
+
+def test_a_lock_that_may_only_be_read_is_seen(begun, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert lock_holder(begun) is None
+    with RunFolder(begun).lock():
+        assert lock_holder(begun) == (begun / "lock").read_text()
+
+
+def test_who_only_looks_is_nobody_who_works_there(begun):
+    with (begun / "lock").open() as other:
+        assert lock_descriptor(other.fileno(), blocking=False)
+        timer = threading.Timer(0.005, unlock_descriptor, (other.fileno(),))
+        timer.start()
+        assert lock_holder(begun) is None
+        timer.join()
+    with ThreadPoolExecutor(4) as looking:
+        assert set(looking.map(lock_holder, [begun] * 400)) == {None}
 
 
 def test_only_the_end_of_a_long_file_is_read(begun):
