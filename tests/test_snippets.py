@@ -246,22 +246,6 @@ def check_environment(conf: Path, words: list[str]) -> None:
 
 
 CHECKS: dict[str, Callable[[Path, list[str]], object]] = {
-    "python train.py": check_train,
-    "dreamer-train": check_train,
-    "python sweep.py": check_sweep,
-    "python -m dreamer.evaluate": check_evaluate,
-    "dreamer-evaluate": check_evaluate,
-    "python -m dreamer.check": check_environment,
-    "dreamer-check": check_environment,
-    "python -m experiments.report": lambda conf, words: report.parse(words) and None,
-    "dreamer-sweep": check_sweep,
-    "dreamer-report": lambda conf, words: report.parse(words) and None,
-    "python -m experiments.dashboard": lambda conf, words: dashboard.parse(words) and None,
-    "python -m docs.make_figures": check_figures,
-    "pip": check_pip,
-    "pytest": check_pytest,
-    "wandb": check_wandb,
-    "tensorboard": check_tensorboard,
     "apt-get": check_apt,
     "make": check_make,
     "mkdocs": lambda conf, words: [{"build": "--strict", "serve": None}[words[0]]],
@@ -270,6 +254,20 @@ CHECKS: dict[str, Callable[[Path, list[str]], object]] = {
     "cd": lambda conf, words: None,  # into what was cloned
     "python3 -m venv": lambda conf, words: None,
     "source": lambda conf, words: [place.index("/bin/activate") for place in words],
+    "python train.py": check_train,
+    "dreamer-train": check_train,
+    "python sweep.py": check_sweep,
+    "python -m dreamer.evaluate": check_evaluate,
+    "dreamer-evaluate": check_evaluate,
+    "python -m dreamer.check": check_environment,
+    "dreamer-check": check_environment,
+    "python -m experiments.report": lambda conf, words: report.parse(words) and None,
+    "python -m experiments.dashboard": lambda conf, words: dashboard.parse(words) and None,
+    "python -m docs.make_figures": check_figures,
+    "pip": check_pip,
+    "pytest": check_pytest,
+    "wandb": check_wandb,
+    "tensorboard": check_tensorboard,
     "ls": lambda conf, words: [(ROOT / word).iterdir() for word in words] and None,
 }
 
