@@ -2,8 +2,9 @@
 
 `python -m docs.make_figures published` draws those of the published data.
 `python -m docs.make_figures RUN_DIR NAME [RANDOM_RETURN]` draws one run: docs/NAME_curves.png
-(losses and returns over frames) and docs/NAME_dream.png (a strip of the last open-loop film: truth,
-model, error).
+(losses and returns over frames) and docs/NAME_dream.png (a strip of the newest open-loop video:
+truth, model, error).
+`python -m docs.make_figures animation NAME` turns docs/NAME_dream.png into docs/NAME_dream.gif.
 `python -m docs.make_figures suites RUNS` draws docs/suites.png: the evaluations of the SUITES,
 whose runs lie under the folder RUNS.
 """
@@ -21,10 +22,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import experiments.plots.style as style
+from dreamer.video import encode_gif
 from experiments import published
 from experiments.plots import published_figures
 
 DOCS = Path(__file__).parent
+STRIP_STEPS = 10  # pictures of a strip
 PANELS = {
     "image loss (nats)": [
         *("observations/image_nll", "observations/vector_nll"),
@@ -125,6 +128,18 @@ def draw_strip(run_dir: Path, path: Path, steps: int) -> None:
     imageio.imwrite(path, strip.repeat(2, 0).repeat(2, 1))
 
 
+def animate_strip(strip: np.ndarray, steps: int, *, fps: int) -> bytes:
+    """The pictures of a strip one after the other as a GIF: truth, model and error side by side."""
+    height, width = strip.shape[0] // 3, strip.shape[1] // steps
+    bar = width - height  # on the left of each picture: what the model saw is marked green
+    frames = []
+    for picture in np.split(strip, steps, 1):
+        truth, model, error = np.split(picture[:, bar:], 3)
+        frames.append(np.concatenate([picture[:height, :bar], truth, model, error], 1))
+    large = np.stack(frames).repeat(2, 1).repeat(2, 2)
+    return encode_gif(np.concatenate([large, large[-1:]]), fps=fps)  # the end stays longer
+
+
 def keep_pictures(pictures: list[Path]) -> None:
     """Put PNG files into docs/; the PDF beside each is for papers, not for a repository."""
     for picture in pictures:
@@ -143,11 +158,16 @@ def main() -> None:
             figure = draw_suites(Path(sys.argv[2]))
             keep_pictures([style.save(figure, Path(folder) / "suites")])
             return
+        if sys.argv[1] == "animation":
+            strip = DOCS / f"{sys.argv[2]}_dream.png"
+            film = animate_strip(np.asarray(imageio.imread(strip)), STRIP_STEPS, fps=2)
+            strip.with_suffix(".gif").write_bytes(film)
+            return
         run_dir, name = Path(sys.argv[1]), sys.argv[2]
         random_return = float(sys.argv[3]) if len(sys.argv) > 3 else None
         figure = draw_run(run_dir, random_return)
         keep_pictures([style.save(figure, Path(folder) / f"{name}_curves")])
-        draw_strip(run_dir, DOCS / f"{name}_dream.png", steps=10)
+        draw_strip(run_dir, DOCS / f"{name}_dream.png", steps=STRIP_STEPS)
 
 
 if __name__ == "__main__":

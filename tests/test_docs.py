@@ -2,12 +2,15 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
+GUIDES = sorted(ROOT.glob("docs/*.md"))
+PAGES = [*ROOT.glob("*.md"), *GUIDES, *ROOT.glob("benchmarks/**/*.md")]
 AREAS = "world_model|actor|critic|imagine|grad_norm|collect|eval|replay|perf"
 
 
@@ -17,9 +20,67 @@ def test_links_lead_somewhere(page):
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+def test_pages_of_the_root_are_read():
+    assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LOG.md"} <= {p.name for p in PAGES}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_headings_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text())
+    wrong = [
+        (path, anchor)
+        for path, anchor in links
+        if anchor not in anchors((page.parent / path).read_text() if path else page.read_text())
+    ]
+    assert wrong == []
+
+
+def anchors(text: str) -> set[str]:
+    """What the headings of a page are called in links."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    words = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
+    return {word.replace(" ", "-") for word in words}
+
+
+def test_anchors_are_those_of_the_headings():
+    assert anchors("# A new head\n\n## What's `new`?\n") == {"a-new-head", "whats-new"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_exist(page):
+    assert [name for name in named(page.read_text()) if not (ROOT / name).exists()] == []
+
+
+def named(text: str) -> set[str]:
+    """What a page names of the repository: paths in backticks that begin with one of our folders.
+
+    Files that a page has its reader write are none: "as `conf/experiment/mine.yaml`:".
+    """
+    written = set(re.findall(r"as `([^`]+)`:\n", text))
+    found = re.findall(r"`((?:dreamer|experiments|conf|tests|benchmarks|docs)/[\w./]*)`", text)
+    return set(found) - written
+
+
+def test_named_files_are_found():
+    text = "In `dreamer/types.py`, and `conf/env/<suite>.yaml`. Save this as `conf/env/own.yaml`:\n"
+    assert named(text) == {"dreamer/types.py"}
+
+
 def test_readme_leads_to_every_page():
     readme = (ROOT / "README.md").read_text()
-    assert [p.name for p in PAGES[1:] if f"docs/{p.name}" not in readme] == []
+    assert [p.name for p in GUIDES if f"docs/{p.name}" not in readme] == []
+
+
+def test_citation_has_the_required_keys_and_our_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()  # CFF 1.2.0
+    assert {"type", "title", "authors"} <= citation["preferred-citation"].keys()
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 160
 
 
 @pytest.fixture

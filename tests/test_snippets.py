@@ -1,4 +1,4 @@
-"""Every snippet of README.md and docs/: Python is run, commands are checked in a real way.
+"""Every snippet of README.md, CONTRIBUTING.md and docs/: Python is run, commands are checked.
 
 A fenced block says what it is by its language: `python` is run, all of a page in one namespace;
 `yaml` is a file of the configuration or a grid; `toml` is a part of a package's pyproject.toml;
@@ -41,7 +41,7 @@ from experiments import dashboard, report
 from experiments.sweep import args, grid
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
 EXTENSIONS = [
     ROOT / "docs" / f"{name}.md"
     for name in ("component", "head", "latent", "own_environment", "policy", "sampler")
@@ -54,8 +54,12 @@ COMMANDS = (
     "tensorboard",
     "wandb",
     "ls",
-    "git",
+    "git clone",
     "PYTHONPATH",
+    "apt-get",
+    "make ",
+    "mkdocs",
+    "pre-commit",
 )
 SMALL = {  # instead of what a page says, so that it takes a second
     "debug": "fast",
@@ -84,7 +88,7 @@ def snippets(page: Path) -> list[Snippet]:
         found.append(Snippet(line, match[1] or "bash", match[2], path and path[1]))
     prose = re.sub(r"^```.*?^```$", lambda m: "\n" * m[0].count("\n"), text, flags=re.M | re.S)
     for match in re.finditer(r"`([^`\n]+)`", prose):
-        if match[1].split()[0].startswith(COMMANDS) and " " in match[1] and "..." not in match[1]:
+        if match[1].startswith(COMMANDS) and " " in match[1] and "..." not in match[1]:
             line = prose.count("\n", 0, match.start()) + 1
             found.append(Snippet(line, "bash", match[1]))
     return found
@@ -220,7 +224,20 @@ def check_tensorboard(conf: Path, words: list[str]) -> None:
 def check_figures(conf: Path, words: list[str]) -> None:
     from docs.make_figures import main  # noqa: F401 -- run by hand, on runs that take an hour
 
-    assert words[0] in ("published", "suites") or words[0].startswith("runs/")
+    assert words[0] in ("published", "suites", "animation") or words[0].startswith("runs/")
+
+
+def check_apt(conf: Path, words: list[str]) -> None:
+    """What the error names where there is no renderer: all that is asked of a machine."""
+    assert words[0] == "install"
+    assert set(words[1:]) <= {"libegl1", "libgl1", "libosmesa6"}
+    error = (ROOT / "dreamer/envs/opengl.py").read_text()
+    assert [word for word in words[1:] if word not in error] == []
+
+
+def check_make(conf: Path, words: list[str]) -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert words and set(words) <= set(targets)
 
 
 def check_environment(conf: Path, words: list[str]) -> None:
@@ -263,13 +280,21 @@ def check_sbatch(conf: Path, words: list[str]) -> None:
 
 
 CHECKS: dict[str, Callable[[Path, list[str]], object]] = {
+    "apt-get": check_apt,
+    "make": check_make,
+    "mkdocs": lambda conf, words: [{"build": "--strict", "serve": None}[words[0]]],
+    "pre-commit install": lambda conf, words: (ROOT / ".pre-commit-config.yaml").read_text(),
+    "git clone": lambda conf, words: None,  # of an address that is not known here
+    "cd": lambda conf, words: None,  # into what was cloned
+    "python3 -m venv": lambda conf, words: None,
+    "source": lambda conf, words: [place.index("/bin/activate") for place in words],
     "python train.py": check_train,
     "dreamer-train": check_train,
     "python sweep.py": check_sweep,
     "dreamer-sweep": check_sweep,
     "python -m dreamer.evaluate": check_evaluate,
     "dreamer-evaluate": check_evaluate,
-    "python -m dreamer.envs.check": check_environment,
+    "python -m dreamer.check": check_environment,
     "dreamer-check": check_environment,
     "python -m experiments.report": lambda conf, words: report.parse(words) and None,
     "dreamer-report": lambda conf, words: report.parse(words) and None,
@@ -309,7 +334,7 @@ def test_commands_are_understood(conf, found, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["python trian.py", "make", "python train.py kl_balanse=1", "pip install -r no.txt"]
+    "line", ["python trian.py", "amke", "python train.py kl_balanse=1", "pip install -r no.txt"]
 )
 def test_commands_that_are_wrong_are_found(line):
     with pytest.raises(Exception, match=r"No check|kl_balanse|is_file|no\.txt"):
@@ -322,7 +347,7 @@ def test_commands_that_are_wrong_are_found(line):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_block_is_of_a_kind_that_is_checked(page):
     kinds = {snippet.language for snippet in snippets(page)}
-    assert kinds <= {"python", "yaml", "toml", "bash", "text"}
+    assert kinds <= {"python", "yaml", "toml", "bash", "text", "math"}
 
 
 def yaml_files(page: Path) -> list[Snippet]:
