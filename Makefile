@@ -9,7 +9,7 @@ WITH_TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefi
 	cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
 LOCKED := requirements.txt requirements-suites.txt requirements-launchers.txt
 
-.PHONY: help setup format check test test-slow test-all lock docs bench
+.PHONY: help setup format check test test-long test-all lock docs bench
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,11 +29,11 @@ check: ## Do what CI does, in .venv.
 test: ## Run the fast tests.
 	pytest -n auto -m "not slow"
 
-test-slow: ## Run the slow tests: learning runs, whole runs, installations.
-	pytest -n auto -m slow
+test-long: ## Run the long tests, which CI leaves out: learning, fuzzing, memory.
+	pytest -n auto -m long
 
 test-all: ## Run all tests.
-	pytest -n auto
+	pytest -n auto -m ""
 
 lock: ## Write requirements.lock anew; `make lock UPGRADE=--upgrade` takes the newest releases.
 	uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes \
