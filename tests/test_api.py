@@ -62,6 +62,7 @@ def in_its_own_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["a_notebook", "-f", "kernel.json"])
 
 
+@pytest.mark.slow
 def test_a_class_is_trained_on_and_the_agent_plays_in_it(tmp_path):
     run = dreamer.train(Valve, SMALL, run_dir=tmp_path / "valve")
     assert run.run_dir == tmp_path / "valve"
@@ -104,6 +105,7 @@ def test_several_environments_are_made_by_a_function():
     assert run.agent.frames % 3 == 0
 
 
+@pytest.mark.slow
 def test_one_environment_is_enough_but_then_nothing_is_evaluated(capsys):
     env = Valve()
     run = dreamer.train(env, SMALL)
@@ -133,6 +135,7 @@ def test_ours_are_named_by_the_overrides():
     assert run.run_dir.as_posix() == "runs/dummy/memory/debug/seed0"
 
 
+@pytest.mark.slow
 def test_the_same_call_goes_on(capsys):
     first = dreamer.train(Valve, SMALL)
     again = dreamer.train(Valve, SMALL)
@@ -153,6 +156,7 @@ def test_a_folder_of_another_environment_is_refused():
         dreamer.train(gymnasium.make("CartPole-v1"), longer, run_dir="here")
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_is_a_keyboard_interrupt(monkeypatch, capsys):
     handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     step, made = Valve.step, []
@@ -191,7 +195,7 @@ def test_it_works_in_a_thread():
         (Valve, {"env": "dummy"}, r"`env` must be given once, got .* override dummy"),
         (Valve(), {"env.count": 2}, r"`env\.count` is 2, got one environment"),
         (Valve, {"env.wings": 2}, r"Unknown key `env\.wings`\. The nearest: env"),
-        (Valve, {"total_frames": 10}, r"`total_frames` to exceed the prefill of 48 policy steps"),
+        (Valve, {"total_frames": 10}, r"`total_frames` must exceed the prefill of 48 policy steps"),
         (lambda: 3, {"task": "three"}, r"must make a gymnasium\.Env, got 3"),
         (None, {"env": "dummy"}, r"`task` is missing"),
         (Valve, {"batch.size": "many"}, r"^`batch\.size` must be a whole number, got `many`$"),
@@ -215,6 +219,7 @@ def test_what_cannot_be_is_told_and_leaves_nothing(env, overrides, message, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_numbers_may_come_as_text_and_as_floats():
     numbers = {
         "replay.capacity_policy_steps": 1e5,

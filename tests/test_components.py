@@ -64,6 +64,7 @@ def config(component, optimizer=OPTIMIZER):
 # -------------------------------------------------------------------------------- learning
 
 
+@pytest.mark.slow
 def test_a_probe_learns_from_stopped_features():
     agent = make_agent(components={"probe": PROBE})
     noise = make_noise(agent)
@@ -76,6 +77,7 @@ def test_a_probe_learns_from_stopped_features():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", [{"probe": PROBE}, {"explorer": EXPLORER, "probe": PROBE}])
 def test_components_change_no_weight_of_the_agent(extra):
     agents, batches = [], [make_batch(CONTINUOUS, seed=n) for n in range(4)]
@@ -170,6 +172,7 @@ def lines(run_dir) -> list[dict]:
     return [json.loads(x) for x in (Path(run_dir) / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_run_with_a_component_goes_on_with_it_and_logs_it(compose_tiny, tmp_path):
     whole = train(compose_tiny(*RUN, f"run_dir={tmp_path / 'whole'}"))
     where = f"run_dir={tmp_path / 'parts'}"
@@ -192,6 +195,7 @@ def test_a_run_with_a_component_goes_on_with_it_and_logs_it(compose_tiny, tmp_pa
     assert_close(probe.layer.weight, last["state_dict"]["components.probe.layer.weight"])
 
 
+@pytest.mark.slow
 def test_a_run_learns_the_same_with_a_component_as_without(compose_tiny, tmp_path):
     runs = [
         train(compose_tiny(*changes, f"run_dir={tmp_path / name}"))

@@ -98,6 +98,7 @@ def test_hadolint_finds_nothing_in_the_dockerfile(repository):
     run_tool("hadolint", repository / "Dockerfile")
 
 
+@pytest.mark.slow
 def test_compose_yaml_keeps_the_schema_of_compose(repository):
     schema = ("--builtin-schema", "vendor.compose-spec")
     run_tool("check-jsonschema", *schema, repository / "compose.yaml")

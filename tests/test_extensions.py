@@ -26,6 +26,7 @@ def nothing_made_yet():
 # ------------------------------------------------------------------------------------- policy
 
 
+@pytest.mark.slow
 def test_a_policy_of_a_users_own_collects_after_the_prefill(compose_tiny):
     summary = train(compose_tiny(*MIXED))
     (policy,) = Mixed.made
@@ -39,6 +40,7 @@ def test_a_policy_of_a_users_own_collects_after_the_prefill(compose_tiny):
     assert cfg.collect_policy.random_share == 0.5
 
 
+@pytest.mark.slow
 def test_a_policy_beside_the_update_acts_with_a_snapshot_and_is_told_to_refresh(compose_tiny):
     train(compose_tiny(*MIXED, "collect=overlap"))
     (policy,) = Mixed.made
@@ -46,6 +48,7 @@ def test_a_policy_beside_the_update_acts_with_a_snapshot_and_is_told_to_refresh(
     assert policy.refreshed == [48, 49, 57, 65, 73]
 
 
+@pytest.mark.slow
 def test_a_policy_gets_the_components_of_the_agent(compose_tiny):
     probe = "+model.components.probe"
     train(
@@ -118,6 +121,7 @@ def test_a_name_may_stand_for_a_file_in_an_experiment(compose_tiny):
 # ------------------------------------------------------------------------------------ sampler
 
 
+@pytest.mark.slow
 def test_a_sampler_of_a_users_own_decides_what_is_learned_from(compose_tiny, monkeypatch):
     samplers, keep = [], Replay.sample
 
@@ -138,6 +142,7 @@ def test_a_sampler_of_a_users_own_decides_what_is_learned_from(compose_tiny, mon
 # ------------------------------------------------------------------------------------ latents
 
 
+@pytest.mark.slow
 def test_latents_of_a_users_own_are_used_saved_and_loaded(compose_tiny):
     words = ("latents._target_=extensions.UniformMix", "+latents.share=0.3")
     train(compose_tiny(*words, "total_frames=64"))
@@ -155,6 +160,7 @@ def test_latents_of_a_users_own_are_used_saved_and_loaded(compose_tiny):
 # ------------------------------------------------------------------------------- environments
 
 
+@pytest.mark.slow
 def test_a_group_of_environments_of_a_users_own_is_trained_in(tmp_path):
     run = dreamer.train(
         overrides={

@@ -88,6 +88,7 @@ def test_tensorboard_hides_what_a_resumed_run_plays_again(tmp_path):
     assert scalars == [(10, 0.0), (20, 0.0), (30, 1.0)]
 
 
+@pytest.mark.slow
 def test_a_run_writes_to_tensorboard_what_it_writes_to_json_lines(compose_tiny):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -84,6 +84,7 @@ def test_old_run_is_evaluated(name, old_runs):
     assert scores["frames"] == {"finished": 1201, "unfinished": 1409}[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "task", "frames", "updates", "total"),
     [("finished", "memory", 1201, 52, 1300), ("unfinished", "point", 1409, 65, 1600)],

@@ -369,6 +369,7 @@ def test_files_of_the_configuration_are_understood(page, found, conf, tmp_path):
 PYTHON_PAGES = [page for page in PAGES if any(s.language == "python" for s in snippets(page))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.name)
 def test_python_runs(page, conf, trained_run, monkeypatch, tmp_path):
     def train_a_little(env=None, overrides=None, **options):
@@ -411,6 +412,7 @@ def test_every_extension_is_shown_with_a_command_and_a_file(page):
     assert any(snippet.path for snippet in snippets(page))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "found"), of(EXTENSIONS, training_commands))
 def test_commands_that_use_a_users_package_train(conf, found, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
@@ -419,6 +421,7 @@ def test_commands_that_use_a_users_package_train(conf, found, monkeypatch, tmp_p
     assert train(cfg).updates >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [ROOT / "docs" / "component.md"], ids=["component.md"])
 def test_a_process_outside_the_checkout_uses_a_users_package(page, conf, tmp_path):
     """As `dreamer-train` does where the program is installed."""

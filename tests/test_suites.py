@@ -41,6 +41,7 @@ def install(tmp_path) -> Iterator[Callable[..., None]]:
         )
 
 
+@pytest.mark.slow
 def test_a_suite_is_trained_in_and_evaluated_by_its_name(install, tmp_path):
     install("lamps", lamps="extensions:make_one_of")
     changes = {"env": "lamps", "task": "lamp", "root": str(tmp_path / "runs")}

@@ -91,7 +91,7 @@ def explain(error: BaseException, known: Callable[[], Iterable[str]] = tuple) ->
         return f"A comma in `{several[1]}` needs quotes: {_with_quotes(several[1])}"
     word = getattr(error, "override", None)  # the word that Hydra cannot parse
     if word is not None and "=" not in word:
-        return f"Words must be key=value, got `{word}`"
+        return f"Arguments must be key=value, got `{word}`"
     if word is not None:
         return f"Hydra cannot parse `{word}`. Quote the value: {_with_quotes(word)}"
     return " ".join(text.split())

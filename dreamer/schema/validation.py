@@ -50,7 +50,7 @@ def validate_words(words: Sequence[str], declared: type) -> dict[str, Any]:
     """
     for word in words:
         if "=" not in word:
-            raise ValueError(f"Words must be key=value, got `{word}`")
+            raise ValueError(f"Arguments must be key=value, got `{word}`")
     pairs = (word.split("=", 1) for word in words)
     return validate({key: None if value == "null" else value for key, value in pairs}, declared)
 

@@ -77,6 +77,7 @@ def assert_spread(spread, repeats):
     assert spread["repeats"] == repeats
 
 
+@pytest.mark.slow
 def test_the_update_is_timed_and_counted_beside_a_peer(report):
     words = ("--repeats", "2", "--threads", "1", "--peer", "sheeprl", "kl_balance=false")
     read, printed = report(update, *words)
@@ -94,6 +95,7 @@ def test_the_update_is_timed_and_counted_beside_a_peer(report):
     assert f"{peer['ours_is_faster_by']:.2f} x" in printed
 
 
+@pytest.mark.slow
 def test_operations_of_an_update_are_added_up_by_name_and_shapes(report):
     read, printed = report(profile, "--threads", "1", "--top", "5", "model.horizon=3")
     operations = read["operations"]
@@ -106,6 +108,7 @@ def test_operations_of_an_update_are_added_up_by_name_and_shapes(report):
     assert f"{1e3 * read['seconds']:.4g} ms, of which" in printed
 
 
+@pytest.mark.slow
 def test_plain_networks_are_timed_where_they_are_asked_for(report):
     read, _ = report(update, "--repeats", "1", "--threads", "1", "kernels=plain")
     assert read["programs"]["ours"]["kernels"] == []

@@ -50,6 +50,7 @@ def test_a_missing_environment_says_how_to_make_it(tmp_path, monkeypatch):
         run_sheeprl(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_our_side_has_sheeprls_parameters(compose_any):
     """Counted in SheepRL 0.8.4 with `exp=dreamer_v2_benchmarks`."""
     pytest.importorskip("ale_py")

@@ -39,6 +39,7 @@ def test_it_films_every_so_many_frames_and_at_the_end(make_video, trainer, agent
     assert films() == ["open_loop_0000000120.mp4", "open_loop_0000000170.mp4"]
 
 
+@pytest.mark.slow
 def test_the_film_is_as_long_as_the_batch_and_shows_sequences_side_by_side(
     make_video, trainer, agent, batch, films, tmp_path
 ):

@@ -73,6 +73,7 @@ def test_bad_input_is_one_line_that_names_it(run, words, message):
     assert message in errors
 
 
+@pytest.mark.slow
 def test_an_environment_that_always_fails_is_reported(run, monkeypatch):
     monkeypatch.setattr("toys.Toy.step", lambda self, action: 1 / 0)
     code, _, errors = run("env=gym", "task=toys:toys/Plain-v0", "env.max_restarts=1")
@@ -81,6 +82,7 @@ def test_an_environment_that_always_fails_is_reported(run, monkeypatch):
     assert "error: Environment 0 failed again, after 1 of `max_restarts`" in errors
 
 
+@pytest.mark.slow
 def test_without_words_it_explains_itself(run):
     code, printed, _ = run()
     assert code == 2

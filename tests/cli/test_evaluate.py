@@ -50,6 +50,7 @@ def main(monkeypatch, capsys, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_it_plays_that_many_whole_episodes(run_dir):
     scores = evaluate(run_dir, **OPTIONS | {"episodes": 13})  # more than are played at once
     assert scores.keys() == SCORES
@@ -73,6 +74,7 @@ def test_an_unfinished_run_can_be_watched_and_is_left_alone(run_dir):
     assert {p: p.read_bytes() for p in files} == files
 
 
+@pytest.mark.slow
 def test_the_door_prints_json_and_leaves_scores_and_a_film(main, run_dir):
     code, out, err = main(f"run_dir={run_dir}", "episodes=3", "video=true")
     assert code == 0, err

@@ -76,6 +76,7 @@ def summary(run_dir) -> dict:
 # ----------------------------------------------------------------------------------- start-up
 
 
+@pytest.mark.slow
 def test_a_mistake_is_told_before_anything_is_loaded_that_takes_seconds(repository):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "train.py", "prefil=3"],
@@ -125,7 +126,7 @@ def test_help_explains_the_keys_with_the_files_that_the_words_choose(main, monke
         ("env.lenght=3", r"Unknown key `env\.lenght`\. The nearest: env\.length"),
         ("+batch.sise=3", r"Unknown key `batch\.sise`\. The nearest: batch\.size"),
         ("+kl_balanse=false", r"Unknown key `kl_balanse`\. The nearest: kl_balance"),
-        ("seed", r"Words must be key=value, got `seed`$"),
+        ("seed", r"Arguments must be key=value, got `seed`$"),
         ("precision=16", r"`precision` must be auto, 32-true or bf16-mixed, got 16$"),
         ("collect_policy=actr", r"Could not find 'collect_policy/actr' .*actor random"),
         ("collect=none", r"`collect` must be local or overlap, got none: learning from stored exp"),
@@ -142,7 +143,7 @@ def test_help_explains_the_keys_with_the_files_that_the_words_choose(main, monke
         ("seed=-1", r"`seed` must be at least 0, got -1"),
         ("total_frames=1e30", r"`total_frames` must be at most 9007199254740992, got 1e\+30"),
         ("seed=4294967296", r"`seed` must be at most 4294967295, got 4294967296"),
-        ("total_frames=40", r"`total_frames` to exceed the prefill of 48 policy steps"),
+        ("total_frames=40", r"`total_frames` must exceed the prefill of 48 policy steps"),
         ("train_every_policy_steps=0", r"`train_every_policy_steps` must be at least 1, got 0"),
         ("model.horizon=1", r"`model.horizon` must be at least 2, got 1"),
         ("batch.length=1", r"`batch.length` must be at least 2, got 1"),
@@ -153,7 +154,7 @@ def test_help_explains_the_keys_with_the_files_that_the_words_choose(main, monke
             "replay.sampling=best",
             r"`replay.sampling` must be one of episodes, steps, or .*, got best",
         ),
-        ("replay.across_episodes=false", r"`batch.length` 16 steps .* the longest has 9\. Set"),
+        ("replay.across_episodes=false", r"at least 16 steps .`batch.length`., got at most 9\. Set"),
         (
             "model.world_model.discount=2",
             r"`model.world_model.discount` must be in \(0, 1\], got 2",
@@ -203,6 +204,7 @@ def test_what_cannot_be_is_told_by_its_key_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_null_disables_what_a_run_can_do_without(main, tiny_overrides, tmp_path):
     left_out = ("callbacks.evaluate", "callbacks.video", "callbacks.progress", "logger")
     kept = [word for word in tiny_overrides if not word.startswith(left_out)]
@@ -214,6 +216,7 @@ def test_null_disables_what_a_run_can_do_without(main, tiny_overrides, tmp_path)
     assert "%|" not in stderr  # no bar
 
 
+@pytest.mark.slow
 def test_a_path_may_hold_any_character(main, tiny_overrides, tmp_path):
     name = "a=b,c#d(e~f {g}[h] & 'i' \"j\" übung 日本"
     code, stderr = main(*tiny_overrides[:-1], f"root={tmp_path}", f"run_dir={tmp_path / name}")
@@ -222,6 +225,7 @@ def test_a_path_may_hold_any_character(main, tiny_overrides, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.slow
 def test_frames_may_be_written_as_people_write_them(main, tiny_overrides, tmp_path):
     assert main(*tiny_overrides, "total_frames=8e1")[0] == 0
     assert summary(run_folder(tmp_path))["frames"] == 80
@@ -250,6 +254,7 @@ def test_a_folder_of_another_configuration_is_an_error(main, tiny_overrides, fin
     assert "different in model.horizon (there 5, here 4)" in stderr
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_has_ends_with_a_code_of_its_own(
     main, tiny_overrides, finished_run
 ):
@@ -277,6 +282,7 @@ def test_errors_end_the_process_with_code_2(start, tiny_overrides):
 # ---------------------------------------------------------------------------------- optional
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plus", ["", "+"])
 def test_experiments_and_debug_are_chosen_with_or_without_a_plus(
     main, tiny_overrides, tmp_path, plus
@@ -443,6 +449,7 @@ def test_a_job_that_fails_is_told_at_once_and_stops_no_other(
     assert summary(tmp_path / "corridor2")["frames"] == 81
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_whole_multirun(main, tiny_overrides, tmp_path, monkeypatch):
     advance = MemoryEnvs.step
 

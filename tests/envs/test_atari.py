@@ -246,6 +246,7 @@ def test_a_step_in_the_background_is_a_step(native_render):
         np.testing.assert_array_equal(here.render(), there.render())
 
 
+@pytest.mark.slow
 def test_native_render_changes_nothing_the_agent_sees():
     plain, rendered = (
         make("pong", max_no_op_frames=30, native_render=native) for native in (False, True)

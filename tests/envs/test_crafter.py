@@ -117,6 +117,7 @@ def test_achievements_reach_the_metrics(compose_any, tmp_path):
     assert any(line.get("collect/achievements", 0) > 0 for line in written)
 
 
+@pytest.mark.slow
 def test_every_option_of_the_group_reaches_it():
     envs = partial(make_crafter, "noreward")(**OPTIONS | {"count": 3})
     assert envs.count == 3

@@ -174,6 +174,7 @@ def test_without_a_renderer_vision_is_refused_and_vectors_get_on(monkeypatch):
 # ------------------------------------------------------------------------------------- drawing
 
 
+@pytest.mark.slow
 def test_images_show_what_moves(renderer):
     env = one("cheetah", "run", vision=True, can_render=True)
     before = env.reset(0)["image"]
@@ -186,6 +187,7 @@ def test_images_show_what_moves(renderer):
     assert env.obs_shapes == {"image": (3, 64, 64)}
 
 
+@pytest.mark.slow
 def test_the_camera_is_the_papers(renderer):
     env = one("quadruped", "walk", vision=True, can_render=True)
     env.reset(0)

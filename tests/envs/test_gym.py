@@ -147,6 +147,7 @@ def test_ids_are_found_whatever_their_case():
     assert make("cartpole-V1").obs_shapes == {"vector": (4,)}
 
 
+@pytest.mark.slow
 def test_environments_in_processes_of_their_own_step_the_same(capfd):
     here, there = (make("toys:toys/Plain-v0", count=2, processes=apart) for apart in (False, True))
     try:
@@ -209,12 +210,14 @@ def compose_run(compose_any, tmp_path):
     return compose
 
 
+@pytest.mark.slow
 def test_an_agent_learns_from_images_and_bits(compose_run):
     summary = train(compose_run("MultiBinary"))
     assert (summary.frames, summary.updates) == (81, 6)
     assert np.isfinite(list(summary.metrics.values())).all()
 
 
+@pytest.mark.slow
 def test_an_agent_learns_from_nested_spaces_and_makes_several_choices(compose_run):
     summary = train(compose_run("MultiDiscrete"))
     assert (summary.frames, summary.updates) == (81, 6)
@@ -227,6 +230,7 @@ def test_an_agent_learns_from_nested_spaces_and_makes_several_choices(compose_ru
     assert (action[acted, 3:].sum(1) == 1).all()
 
 
+@pytest.mark.slow
 def test_a_run_survives_faults_up_to_a_number_and_goes_on_after_more(
     compose_run, monkeypatch, capsys
 ):
@@ -251,6 +255,7 @@ def test_a_run_survives_faults_up_to_a_number_and_goes_on_after_more(
     assert len(steps) - made < 30  # it did not begin anew
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_in_its_prefill_keeps_what_it_has(compose_run, monkeypatch, capsys):
     steps = []
 

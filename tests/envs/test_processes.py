@@ -103,6 +103,7 @@ def advance_to_third_step(env):
     return env.step(ACTION)
 
 
+@pytest.mark.slow
 def test_another_process_gives_the_same_steps(start):
     here, there = Wheel(), start()
     assert there.obs_shapes == here.obs_shapes
@@ -126,6 +127,7 @@ def test_observations_stay_as_they_were(start):
     assert before["image"].max() == 0
 
 
+@pytest.mark.slow
 def test_members_step_at_the_same_time():
     class Slow(Wheel):
         def turn(self):
@@ -180,6 +182,7 @@ def test_an_answer_that_nobody_waited_for_is_passed_over(start):
     assert env.step(ACTION).obs["image"].max() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("habit", ["fall_off", "die", "widen"])
 def test_a_group_restarts_what_failed_as_an_episode_cut_short(habit, capsys):
     envs = make_group(partial(Wheel, habit), **GROUP | {"count": 2}, processes=True)
@@ -235,6 +238,7 @@ def test_what_gives_no_picture_is_named_and_steps_on(render, message):
     env.close()
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_of_drawing_is_replaced():
     env = make_group(
         type("Fragile", (Wheel,), {"render": Wheel.die, "name": "Wheel-v0"}),

@@ -88,6 +88,7 @@ def test_every_panel_shows_what_runs_write(trained_run):
     # The videos: tests/test_loggers_wandb.py, in a whole run.
 
 
+@pytest.mark.slow
 def test_a_project_becomes_a_section_per_task_with_a_curve_per_variant(api, capsys):
     assert dashboard.main(["project=dreamerv2"]) == 0
     assert api.asked == ["us/dreamerv2"]
@@ -165,7 +166,7 @@ def test_without_the_package_it_says_what_to_install(capsys, monkeypatch, api):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("dreamerv2", "Words must be key=value, got `dreamerv2`"),
+        ("dreamerv2", "Arguments must be key=value, got `dreamerv2`"),
         ("projct=x", "Unknown key `projct`. The nearest: project"),
     ],
 )

@@ -151,6 +151,7 @@ def drawn(monkeypatch) -> dict[str, Figure]:
     return keep_figures(monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_grid_of_games_gets_every_figure(tmp_path, atari, drawn):
     games = atari["task"].isin(["pong", "alien", "boxing"]) & (atari["frames"] <= 5e6)
     own = atari[games & (atari["seed"] < "5")]
@@ -283,6 +284,7 @@ def test_names_of_people_not_of_files():
     assert readable("tiny-latents=gaussian") == "tiny-latents=gaussian"
 
 
+@pytest.mark.slow
 def test_save_writes_png_and_pdf_and_leaves_matplotlib_as_it_was(tmp_path):
     before = dict(matplotlib.rcParams)
     path = save(learning_curves(run([1, 2])), tmp_path / "new" / "v1.5")

@@ -74,6 +74,7 @@ def test_seeds_that_the_paper_leaves_out_give_their_own_numbers():
     )
 
 
+@pytest.mark.slow
 def test_the_command_writes_every_value_of_table_1_as_printed(folder):
     written = json.loads((folder / "aggregates.json").read_text())
     printed = published.table_1().drop(index="impala").to_dict("index")
@@ -124,6 +125,7 @@ def test_the_command_says_what_the_numbers_rest_on(folder):
     assert "one number per game, at 200,000,000 frames, whatever" in out
 
 
+@pytest.mark.slow
 def test_frames_beyond_the_published_curves_are_said(tmp_path, capsys):
     assert report.main(["source=published", "frames=3e8", f"out={tmp_path}"]) == 0
     assert "No published run reaches frames=300,000,000" in capsys.readouterr().out

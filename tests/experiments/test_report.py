@@ -147,6 +147,7 @@ def test_a_folder_without_runs_is_refused_with_what_is_wrong_in_it(tmp_path, cap
     assert "The folder must hold runs" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_figures_films_and_page_are_written_beside_the_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.undo()
     monkeypatch.setattr(tables, "RESAMPLES", 5)

@@ -23,6 +23,7 @@ def installed(tmp_path, renderer):
         yield
 
 
+@pytest.mark.slow
 def test_mazes_follow_from_the_seed_and_end_by_their_time_limit():
     cfg = compose({"env": "memory_maze", "task": "9x9", "env.action_repeat": 50})
     envs, again, others = (make_envs(cfg, seed=seed) for seed in (0, 0, 1))
@@ -38,6 +39,7 @@ def test_mazes_follow_from_the_seed_and_end_by_their_time_limit():
         group.close()
 
 
+@pytest.mark.slow
 def test_an_agent_trains_in_a_maze_by_its_name(tmp_path):
     run = dreamer.train(
         overrides={

@@ -132,6 +132,7 @@ def some_batches(action_space=DISCRETE):
     return [make_batch(action_space, IMAGE | VECTORS, seed=n) for n in range(UPDATES)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action_space", "gradient", "precision"),
     [
@@ -158,6 +159,7 @@ def test_replayed_updates_give_weights_metrics_and_counts_of_plain_ones(
     assert replayed.trainer.global_step == plain.trainer.global_step == 3 * UPDATES
 
 
+@pytest.mark.slow
 def test_replayed_updates_train_components_as_plain_ones():
     components = {"explorer": ExplorerConfig({"reward": OPTIMIZER, "actor": OPTIMIZER})}
     components["probe"] = ProbeConfig(OPTIMIZER, "angle", 9)
@@ -172,6 +174,7 @@ def test_replayed_updates_train_components_as_plain_ones():
     assert metrics[1].keys() == metrics[0].keys() >= {"probe/loss", "explorer_actor/loss"}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Total length of")  # no batch before the first
 @pytest.mark.parametrize("poisoned", [0, WARM_UP + 2, UPDATES - 1])
 def test_loss_that_is_not_finite_stops_the_run_with_the_weights_from_before_it(poisoned):
@@ -188,6 +191,7 @@ def test_loss_that_is_not_finite_stops_the_run_with_the_weights_from_before_it(p
     assert_close(weights_of(actor), weights_of(expected_actor), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_optimizers_that_load_a_state_make_a_new_capture():
     agent = make_recorded_agent()
     batches = [make_batch(seed=n) for n in range(2 * UPDATES)]
@@ -202,6 +206,7 @@ def test_optimizers_that_load_a_state_make_a_new_capture():
     assert agent.learn.captures == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action_space", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
 def test_update_that_is_captured_never_asks_the_device_for_a_number(action_space):
     class Watch(TorchDispatchMode):
@@ -237,6 +242,7 @@ class Kernels(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 def test_a_step_of_a_sequence_and_of_a_dream_is_few_kernels(monkeypatch):
     # Tensors without numbers take the ways of a device; autocast does not know theirs.
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)

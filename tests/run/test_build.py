@@ -23,6 +23,7 @@ def test_a_run_on_a_cpu_uses_kernels_unless_it_is_told_to_be_plain(compose_tiny)
     assert type(agent.world_model.decoder) is not Decoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernels", "expected"), [("auto", "kernels CpuConv2d, "), ("plain", "plain models")]
 )
@@ -55,6 +56,7 @@ def test_old_keys_of_heads_tell_of_the_new_ones(compose_tiny, key, new):
     assert explain(caught.value) == sentence
 
 
+@pytest.mark.slow
 def test_old_key_compile_tells_of_the_new_one(repository, tiny_overrides, tmp_path):
     end = subprocess.run(
         [sys.executable, str(repository / "train.py"), *tiny_overrides, "compile=true"],

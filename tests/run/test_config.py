@@ -160,6 +160,7 @@ def keys_interpolated() -> set[str]:
     return set(re.findall(r"\$\{(?:\w+:\$\{)?([\w.]+)\}", text))
 
 
+@pytest.mark.slow
 def test_every_key_of_the_configuration_is_read(compose_any):
     cfg = compose_any("env=atari", "task=pong")
     keys = leaves(OmegaConf.to_container(cfg, resolve=False))
@@ -297,6 +298,7 @@ def test_actor_gradient_is_chosen_by_the_actions_where_it_is_auto(
     assert agent.actor_critic.gradient == gradient
 
 
+@pytest.mark.slow
 def test_random_collection_never_asks_the_actor(compose_tiny, monkeypatch):
     from dreamer.policy import DreamerPolicy
 
@@ -332,6 +334,7 @@ def test_cuda_graphs_without_a_cuda_device_are_refused(compose_tiny, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "key",
     ["prefill_policy_steps", "pretrain_updates", "train_every_policy_steps", "batch.size"],
@@ -343,6 +346,7 @@ def test_a_count_that_no_float_holds_exactly_is_refused(compose_tiny, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_largest_seed_is_as_good_as_any(compose_tiny):
     assert train(compose_tiny(f"seed={2**32 - 1}")).updates == 6
 

@@ -102,6 +102,7 @@ def test_switches_that_are_no_keys_are_refused(compose_any):
         RunFolder.of(compose_any("task=pong", "switches=[wings]"))
 
 
+@pytest.mark.slow
 def test_two_different_ablations_never_share_a_folder(compose_any):
     paper = tuple(values[0] for values in SWITCHES.values())
     ablations = [
@@ -128,6 +129,7 @@ def finished(finished_run):
     return RunFolder(finished_run)
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_configuration_is_refused_by_the_keys_that_differ(
     compose_tiny, finished
 ):
@@ -170,6 +172,7 @@ def refuse(cfg, folder, message):
     assert content(folder) == before
 
 
+@pytest.mark.slow
 def test_a_run_that_has_lost_its_last_checkpoint_is_kept_and_goes_on_from_its_best(
     compose_tiny, finished
 ):
@@ -186,6 +189,7 @@ def test_a_run_that_has_lost_its_last_checkpoint_is_kept_and_goes_on_from_its_be
     assert train(compose_tiny()).frames == 81
 
 
+@pytest.mark.slow
 def test_a_run_without_any_checkpoint_is_kept(compose_tiny, finished):
     shutil.rmtree(finished.checkpoints)
     assert train(compose_tiny()).frames == 81  # it is finished
@@ -219,12 +223,14 @@ def killed(compose_tiny, monkeypatch):
     return copy
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_its_prefill_begins_anew(compose_tiny, killed):
     summary = train(compose_tiny(f"run_dir={killed.path}"))
     assert (summary.frames, summary.updates) == (81, 6)
     assert Replay.count_stored(killed.replay) == (81, 1)
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_made_its_replay_begins_anew(compose_tiny, killed):
     for name in ("config.yaml", "spaces.json"):
         (killed.path / name).unlink()
@@ -238,6 +244,7 @@ def test_a_run_killed_while_it_made_its_replay_begins_anew(compose_tiny, killed)
     assert train(compose_tiny(f"run_dir={killed.path}")).frames == 81
 
 
+@pytest.mark.slow
 def test_the_prefill_of_another_configuration_is_kept(compose_tiny, killed):
     cfg = compose_tiny(f"run_dir={killed.path}", "batch.size=7")
     refuse(cfg, killed, r"holds the prefill of .*different in batch.size \(there 4, here 7\)")
@@ -265,12 +272,14 @@ def test_what_belongs_to_somebody_else_is_kept(compose_tiny, tmp_path, name, tex
     refuse(compose_tiny(f"run_dir={folder.path}"), folder, message)
 
 
+@pytest.mark.slow
 def test_something_else_in_the_replay_is_kept(compose_tiny, killed):
     (killed.replay / "notes.txt").write_text("mine")
     cfg = compose_tiny(f"run_dir={killed.path}")
     refuse(cfg, killed, "must hold a replay and nothing else: notes.txt is not part of a replay")
 
 
+@pytest.mark.slow
 def test_files_of_other_names_are_left_alone(compose_tiny, tmp_path):
     folder = RunFolder(tmp_path / "mine")
     folder.path.mkdir()
@@ -279,6 +288,7 @@ def test_files_of_other_names_are_left_alone(compose_tiny, tmp_path):
     assert (folder.path / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_folder_in_use_is_refused(compose_tiny, finished):
     cfg = compose_tiny("total_frames=96")
     with finished.lock(), pytest.raises(ValueError, match="seed0 is in use by another process"):
@@ -348,7 +358,7 @@ REFUSED = {
     "+logger.jsonl.wings=2": "Unknown key `logger.jsonl.wings`",
     "logger.jsonl._target_=dreamer.loggers.Nothing": "Nothing",
     "replay.sampling=best": "`replay.sampling` must be one of episodes, steps, or a node",
-    "total_frames=40": "`total_frames` to exceed the prefill",
+    "total_frames=40": "`total_frames` must exceed the prefill",
     "trainer.accelerator=tpus": "tpus",
     "+trainer.wings=2": "Unknown key `trainer.wings`",
 }
@@ -375,6 +385,7 @@ def test_a_refused_start_leaves_a_finished_run_as_it_was(
     assert content(finished) == before
 
 
+@pytest.mark.slow
 def test_a_refused_start_leaves_an_unfinished_one_as_it_was(compose_tiny, killed):
     here = f"run_dir={killed.path}"
     refuse(compose_tiny(here, "callbacks.metrics.every_frames=0"), killed, "at least 1")
@@ -396,7 +407,7 @@ def test_a_refused_start_takes_wandb_along(compose_tiny, tmp_path, monkeypatch):
 def test_a_full_disk_leaves_nothing_behind(compose_tiny, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 5000, 5000))
-    with pytest.raises(OSError, match="the disk has 5,000 bytes free"):
+    with pytest.raises(OSError, match="the disk with 5,000 free bytes"):
         train(compose_tiny())
     assert list(tmp_path.iterdir()) == []
 
@@ -425,6 +436,7 @@ def test_a_lock_that_its_holder_removes_keeps_out_nobody_and_lets_in_one(tmp_pat
 # -------------------------------------------------------------------------------- how it ended
 
 
+@pytest.mark.slow
 def test_a_failed_run_leaves_its_traceback_until_it_is_begun_again(
     compose_tiny, tmp_path, monkeypatch
 ):

@@ -47,7 +47,7 @@ def test_groups_need_no_plus_and_no_logger_is_a_choice():
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("seed", "Words must be key=value, got `seed`"),
+        ("seed", "Arguments must be key=value, got `seed`"),
         ("task=a(b", "Hydra cannot parse `task=a(b`. Quote the value: \"task='a(b'\""),
         ("task=it's", "Hydra cannot parse `task=it's`. Quote the value: 'task=\"it'\"'\"'s\"'"),
         ("task=a,b", "A comma in `task=a,b` needs quotes: \"task='a,b'\""),
@@ -61,6 +61,7 @@ def test_what_hydra_refuses_is_one_line_that_says_what_to_type(word, told):
     assert explain(error.value, known_keys).startswith(told)
 
 
+@pytest.mark.slow
 def test_the_keys_are_those_of_the_files_that_the_words_choose():
     assert "env.flat_keys" in known_keys(["env=gym", "seed=1"])
     assert "env.flat_keys" not in known_keys(["env=dummy"])

@@ -125,10 +125,12 @@ def lines(run_dir):
 # -------------------------------------------------------------------------- the same command
 
 
+@pytest.mark.slow
 def test_a_run_makes_its_frames_and_updates(compose_tiny):
     assert_whole(train(compose_tiny()))
 
 
+@pytest.mark.slow
 def test_the_same_seed_is_the_same_run_and_another_seed_another(compose_tiny):
     first, again, other = (
         checkpoint(train(compose_tiny(f"seed={seed}", f"run_dir={name}", *QUIET)).run_dir)
@@ -139,6 +141,7 @@ def test_the_same_seed_is_the_same_run_and_another_seed_another(compose_tiny):
     assert not weights[0].equal(weights[1])
 
 
+@pytest.mark.slow
 def test_watching_a_run_does_not_change_it(compose_tiny):
     watched = train(compose_tiny("callbacks.evaluate.every_frames=1", "run_dir=a"))
     alone = train(compose_tiny("run_dir=b", *QUIET))
@@ -154,6 +157,7 @@ def test_a_finished_run_is_left_alone(compose_tiny, finished_run, capsys):
     assert {p: p.stat().st_mtime_ns for p in files} == files
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_to_a_larger_budget(compose_tiny, finished_run, capsys):
     longer = train(compose_tiny("total_frames=112"))
     assert longer.run_dir == str(finished_run)
@@ -161,6 +165,7 @@ def test_a_finished_run_goes_on_to_a_larger_budget(compose_tiny, finished_run, c
     assert_whole(longer, frames=112, updates=10)
 
 
+@pytest.mark.slow
 def test_the_budget_holds_inside_a_collection_and_may_grow(compose_tiny):
     budgets = "train_every_policy_steps=500", "total_frames=77"
     assert_whole(train(compose_tiny(*budgets)), frames=77, updates=3)
@@ -171,6 +176,7 @@ def test_the_budget_holds_inside_a_collection_and_may_grow(compose_tiny):
 # ------------------------------------------------------------------------------ stop and go on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "updates", [pytest.param(1, marks=SLOW), 3, pytest.param(UPDATES, marks=SLOW)]
 )
@@ -183,6 +189,7 @@ def test_a_run_interrupted_while_learning_goes_on(compose_tiny, after_update, up
     assert "(resumed at frame " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_in_the_prefill_goes_on_with_it(compose_tiny, after_step):
     with after_step(20, interrupt), pytest.raises(Interrupted):
         train(compose_tiny())
@@ -192,6 +199,7 @@ def test_a_run_interrupted_in_the_prefill_goes_on_with_it(compose_tiny, after_st
     assert_whole(train(compose_tiny()))
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_in_an_evaluation_goes_on(compose_tiny, monkeypatch):
     from dreamer.callbacks import evaluate
 
@@ -213,6 +221,7 @@ def test_a_run_interrupted_again_and_again_finishes(compose_tiny, after_update):
     assert_whole(train(compose_tiny()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps", "updates"),
     [
@@ -241,6 +250,7 @@ def test_a_run_killed_at_any_moment_goes_on(
     assert_whole(train(compose_tiny(f"run_dir={copy}")))
 
 
+@pytest.mark.slow
 def test_updates_after_a_resume_equal_those_of_an_uninterrupted_run(compose_tiny, after_update):
     """On the same experience, for a resume begins a new episode: here none is collected."""
     runs = {"whole": (6,), "resumed": (2, 3, 6)}
@@ -253,6 +263,7 @@ def test_updates_after_a_resume_equal_those_of_an_uninterrupted_run(compose_tiny
     assert_same_agent(whole, resumed)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_repeat_its_first_episodes(compose_tiny, after_update, monkeypatch):
     seeds = []
     begin = MemoryEnvs.__init__
@@ -291,6 +302,7 @@ def test_the_best_score_survives_a_resume(compose_tiny, after_update, monkeypatc
 BESIDE = "collect.overlap=true"
 
 
+@pytest.mark.slow
 def test_acting_beside_the_update_makes_the_same_frames_and_updates(compose_tiny):
     assert_whole(train(compose_tiny(BESIDE)))
 
@@ -305,6 +317,7 @@ def test_acting_beside_the_update_repeats_with_its_seed_watched_or_not(compose_t
     assert_same_agent(first, again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "updates", [3, pytest.param(1, marks=SLOW), pytest.param(UPDATES, marks=SLOW)]
 )
@@ -315,6 +328,7 @@ def test_a_run_interrupted_beside_an_update_goes_on(compose_tiny, after_update, 
     assert_whole(train(compose_tiny(BESIDE)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step",
     [68, pytest.param(62, marks=SLOW), pytest.param(75, marks=SLOW), pytest.param(89, marks=SLOW)],
@@ -331,6 +345,7 @@ def test_a_run_interrupted_by_a_step_beside_an_update_goes_on(compose_tiny, afte
     assert_whole(train(compose_tiny(BESIDE, *QUIET)), frames_at_last_update=last)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [68, pytest.param(75, marks=SLOW)])
 def test_a_run_killed_beside_an_update_goes_on(compose_tiny, tmp_path, after_step, step):
     run_dir, copy = run_folder(compose_tiny()), tmp_path / "copy"
@@ -339,12 +354,14 @@ def test_a_run_killed_beside_an_update_goes_on(compose_tiny, tmp_path, after_ste
     assert_whole(train(compose_tiny(BESIDE, f"run_dir={copy}", *QUIET)))
 
 
+@pytest.mark.slow
 def test_a_run_may_change_to_acting_beside_the_update(compose_tiny, after_step):
     with after_step(68, interrupt), pytest.raises(Interrupted):
         train(compose_tiny(BESIDE, *QUIET))
     assert_whole(train(compose_tiny(*QUIET)))
 
 
+@pytest.mark.slow
 def test_an_environment_that_fails_beside_an_update_ends_the_run(compose_tiny, after_step):
     def fail():
         raise ValueError("the emulator is gone")
@@ -397,6 +414,7 @@ def test_the_memory_of_a_run_stays_flat_while_its_ring_fills_and_wraps(
 # ------------------------------------------------------------------------------- what goes wrong
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_weights_from_before(
     compose_tiny, after_update
 ):
@@ -416,6 +434,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_weights_from_before(
     assert not (run_dir / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_whose_replay_is_gone_is_told_so(compose_tiny, finished_run):
     shutil.rmtree(finished_run / "replay")
     with pytest.raises(ValueError, match=r"replay is missing.*delete .*seed0 to start again"):
@@ -424,6 +443,6 @@ def test_a_run_whose_replay_is_gone_is_told_so(compose_tiny, finished_run):
 
 def test_a_corrected_command_begins_anew_after_a_prefill_without_a_whole_sequence(compose_tiny):
     # An episode of this world has 9 steps, its reset included.
-    with pytest.raises(ValueError, match="`batch.length` 16 steps in the prefill.* longest has 9"):
+    with pytest.raises(ValueError, match="at least 16 steps .`batch.length`., got at most 9"):
         train(compose_tiny("replay.across_episodes=false"))
     assert_whole(train(compose_tiny("replay.across_episodes=false", "batch.length=9")))

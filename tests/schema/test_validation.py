@@ -257,7 +257,7 @@ def test_words_of_a_command_line_are_read():
     assert validate_words(["count=1e3"], Words) == {"count": 1000}
     assert validate_words(["count=null"], Words) == {"count": None}
     for word, message in (
-        ("count", "^Words must be key=value, got `count`$"),
+        ("count", "^Arguments must be key=value, got `count`$"),
         ("cuont=3", "^Unknown key `cuont`. The nearest: count$"),
         ("count=0", "^`count` must be a whole number of at least 1 or null, got `0`$"),
     ):

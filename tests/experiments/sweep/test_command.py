@@ -66,6 +66,7 @@ def starts(tmp_path):
 # ------------------------------------------------------------------------------ what is to be done
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_jobs_commands_and_cost_and_does_nothing(run, tmp_path):
     status, out, _ = run("dry_run=true")
     assert status == 0
@@ -79,6 +80,7 @@ def test_a_dry_run_tells_jobs_commands_and_cost_and_does_nothing(run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_a_dry_run_prints_is_what_runs_land_by(tmp_path, repository):
     """Every job's folder is where `python train.py` with these words puts its run."""
     choice = Choice(["pong", "dummy/memory"], ["dreamerv2", "no_layer_norm"], [7], ("debug=fast",))
@@ -91,6 +93,7 @@ def test_what_a_dry_run_prints_is_what_runs_land_by(tmp_path, repository):
             assert cfg.total_frames == one.total_frames == 3000
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_every_job_once_however_often_it_is_started(run, starts, tmp_path):
     status, out, _ = run()
     assert status == 0
@@ -107,6 +110,7 @@ def test_a_sweep_runs_every_job_once_however_often_it_is_started(run, starts, tm
 # ------------------------------------------------------------------------------------- failures
 
 
+@pytest.mark.slow
 def test_a_failed_job_stops_no_other_and_is_run_again_on_request_only(run, starts):
     status, out, err = run(fates={NAMES[1]: "fail"})
     assert status == 1
@@ -121,6 +125,7 @@ def test_a_failed_job_stops_no_other_and_is_run_again_on_request_only(run, start
     assert starts() == [*NAMES, NAMES[1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fate", "last"),
     [
@@ -230,6 +235,7 @@ def test_without_a_word_the_words_are_explained(run, capsys):
         assert "  dry_run=false                     Only print the jobs" in printed
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_configuration_is_told_before_any_job_starts(
     run, starts, compose_tiny, tiny_overrides, tmp_path
 ):

@@ -78,6 +78,7 @@ def cluster(tmp_path, monkeypatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_one_after_the_other_each_job_has_the_whole_machine(plan, monkeypatch):
     monkeypatch.setattr(jobs, "TRAIN", (str(STUB),))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
