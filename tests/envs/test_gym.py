@@ -93,7 +93,7 @@ def test_an_environment_of_the_old_gym_is_named(monkeypatch):
     monkeypatch.setattr(toy, "step", lambda action: (SIGHT.sample(), 0.0, False, {}))
     env = GymEnv(toy)
     env.reset(seed=0)
-    with pytest.raises(EnvironmentFault, match="got 4 values\. .* old Gym"):
+    with pytest.raises(EnvironmentFault, match=r"got 4 values\. .* old Gym"):
         env.step(FIRST)
 
 
