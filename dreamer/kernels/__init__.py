@@ -1,18 +1,26 @@
 """Faster versions of some networks, each equal to the plain one.
 
 `models/` is the definition and imports nothing from here. `optimize` changes the class of modules
-in place, so that parameters, names and checkpoints do not change. Only exact classes are replaced,
-and only if all their parts come from torch or this project: a user's code runs as written.
+in place, so that parameters, names and checkpoints do not change. A user's code runs as written:
+
+- Only exact classes are replaced, and only if all their parts come from torch or this project.
+- A kernel repeats what some methods of the models compute. Once they are edited, it is not used.
 
 benchmarks/LOG.md explains when a kernel is accepted, and what each gains.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import ast
+import hashlib
+import inspect
+import textwrap
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from dreamer.distributions import Normal
 from dreamer.kernels.conv import (
     ChunkedConvEncoder,
     ChunkedDecoder,
@@ -35,6 +43,13 @@ class Kernel(NamedTuple):
     plain: type[nn.Module]  # the definition
     fast: type[nn.Module]  # a subclass with the same parameters and results
     where: Callable[[nn.Module], Iterable[nn.Module]]  # finds candidates in a network
+    restates: Sequence[tuple[type, str]] = ()  # methods that `fast` repeats in its own code
+    written_for: str = ""  # their fingerprint
+
+    @property
+    def is_up_to_date(self) -> bool:
+        """Whether the methods that it restates are those that it was written for."""
+        return not self.restates or fingerprint(self.restates) == self.written_for
 
 
 def optimize(network: nn.Module, device: torch.device) -> list[str]:
@@ -56,10 +71,30 @@ def optimize(network: nn.Module, device: torch.device) -> list[str]:
     used = []
     for kernel in KERNELS:
         modules = [m for m in kernel.where(network) if type(m) is kernel.plain and _is_known(m)]
+        if modules and not kernel.is_up_to_date:
+            names = ", ".join(f"{owner.__name__}.{name}" for owner, name in kernel.restates)
+            warnings.warn(
+                f"The kernel {kernel.fast.__name__} is not used, because it was written for other "
+                f"code of {names}. The models run as they are written.",
+                stacklevel=2,
+            )
+            modules = []
         for module in modules:
             module.__class__ = kernel.fast
         used += [kernel.fast.__name__] if modules else []
     return used
+
+
+def fingerprint(methods: Iterable[tuple[type, str]]) -> str:
+    """Hash the code of methods, without comments and docstrings."""
+    texts = []
+    for owner, name in methods:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(getattr(owner, name))))
+        (definition,) = tree.body
+        if isinstance(definition, ast.FunctionDef) and ast.get_docstring(definition) is not None:
+            definition.body = definition.body[1:] or [ast.Pass()]
+        texts.append(ast.unparse(tree))
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
 
 
 def _is_known(module: nn.Module) -> bool:
@@ -95,7 +130,22 @@ def _is_supported(conv: nn.Module) -> bool:
 
 KERNELS = (  # inner modules first: they are found in plain networks only
     Kernel(nn.Conv2d, CpuConv2d, _convs_of(ConvEncoder)),
-    Kernel(ConvEncoder, ChunkedConvEncoder, nn.Module.modules),
+    Kernel(
+        ConvEncoder,
+        ChunkedConvEncoder,
+        nn.Module.modules,
+        restates=[(ConvEncoder, "forward")],
+        written_for="e4818b92603d",
+    ),
     Kernel(nn.ConvTranspose2d, CpuConvTranspose2d, _convs_of(ConvDecoder)),
-    Kernel(Decoder, ChunkedDecoder, nn.Module.modules),
+    Kernel(
+        Decoder,
+        ChunkedDecoder,
+        nn.Module.modules,
+        restates=[
+            *((Decoder, "log_prob"), (Decoder, "forward")),
+            *((ConvDecoder, "forward"), (Normal, "log_prob")),
+        ],
+        written_for="2a1192fe54fb",
+    ),
 )

@@ -154,7 +154,10 @@ def test_help_explains_the_keys_with_the_files_that_the_words_choose(main, monke
             "replay.sampling=best",
             r"`replay.sampling` must be one of episodes, steps, or .*, got best",
         ),
-        ("replay.across_episodes=false", r"at least 16 steps .`batch.length`., got at most 9\. Set"),
+        (
+            "replay.across_episodes=false",
+            r"at least 16 steps .`batch.length`., got at most 9\. Set",
+        ),
         (
             "model.world_model.discount=2",
             r"`model.world_model.discount` must be in \(0, 1\], got 2",

@@ -23,7 +23,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from dreamer.distributions import Normal
-from dreamer.kernels import KERNELS, chunked, optimize
+from dreamer.kernels import KERNELS, chunked, fingerprint, optimize
 from dreamer.kernels.chunked import chunked_scores
 from dreamer.kernels.conv import unit_normal_log_prob
 from dreamer.models.observations import Decoder, Encoder
@@ -273,3 +273,44 @@ def test_a_batch_without_images_passes():
     optimize(agent, CPU)
     none = make_obs(IMAGE, 0)
     assert_close(agent.world_model.encoder(none), plain.world_model.encoder(none))
+
+
+def test_every_kernel_is_written_for_the_code_as_it_is():
+    """Whoever edits such a function changes its kernel as well, and then `written_for`."""
+    found = {k.fast.__name__: fingerprint(k.restates) for k in KERNELS if k.restates}
+    assert found == {k.fast.__name__: k.written_for for k in KERNELS if k.restates}
+
+
+def edited_forward(self, image):
+    return torch.zeros(*image.shape[:-3], self.output_size)
+
+
+def test_a_kernel_is_not_used_when_its_method_is_edited(monkeypatch):
+    monkeypatch.setattr(ConvEncoder, "forward", edited_forward)
+    encoder = Encoder(IMAGE, ENCODER)
+    with pytest.warns(UserWarning, match="ChunkedConvEncoder is not used, .*ConvEncoder.forward"):
+        used = optimize(encoder, CPU)
+    assert "ChunkedConvEncoder" not in used
+    assert not encoder(make_obs(IMAGE, T, B)).any()
+
+
+class Documented:
+    def method(self, x):
+        """Add one."""
+        # Nothing more.
+        return x + 1
+
+
+class Bare:
+    def method(self, x):
+        return x + 1
+
+
+class Other:
+    def method(self, x):
+        return x + 2
+
+
+def test_a_fingerprint_ignores_comments_and_docstrings():
+    documented, bare, other = (fingerprint([(x, "method")]) for x in (Documented, Bare, Other))
+    assert documented == bare != other
