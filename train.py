@@ -1,4 +1,4 @@
-"""Train DreamerV2: `python train.py env=atari task=pong`. README.md lists the keys."""
+"""Train DreamerV2: `python train.py env=atari task=pong`. `--help` lists the keys."""
 
 from dreamer.cli.train import run
 

@@ -88,7 +88,7 @@ def balanced_kl(
         The loss (), with gradients into both statistics, and the KL divergence (T, B) in nats,
         detached.
 
-    Source: Eq. 3 and Algorithm 2.
+    Source: section 2.1, Algorithm 2.
     """
     assert posterior_stats.shape == prior_stats.shape, (posterior_stats.shape, prior_stats.shape)
     left, right = (prior_stats, posterior_stats) if forward else (posterior_stats, prior_stats)

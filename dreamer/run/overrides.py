@@ -3,6 +3,7 @@
 The commands use it. It knows Hydra's grammar and error messages, but does not import Hydra.
 """
 
+import difflib
 import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
@@ -86,7 +87,15 @@ def explain(error: BaseException, known: Callable[[], Iterable[str]] = tuple) ->
     """
     text = str(error).split("Config search path:")[0]
     if unknown := re.match(r"Could not override '([^']+)'", text):
-        return replacement(unknown[1]) or str(unknown_key(unknown[1], known()))
+        return replacement(unknown[1]) or _unknown(unknown[1], list(known()))
+    if missing := re.match(r"In '.*': Could not find '([^']+)/([^'/]*)'", text):
+        group, name = missing.groups()
+        files = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
+        nearest = difflib.get_close_matches(name, files, cutoff=0.5) or files
+        return (
+            f"`{group}` must be the name of a file in conf/{group}, got `{name}`. The nearest: "
+            f"{', '.join(nearest)}"
+        )
     if several := re.match(r"Ambiguous value for argument '(.*)'\n", text):
         return f"A comma in `{several[1]}` needs quotes: {_with_quotes(several[1])}"
     word = getattr(error, "override", None)  # the word that Hydra cannot parse
@@ -95,6 +104,15 @@ def explain(error: BaseException, known: Callable[[], Iterable[str]] = tuple) ->
     if word is not None:
         return f"Hydra cannot parse `{word}`. Quote the value: {_with_quotes(word)}"
     return " ".join(text.split())
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    """Explain an unknown key; classes of a user's own may have more keys than conf/ knows."""
+    message = str(unknown_key(key, known))
+    node = key.rpartition(".")[0]
+    if f"{node}._target_" in known:
+        message += f". If your own class has this parameter, add it with a plus: +{key}="
+    return message
 
 
 def replacement(key: str) -> str | None:

@@ -166,13 +166,14 @@ def find(target: Any, at: str) -> Callable[..., Any]:
         ImportError: Its module needs a package that is missing.
     """
     module, _, name = str(target).rpartition(".")
-    names = [name]
+    names, missing = [name], ""
     while module and not module.startswith("."):
         try:
             found = importlib.import_module(module)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
                 raise  # the module exists, but a package that it needs is missing
+            missing = error.name
             module, _, name = module.rpartition(".")
             names.insert(0, name)
             continue
@@ -181,4 +182,5 @@ def find(target: Any, at: str) -> Callable[..., Any]:
         if callable(found):
             return found
         break
-    raise ValueError(f"`{at}` must name a class or a function, got {format_value(target)}")
+    reason = f"; there is no module `{missing}`" if missing else ""
+    raise ValueError(f"`{at}` must name a class or a function, got {format_value(target)}{reason}")

@@ -115,9 +115,12 @@ def test_help_explains_the_keys_with_the_files_that_the_words_choose(main, monke
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("env=dumy", r"Could not find 'env/dumy' Available options in 'env': .*dummy"),
-        ("latents=gausian", r"Could not find 'latents/gausian' .*categorical gaussian"),
-        ("experiment=no_kl", r"Could not find 'experiment/no_kl' .*no_kl_balancing"),
+        (
+            "env=dumy",
+            r"`env` must be the name of a file in conf/env, got `dumy`\. The nearest: dummy",
+        ),
+        ("latents=gausian", r"conf/latents, got `gausian`\. The nearest: gaussian"),
+        ("experiment=no_kl", r"conf/experiment, got `no_kl`\. The nearest: .*no_kl_balancing"),
         ("task=memori", r"Unknown dummy task `memori`\. The nearest: `memory`"),
         ("task=???", r"`task` is missing\. For example: task=pong"),
         ("kl_balanse=false", r"Unknown key `kl_balanse`\. The nearest: kl_balance"),
@@ -128,7 +131,7 @@ def test_help_explains_the_keys_with_the_files_that_the_words_choose(main, monke
         ("+kl_balanse=false", r"Unknown key `kl_balanse`\. The nearest: kl_balance"),
         ("seed", r"Arguments must be key=value, got `seed`$"),
         ("precision=16", r"`precision` must be auto, 32-true or bf16-mixed, got 16$"),
-        ("collect_policy=actr", r"Could not find 'collect_policy/actr' .*actor random"),
+        ("collect_policy=actr", r"conf/collect_policy, got `actr`\. The nearest: actor"),
         ("collect=none", r"`collect` must be local or overlap, got none: learning from stored exp"),
         ("+explore.curious=1", r"`explore` must be none: .* got \{'curious': 1\}"),
         ("actor_gradient=up", r"`actor_gradient` must be .*, dynamics or both, got `up`$"),

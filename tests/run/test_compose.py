@@ -60,7 +60,7 @@ def test_kwargs_of_an_environment_and_scales_of_losses_may_be_new():
         ({"kl_balanse": 1}, r"Unknown key `kl_balanse`\. The nearest: kl_balance"),
         ({"batch": {"sise": 1}}, r"Unknown key `batch\.sise`\. The nearest: batch\.size"),
         ({"batch.size.more": 1}, r"Unknown key `batch\.size\.more`\. The nearest: batch"),
-        ({"model": "tini"}, r"Could not find 'model/tini' .*dreamerv2 .*tiny"),
+        ({"model": "tini"}, r"conf/model, got `tini`\. The nearest: tiny"),
         ({"model": 3}, r"`model` must be the name of a file in conf/model, got 3"),
         ({"seed": object}, r"`seed` must be a number, text, .*, got `<class 'object'>`"),
     ],
@@ -82,6 +82,6 @@ def test_a_program_that_uses_hydra_itself_does_not_notice():
 
 
 def test_what_goes_wrong_leaves_no_trace_either():
-    with pytest.raises(ValueError, match="Could not find 'model/tini'"):
+    with pytest.raises(ValueError, match="conf/model, got `tini`"):
         compose({"model": "tini"})
     assert not GlobalHydra.instance().is_initialized()

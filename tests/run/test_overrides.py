@@ -42,6 +42,8 @@ def test_groups_need_no_plus_and_no_logger_is_a_choice():
     ]
     with pytest.raises(ValueError, match="^`model` must be the name of a file in conf/model, got"):
         prepared(["model=null"])
+    with pytest.raises(ValueError, match="^`explore` must be .* in conf/explore, got `3`"):
+        prepared(["explore=3"])
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,11 @@ def test_groups_need_no_plus_and_no_logger_is_a_choice():
         ("task=it's", "Hydra cannot parse `task=it's`. Quote the value: 'task=\"it'\"'\"'s\"'"),
         ("task=a,b", "A comma in `task=a,b` needs quotes: \"task='a,b'\""),
         ("batch.sise=1", "Unknown key `batch.sise`. The nearest: batch.size"),
+        ("latents.share=1", "Unknown key `latents.share`. The nearest: latents._target_"),
+        (
+            "env=dumy",
+            "`env` must be the name of a file in conf/env, got `dumy`. The nearest: dummy",
+        ),
         ("compile=true", "`compile` was replaced by `kernels`"),
     ],
 )

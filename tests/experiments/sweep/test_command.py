@@ -191,7 +191,7 @@ def test_a_job_that_another_process_gives_up_is_taken_over(run, starts, tmp_path
         (["grid=ablation"], r"Unknown grid .*`ablation`\. The nearest: ablations"),
         (["task=memori"], r"Unknown dummy task `memori`\. The nearest: `memory`"),
         (["env=atari", "task=pnog"], r"seed0: Unknown Atari task `pnog`\. The nearest: `pong`"),
-        (["env=dumy"], r"Could not find 'env/dumy'"),
+        (["env=dumy"], r"conf/env, got `dumy`"),
         (["variant=no_layernorm"], r"`no_layernorm`\. The nearest: no_layer_norm"),
         (["seeds=0"], r"`seeds` must be at least 1, got 0"),
         (["seeds=[1,1]"], r"Seeds must be unique, got 1 twice"),
