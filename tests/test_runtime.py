@@ -1,4 +1,4 @@
-"""What the doors set before torch is loaded."""
+"""What the commands set before torch is loaded."""
 
 import os
 import platform

@@ -1,5 +1,6 @@
-"""The door: what it prints of an environment, and how it refuses."""
+"""`dreamer-check`: what it prints about an environment, and its errors."""
 
+import runpy
 import sys
 
 import pytest
@@ -11,7 +12,7 @@ CARTPOLE = ("env=gym", "task=CartPole-v1", "steps=200")
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Run the door with words; returns its exit code, what it printed and its errors."""
+    """Run the command; returns its exit code, output and errors."""
 
     def run_with(*words):
         monkeypatch.setattr(sys, "argv", ["check", *words])
@@ -99,3 +100,13 @@ def test_help_explains_its_own_key_and_those_of_training(run, monkeypatch):
         "  env.time_limit_frames=null        Maximum length of an episode",
     ):
         assert line in printed
+
+
+@pytest.mark.parametrize("module", ["dreamer.check", "dreamer.envs.check"])
+def test_it_runs_as_a_module_by_its_name_and_its_earlier_one(module, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["check", "--help"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(module, run_name="__main__", alter_sys=False)
+    assert end.value.code == 0
+    assert "python -m dreamer.check env=gym" in capsys.readouterr().out

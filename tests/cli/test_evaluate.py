@@ -35,7 +35,7 @@ def run_dir(trained_run, tmp_path):
 
 @pytest.fixture
 def main(monkeypatch, capsys, tmp_path):
-    """Run the door in this process; returns exit code, stdout and stderr."""
+    """Run the command in this process; returns exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
 
     def run(*overrides):
@@ -131,7 +131,7 @@ def test_a_run_without_a_checkpoint_is_told(main, run_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_door_works_as_it_is_documented(run_dir, repository):
+def test_the_command_works_as_it_is_documented(run_dir, repository):
     command = [sys.executable, "-m", "dreamer.evaluate", f"run_dir={run_dir}", "episodes=2"]
     done = subprocess.run(command, cwd=repository, env=os.environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
