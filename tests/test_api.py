@@ -240,7 +240,7 @@ def test_numbers_may_come_as_text_and_as_floats():
 @pytest.mark.slow
 def test_metrics_need_their_logger():
     run = dreamer.train(Valve, {**SMALL, "logger": "none"})
-    with pytest.raises(FileNotFoundError, match="it takes `jsonl` among the `logger`s"):
+    with pytest.raises(FileNotFoundError, match="`logger` must include jsonl"):
         run.metrics  # noqa: B018
 
 

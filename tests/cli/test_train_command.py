@@ -391,7 +391,7 @@ def test_a_process_that_gets_a_signal_saves_and_goes_on(
     assert lines[: len(saved)] == saved
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_process_killed_again_and_again_finishes(start, tiny_overrides, tmp_path):
     command = [*tiny_overrides, "total_frames=1200", "callbacks.checkpoint.every_frames=50"]
     waits = random.Random(0)
