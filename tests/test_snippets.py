@@ -187,7 +187,7 @@ def check_pip(conf: Path, words: list[str]) -> None:
     match words:
         case ["-r", file]:
             assert (ROOT / file).is_file()
-        case ["git+file://$PWD" | "."]:
+        case ["git+file://$PWD" | "."] | ["-e", "."]:
             assert "build-system" in project  # tests/test_packaging.py installs it
         case [word] if word.startswith("."):
             assert word[2:-1] in extras
