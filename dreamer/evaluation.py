@@ -26,17 +26,17 @@ class Evaluation(NamedTuple):
     episodes: list[EpisodeStats]
     images: np.ndarray | None  # (T, H, W, 3) uint8
 
-    def summary(self, area: str = "eval") -> dict[str, float]:
-        """Return raw returns, lengths and further episode metrics, as `<area>/<name>`."""
+    def summary(self) -> dict[str, float]:
+        """Return raw returns, lengths and further episode metrics, by metric name."""
         returns = np.array([e.episode_return for e in self.episodes])
         keys = {name for e in self.episodes for name in e.metrics}
         means = {n: np.mean([e.metrics[n] for e in self.episodes if n in e.metrics]) for n in keys}
         return {
-            **{f"{area}/{name}": float(means[name]) for name in sorted(keys)},
-            f"{area}/return_mean": float(returns.mean()),
-            f"{area}/return_std": float(returns.std()),
-            f"{area}/length": float(np.mean([e.length for e in self.episodes])),
-            f"{area}/episodes": float(len(returns)),
+            **{f"eval/{name}": float(means[name]) for name in sorted(keys)},
+            "eval/return_mean": float(returns.mean()),
+            "eval/return_std": float(returns.std()),
+            "eval/length": float(np.mean([e.length for e in self.episodes])),
+            "eval/episodes": float(len(returns)),
         }
 
 

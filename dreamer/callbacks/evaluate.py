@@ -105,7 +105,8 @@ class Evaluate(FrameCallback):
             )
             is_actor = name == ACTOR
             area = "eval" if is_actor else f"eval_{name}"
-            self._metrics.write(trainer, agent.frames, result.summary(area))
+            scores = {f"{area}/{k.removeprefix('eval/')}": x for k, x in result.summary().items()}
+            self._metrics.write(trainer, agent.frames, scores)
             if result.images is not None:
                 video = "policy" if is_actor else f"policy_{name}"
                 log_video(

@@ -86,9 +86,11 @@ def record_updates(cfg: DictConfig, agent: DreamerAgent) -> None:
         agent.learn = CapturedUpdate(agent, CudaCapture)
 
 
-def make_actor(cfg: DictConfig, agent: DreamerAgent, actor_critic: ActorCritic) -> DreamerPolicy:
-    """Build a policy that collects with an actor, for the configured `collect`."""
-    networks, noise = (agent.world_model, actor_critic), cfg.exploration_noise
+def make_actor(
+    cfg: DictConfig, agent: DreamerAgent, actor_critic: ActorCritic | None = None
+) -> DreamerPolicy:
+    """Build a policy that collects with an actor, by default the agent's, as `collect` says."""
+    networks, noise = (agent.world_model, actor_critic or agent.actor_critic), cfg.exploration_noise
     recorded: dict[str, Any] = {"make_capture": CudaCapture} if has_cuda_graphs(cfg) else {}
     if cfg.collect.overlap:
         kind = CapturedSnapshotPolicy if recorded else SnapshotPolicy

@@ -24,7 +24,7 @@ def evaluate(
     *,
     episodes: int,
     checkpoint: str,
-    policy: str,
+    policy: str = ACTOR,
     seed: int,
     sample_actions: bool,
     video_policy_steps: int,

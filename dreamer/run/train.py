@@ -157,7 +157,7 @@ def _fit(
     kernels = apply_kernels(cfg, agent)
     uniform = RandomPolicy(envs.action_space, seed)
     policies = PolicyContext(  # after the kernels: a snapshot copies the networks
-        actor=make_actor(cfg, agent, agent.actor_critic),
+        actor=make_actor(cfg, agent),
         random=uniform,
         explorer=make_explorer(cfg, agent, uniform),
         explore_policy_steps=_explore_policy_steps(cfg, envs.action_repeat),
