@@ -9,6 +9,7 @@ import numpy as np
 
 from dreamer.envs.base import EnvCount, Task
 from dreamer.envs.dummy_base import IMAGE_SIZE, DummyEnvs
+from dreamer.envs.maze import MazeEnvs
 from dreamer.envs.tasks import find_task, require_at_least
 from dreamer.schema.types import Count, PositiveCount, PositiveFraction, doc
 from dreamer.schema.validation import checked_call
@@ -30,26 +31,33 @@ def make_dummy(
         PositiveFraction,
         doc("point: fraction of the way towards its action that the point moves per policy step."),
     ],
+    maze_length: Annotated[
+        PositiveCount, doc("maze: maximum length of an episode.", unit="policy steps")
+    ] = 80,  # configurations of older runs do not have it
 ) -> "DummyEnvs":
     """Build E copies of one small world.
 
     Args:
-        task: "memory" (pixels, discrete actions), "point" (a vector, continuous actions) or
-            "pixel_point" (the same, with pixels and a vector).
+        task: "memory" (pixels, discrete actions), "point" (a vector, continuous actions),
+            "pixel_point" (the same, with pixels and a vector), "maze" (a vector, discrete actions)
+            or "maze_noreward" (the same, without a goal).
         count: E, copies that step together.
         seed: Of the initial states; the worlds are otherwise deterministic.
         rounds: memory: choices per episode.
         corridor: memory: policy steps between a cue and its choice, in which neither is visible.
         length: point: policy steps per episode.
         speed: point: fraction in (0, 1] of the way towards the action, per policy step.
+        maze_length: maze: maximum policy steps per episode.
 
     Raises:
         ValueError: The task is unknown, or a number is out of range.
     """
     require_at_least(0, seed=seed)
-    task = find_task(task, ["memory", "point", "pixel_point"], "dummy")
+    task = find_task(task, ["memory", "point", "pixel_point", "maze", "maze_noreward"], "dummy")
     if task == "memory":
         return MemoryEnvs(count, seed, rounds=rounds, corridor=corridor)
+    if task in ("maze", "maze_noreward"):
+        return MazeEnvs(count, seed, length=maze_length, rewarded=task == "maze")
     return PointEnvs(count, seed, length=length, speed=speed, pixels=task == "pixel_point")
 
 
@@ -68,7 +76,6 @@ class MemoryEnvs(DummyEnvs):
     show the side.
     """
 
-    is_terminal_at_end = True
     obs_shapes = {"image": (1, IMAGE_SIZE, IMAGE_SIZE)}
     action_space = ActionSpace(2, discrete=True)
 
@@ -92,6 +99,9 @@ class MemoryEnvs(DummyEnvs):
         cue, phase = self._cue_and_phase()
         at_door = phase == self._round_length - 1
         return np.where(at_door, np.where(action.argmax(1) == cue, 1, -1), 0)
+
+    def _is_terminal(self) -> np.ndarray:
+        return self._time == self.length
 
     def _draw(self) -> np.ndarray:
         cue, phase = self._cue_and_phase()
@@ -124,7 +134,6 @@ class PointEnvs(DummyEnvs):
     (speed**2 / 3) (1 - q**2) / (1 - (1 - speed)**2), independent of a target of variance 1/3.
     """
 
-    is_terminal_at_end = False
     action_space = ActionSpace(2, discrete=False)
 
     def __init__(self, count: int, seed: int, *, length: int, speed: float, pixels: bool):

@@ -14,10 +14,10 @@ IMAGE_SIZE = 64  # pixels, both edges
 
 
 class DummyEnvs(ABC):
-    """E copies of one world of fixed episode length, behind the `VectorEnvs` protocol.
+    """E copies of one world with a time limit, behind the `VectorEnvs` protocol.
 
     A subclass keeps the state of its copies in arrays (E, ...), sets the attributes below, and
-    implements the abstract methods.
+    implements the abstract methods. If episodes end for good, it also overrides `_is_terminal`.
     """
 
     obs_shapes: dict[str, tuple[int, ...]]
@@ -25,13 +25,13 @@ class DummyEnvs(ABC):
     action_repeat = 1
     optimum: float  # mean return of an episode under the best policy
     random_return: float  # mean return under uniformly random actions
-    is_terminal_at_end: bool  # false: episodes end by a time limit
 
     def __init__(self, count: int, seed: int, length: int):
         self.count = count
-        self.length = length  # policy steps per episode
+        self.length = length  # maximum policy steps per episode
         self._rngs = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(count)]
-        self._time = np.full(count, length)  # (E,) policy steps since the episode's start
+        self._time = np.zeros(count, int)  # (E,) policy steps since the episode's start
+        self._is_last = np.ones(count, bool)  # (E,) the next step starts an episode
 
     @property
     def reference_returns(self) -> dict[str, float]:
@@ -40,20 +40,19 @@ class DummyEnvs(ABC):
 
     def reset(self) -> TimeStep:
         """See `VectorEnvs`."""
-        self._time[:] = self.length
+        self._is_last = np.ones(self.count, bool)
         return self.step(np.zeros((self.count, self.action_space.size), np.float32))
 
     def step(self, action: np.ndarray) -> TimeStep:
         """See `VectorEnvs`."""
-        is_first = self._time == self.length  # (E,)
+        is_first = self._is_last  # (E,)
         reward = np.where(is_first, 0, self._advance(action)).astype(np.float32)
         for env in np.flatnonzero(is_first).tolist():
             self._begin(env, self._rngs[env])
         self._time = np.where(is_first, 0, self._time + 1)
-        is_last = self._time == self.length
-        return TimeStep(
-            self._observe(), reward, is_first, is_last, is_last & self.is_terminal_at_end
-        )
+        is_terminal = self._is_terminal() & ~is_first
+        self._is_last = is_terminal | (self._time == self.length)
+        return TimeStep(self._observe(), reward, is_first, self._is_last, is_terminal)
 
     def render(self) -> np.ndarray:
         """See `VectorEnvs`."""
@@ -73,6 +72,10 @@ class DummyEnvs(ABC):
     @abstractmethod
     def _draw(self) -> np.ndarray:
         """Return images (E, 1, 64, 64) uint8 of the current states."""
+
+    def _is_terminal(self) -> np.ndarray:
+        """Return (E,) whether each episode ends for good; by default only the limit ends it."""
+        return np.zeros(self.count, bool)
 
     def _observe(self) -> dict[str, np.ndarray]:
         return {"image": self._draw()}
