@@ -33,7 +33,7 @@ def make_dummy(
     ],
     maze_length: Annotated[
         PositiveCount, doc("maze: maximum length of an episode.", unit="policy steps")
-    ] = 80,  # configurations of older runs do not have it
+    ],
 ) -> "DummyEnvs":
     """Build E copies of one small world.
 

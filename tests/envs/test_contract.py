@@ -25,7 +25,7 @@ ATARI = dict(
     grayscale=True,
     native_render=False,
 )
-DUMMY = dict(rounds=3, corridor=1, length=7, speed=0.25)
+DUMMY = dict(rounds=3, corridor=1, length=7, speed=0.25, maze_length=9)
 GYM = dict(
     action_repeat=2,
     time_limit_frames=15,  # 8 policy steps
@@ -50,8 +50,8 @@ SUITES = {
     "memory": partial(make_dummy, "memory", **DUMMY),
     "point": partial(make_dummy, "point", **DUMMY),
     "pixel_point": partial(make_dummy, "pixel_point", **DUMMY),
-    "maze": partial(make_dummy, "maze", **DUMMY, maze_length=7),
-    "maze_noreward": partial(make_dummy, "maze_noreward", **DUMMY, maze_length=7),
+    "maze": partial(make_dummy, "maze", **DUMMY),
+    "maze_noreward": partial(make_dummy, "maze_noreward", **DUMMY),
     "cartpole": partial(make_gym, "CartPole-v1", **GYM),
     "pendulum": partial(make_gym, "Pendulum-v1", **GYM),
     "dmc_proprio": partial(make_dmc, "finger_spin", observation="proprio", **DMC, **HERE),
