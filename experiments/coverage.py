@@ -176,19 +176,28 @@ def draw(summary: pd.DataFrame, stem: Path) -> Path:
     return style.save(figure, stem)
 
 
+def parse(words: Sequence[str]) -> tuple[list[Path], Path]:
+    """Return the folders of runs, and the output folder.
+
+    Raises:
+        ValueError: There is no folder, or an argument is not allowed.
+    """
+    folders = [Path(word) for word in words if "=" not in word]
+    options = validate_words([word for word in words if "=" in word], CoverageSettings)
+    if not folders:
+        raise ValueError("The input must be one or more folders of runs, got none")
+    return folders, Path(options.get("out", CoverageSettings.out))
+
+
 def main(words: Sequence[str]) -> int:
     """Print the tables, write the numbers and a figure; return the exit status: 2 on an error."""
     if {"-h", "--help", "help"} & set(words):
         print_lines([*head(USAGE), *keys({}, CoverageSettings)])
         return 0
-    folders = [Path(word) for word in words if "=" not in word]
     try:
-        options = validate_words([word for word in words if "=" in word], CoverageSettings)
-        if not folders:
-            raise ValueError("The input must be one or more folders of runs, got none")
+        folders, out = parse(words)
         counts, problems = read_counts(folders)
         summary = summarize(counts, bin_width(counts))
-        out = Path(options.get("out", CoverageSettings.out))
         figure = draw(summary, out / "coverage")
         summary.to_csv(out / "coverage.csv", index=False)
     except (ValueError, OSError) as error:
