@@ -121,7 +121,9 @@ def test_one_environment_is_enough_but_then_nothing_is_evaluated(capsys):
 @pytest.mark.slow
 def test_groups_that_follow_the_protocol_are_trained_in():
     def make(seed, count):
-        return make_dummy("memory", count=count, seed=seed, rounds=2, corridor=2, length=1, speed=1)
+        return make_dummy(
+            "memory", count=count, seed=seed, rounds=2, corridor=2, length=1, speed=1, maze_length=9
+        )
 
     run = dreamer.train(make, SMALL, run_dir="made")
     assert run.agent.policy(np.zeros((1, 64, 64), np.uint8))[0] in (0, 1)

@@ -110,3 +110,10 @@ def test_weights_of_earlier_names_load():
     for name in ("reward", "discount"):
         ours, theirs = (x.world_model.heads[name](features).mean for x in (agent, other))
         assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_dummy_worlds_get_the_time_limit_of_the_maze():
+    dummy = {"_target_": "dreamer.envs.dummy.make_dummy", "length": 12}
+    assert migrate({"format": 3, "env": dummy})["env"] == dummy | {"maze_length": 80}
+    gym = {"_target_": "dreamer.envs.gym.make_gym"}
+    assert migrate({"format": 3, "env": gym})["env"] == gym
