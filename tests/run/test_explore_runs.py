@@ -103,6 +103,14 @@ def test_a_resumed_run_knows_who_collects(compose_tiny, collections, until, who)
 
 
 @pytest.mark.slow
+def test_the_prefill_is_random_with_an_explorer_as_without(compose_tiny, monkeypatch):
+    acted, act = [], DreamerPolicy.__call__
+    monkeypatch.setattr(DreamerPolicy, "__call__", lambda *args: acted.append(1) or act(*args))
+    train(compose_tiny(*PLAN2EXPLORE, *QUIET))
+    assert 81 - 48 <= len(acted) <= 81 - 48 + 6  # and a call for each reset
+
+
+@pytest.mark.slow
 def test_random_exploration_collects_uniformly_and_learns_nothing_more(compose_tiny, monkeypatch):
     acted, drawn = [], []
     act, draw = DreamerPolicy.__call__, RandomPolicy.__call__
@@ -120,6 +128,7 @@ def test_random_exploration_collects_uniformly_and_learns_nothing_more(compose_t
     assert 57 <= len(drawn) <= 81 - 24 + 8
 
 
+@pytest.mark.slow
 def test_explorers_act_as_their_kind_says(compose_tiny):
     for words, kind in (
         (PLAN2EXPLORE, DreamerPolicy),
@@ -297,6 +306,7 @@ def test_explorations_that_cannot_be_are_refused(compose_tiny, words, message):
         train(compose_tiny(*words))
 
 
+@pytest.mark.slow
 def test_what_works_with_exploration_is_allowed(compose_tiny):
     checked(compose_tiny(*PLAN2EXPLORE, *MIXED))  # a policy of a user's own decides itself
     checked(compose_tiny(*PLAN2EXPLORE, "explore.offset=15"))
