@@ -44,7 +44,15 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
 EXTENSIONS = [
     ROOT / "docs" / f"{name}.md"
-    for name in ("component", "head", "latent", "own_environment", "policy", "sampler")
+    for name in (
+        "component",
+        "exploration",
+        "head",
+        "latent",
+        "own_environment",
+        "policy",
+        "sampler",
+    )
 ]
 COMMANDS = (
     "python",
@@ -152,7 +160,8 @@ def check_train(conf: Path, words: list[str]) -> DictConfig | None:
     assert set(options) <= {"-m", "--help", "--cfg"}, options
     if "--help" in options:
         return None
-    words = [re.sub(r"^\+(experiment|debug)=", r"\1=", w) for w in words if "=" in w]
+    words = [w for w in words if "=" in w or w.startswith("~")]  # ~key removes it
+    words = [re.sub(r"^\+(experiment|debug)=", r"\1=", w) for w in words]
     overrides = OverridesParser.create().parse_overrides(words)
     sweeps = [one.is_sweep_override() for one in overrides]
     assert any(sweeps) == ("-m" in options), words
