@@ -24,9 +24,9 @@ from filelock import lock_descriptor
 from omegaconf import DictConfig, OmegaConf
 
 from dreamer.replay.buffer import Replay
-from dreamer.run.choices import choice_of
 from dreamer.run.migrate import FORMAT, migrate
-from dreamer.run.paths import CONF, expanded
+from dreamer.run.paths import expanded
+from dreamer.run.variant import variant_of
 
 # Keys that may change when a run is resumed.
 MUTABLE_KEYS = (
@@ -67,7 +67,7 @@ class RunFolder:
     @classmethod
     def of(cls, cfg: DictConfig) -> "RunFolder":
         """Return the folder of a configuration: <root>/<env>/<task>/<variant>/seed<seed>."""
-        variant = cfg.variant or _variant(cfg)
+        variant = cfg.variant or variant_of(cfg)
         default = Path(cfg.root) / cfg.env_name / cfg.task / variant / f"seed{cfg.seed}"
         path = Path(cfg.run_dir) if cfg.run_dir else default
         return cls(expanded(path), variant)
@@ -358,28 +358,6 @@ def _is_failure(path: Path) -> bool:
         return not path.exists()
     lines = path.read_text(errors="replace").splitlines() or [""]
     return lines[0].startswith("Traceback (") or lines[-1].startswith("The process ")
-
-
-def _variant(cfg: DictConfig) -> str:
-    """Return the experiment's name, followed by the switches that the run changes."""
-    expected = _read(CONF / "train.yaml")
-    experiment = CONF / "experiment" / f"{cfg.experiment_name}.yaml"
-    if experiment.exists():
-        expected |= _read(experiment)
-    actual = {key: choice_of(cfg, key) for key in cfg.switches}
-    parts = [
-        f"{key}_{value}".lower() for key, value in actual.items() if value != expected.get(key)
-    ]
-    return "-".join([cfg.experiment_name, *parts])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Return the values in a file of conf/ and the choices in its defaults list."""
-    content: Any = OmegaConf.to_container(OmegaConf.load(path))
-    choices = [entry for entry in content.pop("defaults", []) if isinstance(entry, dict)]
-    return content | {
-        key.removeprefix("override /"): name for entry in choices for key, name in entry.items()
-    }
 
 
 def _as_plain(cfg: DictConfig) -> Any:
