@@ -8,7 +8,6 @@ folder), checkpoints/, replay/ and videos/.
 
 import json
 import os
-import pickle
 import shlex
 import shutil
 import socket
@@ -318,16 +317,28 @@ class RunFolder:
         if not path.exists():
             raise FileNotFoundError(f"No checkpoint {path}: the run has not saved one yet.")
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            counters = state.get("counters") if isinstance(state, dict) else None
-            if not isinstance(counters, dict) or not {"frames", "updates"} <= counters.keys():
-                raise KeyError("counters")
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
-            raise ValueError(
-                f"{path} is damaged or not a checkpoint of this program "
-                f"({type(error).__name__}). {self._remedies() if path == self.last else ''}"
-            ) from error
-        return state
+            return read_checkpoint(path)
+        except ValueError as error:
+            remedies = f" {self._remedies()}" if path == self.last else ""
+            raise ValueError(f"{error}{remedies}") from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint: tensors and plain types only.
+
+    Raises:
+        ValueError: The file is damaged, or not a checkpoint of this program.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        counters = state.get("counters") if isinstance(state, dict) else None
+        if not isinstance(counters, dict) or not {"frames", "updates"} <= counters.keys():
+            raise KeyError("counters")
+    except Exception as error:  # a damaged file raises many kinds, an IndexError for instance
+        raise ValueError(
+            f"{path} is damaged or not a checkpoint of this program ({type(error).__name__})."
+        ) from error
+    return state
 
 
 def _rewrite(file: TextIO, text: str) -> None:

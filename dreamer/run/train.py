@@ -50,6 +50,7 @@ from dreamer.run.config import checked, most_updates, reasons
 from dreamer.run.cost import estimate_cost
 from dreamer.run.folder import FolderInUse, ResumePoint, RunFolder
 from dreamer.run.header import print_header
+from dreamer.run.initial import load_initial
 
 
 class Summary(NamedTuple):
@@ -108,6 +109,7 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
     try:
         folder.check_same_spaces(codec_of(envs).to_dict())
         agent = make_agent(cfg, envs)
+        sources = {} if resume else load_initial(cfg, agent)  # before anything copies the networks
         with folder.lock():
             if folder.resume_point() != resume:
                 raise FolderInUse(
@@ -117,7 +119,7 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
             if resume is None:
                 folder.check_may_begin(cfg)  # another process may have started and died meanwhile
             try:
-                return _fit(cfg, folder, envs, agent, resume, make_envs, seed=seed)
+                return _fit(cfg, folder, envs, agent, resume, make_envs, seed=seed, sources=sources)
             except Interrupted:
                 raise
             except Exception:
@@ -137,6 +139,7 @@ def _fit(
     make_envs: EnvsMaker,
     *,
     seed: int,
+    sources: dict[str, str],
 ) -> Summary:
     replay = Replay(
         folder.replay,
@@ -194,7 +197,10 @@ def _fit(
         else:
             truncate(loggers, resume.frames)
         print_header(
-            *(cfg, folder, envs, agent, replay, trainer, resume), cost=cost, kernels=kernels
+            *(cfg, folder, envs, agent, replay, trainer, resume),
+            cost=cost,
+            kernels=kernels,
+            sources=sources,
         )
         start = time.time()
         try:
