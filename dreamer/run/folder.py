@@ -3,7 +3,7 @@
 `train.py`, `load.py` and `evaluate.py` use it. `sweep.py` and `experiments/` read its files only:
 config.yaml, spaces.json (observations and actions), metrics.jsonl, summary.json (exists if the run
 is finished), failure.txt (the traceback of a failed run), lock (held while a process uses the
-folder), checkpoints/, replay/ and videos/.
+folder), copied.json (the experience copied by data.prefill), checkpoints/, replay/ and videos/.
 """
 
 import json
@@ -146,6 +146,17 @@ class RunFolder:
         _write(self.path / "config.yaml", text)  # first: it identifies the run
         _write(self.path / "spaces.json", json.dumps(spaces, indent=2) + "\n")
 
+    def note_copy(self, copied: Mapping[str, Any] | None) -> None:
+        """Write how much experience is about to be copied into the empty replay; None: nothing.
+
+        Its `policy_steps` distinguish an interrupted start from a run that lost its checkpoint.
+        """
+        path = self.path / "copied.json"
+        if copied is None:
+            path.unlink(missing_ok=True)
+        else:
+            _write(path, json.dumps(copied, indent=2) + "\n")
+
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary, as the last file."""
         _write(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -217,9 +228,9 @@ class RunFolder:
         """Check that a new run would not overwrite results.
 
         A new run may replace only the files of an earlier start of the same run that saved no
-        checkpoint: its prefill, config.yaml and spaces.json. So a run that was killed during its
-        prefill starts again, but a run whose checkpoint is missing does not. Unknown files are
-        ignored.
+        checkpoint: its prefill, with copied experience, and its descriptions. So a run that was
+        killed during its prefill starts again, but a run whose checkpoint is missing does not.
+        Unknown files are ignored.
 
         Raises:
             ValueError: The folder contains results; the message lists them and the commands that
@@ -259,13 +270,21 @@ class RunFolder:
             return found
         if old is None:
             return [*found, f"replay ({steps:,} policy steps, but no valid config.yaml)"]
-        if steps >= old.prefill_policy_steps + env_count:  # they step together
+        allowed = old.prefill_policy_steps + self._copied_policy_steps()
+        if steps >= allowed + env_count:  # they step together
             return [*found, f"replay ({steps:,} policy steps, more than a prefill)"]
         differences = _differences(old, cfg)
         if differences:
             text = f"the prefill of another configuration, different in {', '.join(differences)}"
             return [*found, text]
         return found
+
+    def _copied_policy_steps(self) -> int:
+        """Return the policy steps of `note_copy`; 0 without a readable note."""
+        try:
+            return int(json.loads((self.path / "copied.json").read_text())["policy_steps"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
 
     def _own_config(self) -> DictConfig | None:
         """Return the configuration if config.yaml exists and is of this program, else None."""

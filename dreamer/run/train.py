@@ -48,6 +48,7 @@ from dreamer.run.build import (
 )
 from dreamer.run.config import checked, most_updates, reasons
 from dreamer.run.cost import estimate_cost
+from dreamer.run.experience import Experience, copy_experience, find_experience
 from dreamer.run.folder import FolderInUse, ResumePoint, RunFolder
 from dreamer.run.header import print_header
 from dreamer.run.initial import load_initial
@@ -110,6 +111,7 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
         folder.check_same_spaces(codec_of(envs).to_dict())
         agent = make_agent(cfg, envs)
         sources = {} if resume else load_initial(cfg, agent)  # before anything copies the networks
+        experience = None if resume else find_experience(cfg, folder, envs)
         with folder.lock():
             if folder.resume_point() != resume:
                 raise FolderInUse(
@@ -119,7 +121,17 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
             if resume is None:
                 folder.check_may_begin(cfg)  # another process may have started and died meanwhile
             try:
-                return _fit(cfg, folder, envs, agent, resume, make_envs, seed=seed, sources=sources)
+                return _fit(
+                    cfg,
+                    folder,
+                    envs,
+                    agent,
+                    resume,
+                    make_envs,
+                    seed=seed,
+                    sources=sources,
+                    experience=experience,
+                )
             except Interrupted:
                 raise
             except Exception:
@@ -140,6 +152,7 @@ def _fit(
     *,
     seed: int,
     sources: dict[str, str],
+    experience: Experience | None,
 ) -> Summary:
     replay = Replay(
         folder.replay,
@@ -194,6 +207,10 @@ def _fit(
         folder.begin(cfg, codec_of(envs).to_dict())
         if resume is None:
             replay.clear()  # of an earlier start without a checkpoint
+            folder.note_copy(experience and experience.numbers)
+            if experience:
+                with interrupt.listening():
+                    sources |= copy_experience(experience, replay, envs.count, interrupt.check)
         else:
             truncate(loggers, resume.frames)
         print_header(
