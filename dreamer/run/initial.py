@@ -6,7 +6,7 @@ shapes of weights, but not what the networks compute.
 
 import copy
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from dreamer.models.world_model import rename_heads
 from dreamer.run.folder import RunFolder, read_checkpoint
 
 MUST = "`init_from` must be a run folder or a checkpoint"
-NAMED = 3  # parts or weights of a network that a line of the summary names
+NAMED = 3  # parts of a network that a line of the summary names
 
 
 class Matched(NamedTuple):
@@ -153,7 +153,7 @@ def _describe(matched: Matched, there: Iterable[str], here: Iterable[str]) -> di
     )
     misfits = (
         f"{network}: "
-        + _listed(f"{rest} ({matched.misfits[name]})" for name, rest in names.items())
+        + _listed([f"{rest} ({matched.misfits[name]})" for name, rest in names.items()], 1)
         for network, names in _grouped(matched.misfits).items()
     )
     lines = {
@@ -169,17 +169,16 @@ def _named(names: Iterable[str], whole: Mapping[str, Mapping[str, str]]) -> str:
     """Name networks; if not all weights of one are meant, also its parts."""
     texts = []
     for network, some in _grouped(names).items():
-        parts = dict.fromkeys(".".join(rest.split(".")[:2]) for rest in some.values())
+        parts = list(dict.fromkeys(".".join(rest.split(".")[:2]) for rest in some.values()))
         is_whole = len(some) == len(whole[network])
-        texts.append(network if is_whole else f"{network} ({_listed(parts)})")
+        texts.append(network if is_whole else f"{network} ({_listed(parts, NAMED)})")
     return ", ".join(texts)
 
 
-def _listed(texts: Iterable[str]) -> str:
+def _listed(texts: Sequence[str], count: int) -> str:
     """List the first texts, and count the others."""
-    every = list(texts)
-    first, others = every[:NAMED], every[NAMED:]
-    return ", ".join(first) + (f" and {len(others)} more" if others else "")
+    others = len(texts) - count
+    return ", ".join(texts[:count]) + (f" and {others} more" if others > 0 else "")
 
 
 def _grouped(names: Iterable[str]) -> dict[str, dict[str, str]]:
