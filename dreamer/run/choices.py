@@ -82,11 +82,17 @@ def look_up(values: Mapping[str, Any], key: str) -> Any:
 
 
 def default_of(cfg: DictConfig, key: str) -> Any:
-    """Return the default that the chosen file of a group has for a key in it, or `ABSENT`."""
+    """Return the default that the chosen file of a group has for a key in it, or `ABSENT`.
+
+    Interpolations are resolved with the values of the configuration.
+    """
     for group, rest in _groups_of(key):
         name = choice_of(cfg, group)
         if name in _files(group):
-            return look_up(read(_files(group)[name]), rest)
+            default = look_up(read(_files(group)[name]), rest)
+            if isinstance(default, str):
+                return OmegaConf.create({"default": default}, parent=cfg).default
+            return default
     return ABSENT
 
 

@@ -173,7 +173,7 @@ def test_what_cannot_be_copied_is_refused_before_anything_is_written(
         f"data.prefill={empty}": "must be the folder of an .*no experience in replay/",
         "task=point": r"image \(there 1 x 64 x 64 uint8, here none\), vector \(there none, here 4",
         "env.count=50": r"an episode for each of the 50 environments \(`env.count`\).*got 11 in",
-        "replay.capacity_policy_steps=3": "fits into `replay.capacity_policy_steps`, got 0 in",
+        "replay.capacity_policy_steps=1": "fits into `replay.capacity_policy_steps`, got 0 in",
     }
     for override, message in cases.items():
         with pytest.raises(ValueError, match=f"`data.prefill` .*{message}") as caught:

@@ -71,6 +71,7 @@ def test_long_names_are_cut_and_still_differ(variant):
         (["switches=[replay.sampling]", "replay/sampling=steps"], "replay.sampling_steps"),
         (["switches=[replay.device]", "replay.device=cuda"], "replay.device_cuda"),
         (["switches=[replay.device]"], ""),
+        (["switches=[latents.variables]", "stochastic.variables=5"], ""),  # an interpolation
         (["switches=[callbacks.evaluate.episodes]", "callbacks.evaluate=null"], ""),
         (["switches=[env.full_action_space]"], ""),  # a key of other environments only
     ],
