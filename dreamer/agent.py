@@ -216,11 +216,14 @@ class DreamerAgent(pl.LightningModule):
 
         context = UpdateContext(
             batch,
-            posterior,
-            model.prior_stats.detach(),
-            trajectory.detach(),
-            self.policy_steps,
-            self.world_model,
+            embed=model.embed.detach(),
+            posterior=posterior,
+            prior_stats=model.prior_stats.detach(),
+            kl=model.kl,
+            obs_log_probs={key: x.detach() for key, x in model.obs_log_probs.items()},
+            trajectory=trajectory.detach(),
+            policy_steps=self.policy_steps,
+            world_model=self.world_model,
         )
         for name, component in self._components():
             with self._training(component):

@@ -18,8 +18,8 @@ from dreamer.types import ActionSpace, Batch, RSSMState, Trajectory
 BUILT_IN = ("world_model", "actor", "critic")
 # Other first parts of the names of metrics.
 AREAS = (
-    *("imagine", "grad_norm", "observations", "collect", "eval", "replay", "perf", "video"),
-    "updates",
+    *("imagine", "grad_norm", "observations", "collect", "eval", "eval_explore", "replay"),
+    *("perf", "video", "updates"),
 )
 
 
@@ -65,8 +65,11 @@ class UpdateContext(NamedTuple):
     """Results of an update, for the components; all tensors are detached."""
 
     batch: Batch  # (T, B, ...), raw
+    embed: Tensor  # (T, B, M) of the observations
     posterior: RSSMState  # (T, B, ...)
     prior_stats: Tensor  # (T, B, S, P)
+    kl: Tensor  # (T, B) of posterior and prior, in nats
+    obs_log_probs: Mapping[str, Tensor]  # by observation, each (T, B) in nats
     trajectory: Trajectory  # (H+1, N, ...), imagined from the posteriors
     policy_steps: int  # time of schedules; a CUDA graph keeps that of its capture
     world_model: WorldModel  # just updated; gradients pass through it, not into it
@@ -106,6 +109,10 @@ class Component(nn.Module):
         output = self.loss(context)
         step(output.loss)
         return output.metrics
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the networks that may have optimisers of their own, by name."""
+        return dict(self.named_children())
 
     def end_update(self, update: int) -> None:
         """Do what depends on the number of the update (0, 1, ...), such as moving a slow copy.
@@ -189,7 +196,7 @@ def build_components(
 
 
 def trained_by(
-    name: str, component: nn.Module, optimizer: OptimizerConfig | Mapping[str, OptimizerConfig]
+    name: str, component: Component, optimizer: OptimizerConfig | Mapping[str, OptimizerConfig]
 ) -> list[Trainable]:
     """Return what a component trains: itself, or its networks with optimisers.
 
@@ -199,7 +206,7 @@ def trained_by(
     if isinstance(optimizer, OptimizerConfig):
         trained = [Trainable(name, component, optimizer)]
     else:
-        networks = dict(component.named_children())
+        networks = component.networks()
         if not optimizer:
             raise ValueError(f"`components.{name}.optimizer` must not be empty, got {optimizer}")
         if unknown := optimizer.keys() - networks.keys():

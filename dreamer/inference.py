@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dreamer.agent import DreamerAgent
 from dreamer.envs.codecs import SpaceCodec
+from dreamer.models.actor_critic import ActorCritic
 from dreamer.policy import DreamerPolicy, MemoryState
 from dreamer.types import RSSMState
 
@@ -41,13 +42,28 @@ class _Context(NamedTuple):
 class TrainedAgent:
     """A trained agent: `networks` are torch modules, `codec` converts inputs and outputs."""
 
-    def __init__(self, networks: DreamerAgent, codec: SpaceCodec, *, sample_actions: bool):
-        """`sample_actions`: sample actions as in training; else use the actor's mode."""
+    def __init__(
+        self,
+        networks: DreamerAgent,
+        codec: SpaceCodec,
+        actor_critic: ActorCritic | None = None,
+        *,
+        sample_actions: bool,
+    ):
+        """Make the agent act.
+
+        Args:
+            networks: The agent.
+            codec: Converts observations and actions.
+            actor_critic: What acts, such as the explorer's; None: the agent's own.
+            sample_actions: Sample actions as in training; else use the actor's mode.
+        """
         self.networks = networks.eval()
         self.codec = codec
+        self.actor_critic = networks.actor_critic if actor_critic is None else actor_critic
         self.frames, self.updates = networks.frames, networks.updates
         self.step_policy = DreamerPolicy(  # for a group of environments: TimeStep -> (E, A)
-            networks.world_model, networks.actor_critic, sample_actions=sample_actions
+            networks.world_model, self.actor_critic, sample_actions=sample_actions
         )
 
     def policy(
@@ -186,7 +202,7 @@ class TrainedAgent:
         return model.rssm.observe(model.encoder(context.obs), prev_action, context.is_first)
 
     def _choose(self, features: Tensor) -> Tensor:
-        policy = self.networks.actor_critic.policy(features)
+        policy = self.actor_critic.policy(features)
         return policy.sample() if self.step_policy.sample_actions else policy.mode
 
     def _decode(self, features: Tensor) -> dict[str, Tensor]:

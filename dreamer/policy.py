@@ -224,25 +224,53 @@ class SnapshotPolicy(DreamerPolicy):
             return super().__call__(step, state)
 
 
+class ExplorerThenActor:
+    """Lets an explorer act until a number of policy steps, and the actor from then on."""
+
+    def __init__(
+        self,
+        explorer: DreamerPolicy | RandomPolicy,
+        actor: DreamerPolicy,
+        until_policy_steps: int | None,
+    ):
+        """With `until_policy_steps` of None, the actor never acts."""
+        self._explorer, self._actor = explorer, actor
+        self._until = until_policy_steps
+        self._policy = explorer
+
+    def choose(self, policy_steps: int) -> None:
+        """Decide who acts next, given the policy steps of the run."""
+        is_over = self._until is not None and policy_steps >= self._until
+        self._policy = self._actor if is_over else self._explorer
+
+    def __call__(self, step: TimeStep, state: Any) -> tuple[np.ndarray, Any]:
+        """See `Policy`. Both infer the same latent state, so the memory survives the change."""
+        return self._policy(step, state)
+
+
 class PolicyContext(NamedTuple):
     """What a collecting policy is built from.
 
-    With `collect=overlap` the policy acts in another thread while the agent learns. `actor` is safe
-    there. A policy that uses `components` must copy their weights in a method
+    With `collect=overlap` the policy acts in another thread while the agent learns. `actor` and
+    `explorer` are safe there. A policy that uses `components` must copy their weights in a method
     `refresh(policy_steps)`, which is called before each collection.
     """
 
     actor: DreamerPolicy  # samples the agent's actions, `exploration_noise` included
     random: RandomPolicy  # uniform actions, as in the prefill
+    explorer: DreamerPolicy | RandomPolicy | None  # that of `explore`; None with explore=none
+    explore_policy_steps: int | None  # when the explorer ends, in policy steps; None: never
     obs_shapes: Mapping[str, tuple[int, ...]]  # by key, one observation: (C, 64, 64) or (O,)
     action_space: ActionSpace
     components: Mapping[str, nn.Module]  # of the agent, by name; every update changes them
     seed: int  # derived from the run's; differs after a resume
 
 
-def choose_actor(context: PolicyContext) -> DreamerPolicy:
-    """Return the policy of `collect_policy=actor`."""
-    return context.actor
+def choose_actor(context: PolicyContext) -> DreamerPolicy | ExplorerThenActor:
+    """Return the policy of `collect_policy=actor`: the explorer first if there is one."""
+    if context.explorer is None:
+        return context.actor
+    return ExplorerThenActor(context.explorer, context.actor, context.explore_policy_steps)
 
 
 def choose_random(context: PolicyContext) -> RandomPolicy:

@@ -15,7 +15,7 @@ LAYERS = (
         *("finite_check", "optim", "video", "runtime"),
     ),
     ("models", "replay", "envs"),
-    ("agent", "components", "policy", "collector"),
+    ("agent", "components", "exploration", "policy", "collector"),
     ("kernels",),
     ("callbacks", "loggers", "evaluation", "inference", "convert"),
     ("run",),

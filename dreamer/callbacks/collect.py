@@ -26,6 +26,7 @@ from dreamer.callbacks.frame import AgentCallback
 from dreamer.callbacks.interrupt import Interrupt, Interrupted
 from dreamer.callbacks.metrics import Metrics
 from dreamer.collector import Collector, EpisodeStats, Policy
+from dreamer.policy import ExplorerThenActor
 from dreamer.replay.buffer import Replay
 from dreamer.types import Batch, TimeStep
 
@@ -169,6 +170,8 @@ class Collect(AgentCallback):
         """Collect, or start a collection that `_join` waits for."""
         if not steps:
             return
+        if isinstance(self._policy, ExplorerThenActor):
+            self._policy.choose(agent.policy_steps)
         if self._refresh is None:
             self._collect(agent, self._policy, steps)
         else:

@@ -1,10 +1,10 @@
-"""Evaluates the policy every so many frames, and at the end.
+"""Evaluates the agent's actors every so many frames, and at the end.
 
-It plays in separate environments with the mode of the actor, and passes scores to the metrics and
-a video to the loggers.
+It plays in separate environments with the mode of each actor, and passes scores to the metrics and
+videos to the loggers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +17,7 @@ from dreamer.callbacks.metrics import Metrics
 from dreamer.collector import Policy
 from dreamer.envs.base import VectorEnvs
 from dreamer.evaluation import VideoRecorder, play
+from dreamer.exploration import ACTOR
 from dreamer.loggers import log_video
 from dreamer.schema.types import Count, PositiveCount, doc
 from dreamer.schema.validation import checked_call
@@ -30,7 +31,7 @@ class Evaluate(FrameCallback):
     def __init__(
         self,
         make_envs: Callable[[], VectorEnvs],
-        policy: Policy,
+        policies: Mapping[str, Policy],
         metrics: Metrics,
         interrupt: Interrupt,
         run_dir: Path,
@@ -48,7 +49,8 @@ class Evaluate(FrameCallback):
 
         Args:
             make_envs: makes the environments to play in.
-            policy: acts.
+            policies: by name, `actor` and maybe others; each plays its own episodes. The metrics of
+                the actor are `eval/...`, those of another are `eval_<name>/...`.
             metrics: writes the scores.
             interrupt: checked at every step.
             run_dir: videos go to its folder `videos`.
@@ -58,7 +60,7 @@ class Evaluate(FrameCallback):
             video_fps: frames per second of the video.
         """
         super().__init__(every_frames)
-        self._make_envs, self._policy = make_envs, policy
+        self._make_envs, self._policies = make_envs, policies
         self._metrics, self._interrupt, self._run_dir = metrics, interrupt, run_dir
         self._episodes = episodes
         self._video_steps, self._fps = video_policy_steps, video_fps
@@ -93,21 +95,26 @@ class Evaluate(FrameCallback):
         if self._envs is None:
             self._envs = self._make_envs()
             self._recorder = VideoRecorder(self._envs, self._video_steps)
-        result = play(
-            self._envs,
-            self._policy,
-            self._episodes,
-            recorder=self._recorder,
-            on_step=self._interrupt.check,
-        )
-        self._metrics.write(trainer, agent.frames, result.summary())
-        if result.images is not None:
-            log_video(
-                trainer.loggers,
-                "video/policy",
-                result.images,
-                self._run_dir / "videos" / f"policy_{agent.frames:010d}.mp4",
-                frames=agent.frames,
-                fps=self._fps,
+        for name, policy in self._policies.items():
+            result = play(
+                self._envs,
+                policy,
+                self._episodes,
+                recorder=self._recorder,
+                on_step=self._interrupt.check,
             )
+            is_actor = name == ACTOR
+            area = "eval" if is_actor else f"eval_{name}"
+            scores = {f"{area}/{k.removeprefix('eval/')}": x for k, x in result.summary().items()}
+            self._metrics.write(trainer, agent.frames, scores)
+            if result.images is not None:
+                video = "policy" if is_actor else f"policy_{name}"
+                log_video(
+                    trainer.loggers,
+                    f"video/{video}",
+                    result.images,
+                    self._run_dir / "videos" / f"{video}_{agent.frames:010d}.mp4",
+                    frames=agent.frames,
+                    fps=self._fps,
+                )
         self._played_at = agent.frames

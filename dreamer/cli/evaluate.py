@@ -54,6 +54,7 @@ def main(cfg: DictConfig) -> None:
             expanded(cfg.run_dir),
             episodes=cfg.episodes,
             checkpoint=cfg.checkpoint,
+            policy=cfg.policy,
             seed=cfg.seed,
             sample_actions=cfg.sample_actions,
             video_policy_steps=cfg.video_policy_steps if cfg.video else 0,

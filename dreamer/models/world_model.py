@@ -92,6 +92,7 @@ class WorldModelOutput(NamedTuple):
     """Result of `WorldModel.loss`."""
 
     loss: Tensor  # ()
+    embed: Tensor  # (T, B, M), differentiable
     posterior: RSSMState  # (T, B, ...), differentiable
     prior_stats: Tensor  # (T, B, S, P)
     losses: dict[str, Tensor]  # of `kl` and of every head, unscaled, each ()
@@ -188,9 +189,8 @@ class WorldModel(nn.Module):
         assert batch.is_first.shape == batch.is_terminal.shape == (length, batch_size)
         config = self.config
 
-        posterior = self.rssm.observe(
-            self.encoder(batch.obs), batch.prev_action, batch.is_first, start, noise
-        )
+        embed = self.encoder(batch.obs)
+        posterior = self.rssm.observe(embed, batch.prev_action, batch.is_first, start, noise)
         prior_stats = self.rssm.prior_stats(posterior.deter)
         kl_loss, kl = balanced_kl(
             posterior.stats,
@@ -223,6 +223,7 @@ class WorldModel(nn.Module):
         metrics |= {f"observations/{k}_nll": x.detach() for k, x in obs_losses.items()}
         return WorldModelOutput(
             loss,
+            embed,
             posterior,
             prior_stats,
             losses=losses,

@@ -6,6 +6,7 @@ values.
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -16,12 +17,15 @@ from dreamer.agent import AgentConfig, DreamerAgent
 from dreamer.collector import Policy
 from dreamer.envs.base import VectorEnvs
 from dreamer.envs.user import is_group
+from dreamer.exploration import EXPLORER, actors_of, explorer_of
 from dreamer.kernels import optimize
 from dreamer.kernels.captured_policy import CapturedPolicy, CapturedSnapshotPolicy
 from dreamer.kernels.captured_update import CapturedUpdate
 from dreamer.kernels.cuda_graph import CudaCapture
-from dreamer.policy import DreamerPolicy, PolicyContext, SnapshotPolicy
+from dreamer.models.actor_critic import ActorCritic
+from dreamer.policy import DreamerPolicy, PolicyContext, RandomPolicy, SnapshotPolicy
 from dreamer.replay.buffer import ReplayConfig
+from dreamer.run.choices import choice_of
 from dreamer.run.config import check_one_device
 from dreamer.run.folder import ResumePoint, RunFolder
 from dreamer.types import ActionSpace
@@ -53,10 +57,27 @@ def make_envs(cfg: DictConfig, *, seed: int, count: int | None = None) -> Vector
 
 def make_agent(cfg: DictConfig, spaces: Spaces) -> DreamerAgent:
     """Build the agent for the spaces of its environments."""
-    config: AgentConfig = instantiate(cfg.model, _convert_="all")
+    config = _with_explorer(instantiate(cfg.model, _convert_="all"), cfg)
     agent = config.build(spaces.obs_shapes, spaces.action_space)
     record_updates(cfg, agent)
     return agent
+
+
+def _with_explorer(config: AgentConfig, cfg: DictConfig) -> AgentConfig:
+    """Add the explorer of `explore` to the components, if there is one that learns.
+
+    Raises:
+        ValueError: The model takes no components, or one of them has the explorer's name.
+    """
+    exploration = instantiate(cfg.get("explore") or {}, _convert_="all")  # older runs lack the key
+    if not hasattr(exploration, "build"):
+        return config
+    if EXPLORER in config.components:
+        raise ValueError(
+            f"`model.components` must not have the name `{EXPLORER}`, that of the explorer of "
+            f"explore={choice_of(cfg, 'explore')}"
+        )
+    return replace(config, components={**config.components, EXPLORER: exploration})
 
 
 def record_updates(cfg: DictConfig, agent: DreamerAgent) -> None:
@@ -65,15 +86,27 @@ def record_updates(cfg: DictConfig, agent: DreamerAgent) -> None:
         agent.learn = CapturedUpdate(agent, CudaCapture)
 
 
-def make_actor(cfg: DictConfig, agent: DreamerAgent) -> DreamerPolicy:
-    """Build the policy that collects with the actor, for the configured `collect`."""
-    networks, noise = (agent.world_model, agent.actor_critic), cfg.exploration_noise
+def make_actor(
+    cfg: DictConfig, agent: DreamerAgent, actor_critic: ActorCritic | None = None
+) -> DreamerPolicy:
+    """Build a policy that collects with an actor, by default the agent's, as `collect` says."""
+    networks, noise = (agent.world_model, actor_critic or agent.actor_critic), cfg.exploration_noise
     recorded: dict[str, Any] = {"make_capture": CudaCapture} if has_cuda_graphs(cfg) else {}
     if cfg.collect.overlap:
         kind = CapturedSnapshotPolicy if recorded else SnapshotPolicy
         return kind(*networks, exploration_noise=noise, seed=cfg.seed, **recorded)
     kind = CapturedPolicy if recorded else DreamerPolicy
     return kind(*networks, exploration_noise=noise, sample_actions=True, **recorded)
+
+
+def make_explorer(
+    cfg: DictConfig, agent: DreamerAgent, random: RandomPolicy
+) -> DreamerPolicy | RandomPolicy | None:
+    """Build the policy that collects with the explorer; None with explore=none."""
+    if not cfg.explore:
+        return None
+    explorer = explorer_of(agent)
+    return make_actor(cfg, agent, explorer.actor_critic) if explorer else random
 
 
 def make_collect_policy(cfg: DictConfig, context: PolicyContext) -> Policy:
@@ -91,15 +124,18 @@ def make_collect_policy(cfg: DictConfig, context: PolicyContext) -> Policy:
     )
 
 
-def make_refresh(actor: DreamerPolicy, policy: Policy) -> Callable[[int], None] | None:
+def make_refresh(context: PolicyContext, policy: Policy) -> Callable[[int], None] | None:
     """Return what to call before a collection that overlaps an update; None without overlap."""
-    if not isinstance(actor, SnapshotPolicy):
+    built_in = (context.actor, context.explorer)
+    snapshots = [x for x in built_in if isinstance(x, SnapshotPolicy)]
+    if not snapshots:
         return None
-    own = getattr(policy, "refresh", None)
+    own = None if policy in built_in else getattr(policy, "refresh", None)
 
     def refresh(policy_steps: int) -> None:
-        actor.refresh(policy_steps)
-        if own is not None and policy is not actor:
+        for snapshot in snapshots:
+            snapshot.refresh(policy_steps)
+        if own is not None:
             own(policy_steps)
 
     return refresh
@@ -127,12 +163,20 @@ def make_factory(node: DictConfig, key: str) -> Callable[..., Any]:
     return make
 
 
-def make_evaluation_policy(cfg: DictConfig, agent: DreamerAgent) -> DreamerPolicy:
-    """Build the policy for evaluations during a run: the mode of the actor."""
-    networks = agent.world_model, agent.actor_critic
+def make_evaluation_policies(cfg: DictConfig, agent: DreamerAgent) -> dict[str, DreamerPolicy]:
+    """Build the policies for evaluations during a run: the modes of all actors, by name."""
+    actors = actors_of(agent)
     if has_cuda_graphs(cfg):
-        return CapturedPolicy(*networks, sample_actions=False, make_capture=CudaCapture)
-    return DreamerPolicy(*networks, sample_actions=False)
+        return {
+            name: CapturedPolicy(
+                agent.world_model, actor, sample_actions=False, make_capture=CudaCapture
+            )
+            for name, actor in actors.items()
+        }
+    return {
+        name: DreamerPolicy(agent.world_model, actor, sample_actions=False)
+        for name, actor in actors.items()
+    }
 
 
 def has_cuda_graphs(cfg: DictConfig) -> bool:

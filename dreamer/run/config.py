@@ -13,7 +13,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dreamer.run.choices import with_named
+from dreamer.run.choices import choice_of, with_named
 from dreamer.run.overrides import replacement
 from dreamer.run.paths import SOURCES, absolute
 from dreamer.run.settings import TrainSettings
@@ -56,10 +56,7 @@ def checked(cfg: DictConfig) -> DictConfig:
             "`collect` must be local or overlap, got none: learning from stored experience alone "
             "is not supported yet"
         )
-    if cfg.explore:
-        raise ValueError(
-            f"`explore` must be none: nothing else is supported yet, got {cfg.explore}"
-        )
+    _check_exploration(cfg)
     _check_start(cfg)
     OmegaConf.set_readonly(cfg, True)
     return cfg
@@ -82,6 +79,37 @@ def _check_start(cfg: DictConfig) -> None:
         raise ValueError(
             "`prefill_policy_steps` must be at least 1 without data.prefill, got "
             f"{cfg.prefill_policy_steps}"
+        )
+
+
+def _check_exploration(cfg: DictConfig) -> None:
+    """Check that the explorer collects with the policy that the configuration chooses.
+
+    Raises:
+        ValueError: The combination cannot work.
+    """
+    if not cfg.explore:
+        return
+    if "_target_" not in cfg.explore:
+        raise ValueError(
+            "`explore` must be the name of a file in conf/explore, or a node with `_target_`, "
+            f"got {cfg.explore}"
+        )
+    offset = cfg.explore.get("offset", 0)
+    if offset >= cfg.batch.length:
+        raise ValueError(
+            f"`explore.offset` must be less than batch.length, {cfg.batch.length}, got {offset}"
+        )
+    policy, explorer = choice_of(cfg, "collect_policy"), choice_of(cfg, "explore")
+    if policy == "random":
+        raise ValueError(
+            f"`collect_policy` must be actor with explore={explorer}, got random: the explorer "
+            "would never collect. For random actions that train an agent, use explore=random."
+        )
+    if policy != "actor" and cfg.explore.get("until_frames") is not None:
+        raise ValueError(
+            f"`explore.until_frames` must be null with collect_policy={policy}, which decides "
+            f"itself who collects, got {cfg.explore.until_frames}"
         )
 
 

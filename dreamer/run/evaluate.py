@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dreamer.evaluation import EVALUATION_SEED, VideoRecorder, play
+from dreamer.exploration import ACTOR
 from dreamer.run.build import make_envs
 from dreamer.run.config import reasons
 from dreamer.run.folder import RunFolder
@@ -23,6 +24,7 @@ def evaluate(
     *,
     episodes: int,
     checkpoint: str,
+    policy: str = ACTOR,
     seed: int,
     sample_actions: bool,
     video_policy_steps: int,
@@ -34,6 +36,7 @@ def evaluate(
         run_dir: Of a finished or active run.
         episodes: Number of episodes; up to 10 environments play at once.
         checkpoint: See `load`.
+        policy: See `load`.
         seed: Of the environments and the latent samples.
         sample_actions: See `load`.
         video_policy_steps: Maximum length of the video; 0: no video.
@@ -44,7 +47,7 @@ def evaluate(
     """
     if episodes < 1:
         raise ValueError(f"`episodes` must be at least 1, got {episodes}")
-    agent = load(run_dir, checkpoint, sample_actions=sample_actions)
+    agent = load(run_dir, checkpoint, policy=policy, sample_actions=sample_actions)
     torch.manual_seed(seed)
     envs = make_envs(
         RunFolder(run_dir).config(), seed=seed + EVALUATION_SEED, count=min(episodes, 10)
@@ -55,11 +58,13 @@ def evaluate(
     finally:
         envs.close()
     frames = agent.frames
-    scores: dict[str, Any] = {"frames": frames, "checkpoint": checkpoint} | result.summary()
+    suffix = "" if policy == ACTOR else f"_{policy}"
+    scores: dict[str, Any] = {"frames": frames, "checkpoint": checkpoint, "policy": policy}
+    scores |= result.summary()
     scores["returns"] = [e.episode_return for e in result.episodes]
     if result.images is not None:
-        path = Path(run_dir) / "videos" / f"evaluation_{frames:010d}.mp4"
+        path = Path(run_dir) / "videos" / f"evaluation{suffix}_{frames:010d}.mp4"
         write_mp4(path, result.images, fps=video_fps)
         scores["video"] = str(path)
-    (Path(run_dir) / "evaluation.json").write_text(json.dumps(scores, indent=2) + "\n")
+    (Path(run_dir) / f"evaluation{suffix}.json").write_text(json.dumps(scores, indent=2) + "\n")
     return scores

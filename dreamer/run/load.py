@@ -7,8 +7,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from dreamer.agent import DreamerAgent
 from dreamer.envs.codecs import SpaceCodec, codec_from_dict, codec_of
+from dreamer.exploration import ACTOR, EXPLORER, actors_of
 from dreamer.inference import TrainedAgent
+from dreamer.models.actor_critic import ActorCritic
 from dreamer.run.build import make_agent, make_envs
 from dreamer.run.config import reasons
 from dreamer.run.folder import RunFolder
@@ -21,6 +24,7 @@ def load(
     run_dir: Path | str,
     checkpoint: str = "best",
     *,
+    policy: str = ACTOR,
     sample_actions: bool = False,
     device: str = "cpu",
 ) -> TrainedAgent:
@@ -32,12 +36,15 @@ def load(
     Args:
         run_dir: Of a finished or active run.
         checkpoint: `best`, which falls back to `last`; or `last`.
-        sample_actions: Sample actions as in training, instead of the actor's mode.
+        policy: `actor`, which learns from the task's reward; or `explore`, the explorer of a run
+            with exploration.
+        sample_actions: Sample actions as in training, instead of the policy's mode.
         device: torch device of the networks.
 
     Raises:
         FileNotFoundError: There is no such run or checkpoint.
-        ValueError: The checkpoint is damaged or belongs to another agent.
+        ValueError: The checkpoint is damaged or belongs to another agent, or the run has no such
+            policy.
     """
     if checkpoint not in ("best", "last"):
         raise ValueError(f"`checkpoint` must be best or last, got {format_value(checkpoint)}")
@@ -54,7 +61,19 @@ def load(
     except RuntimeError as error:
         raise ValueError(f"{path} must be a checkpoint of the agent in config.yaml") from error
     networks.on_load_checkpoint(state)
-    return TrainedAgent(networks.to(device), codec, sample_actions=sample_actions)
+    actor = _choose_actor(networks, policy)
+    return TrainedAgent(networks.to(device), codec, actor, sample_actions=sample_actions)
+
+
+def _choose_actor(networks: DreamerAgent, policy: str) -> ActorCritic:
+    """Return the actor and critic with that name."""
+    actors = actors_of(networks)
+    if policy not in actors:
+        reason = "" if EXPLORER in actors else ": the run has no explorer that learns"
+        raise ValueError(
+            f"`policy` must be {' or '.join(actors)}{reason}, got {format_value(policy)}"
+        )
+    return actors[policy]
 
 
 def _codec_from_environment(cfg: DictConfig) -> SpaceCodec:

@@ -186,9 +186,10 @@ class TrainSettings(Section):
     collect_policy: Annotated[
         Node, doc("Policy that collects after the prefill: actor, random, or your own class.")
     ]
-    explore: Annotated[Mapping[str, Any], doc("Intrinsic reward for exploration.")] = field(
-        default_factory=dict
-    )
+    explore: Annotated[
+        Node | Mapping[str, Any],
+        doc("How experience is sought beyond the task's reward: none, or an explorer."),
+    ] = field(default_factory=dict)
     collect: Annotated[Collection, doc("How the environments step.")]
     batch: Annotated[Batch, doc("Data of one update.")]
     data: Annotated[Data, doc("Experience of earlier runs.")]
@@ -219,6 +220,10 @@ class EvaluateSettings(Section):
     checkpoint: Annotated[
         Literal["best", "last"],
         doc("Weights to load; best falls back to last."),
+    ]
+    policy: Annotated[
+        Literal["actor", "explore"],
+        doc("Who plays: the actor, or the explorer of a run with exploration."),
     ]
     episodes: Annotated[PositiveCount, doc("Episodes to play.")]
     seed: Annotated[Seed, doc("Seed of the episodes.")]

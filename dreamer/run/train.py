@@ -4,6 +4,7 @@
 """
 
 import logging
+import math
 import random
 import time
 import traceback
@@ -40,7 +41,8 @@ from dreamer.run.build import (
     make_agent,
     make_collect_policy,
     make_envs,
-    make_evaluation_policy,
+    make_evaluation_policies,
+    make_explorer,
     make_loggers,
     make_refresh,
     make_replay_config,
@@ -169,9 +171,12 @@ def _fit(
     left = updates - (resume.updates if resume else 0)
     cost = None if on_cuda(cfg) else estimate_cost(agent, cfg.batch.size, cfg.batch.length, left)
     kernels = apply_kernels(cfg, agent)
+    uniform = RandomPolicy(envs.action_space, seed)
     policies = PolicyContext(  # after the kernels: a snapshot copies the networks
         actor=make_actor(cfg, agent),
-        random=RandomPolicy(envs.action_space, seed),
+        random=uniform,
+        explorer=make_explorer(cfg, agent, uniform),
+        explore_policy_steps=_explore_policy_steps(cfg, envs.action_repeat),
         obs_shapes=envs.obs_shapes,
         action_space=envs.action_space,
         components=dict(agent.components.items()),
@@ -286,7 +291,7 @@ def _make_callbacks(
         pretrain_updates=cfg.pretrain_updates,
         train_every_policy_steps=cfg.train_every_policy_steps,
         on_frames=progress.advance if progress else lambda frames: None,
-        refresh=make_refresh(policies.actor, collect_policy),
+        refresh=make_refresh(policies, collect_policy),
     )
     callbacks: list[pl.Callback] = [collect, metrics]
     if cfg.callbacks.evaluate:
@@ -294,7 +299,7 @@ def _make_callbacks(
         callbacks.append(
             instantiate(cfg.callbacks.evaluate)(
                 lambda: make_envs(cfg, seed=seed, count=count),
-                make_evaluation_policy(cfg, agent),
+                make_evaluation_policies(cfg, agent),
                 metrics,
                 interrupt,
                 folder.path,
@@ -304,6 +309,12 @@ def _make_callbacks(
         callbacks.append(instantiate(cfg.callbacks.video)(folder.path))
     checkpoint = instantiate(cfg.callbacks.checkpoint)(folder.checkpoints, metrics)
     return [*callbacks, checkpoint, *([progress] if progress else []), interrupt]
+
+
+def _explore_policy_steps(cfg: DictConfig, action_repeat: int) -> int | None:
+    """Return when the explorer ends, in policy steps."""
+    until = cfg.explore.get("until_frames")
+    return None if until is None else math.ceil(until / action_repeat)
 
 
 def _seed_everything(seed: int) -> None:

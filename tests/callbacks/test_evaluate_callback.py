@@ -27,7 +27,9 @@ def make_evaluate(compose_tiny, replay, tmp_path):
     def make(**changes):
         options = {"every_frames": 100, "episodes": 3, "video_policy_steps": 0, "video_fps": 5}
         metrics, interrupt = Metrics(replay, every_frames=1), Interrupt()
-        evaluate = Evaluate(worlds, noisy_left, metrics, interrupt, tmp_path, **options | changes)
+        evaluate = Evaluate(
+            worlds, {"actor": noisy_left}, metrics, interrupt, tmp_path, **options | changes
+        )
         evaluate.made, evaluate.interrupt = made, interrupt
         return evaluate
 

@@ -133,7 +133,7 @@ def test_help_explains_the_keys_with_the_files_that_the_words_choose(main, monke
         ("precision=16", r"`precision` must be auto, 32-true or bf16-mixed, got 16$"),
         ("collect_policy=actr", r"conf/collect_policy, got `actr`\. The nearest: actor"),
         ("collect=none", r"`collect` must be local or overlap, got none: learning from stored exp"),
-        ("+explore.curious=1", r"`explore` must be none: .* got \{'curious': 1\}"),
+        ("+explore.curious=1", r"`explore` must be the name of a file in .* got \{'curious': 1\}"),
         ("actor_gradient=up", r"`actor_gradient` must be .*, dynamics or both, got `up`$"),
         ("image_gradients=maybe", r"`image_gradients` must be true or false, got `maybe`$"),
         ("layer_norm=3", r"`layer_norm` must be true or false, got 3$"),

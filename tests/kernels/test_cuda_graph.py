@@ -343,8 +343,8 @@ def test_runs_learn_and_act_by_cuda_graphs_where_asked_for(compose_tiny, overlap
         agent = build.make_agent(cfg, build.make_envs(cfg, seed=0))
         assert isinstance(agent.learn, CapturedUpdate) == (graphs == "true")
         assert type(build.make_actor(cfg, agent)) is kind
-        is_recorded = isinstance(build.make_evaluation_policy(cfg, agent), CapturedPolicy)
-        assert is_recorded == (graphs == "true")
+        (policy,) = build.make_evaluation_policies(cfg, agent).values()
+        assert isinstance(policy, CapturedPolicy) == (graphs == "true")
 
 
 # ------------------------------------------------------------------------------------- on CUDA
