@@ -3,7 +3,6 @@
 import pytest
 from omegaconf import OmegaConf
 
-from dreamer.run.choices import read
 from dreamer.run.config import checked
 from dreamer.run.folder import RunFolder
 from dreamer.run.variant import variant_of
@@ -89,21 +88,21 @@ def test_dotted_keys_that_do_not_exist_are_refused(variant, key):
         variant(f"switches=[{key}]")
 
 
-def test_a_key_of_one_choice_names_only_the_variants_that_have_it(compose_any, monkeypatch):
-    """As `explore.until_frames` is a key of some files of conf/explore only."""
-    cfg = compose_any("env=dummy", "task=memory", "switches=[latents.min_std]")
-    assert "min_std" in read_file("latents", "gaussian")
-    assert variant_of(cfg) == "tiny"
-    cfg = compose_any("env=dummy", "task=memory", "switches=[latents.min_std]", "latents=gaussian")
-    assert variant_of(cfg) == "tiny"
-    cfg.latents.min_std = 0.7
-    assert variant_of(cfg) == "tiny-latents.min_std_0.7"
-
-
-def read_file(group, name):
-    from dreamer.run.paths import CONF
-
-    return read(CONF / group / f"{name}.yaml")
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], ""),
+        (["explore=plan2explore"], ""),
+        (["explore=plan2explore", "explore.until_frames=700"], "explore.until_frames_700"),
+        (["latents=gaussian"], ""),
+        (["latents=gaussian", "latents.min_std=0.7"], "latents.min_std_0.7"),
+        (["explore=plan2explore", "explore.ensemble.layers=3"], "explore.ensemble.layers_3"),
+        (["explore=plan2explore", "sizes.layers=3"], ""),  # its default interpolates it
+    ],
+)
+def test_a_key_of_one_choice_names_only_the_variants_that_have_it(variant, overrides, name):
+    switches = "switches=[explore.until_frames,latents.min_std,explore.ensemble.layers]"
+    assert variant(switches, *overrides) == name
 
 
 def test_relative_and_absolute_paths_are_the_same_run(compose_any, tmp_path, monkeypatch):
