@@ -1,6 +1,6 @@
 """The lines that are printed before a run: its parts, folders, device and estimated cost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytorch_lightning as pl
 import torch
@@ -26,8 +26,12 @@ def print_header(
     *,
     cost: Cost | None,
     kernels: Sequence[str],
+    sources: Mapping[str, str],
 ) -> None:
-    """Print environment, spaces, keys, parameters, device, disk, schedule and estimated cost."""
+    """Print environment, spaces, keys, parameters, device, disk, schedule and estimated cost.
+
+    `sources` has lines, by name, about the earlier runs from which this one starts.
+    """
     model, heads = agent.world_model, agent.actor_critic
     shapes = ", ".join(f"{k} {tuple(s)}" for k, s in envs.obs_shapes.items())
     images, vectors = model.encoder.image_keys, model.encoder.vector_keys
@@ -43,6 +47,7 @@ def print_header(
         "parameters": f"world model {_millions(model)}, actor {_millions(heads.actor)}, "
         f"critic {_millions(heads.critic)}"
         + "".join(f", {name} {_millions(part)}" for name, part in agent.components.items()),
+        **sources,
         "device": f"{device}, precision {trainer.precision}, {torch.get_num_threads()} threads"
         + (f", kernels {', '.join(kernels)}" if kernels else ", plain models"),
         "replay": f"{replay.size_bytes / 2**30:.2f} GiB on disk when full, in {folder.replay}",

@@ -110,7 +110,8 @@ def _with_targets(node: Any) -> Any:
 
 
 def _from_3_to_4(config: dict[str, Any]) -> dict[str, Any]:
-    """The dummy worlds got a maze, whose time limit the others do not use."""
+    """Runs can start from earlier ones, and the dummy worlds got a maze; older runs had neither."""
+    config = {"init_from": None, "init_weights": "all", "data": {"prefill": None}} | config
     env = _mapping(config, "env")
     if env.get("_target_") != "dreamer.envs.dummy.make_dummy":
         return config

@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 
-from dreamer.run.paths import GROUPS
+from dreamer.run.paths import GROUPS, SOURCES
 from dreamer.schema.words import unknown_key
 
 _MODEL = "model.world_model"
@@ -26,7 +26,7 @@ REPLACED = {
         )
     },
 }
-PATHS = ("root", "run_dir")  # keys whose values are paths, with any characters
+PATHS = ("root", "run_dir", *SOURCES)  # keys whose values are paths, with any characters
 OPTIONAL = ("experiment", "debug")  # groups without a default file
 
 

@@ -157,7 +157,7 @@ def test_a_prefill_without_a_whole_sequence_is_told(make_collect, trainer, agent
     ("change", "message"),
     [
         ({"total_frames": 80}, "must exceed the prefill of 20 policy steps x 4 frames, got 80"),
-        ({"prefill_policy_steps": 0}, "`prefill_policy_steps` must be at least 1"),
+        ({"prefill_policy_steps": -1}, "`prefill_policy_steps` and .* at least 0, got 7, -1"),
         ({"pretrain_updates": -1}, "`pretrain_updates` at least 0"),
     ],
 )
