@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import ACTION_SIZE, OBS_SHAPES, World
+from replay_world import ACTION_SIZE, OBS_SHAPES, World
 
 from dreamer.replay import stored
 from dreamer.replay.buffer import Replay, ReplayConfig, columns_of
