@@ -259,10 +259,10 @@ def test_the_reward_is_the_disagreement_or_its_logarithm():
     assert_close(log.intrinsic_reward(trajectory), expected.log())
 
 
-@pytest.mark.parametrize("action_input", [True, False])
-def test_the_ensemble_sees_the_action_that_led_to_a_state_if_it_is_told(action_input):
+@pytest.mark.parametrize("action_input", ["none", "previous", "next"])
+def test_the_ensemble_gets_the_action_that_it_is_told(action_input):
     agent, explorer = make_explorer(replace(PLAN2EXPLORE, action_input=action_input))
-    size = D + S * K + (A if action_input else 0)
+    size = D + S * K + (0 if action_input == "none" else A)
     assert next(explorer.ensemble.heads[0].parameters()).shape == (10, size)
     trajectory = make_trajectory()
     changed = trajectory.prev_action.clone()
@@ -272,8 +272,34 @@ def test_the_ensemble_sees_the_action_that_led_to_a_state_if_it_is_told(action_i
         for action in (trajectory.prev_action, changed)
     )
     differs = (before != after).any(-1)
-    assert differs.tolist() == [action_input and t == 2 for t in range(H + 1)]
+    assert differs.tolist() == [action_input != "none" and t == 2 for t in range(H + 1)]
     assert explorer.ensemble_loss(make_context(agent)).isfinite()
+
+
+def test_with_the_next_action_a_state_is_rewarded_for_the_disagreement_before_it(monkeypatch):
+    agent, explorer = make_explorer(replace(PLAN2EXPLORE, action_input="next", offset=2))
+    trajectory = make_trajectory()
+    x = torch.cat([trajectory.features[:-1], trajectory.prev_action[1:]], -1)  # z_t and a_{t+1}
+    expected = explorer.ensemble.disagreement(x)
+    reward = explorer.intrinsic_reward(trajectory)
+    assert_close(reward[1:], expected)
+    assert_close(reward[0], expected[0])
+
+    context, seen = make_context(agent), []
+    log_prob = explorer.ensemble.log_prob
+    monkeypatch.setattr(
+        explorer.ensemble, "log_prob", lambda *inputs: seen.append(inputs) or log_prob(*inputs)
+    )
+    explorer.ensemble_loss(context)
+    ((x, target),) = seen
+    assert_close(x[..., D + S * K :], context.batch.prev_action[1 : T - 1])
+    assert_close(x[..., : D + S * K], context.posterior.features[: T - 2])
+    assert_close(target, context.posterior.stoch[2:].flatten(-2))
+
+
+def test_the_next_action_needs_a_target_after_it():
+    with pytest.raises(ValueError, match="`offset` must be at least 1 with action_input=next, got"):
+        replace(PLAN2EXPLORE, action_input="next", offset=0)
 
 
 # ---------------------------------------------------------------------------------- model loss

@@ -101,7 +101,7 @@ PLAN2EXPLORE = Plan2ExploreConfig(
     optimizer={"ensemble": OPTIMIZER, "actor": OPTIMIZER, "critic": OPTIMIZER},
     target="stoch",
     offset=1,
-    action_input=True,
+    action_input="previous",
     log=False,
     ensemble=EnsembleConfig(**vars(head()), members=8),
 )
