@@ -50,7 +50,7 @@ def choice_of(cfg: DictConfig, key: str) -> Any:
         value = OmegaConf.select(cfg, key, default=ABSENT)
     except OmegaConfBaseException:  # a part of the key is a value, not a node
         value = ABSENT
-    if value is ABSENT and not _has_group_with(key):
+    if value is ABSENT and not choices_with(key):
         raise ValueError(f"`switches` must name keys of the configuration, got {key}")
     if not isinstance(value, DictConfig):
         return value
@@ -96,14 +96,15 @@ def default_of(cfg: DictConfig, key: str) -> Any:
     return ABSENT
 
 
-def _has_group_with(key: str) -> bool:
-    """Whether any file of a group has this key."""
-    return any(
-        look_up(values, name) is not ABSENT
+def choices_with(key: str) -> list[str]:
+    """List the choices whose files have a dotted key, such as explore=random."""
+    return [
+        f"{group}={name}"
         for group, rest in _groups_of(key)
-        for values in map(read, _files(group).values())
-        for name in (rest, key)  # the latter if the file's package is global
-    )
+        for name, path in sorted(_files(group).items())
+        # The whole key if the file's package is global.
+        if any(look_up(read(path), part) is not ABSENT for part in (rest, key))
+    ]
 
 
 def _groups_of(key: str) -> list[tuple[str, str]]:
