@@ -84,12 +84,16 @@ def look_up(values: Mapping[str, Any], key: str) -> Any:
 def default_of(cfg: DictConfig, key: str) -> Any:
     """Return the default that the chosen file of a group has for a key in it, or `ABSENT`.
 
+    For a class of a user's own, which has no file, it is the one that all files of the group share.
     Interpolations are resolved with the values of the configuration.
     """
     for group, rest in _groups_of(key):
-        name = choice_of(cfg, group)
-        if name in _files(group):
-            default = look_up(read(_files(group)[name]), rest)
+        files, name = _files(group), choice_of(cfg, group)
+        paths = [files[name]] if name in files else files.values()
+        defaults = [look_up(read(path), rest) for path in paths]
+        defaults = [default for default in defaults if default is not ABSENT]
+        if defaults and all(default == defaults[0] for default in defaults):
+            default = defaults[0]
             if isinstance(default, str):
                 return OmegaConf.create({"default": default}, parent=cfg).default
             return default

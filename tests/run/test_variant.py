@@ -105,6 +105,14 @@ def test_a_key_of_one_choice_names_only_the_variants_that_have_it(variant, overr
     assert variant(switches, *overrides) == name
 
 
+@pytest.mark.parametrize(
+    ("overrides", "name"), [([], ""), (["explore.until_frames=7"], "explore.until_frames_7")]
+)
+def test_an_explorer_of_a_users_own_has_the_defaults_that_all_files_share(variant, overrides, name):
+    own = ("explore=random", "explore._target_=my.Own", "switches=[explore.until_frames]")
+    assert variant(*own, *overrides) == name
+
+
 def test_relative_and_absolute_paths_are_the_same_run(compose_any, tmp_path, monkeypatch):
     home = tmp_path / "home"
     home.mkdir()
