@@ -110,7 +110,9 @@ def read_counts(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
         name = {key: row[key] for key in [*VARIANT, "seed"]}
         tables.append(pd.DataFrame({**name, "frames": frames, "states": states}))
     if not tables:
-        raise ValueError("\n".join(["The folders must hold runs with a replay.", *problems]))
+        names = ", ".join(map(str, folders))
+        message = f"The folders must hold runs with a replay, got {names}"
+        raise ValueError("\n".join([message, *problems]))
     return pd.concat(tables, ignore_index=True), problems
 
 

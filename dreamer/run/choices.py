@@ -50,7 +50,7 @@ def choice_of(cfg: DictConfig, key: str) -> Any:
         value = OmegaConf.select(cfg, key, default=ABSENT)
     except OmegaConfBaseException:  # a part of the key is a value, not a node
         value = ABSENT
-    if value is ABSENT and not _has_group_with(key):
+    if value is ABSENT and not choices_with(key):
         raise ValueError(f"`switches` must name keys of the configuration, got {key}")
     if not isinstance(value, DictConfig):
         return value
@@ -84,26 +84,31 @@ def look_up(values: Mapping[str, Any], key: str) -> Any:
 def default_of(cfg: DictConfig, key: str) -> Any:
     """Return the default that the chosen file of a group has for a key in it, or `ABSENT`.
 
+    For a class of a user's own, which has no file, it is the one that all files of the group share.
     Interpolations are resolved with the values of the configuration.
     """
     for group, rest in _groups_of(key):
-        name = choice_of(cfg, group)
-        if name in _files(group):
-            default = look_up(read(_files(group)[name]), rest)
+        files, name = _files(group), choice_of(cfg, group)
+        paths = [files[name]] if name in files else files.values()
+        defaults = [look_up(read(path), rest) for path in paths]
+        defaults = [default for default in defaults if default is not ABSENT]
+        if defaults and all(default == defaults[0] for default in defaults):
+            default = defaults[0]
             if isinstance(default, str):
                 return OmegaConf.create({"default": default}, parent=cfg).default
             return default
     return ABSENT
 
 
-def _has_group_with(key: str) -> bool:
-    """Whether any file of a group has this key."""
-    return any(
-        look_up(values, name) is not ABSENT
+def choices_with(key: str) -> list[str]:
+    """List the choices whose files have a dotted key, such as explore=random."""
+    return [
+        f"{group}={name}"
         for group, rest in _groups_of(key)
-        for values in map(read, _files(group).values())
-        for name in (rest, key)  # the latter if the file's package is global
-    )
+        for name, path in sorted(_files(group).items())
+        # The whole key if the file's package is global.
+        if any(look_up(read(path), part) is not ABSENT for part in (rest, key))
+    ]
 
 
 def _groups_of(key: str) -> list[tuple[str, str]]:

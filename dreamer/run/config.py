@@ -69,6 +69,8 @@ def _check_start(cfg: DictConfig) -> None:
     """
     for key in SOURCES:
         if (path := OmegaConf.select(cfg, key)) is not None:
+            if not path:  # would be the current folder
+                raise ValueError(f"`{key}` must be a path or null, got ''")
             OmegaConf.update(cfg, key, str(absolute(path)))
     if cfg.init_from is None and cfg.init_weights != "all":
         raise ValueError(

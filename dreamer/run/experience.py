@@ -49,7 +49,7 @@ def find_experience(cfg: DictConfig, folder: RunFolder, envs: VectorEnvs) -> Exp
     source = Path(cfg.data.prefill)
     must = f"`data.prefill` must be the folder of an earlier run, got {source}"
     if not source.is_dir():
-        raise ValueError(f"{must}, which does not exist")
+        raise ValueError(f"{must}, which {'is a file' if source.exists() else 'does not exist'}")
     if source == absolute(folder.path):
         raise ValueError(f"{must}, which is that of this run")
     earlier = RunFolder(source)

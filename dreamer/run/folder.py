@@ -367,12 +367,22 @@ def _rewrite(file: TextIO, text: str) -> None:
 
 
 def _differences(old: DictConfig, new: DictConfig) -> list[str]:
-    """Describe the differences that make two configurations two runs."""
+    """Describe the differences that make two configurations two runs.
+
+    Of a node with another target, only the target: its other keys cannot be compared.
+    """
     a, b = (dict(_leaves(_as_plain(cfg))) for cfg in (old, new))
-    return [
-        f"{key} (there {a.get(key)}, here {b.get(key)})"
+    different = [
+        key
         for key in sorted(a.keys() | b.keys())
         if a.get(key) != b.get(key) and not {key, key.split(".")[0]} & set(MUTABLE_KEYS)
+    ]
+    targets = [key for key in different if key.endswith("._target_")]
+    nodes = tuple(key.removesuffix("_target_") for key in targets)
+    return [
+        f"{key} (there {a.get(key)}, here {b.get(key)})"
+        for key in different
+        if not any(key.startswith(node) and key != f"{node}_target_" for node in nodes)
     ]
 
 

@@ -126,7 +126,7 @@ def test_the_figure_has_a_line_per_variant(tmp_path, monkeypatch):
     ("words", "message"),
     [
         ([], "must be one or more folders of runs, got none"),
-        (["nothing"], "must hold runs with a replay"),
+        (["nothing", "none"], "must hold runs with a replay, got nothing, none"),
         (["nothing", "ut=x"], "ut"),
     ],
 )

@@ -186,6 +186,7 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, save):
     (tmp_path / "code.ckpt").write_bytes(pickle.dumps(Path("x")))
     (tmp_path / "folder").mkdir()
     (tmp_path / "text.pkl").write_text("some text")
+    (tmp_path / "bytes.pkl").write_bytes(b"N}b.")
     (tmp_path / "code.pkl").write_bytes(pickle.dumps(Path("x")))
     for name, reason in {
         "no.ckpt": "which does not exist",
@@ -193,7 +194,8 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, save):
         "empty.ckpt": "it holds no weights",
         **{f"{kind}.ckpt": "is damaged or not a" for kind in ("list", "cut", "text", "nothing")},
         **{f"{kind}.ckpt": "is damaged or not a" for kind in ("bytes", "code")},
-        **{"text.pkl": "", "code.pkl": "arrays only"},
+        **{"text.pkl": "is damaged or no pickle of arrays", "code.pkl": "arrays only"},
+        **{"bytes.pkl": "is damaged or no pickle of arrays"},
     }.items():
         message = f"^`init_from` must be a run folder or a checkpoint, got {tmp_path / name}.*"
         with pytest.raises(ValueError, match=message + reason) as caught:

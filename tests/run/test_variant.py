@@ -105,6 +105,14 @@ def test_a_key_of_one_choice_names_only_the_variants_that_have_it(variant, overr
     assert variant(switches, *overrides) == name
 
 
+@pytest.mark.parametrize(
+    ("overrides", "name"), [([], ""), (["explore.until_frames=7"], "explore.until_frames_7")]
+)
+def test_an_explorer_of_a_users_own_has_the_defaults_that_all_files_share(variant, overrides, name):
+    own = ("explore=random", "explore._target_=my.Own", "switches=[explore.until_frames]")
+    assert variant(*own, *overrides) == name
+
+
 def test_relative_and_absolute_paths_are_the_same_run(compose_any, tmp_path, monkeypatch):
     home = tmp_path / "home"
     home.mkdir()
@@ -131,6 +139,8 @@ def test_relative_and_absolute_paths_are_the_same_run(compose_any, tmp_path, mon
     ("overrides", "message"),
     [
         (["init_weights=world_model"], "`init_weights` must be all without init_from, got world"),
+        (["init_from="], "`init_from` must be a path or null, got ''"),
+        (["data.prefill="], "`data.prefill` must be a path or null, got ''"),
         (["init_weights=critic"], "`init_weights` must be all or world_model, got `critic`"),
         (["prefill_policy_steps=0"], "`prefill_policy_steps` must be at least 1 without data.pre"),
         (["+data.prefil=x"], r"Unknown key `data\.prefil`. The nearest: data\.prefill"),
