@@ -56,20 +56,22 @@ def print_header(
         f"{cfg.train_every_policy_steps}",
     }
     if cfg.explore:
-        lines["exploration"] = describe_exploration(cfg)
+        lines["exploration"] = describe_exploration(cfg, envs.action_repeat)
     if cost is not None:
         lines["cost"] = describe_cost(cost)
     for name, line in lines.items():
         print(f"{name:>13}  {line}")
 
 
-def describe_exploration(cfg: DictConfig) -> str:
+def describe_exploration(cfg: DictConfig, action_repeat: int) -> str:
     """Describe in a few words who collects, and until when."""
     name, until = choice_of(cfg, "explore"), cfg.explore.get("until_frames")
     if choice_of(cfg, "collect_policy") != "actor":
         return f"{name} learns; collect_policy chooses who collects"
     if until is None:
-        return f"{name} collects, after the prefill and to the end"
+        return f"{name} collects after the prefill, to the end"
+    if until <= cfg.prefill_policy_steps * action_repeat:
+        return f"{name} never collects: explore.until_frames={until:,} is within the prefill"
     return f"{name} collects until frame {until:,}, then the actor"
 
 

@@ -23,6 +23,7 @@ from dreamer.exploration import explorer_of
 from dreamer.policy import DreamerPolicy, ExplorerThenActor, RandomPolicy, SnapshotPolicy
 from dreamer.run.build import make_agent, make_envs, make_explorer
 from dreamer.run.config import checked
+from dreamer.run.header import describe_exploration
 from dreamer.run.load import load
 from dreamer.run.train import _explore_policy_steps, train
 
@@ -337,3 +338,17 @@ def test_an_agent_begins_with_the_same_weights_with_an_explorer_as_without(compo
     explored, plain = weights
     assert_close({k: explored[k] for k in plain}, plain, rtol=0, atol=0)
     assert_close(*draws, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["explore=random"], "random collects after the prefill, to the end"),
+        (["explore.until_frames=70"], "plan2explore collects until frame 70, then the actor"),
+        (["explore.until_frames=48"], "plan2explore never collects: explore.until_frames=48 is"),
+        (MIXED, "plan2explore learns; collect_policy chooses who collects"),
+    ],
+)
+def test_the_summary_says_who_collects(compose_tiny, overrides, line):
+    cfg = checked(compose_tiny("explore=plan2explore", *overrides))
+    assert describe_exploration(cfg, action_repeat=1).startswith(line)
