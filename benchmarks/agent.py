@@ -4,18 +4,18 @@ The benchmarks of the update and of acting and the profile use it.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from benchmarks.peers.sizes import Size
 from dreamer.agent import DreamerAgent
-from dreamer.run.build import record_updates
+from dreamer.run import build
 from dreamer.run.config import checked
 from dreamer.types import ActionSpace, Batch
 
@@ -40,14 +40,19 @@ def configuration(size: Size, settings: Sequence[str] = (), *, device: str = "cp
         return checked(compose("train", [*overrides, *settings]))
 
 
+@dataclass
+class _Spaces:
+    """What an environment would tell the agent."""
+
+    obs_shapes: dict[str, tuple[int, ...]]
+    action_space: ActionSpace
+
+
 def make_agent(size: Size, cfg: DictConfig) -> DreamerAgent:
     """Build the agent for grey or coloured images and discrete actions."""
     shapes = {"image": (size.channels, 64, 64)}
-    config = instantiate(cfg.model, _convert_="all")
     space = ActionSpace(size.actions, discrete=True)
-    agent = DreamerAgent(config, shapes, space)
-    record_updates(cfg, agent)
-    return agent
+    return build.make_agent(cfg, _Spaces(shapes, space))
 
 
 def make_trainer(device: str, precision: str, callback: pl.Callback) -> pl.Trainer:

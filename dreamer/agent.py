@@ -214,17 +214,7 @@ class DreamerAgent(pl.LightningModule):
         critic = self.actor_critic.critic_loss(trajectory.detach(), actor.target.detach())
         metrics |= critic.metrics | self._step("critic", critic.loss)
 
-        context = UpdateContext(
-            batch,
-            embed=model.embed.detach(),
-            posterior=posterior,
-            prior_stats=model.prior_stats.detach(),
-            kl=model.kl,
-            obs_log_probs={key: x.detach() for key, x in model.obs_log_probs.items()},
-            trajectory=trajectory.detach(),
-            policy_steps=self.policy_steps,
-            world_model=self.world_model,
-        )
+        context = UpdateContext.of(batch, model, trajectory, self.policy_steps, self.world_model)
         for name, component in self._components():
             with self._training(component):
                 metrics |= self._learn_component(name, component, context)

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from dreamer.models.world_model import WorldModel
+from dreamer.models.world_model import WorldModel, WorldModelOutput
 from dreamer.optim import OptimizerConfig
 from dreamer.types import ActionSpace, Batch, RSSMState, Trajectory
 
@@ -73,6 +73,28 @@ class UpdateContext(NamedTuple):
     trajectory: Trajectory  # (H+1, N, ...), imagined from the posteriors
     policy_steps: int  # time of schedules; a CUDA graph keeps that of its capture
     world_model: WorldModel  # just updated; gradients pass through it, not into it
+
+    @classmethod
+    def of(
+        cls,
+        batch: Batch,
+        output: WorldModelOutput,
+        trajectory: Trajectory,
+        policy_steps: int,
+        world_model: WorldModel,
+    ) -> "UpdateContext":
+        """Collect and detach the results of an update."""
+        return cls(
+            batch,
+            embed=output.embed.detach(),
+            posterior=output.posterior.detach(),
+            prior_stats=output.prior_stats.detach(),
+            kl=output.kl.detach(),
+            obs_log_probs={key: x.detach() for key, x in output.obs_log_probs.items()},
+            trajectory=trajectory.detach(),
+            policy_steps=policy_steps,
+            world_model=world_model,
+        )
 
 
 class ComponentOutput(NamedTuple):

@@ -91,11 +91,16 @@ def load_variables_pkl(path: str | Path, model: WorldModel, actor_critic: ActorC
         The run's counters.
 
     Raises:
-        pickle.UnpicklingError: The file contains other objects than arrays.
+        pickle.UnpicklingError: The file is damaged, or contains other objects than arrays.
         ValueError: The arrays do not fit the networks; nothing is loaded.
     """
     with Path(path).open("rb") as file:
-        arrays = _ArrayUnpickler(file).load()
+        try:
+            arrays = _ArrayUnpickler(file).load()
+        except Exception as error:  # a damaged file raises many kinds, a KeyError for instance
+            raise pickle.UnpicklingError(
+                f"The file is damaged or no pickle of arrays ({error})"
+            ) from error
     names = variable_names(model, actor_critic)
     if not isinstance(arrays, tuple) or len(arrays) != len(names):
         raise ValueError(

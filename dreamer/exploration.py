@@ -33,6 +33,7 @@ ACTOR = "actor"  # name of the policy that learns from the task's reward
 EXPLORER = "explore"  # name of the component that is the explorer
 
 EnsembleTarget = Literal["stoch", "deter", "embedding", "features"]
+ActionInput = Literal["none", "previous", "next"]
 ModelLossTarget = Literal["kl", "observations"]
 
 UntilFrames = Annotated[
@@ -190,10 +191,19 @@ class Plan2ExploreConfig(ExplorerConfig):
         Count, doc("Steps from the input of the ensemble to its target.", unit="policy steps")
     ]
     action_input: Annotated[
-        bool, doc("Give the ensemble the action that led to its input, besides the features.")
+        ActionInput,
+        doc(
+            "Action that the ensemble gets besides the features: none, previous (the one that led "
+            "to them, as the authors' code) or next (the one chosen there, as the paper)."
+        ),
     ]
     log: Annotated[bool, doc("Use the logarithm of the disagreement as the reward.")]
     ensemble: Annotated[EnsembleConfig, doc("The predictors.")]
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.action_input == "next" and self.offset == 0:
+            raise ValueError("`offset` must be at least 1 with action_input=next, got 0")
 
     def build(self, shape: AgentShape) -> "Plan2Explore":
         """Build the explorer."""
@@ -204,11 +214,16 @@ class Plan2Explore(Explorer):
     """Seeks states whose successors an ensemble of predictors disagrees about.
 
     # features  [z0]   [z1]   [z2]    z3       offset = 1
-    # actions   [ 0]   [a1]   [a2]    a3       a_t led to z_t
+    # previous  [ 0]   [a1]   [a2]    a3       a_t led to z_t
+    # next      [a1]   [a2]   [a3]
     # targets    z0    [z1]   [z2]   [z3]
 
-    Differs from the paper: the ensemble is given the action that led to a state, not the one chosen
-    in it, as in the authors' code.
+    The reward of z_t is the disagreement about what follows it. With the next action, it is the
+    disagreement about z_t itself, before it was reached: else an action would not be rewarded for
+    its own outcome.
+
+    Differs from the paper by default: the ensemble gets the previous action, as in the authors'
+    code.
     """
 
     def __init__(self, config: Plan2ExploreConfig, shape: AgentShape):
@@ -221,7 +236,8 @@ class Plan2Explore(Explorer):
             "embedding": shape.embed_size,
             "features": shape.feature_size,
         }[config.target]
-        input_size = shape.feature_size + config.action_input * shape.action_space.size
+        action_size = 0 if config.action_input == "none" else shape.action_space.size
+        input_size = shape.feature_size + action_size
         self.ensemble = Ensemble(input_size, target_size, config.ensemble)
 
     def networks(self) -> dict[str, nn.Module]:
@@ -241,21 +257,31 @@ class Plan2Explore(Explorer):
         is_first = context.batch.is_first  # (T, B)
         pairs = len(is_first) - self.offset
         assert pairs > 0, (len(is_first), self.offset)
-        x = self._inputs(context.posterior.features, context.batch.prev_action)[:pairs]
+        actions = context.batch.prev_action
+        if self.action_input == "next":
+            actions = actions[1:]
+        x = self._inputs(context.posterior.features[:pairs], actions[:pairs])
         log_prob = self.ensemble.log_prob(x, self._targets(context)[self.offset :])  # (pairs, B)
         episode = is_first.cumsum(0)
         is_pair = (episode[:pairs] == episode[self.offset :]).float()
         return -(is_pair * log_prob).sum() / is_pair.sum().clamp_min(1)
 
     def intrinsic_reward(self, trajectory: Trajectory) -> Tensor:
-        """Compute the disagreement about what follows each imagined state: (H+1, N)."""
-        x = self._inputs(trajectory.features, trajectory.prev_action)
-        disagreement = self.ensemble.disagreement(x)
+        """Compute the disagreement about what follows each imagined state: (H+1, N).
+
+        With the next action, the start counts like the first step; no action led to it.
+        """
+        features, actions = trajectory.features, trajectory.prev_action
+        if self.action_input == "next":
+            disagreement = self.ensemble.disagreement(self._inputs(features[:-1], actions[1:]))
+            disagreement = torch.cat([disagreement[:1], disagreement])
+        else:
+            disagreement = self.ensemble.disagreement(self._inputs(features, actions))
         return disagreement.log() if self.log else disagreement
 
-    def _inputs(self, features: Tensor, prev_action: Tensor) -> Tensor:
+    def _inputs(self, features: Tensor, actions: Tensor) -> Tensor:
         """(..., F) and (..., A) -> (..., input_size)."""
-        return torch.cat([features, prev_action], -1) if self.action_input else features
+        return features if self.action_input == "none" else torch.cat([features, actions], -1)
 
     def _targets(self, context: UpdateContext) -> Tensor:
         """Return what the ensemble predicts, (T, B, X)."""

@@ -244,7 +244,10 @@ class ExplorerThenActor:
         self._policy = self._actor if is_over else self._explorer
 
     def __call__(self, step: TimeStep, state: Any) -> tuple[np.ndarray, Any]:
-        """See `Policy`. Both infer the same latent state, so the memory survives the change."""
+        """See `Policy`. The memory survives the change from an explorer that infers latent states.
+
+        After random actions, the actor begins without a memory.
+        """
         return self._policy(step, state)
 
 

@@ -158,6 +158,16 @@ def trained_run(compose_any, tmp_path_factory) -> Path:
     return Path(train(compose_any(*TINY, f"root={root}")).run_dir)
 
 
+@pytest.fixture(scope="session")
+def explored_run(compose_any, tmp_path_factory) -> Path:
+    """The same of a run whose explorer collected the first frames after the prefill."""
+    from dreamer.run.train import train
+
+    root = tmp_path_factory.mktemp("explored")
+    words = "explore=plan2explore", "explore.until_frames=60", "explore.ensemble.members=3"
+    return Path(train(compose_any(*TINY, *words, f"root={root}")).run_dir)
+
+
 @pytest.fixture
 def tiny_overrides(tmp_path: Path) -> list[str]:
     """The command line of a run of half a second in the test's own folder."""

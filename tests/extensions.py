@@ -6,9 +6,11 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreamer.envs.dummy import make_dummy
+from dreamer.exploration import Explorer, ExplorerConfig
+from dreamer.models.heads import Head, HeadConfig
 from dreamer.models.latents import CategoricalLatent
 from dreamer.policy import PolicyContext
 from dreamer.replay.sampling import Experience
@@ -75,6 +77,39 @@ class UniformMix(CategoricalLatent):
     def to_stats(self, outputs: Tensor) -> Tensor:
         probs = super().to_stats(outputs).softmax(-1)
         return ((1 - self.share) * probs + self.share / self.classes).log()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CuriosityConfig(ExplorerConfig):
+    """Seeks what a network cannot yet predict about the outputs of another, random one."""
+
+    predictor: HeadConfig
+    outputs: int
+
+    def build(self, shape):
+        return Curiosity(self, shape)
+
+
+class Curiosity(Explorer):
+    def __init__(self, config: CuriosityConfig, shape):
+        super().__init__(config, shape)
+        self.predictor = Head(shape.feature_size, (config.outputs,), config.predictor)
+        self.random = nn.Linear(shape.feature_size, config.outputs).requires_grad_(False)
+
+    def networks(self):
+        return {"predictor": self.predictor} | super().networks()
+
+    def learn_predictions(self, context, step):
+        error = self.error(context.posterior.features)  # (T, B)
+        step(error.mean(), "predictor")
+        return {"error": error.mean()}
+
+    def intrinsic_reward(self, trajectory):
+        return self.error(trajectory.features)
+
+    def error(self, features: Tensor) -> Tensor:
+        """(..., F) -> (...)."""
+        return (self.predictor(features).mean - self.random(features)).square().mean(-1)
 
 
 def make_memory(task: str, *, seed: int, count: int, **options):

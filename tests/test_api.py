@@ -121,7 +121,9 @@ def test_one_environment_is_enough_but_then_nothing_is_evaluated(capsys):
 @pytest.mark.slow
 def test_groups_that_follow_the_protocol_are_trained_in():
     def make(seed, count):
-        return make_dummy("memory", count=count, seed=seed, rounds=2, corridor=2, length=1, speed=1)
+        return make_dummy(
+            "memory", count=count, seed=seed, rounds=2, corridor=2, length=1, speed=1, maze_length=9
+        )
 
     run = dreamer.train(make, SMALL, run_dir="made")
     assert run.agent.policy(np.zeros((1, 64, 64), np.uint8))[0] in (0, 1)
@@ -250,3 +252,17 @@ def test_the_words_of_the_project_stay_light(repository):
         [sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.slow
+def test_an_explorer_is_trained_and_loaded_from_a_program():
+    run = dreamer.train(Valve, {**SMALL, "explore": "plan2explore", "explore.ensemble.members": 2})
+    assert {"explore/intrinsic_reward", "eval_explore/return_mean"} <= {*run.metrics.columns}
+    agent = dreamer.load(run.run_dir, policy="explore")
+    acted = []
+    explorer = agent.networks.components["explore"].actor_critic.actor
+    explorer.register_forward_hook(lambda *_: acted.append("explorer"))
+    agent.networks.actor_critic.actor.register_forward_hook(lambda *_: acted.append("actor"))
+    action, _ = agent.policy(Valve().reset(seed=3)[0])
+    assert Valve.action_space.contains(action)
+    assert acted == ["explorer"]

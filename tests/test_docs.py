@@ -11,7 +11,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 GUIDES = sorted(ROOT.glob("docs/*.md"))
 PAGES = [*ROOT.glob("*.md"), *GUIDES, *ROOT.glob("benchmarks/**/*.md")]
-AREAS = "world_model|actor|critic|imagine|grad_norm|collect|eval|replay|perf"
+AREAS = "world_model|actor|critic|imagine|grad_norm|collect|eval|eval_explore|explore|replay|perf"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -95,6 +95,16 @@ def test_every_key_of_a_run_is_explained(explained, trained_run):
     assert written - explained == set()
 
 
+@pytest.mark.slow
+def test_every_key_of_a_run_with_an_explorer_is_explained(explained, explored_run):
+    lines = (explored_run / "metrics.jsonl").read_text().splitlines()
+    written = {key for line in lines for key in json.loads(line)}
+    assert {"explore/return", "eval_explore/length", "grad_norm/explore_ensemble"} <= written
+    assert written - explained == set()
+    networks = {"ensemble", "predictor", "actor", "critic"}
+    assert {f"{area}/loss" for area in (f"explore_{name}" for name in networks)} <= explained
+
+
 def test_every_key_in_the_code_is_explained(explained):
     code = "\n".join(path.read_text() for path in (ROOT / "dreamer").rglob("*.py"))
     in_code = set(re.findall(rf'"((?:{AREAS})/\w+)"', code))
@@ -102,4 +112,5 @@ def test_every_key_in_the_code_is_explained(explained):
     assert in_code - explained == set()
     ends = set(re.findall(r'"(?:\w+/)?(\w+)"', code)) | {"image_nll", "vector_nll"}
     ends |= {"reward_nll", "continue_nll"}
+    ends |= {f"explore_{network}" for network in ("ensemble", "predictor", "actor", "critic")}
     assert {key for key in explained if key.split("/")[-1] not in ends} == set()

@@ -3,10 +3,32 @@
 import numpy as np
 import pytest
 import torch
-from tiny import CHOICES, CONTINUOUS, DISCRETE, IMAGE, VECTORS, A, B, K, S, make_agent, make_obs
+from tiny import (
+    CHOICES,
+    CONTINUOUS,
+    DISCRETE,
+    IMAGE,
+    PLAN2EXPLORE,
+    VECTORS,
+    A,
+    B,
+    K,
+    S,
+    make_agent,
+    make_obs,
+)
 from torch.testing import assert_close
 
-from dreamer.policy import DreamerPolicy, PolicyNoise, RandomPolicy, SnapshotPolicy
+from dreamer.policy import (
+    DreamerPolicy,
+    ExplorerThenActor,
+    PolicyContext,
+    PolicyNoise,
+    RandomPolicy,
+    SnapshotPolicy,
+    choose_actor,
+    choose_random,
+)
 from dreamer.types import ActionSpace, TimeStep
 
 E = 8  # environments
@@ -253,3 +275,83 @@ def test_draws_of_a_snapshot_depend_on_seed_and_clock_and_on_nothing_else(action
     assert_close(play(0, 7, 1), play(0, 7, 2))
     assert (play(0, 7, 1) != play(1, 7, 1)).any()
     assert (play(0, 7, 1) != play(0, 8, 1)).any()
+
+
+# -------------------------------------------------------------------- explorer, then actor
+
+
+def make_both() -> list[DreamerPolicy]:
+    """Policies of an explorer and of an actor with one world model."""
+    agent = make_agent(obs_shapes=OBS_SHAPES, components={"explore": PLAN2EXPLORE})
+    explorer = agent.components["explore"].actor_critic
+    return [
+        DreamerPolicy(agent.world_model, actor, sample_actions=True)
+        for actor in (explorer, agent.actor_critic)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("until", "explores"),
+    [(None, [True] * 4), (0, [False] * 4), (7, [True, True, False, False])],
+)
+def test_the_explorer_acts_until_its_step_and_then_the_actor(until, explores):
+    policy = ExplorerThenActor(lambda *_: "explorer", lambda *_: "actor", until)
+    acted = []
+    for policy_steps in (0, 6, 7, 8):
+        policy.choose(policy_steps)
+        acted.append(policy(make_step(), None) == "explorer")
+    assert acted == explores
+
+
+def test_the_memory_survives_the_change_from_explorer_to_actor():
+    explorer, actor = make_both()
+    policy = ExplorerThenActor(explorer, actor, 1)
+    policy.choose(0)
+    _, state = policy(make_step(True), None)
+    policy.choose(1)
+    torch.manual_seed(3)
+    action, after = policy(make_step(seed=2), state)
+    torch.manual_seed(3)
+    expected, remembered = actor(make_step(seed=2), state)
+    assert_close(action, expected)
+    assert_close(after.latent.deter, remembered.latent.deter)
+    torch.manual_seed(3)
+    assert not torch.isclose(
+        actor(make_step(seed=2), None)[1].latent.deter, after.latent.deter
+    ).all()
+
+
+def make_policies(**changes) -> PolicyContext:
+    explorer, actor = make_both()
+    context = PolicyContext(
+        actor=actor,
+        random=RandomPolicy(DISCRETE, 0),
+        explorer=explorer,
+        explore_policy_steps=5,
+        obs_shapes=OBS_SHAPES,
+        action_space=DISCRETE,
+        components={},
+        seed=0,
+    )
+    return context._replace(**changes)
+
+
+def test_the_explorer_collects_first_where_there_is_one(monkeypatch):
+    context = make_policies()
+    policy = choose_actor(context)
+    assert isinstance(policy, ExplorerThenActor)
+    acted = []
+    for name in ("explorer", "actor"):
+        networks = getattr(context, name).actor_critic
+        compute = networks.policy
+        monkeypatch.setattr(
+            networks,
+            "policy",
+            lambda features, name=name, compute=compute: acted.append(name) or compute(features),
+        )
+    for policy_steps in (0, 4, 5, 6):
+        policy.choose(policy_steps)
+        policy(make_step(True), None)
+    assert acted == ["explorer", "explorer", "actor", "actor"]
+    assert choose_actor(context._replace(explorer=None)) is context.actor
+    assert choose_random(context) is context.random

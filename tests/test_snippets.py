@@ -37,14 +37,22 @@ from dreamer.run.folder import RunFolder
 from dreamer.run.settings import CheckSettings
 from dreamer.run.train import train
 from dreamer.schema.validation import validate_words
-from experiments import dashboard, report
+from experiments import coverage, dashboard, report
 from experiments.sweep import args, grid
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
 EXTENSIONS = [
     ROOT / "docs" / f"{name}.md"
-    for name in ("component", "head", "latent", "own_environment", "policy", "sampler")
+    for name in (
+        "component",
+        "exploration",
+        "head",
+        "latent",
+        "own_environment",
+        "policy",
+        "sampler",
+    )
 ]
 COMMANDS = (
     "python",
@@ -152,7 +160,8 @@ def check_train(conf: Path, words: list[str]) -> DictConfig | None:
     assert set(options) <= {"-m", "--help", "--cfg"}, options
     if "--help" in options:
         return None
-    words = [re.sub(r"^\+(experiment|debug)=", r"\1=", w) for w in words if "=" in w]
+    words = [w for w in words if "=" in w or w.startswith("~")]  # ~key removes it
+    words = [re.sub(r"^\+(experiment|debug)=", r"\1=", w) for w in words]
     overrides = OverridesParser.create().parse_overrides(words)
     sweeps = [one.is_sweep_override() for one in overrides]
     assert any(sweeps) == ("-m" in options), words
@@ -298,6 +307,7 @@ CHECKS: dict[str, Callable[[Path, list[str]], object]] = {
     "dreamer-check": check_environment,
     "python -m experiments.report": lambda conf, words: report.parse(words) and None,
     "dreamer-report": lambda conf, words: report.parse(words) and None,
+    "python -m experiments.coverage": lambda conf, words: coverage.parse(words) and None,
     "python -m experiments.dashboard": lambda conf, words: dashboard.parse(words) and None,
     "python -m docs.make_figures": check_figures,
     "pip": check_pip,

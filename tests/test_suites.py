@@ -91,7 +91,7 @@ def test_a_function_of_a_suite_is_given_the_task_and_kwargs():
 
 
 def test_a_function_of_seed_and_count_makes_the_whole_group():
-    kwargs = dict(rounds=1, corridor=1, length=1, speed=0.5)
+    kwargs = dict(rounds=1, corridor=1, length=1, speed=0.5, maze_length=1)
     envs = make_suite(
         "memory", factory="extensions:make_memory", **OPTIONS | {"count": 3, "kwargs": kwargs}
     )

@@ -54,13 +54,26 @@ def test_every_job_is_another_run_of_a_variant_on_a_task_with_a_seed(sweep, comp
         assert RunFolder.of(cfg).path == folder
 
 
+def leaves(node: Any, prefix: str = "") -> set[str]:
+    """The dotted keys of all values."""
+    if not isinstance(node, dict):
+        return {prefix}
+    return {
+        leaf
+        for key, child in node.items()
+        for leaf in leaves(child, f"{prefix}.{key}" if prefix else key)
+    }
+
+
 def keys_changed_by(path: Path) -> set[str]:
     """The keys of an experiment, and those whose files it chooses."""
     content = OmegaConf.to_container(OmegaConf.load(path))
     choices = [
         key for choice in content.pop("defaults", []) if choice != "_self_" for key in choice
     ]
-    return {*content, *(key.removeprefix("override /") for key in choices)} - {"experiment_name"}
+    return {*leaves(content), *(key.removeprefix("override /") for key in choices)} - {
+        "experiment_name"
+    }
 
 
 def test_the_sweep_holds_every_ablation(sweep):

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dreamer.agent import AgentConfig, DreamerAgent
+from dreamer.exploration import ModelLossConfig, Plan2ExploreConfig
 from dreamer.models.actor_critic import ActorConfig, ActorCriticConfig, RewardNormConfig
+from dreamer.models.ensemble import EnsembleConfig
 from dreamer.models.heads import HeadConfig
 from dreamer.models.latents import CategoricalLatent, GaussianLatent
 from dreamer.models.observations import ObservationConfig, ObsShapes, VectorConfig
@@ -89,6 +91,31 @@ ACTOR_CRITIC = ActorCriticConfig(
     slow_critic_fraction=1.0,
 )
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, epsilon=1e-5, clip=100.0, weight_decay=1e-6)
+PLAN2EXPLORE = Plan2ExploreConfig(
+    until_frames=None,
+    intrinsic_scale=1.0,
+    extrinsic_scale=0.0,
+    intrinsic_norm=ACTOR_CRITIC.reward_norm,
+    extrinsic_norm=ACTOR_CRITIC.reward_norm,
+    actor_critic=ACTOR_CRITIC,
+    optimizer={"ensemble": OPTIMIZER, "actor": OPTIMIZER, "critic": OPTIMIZER},
+    target="stoch",
+    offset=1,
+    action_input="previous",
+    log=False,
+    ensemble=EnsembleConfig(**vars(head()), members=8),
+)
+MODEL_LOSS = ModelLossConfig(
+    until_frames=None,
+    intrinsic_scale=1.0,
+    extrinsic_scale=0.0,
+    intrinsic_norm=ACTOR_CRITIC.reward_norm,
+    extrinsic_norm=ACTOR_CRITIC.reward_norm,
+    actor_critic=ACTOR_CRITIC,
+    optimizer={"predictor": OPTIMIZER, "actor": OPTIMIZER, "critic": OPTIMIZER},
+    target="kl",
+    predictor=head(),
+)
 AGENT = AgentConfig(WORLD_MODEL, ACTOR_CRITIC, OPTIMIZER, OPTIMIZER, OPTIMIZER, horizon=H)
 
 

@@ -41,6 +41,7 @@ class Checkpoint(FrameCallback):
         self._directory = directory
         self._metrics = metrics
         self._best = float("-inf")
+        self._judged_at: int | None = None  # frame of the latest evaluation that was compared
         self._started = False
         self._random_states: dict[str, torch.Tensor] = {}
 
@@ -99,8 +100,16 @@ class Checkpoint(FrameCallback):
         self._random_states = {k: state_dict[k].cpu() for k in ("torch", "cuda") if k in state_dict}
 
     def _save_best(self, trainer: pl.Trainer) -> None:
-        score = self._metrics.latest.get(SCORE, float("-inf"))
-        if score > self._best:
+        """Save the best state after an evaluation; of equal scores, the later counts.
+
+        So the best state of a run without rewards is that of its last evaluation.
+        """
+        evaluated_at = self._metrics.written_at.get(SCORE)
+        if evaluated_at == self._judged_at:
+            return
+        self._judged_at = evaluated_at
+        score = self._metrics.latest[SCORE]
+        if score >= self._best:
             self._best = score
             self._save(trainer, "best")
 

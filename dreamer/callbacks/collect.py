@@ -65,7 +65,7 @@ class Collect(AgentCallback):
             batch_length: T; the prefill must contain a sequence of this length.
             total_frames: the budget, prefill included; exceeded by less than one step of all
                 environments.
-            prefill_policy_steps: random steps before the first update.
+            prefill_policy_steps: random steps before the first update; 0 if the replay has steps.
             pretrain_updates: updates before the policy first acts.
             train_every_policy_steps: policy steps per update.
             on_frames: called with the frame count after every collection.
@@ -76,9 +76,9 @@ class Collect(AgentCallback):
         Raises:
             ValueError: the prefill alone exceeds the budget, or a count is too small.
         """
-        if train_every_policy_steps < 1 or prefill_policy_steps < 1 or pretrain_updates < 0:
+        if train_every_policy_steps < 1 or min(prefill_policy_steps, pretrain_updates) < 0:
             raise ValueError(
-                "`train_every_policy_steps` and `prefill_policy_steps` must be at least 1 and "
+                "`train_every_policy_steps` must be at least 1, `prefill_policy_steps` and "
                 f"`pretrain_updates` at least 0, got {train_every_policy_steps}, "
                 f"{prefill_policy_steps} and {pretrain_updates}"
             )

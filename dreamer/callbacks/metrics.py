@@ -36,6 +36,7 @@ class Metrics(FrameCallback):
         """A line every `every_frames` frames holds the averages since the last line."""
         super().__init__(every_frames)
         self.latest: dict[str, float] = {}  # the latest value of every key
+        self.written_at: dict[str, int] = {}  # frame of the latest `write` of every key
         self._replay = replay
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
@@ -65,6 +66,7 @@ class Metrics(FrameCallback):
     def write(self, trainer: pl.Trainer, frames: int, values: Mapping[str, float]) -> None:
         """Write numbers now."""
         self.latest.update(values)
+        self.written_at.update(dict.fromkeys(values, frames))
         log_metrics(trainer.loggers, values, frames)
 
     def on_start(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:

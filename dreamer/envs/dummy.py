@@ -3,19 +3,17 @@
 Tests and first runs on a new machine use them. They need only NumPy.
 """
 
-from abc import ABC, abstractmethod
 from typing import Annotated
 
 import numpy as np
 
 from dreamer.envs.base import EnvCount, Task
-from dreamer.envs.rendering import enlarge
+from dreamer.envs.dummy_base import IMAGE_SIZE, DummyEnvs
+from dreamer.envs.maze import MazeEnvs
 from dreamer.envs.tasks import find_task, require_at_least
 from dreamer.schema.types import Count, PositiveCount, PositiveFraction, doc
 from dreamer.schema.validation import checked_call
-from dreamer.types import ActionSpace, TimeStep
-
-IMAGE_SIZE = 64  # pixels, both edges
+from dreamer.types import ActionSpace
 
 
 @checked_call
@@ -33,92 +31,34 @@ def make_dummy(
         PositiveFraction,
         doc("point: fraction of the way towards its action that the point moves per policy step."),
     ],
+    maze_length: Annotated[
+        PositiveCount, doc("maze: maximum length of an episode.", unit="policy steps")
+    ],
 ) -> "DummyEnvs":
     """Build E copies of one small world.
 
     Args:
-        task: "memory" (pixels, discrete actions), "point" (a vector, continuous actions) or
-            "pixel_point" (the same, with pixels and a vector).
+        task: "memory" (pixels, discrete actions), "point" (a vector, continuous actions),
+            "pixel_point" (the same, with pixels and a vector), "maze" (a vector, discrete actions)
+            or "maze_noreward" (the same, without a goal).
         count: E, copies that step together.
         seed: Of the initial states; the worlds are otherwise deterministic.
         rounds: memory: choices per episode.
         corridor: memory: policy steps between a cue and its choice, in which neither is visible.
         length: point: policy steps per episode.
         speed: point: fraction in (0, 1] of the way towards the action, per policy step.
+        maze_length: maze: maximum policy steps per episode.
 
     Raises:
         ValueError: The task is unknown, or a number is out of range.
     """
     require_at_least(0, seed=seed)
-    task = find_task(task, ["memory", "point", "pixel_point"], "dummy")
+    task = find_task(task, ["memory", "point", "pixel_point", "maze", "maze_noreward"], "dummy")
     if task == "memory":
         return MemoryEnvs(count, seed, rounds=rounds, corridor=corridor)
+    if task in ("maze", "maze_noreward"):
+        return MazeEnvs(count, seed, length=maze_length, rewarded=task == "maze")
     return PointEnvs(count, seed, length=length, speed=speed, pixels=task == "pixel_point")
-
-
-class DummyEnvs(ABC):
-    """E copies of one world of fixed episode length, behind the `VectorEnvs` protocol.
-
-    A subclass keeps the state of its copies in arrays (E, ...), sets the attributes below, and
-    implements the abstract methods.
-    """
-
-    obs_shapes: dict[str, tuple[int, ...]]
-    action_space: ActionSpace
-    action_repeat = 1
-    optimum: float  # mean return of an episode under the best policy
-    random_return: float  # mean return under uniformly random actions
-    is_terminal_at_end: bool  # false: episodes end by a time limit
-
-    def __init__(self, count: int, seed: int, length: int):
-        self.count = count
-        self.length = length  # policy steps per episode
-        self._rngs = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(count)]
-        self._time = np.full(count, length)  # (E,) policy steps since the episode's start
-
-    @property
-    def reference_returns(self) -> dict[str, float]:
-        """See `VectorEnvs`."""
-        return {"random": self.random_return, "optimum": self.optimum}
-
-    def reset(self) -> TimeStep:
-        """See `VectorEnvs`."""
-        self._time[:] = self.length
-        return self.step(np.zeros((self.count, self.action_space.size), np.float32))
-
-    def step(self, action: np.ndarray) -> TimeStep:
-        """See `VectorEnvs`."""
-        is_first = self._time == self.length  # (E,)
-        reward = np.where(is_first, 0, self._advance(action)).astype(np.float32)
-        for env in np.flatnonzero(is_first).tolist():
-            self._begin(env, self._rngs[env])
-        self._time = np.where(is_first, 0, self._time + 1)
-        is_last = self._time == self.length
-        return TimeStep(
-            self._observe(), reward, is_first, is_last, is_last & self.is_terminal_at_end
-        )
-
-    def render(self) -> np.ndarray:
-        """See `VectorEnvs`."""
-        return enlarge(self._draw(), 4)
-
-    def close(self) -> None:  # noqa: B027 (there is nothing to free)
-        """See `VectorEnvs`."""
-
-    @abstractmethod
-    def _begin(self, env: int, rng: np.random.Generator) -> None:
-        """Draw the initial state of one copy."""
-
-    @abstractmethod
-    def _advance(self, action: np.ndarray) -> np.ndarray:
-        """Apply the actions (E, A) chosen at `_time`; return the rewards (E,)."""
-
-    @abstractmethod
-    def _draw(self) -> np.ndarray:
-        """Return images (E, 1, 64, 64) uint8 of the current states."""
-
-    def _observe(self) -> dict[str, np.ndarray]:
-        return {"image": self._draw()}
 
 
 class MemoryEnvs(DummyEnvs):
@@ -136,7 +76,6 @@ class MemoryEnvs(DummyEnvs):
     show the side.
     """
 
-    is_terminal_at_end = True
     obs_shapes = {"image": (1, IMAGE_SIZE, IMAGE_SIZE)}
     action_space = ActionSpace(2, discrete=True)
 
@@ -160,6 +99,9 @@ class MemoryEnvs(DummyEnvs):
         cue, phase = self._cue_and_phase()
         at_door = phase == self._round_length - 1
         return np.where(at_door, np.where(action.argmax(1) == cue, 1, -1), 0)
+
+    def _is_terminal(self) -> np.ndarray:
+        return self._time == self.length
 
     def _draw(self) -> np.ndarray:
         cue, phase = self._cue_and_phase()
@@ -192,7 +134,6 @@ class PointEnvs(DummyEnvs):
     (speed**2 / 3) (1 - q**2) / (1 - (1 - speed)**2), independent of a target of variance 1/3.
     """
 
-    is_terminal_at_end = False
     action_space = ActionSpace(2, discrete=False)
 
     def __init__(self, count: int, seed: int, *, length: int, speed: float, pixels: bool):

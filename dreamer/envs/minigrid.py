@@ -74,7 +74,11 @@ def _names() -> dict[str, str]:
 
 
 class MiniGrid(SingleEnv):
-    """One MiniGrid or BabyAI environment."""
+    """One MiniGrid or BabyAI environment.
+
+    At the end of an episode it reports `visited_states`, the number of different states that the
+    episode visited: where everything is, what is open or locked, and the agent's direction.
+    """
 
     def __init__(self, id_: str, pixels: bool):
         """Make the environment registered under `id_`."""
@@ -100,15 +104,24 @@ class MiniGrid(SingleEnv):
             )
         else:
             self.obs_shapes = {"tiles": (edge**2 * sum(self._kinds),), "direction": (4,)}
+        self._visited: set[tuple[Any, ...]] = set()  # the states of this episode
+        self._tiles: list[Any] = []  # the contents of the grid in the latest state
+        self._things: tuple[Any, ...] = ()  # of these, positions, kinds and colours of non-walls
+        self._doors: list[Any] = []
 
     def reset(self, seed: int | None) -> Observation:
         """See `SingleEnv`."""
-        return self._observe(self._env.reset(seed=seed)[0])
+        obs, _ = self._env.reset(seed=seed)
+        self._visited = {self._state()}
+        return self._observe(obs)
 
     def step(self, action: np.ndarray) -> Transition:
         """See `SingleEnv`."""
         obs, reward, terminated, truncated, _ = self._env.step(int(action.argmax()))
-        return Transition(self._observe(obs), float(reward), terminated, terminated or truncated)
+        self._visited.add(self._state())
+        ended = terminated or truncated
+        metrics = {"visited_states": float(len(self._visited))} if ended else {}
+        return Transition(self._observe(obs), float(reward), terminated, ended, metrics)
 
     def render(self) -> np.ndarray:
         """See `SingleEnv`: the whole grid, with the visible tiles highlighted."""
@@ -118,6 +131,22 @@ class MiniGrid(SingleEnv):
     def close(self) -> None:
         """See `SingleEnv`."""
         self._env.close()
+
+    def _state(self) -> tuple[Any, ...]:
+        """Return the state of the room, for counting; walls stay as they are in an episode."""
+        room = self._room
+        if room.grid.grid != self._tiles:  # compares identities, which is fast; seldom true
+            self._tiles = [*room.grid.grid]
+            things = [(i, x) for i, x in enumerate(self._tiles) if x and x.type != "wall"]
+            self._doors = [x for _, x in things if x.type == "door"]
+            self._things = tuple((i, x.type, x.color) for i, x in things)
+        return (
+            *room.agent_pos,
+            room.agent_dir,
+            room.carrying and room.carrying.encode(),
+            self._things,
+            *[(door.is_open, door.is_locked) for door in self._doors],
+        )
 
     def _observe(self, obs: dict[str, Any]) -> Observation:
         if self._pixels:

@@ -27,6 +27,8 @@ from dreamer.kernels.conv import (
     CpuConv2d,
     CpuConvTranspose2d,
 )
+from dreamer.kernels.ensemble import CpuEnsemble
+from dreamer.models.ensemble import Ensemble
 from dreamer.models.observations import Decoder
 from dreamer.models.vision import STRIDE, ConvDecoder, ConvEncoder
 
@@ -147,5 +149,12 @@ KERNELS = (  # inner modules first: they are found in plain networks only
             *((ConvDecoder, "forward"), (Normal, "log_prob")),
         ],
         written_for="2a1192fe54fb",
+    ),
+    Kernel(
+        Ensemble,
+        CpuEnsemble,
+        nn.Module.modules,
+        restates=[(Ensemble, "disagreement")],
+        written_for="0f9ba59eb02c",
     ),
 )

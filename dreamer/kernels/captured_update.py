@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from dreamer.agent import DreamerAgent
+from dreamer.exploration import ACTOR, actors_of
 from dreamer.kernels.cuda_graph import Capture, CapturedFunction
+from dreamer.models.actor import ActorConfig
 from dreamer.schedules import is_constant
 from dreamer.types import Batch
 
@@ -28,13 +30,9 @@ class CapturedUpdate:
         Raises:
             ValueError: a schedule changes with the update.
         """
-        actor = agent.config.actor_critic.actor
-        for name in ("entropy_scale", "gradient_mix"):
-            # A replay would keep the value of the captured update.
-            if not is_constant(getattr(actor, name)):
-                raise ValueError(
-                    f"`{name}` must be a number with cuda_graphs=true, got {getattr(actor, name)}"
-                )
+        for name, actor_critic in actors_of(agent).items():
+            prefix = "" if name == ACTOR else f"{name}.actor_critic.actor."
+            _check_schedules(actor_critic.config.actor, prefix)
         self.captures = 0  # 1, and 1 more for every state that the optimisers load
         self._agent = agent
         self._learn = agent.learn
@@ -73,3 +71,13 @@ class CapturedUpdate:
             return [torch.stack([x.float() for x in metrics.values()])]
 
         return CapturedFunction(learn, self._make_capture())
+
+
+def _check_schedules(actor: ActorConfig, prefix: str) -> None:
+    """Raise a ValueError for a schedule: a replay would keep the value of the captured update."""
+    for name in ("entropy_scale", "gradient_mix"):
+        value = getattr(actor, name)
+        if not is_constant(value):
+            raise ValueError(
+                f"`{prefix}{name}` must be a number with cuda_graphs=true, got {value}"
+            )

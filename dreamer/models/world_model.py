@@ -155,7 +155,7 @@ class WorldModel(nn.Module):
         self.has_gradients = {name: head.gradients for name, head in used.items()}
         kl_scale, self.obs_scales = split_loss_scales(config.loss_scales, obs_shapes)
         self.scales = {"kl": kl_scale} | {name: head.scale for name, head in used.items()}
-        self.register_load_state_dict_pre_hook(_rename_heads)
+        self.register_load_state_dict_pre_hook(rename_heads)
 
     def real_discount(self, is_terminal: Tensor) -> Tensor:
         """Return gamma, or 0 where the episode has terminated; any shape."""
@@ -320,8 +320,13 @@ class WorldModel(nn.Module):
         return {k: (predictions[k].mode + 0.5).clamp(0, 1) for k in self.decoder.image_keys}
 
 
-def _rename_heads(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Accept old checkpoints, in which the heads are `reward_head` and `discount_head`."""
+def rename_heads(
+    module: nn.Module | None, state_dict: dict[str, Any], prefix: str, *_: Any
+) -> None:
+    """Accept old checkpoints, in which the heads are `reward_head` and `discount_head`.
+
+    The signature is that of torch's hooks; `prefix` is that of the names of a world model.
+    """
     for name in ("reward", "discount"):
         old = f"{prefix}{name}_head."
         for key in [key for key in state_dict if key.startswith(old)]:

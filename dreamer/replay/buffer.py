@@ -101,7 +101,7 @@ class Replay:
         self._obs_keys = list(obs_shapes)
         self._files = RingFiles(
             directory,
-            _columns(obs_shapes, action_size),
+            columns_of(obs_shapes, action_size),
             env_count=env_count,
             capacity=config.capacity_policy_steps // env_count,
         )
@@ -133,7 +133,7 @@ class Replay:
         """Return the bytes of such a replay when full, without creating it."""
         capacity = config.capacity_policy_steps // env_count
         return size_on_disk(
-            _columns(obs_shapes, action_size), env_count=env_count, capacity=capacity
+            columns_of(obs_shapes, action_size), env_count=env_count, capacity=capacity
         )
 
     @staticmethod
@@ -257,6 +257,10 @@ class Replay:
         obs = {key: gathered.pop(f"obs_{key}") for key in self._obs_keys}
         return Batch(obs=obs, **gathered)
 
+    def close_episodes(self) -> None:
+        """End the open episodes with their newest step, as if a time limit had cut them."""
+        self._close_episodes(self._is_open.copy())
+
     def clear(self) -> None:
         """Remove all steps; their space on disk is reused."""
         self._files.roll_back(0, floor=0)
@@ -301,7 +305,7 @@ class Replay:
             if self._device_cache:
                 self._device_cache.roll_back()
         self._restore_index()
-        self._close_episodes(self._is_open.copy())
+        self.close_episodes()
         self._generator.bit_generator.state = json.loads(state["generator"])
 
     def _close_episodes(self, which: np.ndarray) -> None:
@@ -335,7 +339,7 @@ class Replay:
                 self._episodes.append(env, start, stop)
 
 
-def _columns(obs_shapes: dict[str, tuple[int, ...]], action_size: int) -> dict[str, Column]:
+def columns_of(obs_shapes: dict[str, tuple[int, ...]], action_size: int) -> dict[str, Column]:
     """Return the columns of one environment's steps, by name."""
     return {
         **{

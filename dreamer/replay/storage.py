@@ -123,8 +123,15 @@ class RingFiles:
 class Stored(NamedTuple):
     """The contents of a directory, read-only."""
 
-    steps: int  # per environment, ever committed
-    columns: dict[str, np.ndarray]  # (E, L, ...) each
+    steps: int  # per environment, ever committed, when it was read
+    oldest: int  # number of the oldest step held then
+    columns: dict[str, np.ndarray]  # (E, L, ...) each; they change if a run uses the directory
+    journal: np.ndarray  # (2,) steps and floor, as they are now
+
+    def still_holds(self, start: int, stop: int) -> bool:
+        """Whether the steps start ... stop - 1 are held now: none of them was overwritten."""
+        slots = next(iter(self.columns.values())).shape[1]
+        return _oldest(self.journal, slots - 1) <= start and stop <= self.journal[0]
 
 
 def peek(directory: Path) -> Stored | None:
@@ -149,10 +156,16 @@ def peek(directory: Path) -> Stored | None:
         columns = {name: _map(_path(directory, name), x, "r") for name, x in stored.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{directory} must hold a replay and nothing else: {error}") from error
-    steps = int(columns.pop(JOURNAL)[0])
+    journal = columns.pop(JOURNAL)
+    steps, oldest = int(journal[0]), _oldest(journal, layout["capacity"])
     if steps < 0:
         raise ValueError(f"The replay in {directory} is damaged: its journal is negative.")
-    return Stored(steps, columns)
+    return Stored(steps, oldest, columns, journal)
+
+
+def _oldest(journal: np.ndarray, capacity: int) -> int:
+    """Return the number of the oldest step held; a roll-back to nothing may be interrupted."""
+    return max(int(journal.min()), int(journal[0]) - capacity)
 
 
 def _is_unwritten(directory: Path) -> bool:

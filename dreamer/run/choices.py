@@ -1,17 +1,20 @@
 """Choices by name: files of conf/, and users' classes.
 
-`config.py` resolves names with it, and `folder.py` names run folders. It knows no key's meaning.
+`config.py` resolves names with it, and `variant.py` names variants. It knows no key's meaning.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from dreamer.run.paths import CONF
 
 # Groups of conf/ whose value may be a file's name, such as `collect_policy: random`.
 NAMED = ("collect_policy", "collect", "explore", "replay.sampling")
+ABSENT = object()  # what `look_up` returns for a missing key
 
 
 def with_named(cfg: DictConfig) -> DictConfig:
@@ -35,22 +38,84 @@ def with_named(cfg: DictConfig) -> DictConfig:
 
 
 def choice_of(cfg: DictConfig, key: str) -> Any:
-    """Return the value of a key; for a node, the name of its file or of its target.
+    """Return the value of a dotted key; for a node, the name of its file or of its target.
+
+    A node may have no such key, for instance `explore` of a run without exploration. Then the
+    result is `ABSENT`, if another file of its group has the key.
 
     Raises:
         ValueError: There is no such key.
     """
-    if key not in cfg:
+    try:
+        value = OmegaConf.select(cfg, key, default=ABSENT)
+    except OmegaConfBaseException:  # a part of the key is a value, not a node
+        value = ABSENT
+    if value is ABSENT and not choices_with(key):
         raise ValueError(f"`switches` must name keys of the configuration, got {key}")
-    value = cfg[key]
     if not isinstance(value, DictConfig):
         return value
     target = value.get("_target_")
     for name, path in _files(key).items():
-        content = OmegaConf.load(path)
-        if isinstance(content, DictConfig) and content.get("_target_") == target:
+        if read(path).get("_target_") == target:
             return name
     return str(target).rsplit(".", 1)[-1]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the values in a file of conf/ and the choices in its defaults list."""
+    content: Any = OmegaConf.to_container(OmegaConf.load(path))
+    choices = [entry for entry in content.pop("defaults", []) if isinstance(entry, dict)]
+    return content | {
+        key.removeprefix("override /").replace("/", "."): name
+        for entry in choices
+        for key, name in entry.items()
+    }
+
+
+def look_up(values: Mapping[str, Any], key: str) -> Any:
+    """Return the value of a dotted key in nested mappings, or `ABSENT`."""
+    if key in values:
+        return values[key]
+    first, _, rest = key.partition(".")
+    inner = values.get(first)
+    return look_up(inner, rest) if rest and isinstance(inner, Mapping) else ABSENT
+
+
+def default_of(cfg: DictConfig, key: str) -> Any:
+    """Return the default that the chosen file of a group has for a key in it, or `ABSENT`.
+
+    For a class of a user's own, which has no file, it is the one that all files of the group share.
+    Interpolations are resolved with the values of the configuration.
+    """
+    for group, rest in _groups_of(key):
+        files, name = _files(group), choice_of(cfg, group)
+        paths = [files[name]] if name in files else files.values()
+        defaults = [look_up(read(path), rest) for path in paths]
+        defaults = [default for default in defaults if default is not ABSENT]
+        if defaults and all(default == defaults[0] for default in defaults):
+            default = defaults[0]
+            if isinstance(default, str):
+                return OmegaConf.create({"default": default}, parent=cfg).default
+            return default
+    return ABSENT
+
+
+def choices_with(key: str) -> list[str]:
+    """List the choices whose files have a dotted key, such as explore=random."""
+    return [
+        f"{group}={name}"
+        for group, rest in _groups_of(key)
+        for name, path in sorted(_files(group).items())
+        # The whole key if the file's package is global.
+        if any(look_up(read(path), part) is not ABSENT for part in (rest, key))
+    ]
+
+
+def _groups_of(key: str) -> list[tuple[str, str]]:
+    """Split a dotted key into a group of conf/ and the key in it, in all possible ways."""
+    parts = key.split(".")
+    splits = [(".".join(parts[:n]), ".".join(parts[n:])) for n in range(1, len(parts))]
+    return [(group, rest) for group, rest in splits if _files(group)]
 
 
 def _files(group: str) -> dict[str, Path]:

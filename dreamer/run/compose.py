@@ -18,11 +18,11 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, UnsupportedValueType
 
-from dreamer.run.overrides import OPTIONAL, explain, may_name_file, replacement
+from dreamer.run.overrides import OPTIONAL, explain, explain_unknown, may_name_file, replacement
 from dreamer.run.paths import CONF, GROUPS
 from dreamer.run.settings import TrainSettings
 from dreamer.schema.help import Usage, as_typed, head, keys, line
-from dreamer.schema.words import format_value, unknown_key
+from dreamer.schema.words import format_value
 
 SUITES = "dreamer.envs"  # group of entry points
 # Nodes that accept new keys, as does every node whose `_target_` is overridden.
@@ -169,7 +169,7 @@ def _set(cfg: DictConfig, key: str, value: Any, *, may_be_new: bool) -> None:
             raise ValueError(remedy) from error
         known = list(_dotted(OmegaConf.to_container(cfg)))
         if key not in known and not isinstance(error, UnsupportedValueType):
-            raise unknown_key(key, known) from error
+            raise ValueError(explain_unknown(key, known)) from error
         raise ValueError(
             f"`{key}` must be a number, text, true, false, null, or a list or a dictionary of "
             f"these, got {format_value(value)}"

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dreamer.run.choices import choice_of, with_named
 from dreamer.run.overrides import replacement
+from dreamer.run.paths import SOURCES, absolute
 from dreamer.run.settings import TrainSettings
 from dreamer.schema.validation import validate
 from dreamer.schema.words import UnknownKey
@@ -56,8 +57,31 @@ def checked(cfg: DictConfig) -> DictConfig:
             "is not supported yet"
         )
     _check_exploration(cfg)
+    _check_start(cfg)
     OmegaConf.set_readonly(cfg, True)
     return cfg
+
+
+def _check_start(cfg: DictConfig) -> None:
+    """Check the keys of fine-tuning, and make their paths absolute.
+
+    So a run does not depend on the folder in which its command is repeated.
+    """
+    for key in SOURCES:
+        if (path := OmegaConf.select(cfg, key)) is not None:
+            if not path:  # would be the current folder
+                raise ValueError(f"`{key}` must be a path or null, got ''")
+            OmegaConf.update(cfg, key, str(absolute(path)))
+    if cfg.init_from is None and cfg.init_weights != "all":
+        raise ValueError(
+            f"`init_weights` must be all without init_from, got {cfg.init_weights}. Set "
+            "init_from=<run folder or checkpoint>."
+        )
+    if cfg.data.prefill is None and cfg.prefill_policy_steps < 1:
+        raise ValueError(
+            "`prefill_policy_steps` must be at least 1 without data.prefill, got "
+            f"{cfg.prefill_policy_steps}"
+        )
 
 
 def _check_exploration(cfg: DictConfig) -> None:

@@ -11,6 +11,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dreamer.agent import DreamerAgent
+from dreamer.components import UpdateContext
+from dreamer.exploration import explorer_of
 from dreamer.types import Batch
 
 EFFICIENCY = 0.5  # share of the matrix rate that an update reaches, measured on CPUs
@@ -54,20 +56,24 @@ def describe_cost(cost: Cost) -> str:
 @torch.no_grad()
 def update_flops(agent: DreamerAgent, batch_size: int, length: int) -> float:
     """Count the floating-point operations of one update; a backward pass is two forward ones."""
-    model, heads = agent.world_model, agent.actor_critic
+    model, heads, explorer = agent.world_model, agent.actor_critic, explorer_of(agent)
+    counted = 2 if explorer is None else length  # steps; an ensemble looks some steps ahead
     obs = {
-        key: torch.zeros((2, 1, *shape), dtype=torch.uint8 if len(shape) == 3 else torch.float32)
+        key: torch.zeros(
+            (counted, 1, *shape), dtype=torch.uint8 if len(shape) == 3 else torch.float32
+        )
         for key, shape in agent.obs_shapes.items()
     }
-    flags = torch.zeros((2, 1), dtype=torch.bool)
-    action = torch.zeros(2, 1, agent.action_space.size)
-    batch = Batch(obs, action, torch.zeros(2, 1), flags, flags)
+    flags = torch.zeros((counted, 1), dtype=torch.bool)
+    action = torch.zeros(counted, 1, agent.action_space.size)
+    batch = Batch(obs, action, torch.zeros(counted, 1), flags, flags)
     with torch.random.fork_rng(devices=()):
         with FlopCounterMode(display=False) as model_flops:
-            posterior = model.loss(batch).posterior.flatten_time()
+            output = model.loss(batch)
+        starts = output.posterior.flatten_time()
         with FlopCounterMode(display=False) as imagine_flops:
             trajectory = model.imagine(
-                posterior,
+                starts,
                 None,
                 heads.act,
                 agent.config.horizon,
@@ -78,13 +84,20 @@ def update_flops(agent: DreamerAgent, batch_size: int, length: int) -> float:
         with FlopCounterMode(display=False) as target_flops:
             heads.target_critic(trajectory.features)
     imagine_passes = 3 if heads.through_dynamics else 1
-    steps = batch_size * length / 2
-    flops = (
-        3 * model_flops.get_total_flops()
-        + imagine_passes * (imagine_flops.get_total_flops() + target_flops.get_total_flops())
+    behavior = (
+        imagine_passes * (imagine_flops.get_total_flops() + target_flops.get_total_flops())
         + 3 * behavior_flops.get_total_flops()
     )
-    return steps * flops
+    flops = 3 * model_flops.get_total_flops() + behavior
+    if explorer is not None:  # an actor and a critic like the agent's, and the predictions
+        context = UpdateContext.of(batch, output, trajectory, 0, model)
+        with FlopCounterMode(display=False) as prediction_flops:
+            explorer.learn_predictions(context, lambda loss, network="": None)
+        with FlopCounterMode(display=False) as reward_flops:
+            explorer.intrinsic_reward(trajectory)
+        flops += behavior + 3 * prediction_flops.get_total_flops()
+        flops += imagine_passes * reward_flops.get_total_flops()
+    return batch_size * length / counted * flops
 
 
 def matrix_rate(size: int = 1024, repeats: int = 5) -> float:

@@ -3,12 +3,11 @@
 `train.py`, `load.py` and `evaluate.py` use it. `sweep.py` and `experiments/` read its files only:
 config.yaml, spaces.json (observations and actions), metrics.jsonl, summary.json (exists if the run
 is finished), failure.txt (the traceback of a failed run), lock (held while a process uses the
-folder), checkpoints/, replay/ and videos/.
+folder), copied.json (the experience copied by data.prefill), checkpoints/, replay/ and videos/.
 """
 
 import json
 import os
-import pickle
 import shlex
 import shutil
 import socket
@@ -24,9 +23,9 @@ from filelock import lock_descriptor
 from omegaconf import DictConfig, OmegaConf
 
 from dreamer.replay.buffer import Replay
-from dreamer.run.choices import choice_of
 from dreamer.run.migrate import FORMAT, migrate
-from dreamer.run.paths import CONF, expanded
+from dreamer.run.paths import expanded
+from dreamer.run.variant import variant_of
 
 # Keys that may change when a run is resumed.
 MUTABLE_KEYS = (
@@ -67,7 +66,7 @@ class RunFolder:
     @classmethod
     def of(cls, cfg: DictConfig) -> "RunFolder":
         """Return the folder of a configuration: <root>/<env>/<task>/<variant>/seed<seed>."""
-        variant = cfg.variant or _variant(cfg)
+        variant = cfg.variant or variant_of(cfg)
         default = Path(cfg.root) / cfg.env_name / cfg.task / variant / f"seed{cfg.seed}"
         path = Path(cfg.run_dir) if cfg.run_dir else default
         return cls(expanded(path), variant)
@@ -147,6 +146,17 @@ class RunFolder:
         _write(self.path / "config.yaml", text)  # first: it identifies the run
         _write(self.path / "spaces.json", json.dumps(spaces, indent=2) + "\n")
 
+    def note_copy(self, copied: Mapping[str, Any] | None) -> None:
+        """Write how much experience is about to be copied into the empty replay; None: nothing.
+
+        Its `policy_steps` distinguish an interrupted start from a run that lost its checkpoint.
+        """
+        path = self.path / "copied.json"
+        if copied is None:
+            path.unlink(missing_ok=True)
+        else:
+            _write(path, json.dumps(copied, indent=2) + "\n")
+
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary, as the last file."""
         _write(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -218,9 +228,9 @@ class RunFolder:
         """Check that a new run would not overwrite results.
 
         A new run may replace only the files of an earlier start of the same run that saved no
-        checkpoint: its prefill, config.yaml and spaces.json. So a run that was killed during its
-        prefill starts again, but a run whose checkpoint is missing does not. Unknown files are
-        ignored.
+        checkpoint: its prefill, with copied experience, and its descriptions. So a run that was
+        killed during its prefill starts again, but a run whose checkpoint is missing does not.
+        Unknown files are ignored.
 
         Raises:
             ValueError: The folder contains results; the message lists them and the commands that
@@ -260,13 +270,21 @@ class RunFolder:
             return found
         if old is None:
             return [*found, f"replay ({steps:,} policy steps, but no valid config.yaml)"]
-        if steps >= old.prefill_policy_steps + env_count:  # they step together
+        allowed = old.prefill_policy_steps + self._copied_policy_steps()
+        if steps >= allowed + env_count:  # they step together
             return [*found, f"replay ({steps:,} policy steps, more than a prefill)"]
         differences = _differences(old, cfg)
         if differences:
             text = f"the prefill of another configuration, different in {', '.join(differences)}"
             return [*found, text]
         return found
+
+    def _copied_policy_steps(self) -> int:
+        """Return the policy steps of `note_copy`; 0 without a readable note."""
+        try:
+            return int(json.loads((self.path / "copied.json").read_text())["policy_steps"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
 
     def _own_config(self) -> DictConfig | None:
         """Return the configuration if config.yaml exists and is of this program, else None."""
@@ -318,16 +336,28 @@ class RunFolder:
         if not path.exists():
             raise FileNotFoundError(f"No checkpoint {path}: the run has not saved one yet.")
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            counters = state.get("counters") if isinstance(state, dict) else None
-            if not isinstance(counters, dict) or not {"frames", "updates"} <= counters.keys():
-                raise KeyError("counters")
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
-            raise ValueError(
-                f"{path} is damaged or not a checkpoint of this program "
-                f"({type(error).__name__}). {self._remedies() if path == self.last else ''}"
-            ) from error
-        return state
+            return read_checkpoint(path)
+        except ValueError as error:
+            remedies = f" {self._remedies()}" if path == self.last else ""
+            raise ValueError(f"{error}{remedies}") from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint: tensors and plain types only.
+
+    Raises:
+        ValueError: The file is damaged, or not a checkpoint of this program.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        counters = state.get("counters") if isinstance(state, dict) else None
+        if not isinstance(counters, dict) or not {"frames", "updates"} <= counters.keys():
+            raise KeyError("counters")
+    except Exception as error:  # a damaged file raises many kinds, an IndexError for instance
+        raise ValueError(
+            f"{path} is damaged or not a checkpoint of this program ({type(error).__name__})."
+        ) from error
+    return state
 
 
 def _rewrite(file: TextIO, text: str) -> None:
@@ -337,12 +367,22 @@ def _rewrite(file: TextIO, text: str) -> None:
 
 
 def _differences(old: DictConfig, new: DictConfig) -> list[str]:
-    """Describe the differences that make two configurations two runs."""
+    """Describe the differences that make two configurations two runs.
+
+    Of a node with another target, only the target: its other keys cannot be compared.
+    """
     a, b = (dict(_leaves(_as_plain(cfg))) for cfg in (old, new))
-    return [
-        f"{key} (there {a.get(key)}, here {b.get(key)})"
+    different = [
+        key
         for key in sorted(a.keys() | b.keys())
         if a.get(key) != b.get(key) and not {key, key.split(".")[0]} & set(MUTABLE_KEYS)
+    ]
+    targets = [key for key in different if key.endswith("._target_")]
+    nodes = tuple(key.removesuffix("_target_") for key in targets)
+    return [
+        f"{key} (there {a.get(key)}, here {b.get(key)})"
+        for key in different
+        if not any(key.startswith(node) and key != f"{node}_target_" for node in nodes)
     ]
 
 
@@ -358,28 +398,6 @@ def _is_failure(path: Path) -> bool:
         return not path.exists()
     lines = path.read_text(errors="replace").splitlines() or [""]
     return lines[0].startswith("Traceback (") or lines[-1].startswith("The process ")
-
-
-def _variant(cfg: DictConfig) -> str:
-    """Return the experiment's name, followed by the switches that the run changes."""
-    expected = _read(CONF / "train.yaml")
-    experiment = CONF / "experiment" / f"{cfg.experiment_name}.yaml"
-    if experiment.exists():
-        expected |= _read(experiment)
-    actual = {key: choice_of(cfg, key) for key in cfg.switches}
-    parts = [
-        f"{key}_{value}".lower() for key, value in actual.items() if value != expected.get(key)
-    ]
-    return "-".join([cfg.experiment_name, *parts])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Return the values in a file of conf/ and the choices in its defaults list."""
-    content: Any = OmegaConf.to_container(OmegaConf.load(path))
-    choices = [entry for entry in content.pop("defaults", []) if isinstance(entry, dict)]
-    return content | {
-        key.removeprefix("override /"): name for entry in choices for key, name in entry.items()
-    }
 
 
 def _as_plain(cfg: DictConfig) -> Any:

@@ -1,6 +1,6 @@
 """The lines that are printed before a run: its parts, folders, device and estimated cost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytorch_lightning as pl
 import torch
@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from dreamer.agent import DreamerAgent
 from dreamer.envs.base import VectorEnvs
 from dreamer.replay.buffer import Replay
+from dreamer.run.choices import choice_of
 from dreamer.run.cost import Cost, describe_cost
 from dreamer.run.folder import ResumePoint, RunFolder
 from dreamer.types import ActionSpace
@@ -25,8 +26,12 @@ def print_header(
     *,
     cost: Cost | None,
     kernels: Sequence[str],
+    sources: Mapping[str, str],
 ) -> None:
-    """Print environment, spaces, keys, parameters, device, disk, schedule and estimated cost."""
+    """Print environment, spaces, keys, parameters, device, disk, schedule and estimated cost.
+
+    `sources` has lines, by name, about the earlier runs from which this one starts.
+    """
     model, heads = agent.world_model, agent.actor_critic
     shapes = ", ".join(f"{k} {tuple(s)}" for k, s in envs.obs_shapes.items())
     images, vectors = model.encoder.image_keys, model.encoder.vector_keys
@@ -40,7 +45,9 @@ def print_header(
         f"as vectors: {', '.join(vectors) or 'none'}",
         "actions": describe_actions(envs.action_space),
         "parameters": f"world model {_millions(model)}, actor {_millions(heads.actor)}, "
-        f"critic {_millions(heads.critic)}",
+        f"critic {_millions(heads.critic)}"
+        + "".join(f", {name} {_millions(part)}" for name, part in agent.components.items()),
+        **sources,
         "device": f"{device}, precision {trainer.precision}, {torch.get_num_threads()} threads"
         + (f", kernels {', '.join(kernels)}" if kernels else ", plain models"),
         "replay": f"{replay.size_bytes / 2**30:.2f} GiB on disk when full, in {folder.replay}",
@@ -48,10 +55,24 @@ def print_header(
         f"steps, then an update of {cfg.batch.size} x {cfg.batch.length} steps every "
         f"{cfg.train_every_policy_steps}",
     }
+    if cfg.explore:
+        lines["exploration"] = describe_exploration(cfg, envs.action_repeat)
     if cost is not None:
         lines["cost"] = describe_cost(cost)
     for name, line in lines.items():
         print(f"{name:>13}  {line}")
+
+
+def describe_exploration(cfg: DictConfig, action_repeat: int) -> str:
+    """Describe in a few words who collects, and until when."""
+    name, until = choice_of(cfg, "explore"), cfg.explore.get("until_frames")
+    if choice_of(cfg, "collect_policy") != "actor":
+        return f"{name} learns; collect_policy chooses who collects"
+    if until is None:
+        return f"{name} collects after the prefill, to the end"
+    if until <= cfg.prefill_policy_steps * action_repeat:
+        return f"{name} never collects: explore.until_frames={until:,} is within the prefill"
+    return f"{name} collects until frame {until:,}, then the actor"
 
 
 def describe_actions(space: ActionSpace) -> str:

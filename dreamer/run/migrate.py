@@ -7,7 +7,7 @@ not the objects that are built from them.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-FORMAT = 3  # of the config.yaml that this version writes
+FORMAT = 4  # of the config.yaml that this version writes
 MOVED = {  # modules in `_target_`: name before format 3 -> current name
     "dreamer.envs.own": "dreamer.envs.user",
     "dreamer.models.encoder": "dreamer.models.observations",
@@ -109,4 +109,17 @@ def _with_targets(node: Any) -> Any:
     return node | {"_target_": f"{MOVED[module]}.{name}"} if module in MOVED else node
 
 
-MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (_from_1_to_2, _from_2_to_3)
+def _from_3_to_4(config: dict[str, Any]) -> dict[str, Any]:
+    """Runs can start from earlier ones, and the dummy worlds got a maze; older runs had neither."""
+    config = {"init_from": None, "init_weights": "all", "data": {"prefill": None}} | config
+    env = _mapping(config, "env")
+    if env.get("_target_") != "dreamer.envs.dummy.make_dummy":
+        return config
+    return config | {"env": {"maze_length": 80, **env}}
+
+
+MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (
+    _from_1_to_2,
+    _from_2_to_3,
+    _from_3_to_4,
+)

@@ -8,7 +8,8 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 
-from dreamer.run.paths import GROUPS
+from dreamer.run.choices import choices_with
+from dreamer.run.paths import GROUPS, SOURCES
 from dreamer.schema.words import unknown_key
 
 _MODEL = "model.world_model"
@@ -26,7 +27,7 @@ REPLACED = {
         )
     },
 }
-PATHS = ("root", "run_dir")  # keys whose values are paths, with any characters
+PATHS = ("root", "run_dir", *SOURCES)  # keys whose values are paths, with any characters
 OPTIONAL = ("experiment", "debug")  # groups without a default file
 
 
@@ -106,9 +107,16 @@ def explain(error: BaseException, known: Callable[[], Iterable[str]] = tuple) ->
     return " ".join(text.split())
 
 
+def explain_unknown(key: str, known: Iterable[str]) -> str:
+    """Name the choices that have an unknown key, or the known keys that are most similar."""
+    if choices := choices_with(key):
+        return f"Unknown key `{key}`. Choices that have it: {', '.join(choices)}"
+    return str(unknown_key(key, known))
+
+
 def _unknown(key: str, known: list[str]) -> str:
     """Explain an unknown key; classes of a user's own may have more keys than conf/ knows."""
-    message = str(unknown_key(key, known))
+    message = explain_unknown(key, known)
     node = key.rpartition(".")[0]
     if f"{node}._target_" in known:
         message += f". If your own class has this parameter, add it with a plus: +{key}="

@@ -9,9 +9,15 @@ _CHECKOUT = Path(__file__).parent.parent.parent / "conf"
 CONF = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 # Groups of conf/ whose files a run chooses; the other folders list runs.
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} - {"grid", "sweep"}
+SOURCES = ("init_from", "data.prefill")  # keys whose values are paths of earlier runs
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
     """Return the path with a leading `~` replaced by the user's home."""
     text = os.fspath(path)
     return Path(text).expanduser() if text == "~" or text.startswith("~/") else Path(text)
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """Return the path without `~`, links or relative parts; it need not exist."""
+    return Path(os.path.realpath(expanded(path)))

@@ -34,6 +34,16 @@ class Batch(Section):
 
 
 @dataclass
+class Data(Section):
+    """Experience of earlier runs."""
+
+    prefill: Annotated[
+        str | None,
+        doc("Run folder whose episodes are copied into the replay at the start; null: none."),
+    ]
+
+
+@dataclass
 class Collection(Section):
     """How the environments step."""
 
@@ -104,6 +114,7 @@ class TrainSettings(Section):
 
     headings: ClassVar[dict[str, str]] = {  # by the first key of each group
         "kl_balance": "Ablation switches:",
+        "init_from": "Fine-tuning:",
         "prefill_policy_steps": "Collection and learning:",
     }
 
@@ -150,9 +161,18 @@ class TrainSettings(Section):
         Literal["auto", "reinforce", "dynamics", "both"],
         doc("Gradient of the actor; auto: reinforce for discrete actions, else dynamics."),
     ]
+    init_from: Annotated[
+        str | None,
+        doc("Run folder (its last.ckpt) or checkpoint with the initial weights; null: none."),
+    ]
+    init_weights: Annotated[Literal["all", "world_model"], doc("Weights that `init_from` loads.")]
     prefill_policy_steps: Annotated[
         Count,
-        doc("Random steps before the first update.", unit="policy steps", source=AUTHORS),
+        doc(
+            "Random steps before the first update; 0 needs data.prefill.",
+            unit="policy steps",
+            source=AUTHORS,
+        ),
     ]
     pretrain_updates: Annotated[Count, doc("Updates before the actor first acts.", source=AUTHORS)]
     train_every_policy_steps: Annotated[
@@ -172,6 +192,7 @@ class TrainSettings(Section):
     ] = field(default_factory=dict)
     collect: Annotated[Collection, doc("How the environments step.")]
     batch: Annotated[Batch, doc("Data of one update.")]
+    data: Annotated[Data, doc("Experience of earlier runs.")]
     # A model of your own may omit these two.
     stochastic: Annotated[Stochastic | None, doc("Sizes of the stochastic state.")] = None
     sizes: Annotated[Sizes | None, doc("Sizes of the networks.")] = None

@@ -50,8 +50,10 @@ from dreamer.run.build import (
 )
 from dreamer.run.config import checked, most_updates, reasons
 from dreamer.run.cost import estimate_cost
+from dreamer.run.experience import Experience, copy_experience, find_experience
 from dreamer.run.folder import FolderInUse, ResumePoint, RunFolder
 from dreamer.run.header import print_header
+from dreamer.run.initial import load_initial
 
 
 class Summary(NamedTuple):
@@ -110,6 +112,8 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
     try:
         folder.check_same_spaces(codec_of(envs).to_dict())
         agent = make_agent(cfg, envs)
+        sources = {} if resume else load_initial(cfg, agent)  # before anything copies the networks
+        experience = None if resume else find_experience(cfg, folder, envs)
         with folder.lock():
             if folder.resume_point() != resume:
                 raise FolderInUse(
@@ -119,7 +123,17 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
             if resume is None:
                 folder.check_may_begin(cfg)  # another process may have started and died meanwhile
             try:
-                return _fit(cfg, folder, envs, agent, resume, make_envs, seed=seed)
+                return _fit(
+                    cfg,
+                    folder,
+                    envs,
+                    agent,
+                    resume,
+                    make_envs,
+                    seed=seed,
+                    sources=sources,
+                    experience=experience,
+                )
             except Interrupted:
                 raise
             except Exception:
@@ -139,6 +153,8 @@ def _fit(
     make_envs: EnvsMaker,
     *,
     seed: int,
+    sources: dict[str, str],
+    experience: Experience | None,
 ) -> Summary:
     replay = Replay(
         folder.replay,
@@ -196,10 +212,17 @@ def _fit(
         folder.begin(cfg, codec_of(envs).to_dict())
         if resume is None:
             replay.clear()  # of an earlier start without a checkpoint
+            folder.note_copy(experience and experience.numbers)
+            if experience:
+                with interrupt.listening():
+                    sources |= copy_experience(experience, replay, envs.count, interrupt.check)
         else:
             truncate(loggers, resume.frames)
         print_header(
-            *(cfg, folder, envs, agent, replay, trainer, resume), cost=cost, kernels=kernels
+            *(cfg, folder, envs, agent, replay, trainer, resume),
+            cost=cost,
+            kernels=kernels,
+            sources=sources,
         )
         start = time.time()
         try:

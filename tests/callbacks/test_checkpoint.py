@@ -59,10 +59,10 @@ def test_the_best_is_the_one_with_the_highest_evaluation_return(
     kept = []
     for frames, score in ((10, None), (20, -3.0), (30, 2.0), (40, 1.0), (50, 2.0), (60, 2.5)):
         if score is not None:
-            metrics.latest["eval/return_mean"] = score
+            metrics.write(trainer, frames, {"eval/return_mean": score})
         end_update(saver, trainer, agent, frames)
         kept.append(saved("best"))
-    assert kept == [None, 20, 30, 30, 30, 60]
+    assert kept == [None, 20, 30, 30, 50, 60]  # of equal scores, the later
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(

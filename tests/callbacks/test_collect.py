@@ -10,6 +10,7 @@ from dreamer.callbacks.collect import Collect
 from dreamer.callbacks.interrupt import Interrupt, Interrupted
 from dreamer.callbacks.metrics import Metrics
 from dreamer.collector import Collector
+from dreamer.policy import ExplorerThenActor
 
 LEFT = np.float32([[1, 0]])
 
@@ -156,7 +157,7 @@ def test_a_prefill_without_a_whole_sequence_is_told(make_collect, trainer, agent
     ("change", "message"),
     [
         ({"total_frames": 80}, "must exceed the prefill of 20 policy steps x 4 frames, got 80"),
-        ({"prefill_policy_steps": 0}, "`prefill_policy_steps` must be at least 1"),
+        ({"prefill_policy_steps": -1}, "`prefill_policy_steps` and .* at least 0, got 7, -1"),
         ({"pretrain_updates": -1}, "`pretrain_updates` at least 0"),
     ],
 )
@@ -289,3 +290,55 @@ def test_a_collection_that_was_cut_short_is_finished_on_resume(beside, trainer, 
     beside.on_train_start(trainer, agent)
     assert agent.policy_steps == replay.policy_steps == 28
     assert [update(beside, trainer, agent) for _ in range(2)] == [35, 42]
+
+
+# ---------------------------------------------------------------------- explorer, then actor
+
+
+@pytest.mark.parametrize(
+    ("until", "explored"),
+    [
+        (None, [True, True, True, True]),
+        (0, [False, False, False, False]),
+        (21, [True, False, False, False]),
+        (22, [True, True, False, False]),  # within a collection: at its end
+        (28, [True, True, False, False]),
+        (29, [True, True, True, False]),
+        (1000, [True, True, True, True]),
+    ],
+)
+@pytest.mark.parametrize("overlap", [False, True])
+def test_the_explorer_collects_until_its_step_and_then_the_actor(
+    make_collect, trainer, agent, until, explored, overlap
+):
+    explorer, actor = Actor(), Actor()
+    policy = ExplorerThenActor(explorer, actor, until)
+    refresh = (lambda policy_steps: None) if overlap else None
+    collect = make_collect(policy=policy, pretrain_updates=0, refresh=refresh)
+    collect.on_fit_start(trainer, agent)
+    assert (explorer.steps, actor.steps) == (0, 0)  # the prefill is random in any case
+    who = []
+    for _ in explored:
+        before = explorer.steps, actor.steps
+        update(collect, trainer, agent)
+        acted = explorer.steps > before[0], actor.steps > before[1]
+        assert sum(acted) == 1  # never both in one collection
+        who.append(acted[0])
+    assert agent.policy_steps == 42  # from 20 on, and then 21, 28 and 35
+    assert who == explored
+
+
+@pytest.mark.parametrize(("done", "explores"), [(21, True), (28, False), (35, False)])
+def test_a_resumed_run_lets_the_actor_go_on_where_exploration_is_over(
+    make_collect, trainer, agent, done, explores
+):
+    first = make_collect()
+    first.on_fit_start(trainer, agent)
+    while update(first, trainer, agent) < done:
+        pass
+    explorer, actor = Actor(), Actor()
+    resumed = make_collect(policy=ExplorerThenActor(explorer, actor, 28))
+    resumed.on_fit_start(trainer, agent)
+    resumed.on_train_start(trainer, agent)
+    assert update(resumed, trainer, agent) == done + 7
+    assert (explorer.steps > 0, actor.steps > 0) == (explores, not explores)

@@ -27,9 +27,8 @@ def make_evaluate(compose_tiny, replay, tmp_path):
     def make(**changes):
         options = {"every_frames": 100, "episodes": 3, "video_policy_steps": 0, "video_fps": 5}
         metrics, interrupt = Metrics(replay, every_frames=1), Interrupt()
-        evaluate = Evaluate(
-            worlds, {"actor": noisy_left}, metrics, interrupt, tmp_path, **options | changes
-        )
+        policies = changes.pop("policies", {"actor": noisy_left})
+        evaluate = Evaluate(worlds, policies, metrics, interrupt, tmp_path, **options | changes)
         evaluate.made, evaluate.interrupt = made, interrupt
         return evaluate
 
@@ -104,6 +103,29 @@ def test_it_can_be_interrupted(make_evaluate, trainer, agent):
 def test_it_films_where_that_is_asked_for(make_evaluate, trainer, agent, tmp_path):
     play_at(make_evaluate(video_policy_steps=6), trainer, agent, 100)
     assert (tmp_path / "videos" / "policy_0000000100.mp4").stat().st_size > 0
+
+
+def test_actor_and_explorer_play_their_own_episodes(make_evaluate, trainer, agent, tmp_path):
+    calls = []
+
+    def play(name):
+        return lambda step, state: calls.append(name) or noisy_left(step, state)
+
+    policies = {name: play(name) for name in ("actor", "explore")}
+    play_at(make_evaluate(policies=policies, video_policy_steps=6), trainer, agent, 100, 200)
+    assert calls.count("actor") == calls.count("explore") >= 2 * 8
+    lines = trainer.loggers[0].lines
+    assert [frames for frames, _ in lines] == [100, 100, 200, 200]
+    names = {"return_mean", "return_std", "length", "episodes"}
+    for number, (_, values) in enumerate(lines):
+        area = "eval_explore" if number % 2 else "eval"
+        assert {f"{area}/{name}" for name in names} == values.keys()
+        assert (values[f"{area}/length"], values[f"{area}/episodes"]) == (8, 3)
+    videos = {path.name for path in (tmp_path / "videos").iterdir()}
+    assert videos == {
+        *("policy_0000000100.mp4", "policy_0000000200.mp4"),
+        *("policy_explore_0000000100.mp4", "policy_explore_0000000200.mp4"),
+    }
 
 
 def test_no_episode_is_refused(make_evaluate):

@@ -14,7 +14,7 @@ import pytest
 
 from dreamer.run.evaluate import evaluate
 
-SCORES = {"frames", "checkpoint", "returns"} | {
+SCORES = {"frames", "checkpoint", "policy", "returns"} | {
     f"eval/{name}" for name in ("return_mean", "return_std", "length", "episodes")
 }
 OPTIONS = {
@@ -86,6 +86,22 @@ def test_the_door_prints_json_and_leaves_scores_and_a_film(main, run_dir):
     assert Path(scores["video"]).parent == run_dir / "videos"
 
 
+@pytest.mark.slow
+def test_the_explorer_plays_if_it_is_chosen(main, explored_run, tmp_path):
+    run_dir = shutil.copytree(explored_run, tmp_path / "explored")
+    code, out, err = main(f"run_dir={run_dir}", "episodes=3", "policy=explore", "video=true")
+    assert code == 0, err
+    scores = json.loads(out)
+    assert scores == json.loads((run_dir / "evaluation_explore.json").read_text())
+    assert (scores["policy"], len(scores["returns"])) == ("explore", 3)
+    video = f"evaluation_explore_{scores['frames']:010d}.mp4"
+    assert Path(scores["video"]) == run_dir / "videos" / video
+    assert not (run_dir / "evaluation.json").exists()
+    code, out, err = main(f"run_dir={run_dir}", "episodes=2")
+    assert (code, json.loads(out)["policy"]) == (0, "actor"), err
+    assert (run_dir / "evaluation.json").exists()
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -95,6 +111,14 @@ def test_the_door_prints_json_and_leaves_scores_and_a_film(main, run_dir):
         (
             ["run_dir={run_dir}", "checkpoint=first"],
             r"`checkpoint` must be best or last",
+        ),
+        (
+            ["run_dir={run_dir}", "policy=explore"],
+            r"`policy` must be actor: the run has no explorer that learns, got `?explore`?",
+        ),
+        (
+            ["run_dir={run_dir}", "policy=random"],
+            r"`policy` must be actor or explore, got `random`",
         ),
         (["run_dir={run_dir}", "episodes=abc"], r"`episodes` must be a whole number, got `abc`"),
         (["run_dir={run_dir}", "sample_actions=maybe"], r"`sample_actions` must be true or false"),

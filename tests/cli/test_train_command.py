@@ -128,6 +128,10 @@ def test_help_explains_the_keys_with_the_files_that_the_words_choose(main, monke
         ("prefil=3", r"Unknown key `prefil`\. The nearest: prefill_policy_steps"),
         ("env.lenght=3", r"Unknown key `env\.lenght`\. The nearest: env\.length"),
         ("+batch.sise=3", r"Unknown key `batch\.sise`\. The nearest: batch\.size"),
+        (
+            "explore.target=kl",
+            r"Unknown key `explore\.target`\. Choices that have it: explore=model_loss, ",
+        ),
         ("+kl_balanse=false", r"Unknown key `kl_balanse`\. The nearest: kl_balance"),
         ("seed", r"Arguments must be key=value, got `seed`$"),
         ("precision=16", r"`precision` must be auto, 32-true or bf16-mixed, got 16$"),

@@ -78,7 +78,9 @@ def test_a_codec_survives_json(space):
 
 
 def test_a_group_of_environments_has_a_codec():
-    envs = make_dummy("point", count=2, seed=0, rounds=1, corridor=1, length=5, speed=0.5)
+    envs = make_dummy(
+        "point", count=2, seed=0, rounds=1, corridor=1, length=5, speed=0.5, maze_length=9
+    )
     codec = codec_of(envs)
     obs, leading = codec.encode_observations(envs.reset().obs)
     assert leading == (2,)

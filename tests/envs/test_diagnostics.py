@@ -46,7 +46,9 @@ def test_a_survey_counts_steps_rewards_and_episodes():
 
 
 def test_a_survey_sees_ranges_of_several_environments():
-    envs = make_dummy("memory", count=3, seed=0, rounds=2, corridor=1, length=5, speed=0.5)
+    envs = make_dummy(
+        "memory", count=3, seed=0, rounds=2, corridor=1, length=5, speed=0.5, maze_length=9
+    )
     image = diagnose(envs, left, 30).observations["image"]
     assert (image.minimum, image.maximum) == (0, 255)
     assert image.changes

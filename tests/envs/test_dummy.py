@@ -5,7 +5,7 @@ import pytest
 
 from dreamer.envs.dummy import make_dummy
 
-OPTIONS = dict(rounds=3, corridor=2, length=7, speed=0.3)
+OPTIONS = dict(rounds=3, corridor=2, length=7, speed=0.3, maze_length=9)
 
 
 def make(task, *, count=1, seed=0, **changes):

@@ -68,6 +68,50 @@ def test_a_time_limit_does_not_end_it_for_good():
     assert not transitions[-1].is_terminal
 
 
+def test_an_episode_reports_how_many_states_it_visited():
+    env = MiniGrid("MiniGrid-Empty-5x5-v0", False)
+    for _ in range(2):  # the second episode counts anew
+        env.reset(0)
+        transitions = [env.step(action) for action in [LEFT] * 99 + [FORWARD]]
+        assert all(not transition.episode_metrics for transition in transitions[:-1])
+        # Four directions in the first tile, then one tile further with one of them.
+        assert transitions[-1].episode_metrics == {"visited_states": 5.0}
+
+
+def whole_state(env):
+    """All that tells one state from another, from the whole grid."""
+    room = env._room
+    carried = room.carrying.encode() if room.carrying else None
+    return room.grid.encode().tobytes(), tuple(room.agent_pos), room.agent_dir, carried
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        *("MiniGrid-DoorKey-5x5-v0", "MiniGrid-Unlock-v0", "MiniGrid-KeyCorridorS3R1-v0"),
+        *("MiniGrid-Dynamic-Obstacles-6x6-v0", "BabyAI-PutNextLocal-v0"),
+    ],
+)
+def test_visited_states_differ_in_the_grid_the_position_or_what_is_carried(task):
+    env = MiniGrid(task, False)
+    rng = np.random.default_rng(0)
+    one_hot = np.eye(env.action_space.size, dtype=np.float32)
+    carried, ended = 0, 0
+    env.reset(0)
+    seen = {whole_state(env)}
+    for _ in range(800):
+        transition = env.step(one_hot[rng.integers(len(one_hot))])
+        seen.add(whole_state(env))
+        carried += env._room.carrying is not None
+        if transition.is_last:
+            ended += 1
+            assert transition.episode_metrics == {"visited_states": len(seen)}
+            env.reset(None)
+            seen = {whole_state(env)}
+    assert ended > 0
+    assert carried > 0 or "Obstacles" in task
+
+
 @pytest.mark.parametrize(
     ("name", "id_"),
     [

@@ -31,7 +31,9 @@ OPTIONS = dict(
     max_restarts=0,
     kwargs={},
 )
-MEMORY = functools.partial(make_dummy, "memory", rounds=1, corridor=1, length=5, speed=0.5)
+MEMORY = functools.partial(
+    make_dummy, "memory", rounds=1, corridor=1, length=5, speed=0.5, maze_length=9
+)
 
 
 class Counter(gymnasium.Env):

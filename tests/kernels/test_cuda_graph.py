@@ -16,7 +16,9 @@ from tiny import (
     CONTINUOUS,
     DISCRETE,
     IMAGE,
+    MODEL_LOSS,
     OPTIMIZER,
+    PLAN2EXPLORE,
     VECTORS,
     B,
     T,
@@ -34,7 +36,7 @@ from dreamer.kernels import cuda_graph
 from dreamer.kernels.captured_policy import CapturedPolicy, CapturedSnapshotPolicy
 from dreamer.kernels.captured_update import CapturedUpdate
 from dreamer.kernels.cuda_graph import WARM_UP, Captured, CapturedFunction, CudaCapture
-from dreamer.policy import DreamerPolicy, SnapshotPolicy
+from dreamer.policy import DreamerPolicy, ExplorerThenActor, RandomPolicy, SnapshotPolicy
 from dreamer.run import build
 from dreamer.types import TimeStep
 
@@ -175,6 +177,26 @@ def test_replayed_updates_train_components_as_plain_ones():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("space", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
+@pytest.mark.parametrize("config", [PLAN2EXPLORE, MODEL_LOSS], ids=["plan2explore", "model_loss"])
+def test_replayed_updates_train_an_explorer_as_plain_ones(config, space):
+    moving = dataclasses.replace(config.intrinsic_norm, momentum=0.9)
+    config = dataclasses.replace(config, intrinsic_norm=moving, extrinsic_scale=0.5)
+    weights, metrics = [], []
+    for make in (make_agent, make_recorded_agent):
+        agent = make(space, components={"explore": config})
+        torch.manual_seed(1)
+        metrics += fit(agent, [make_batch(space, seed=n) for n in range(UPDATES)])[-1:]
+        weights.append(weights_of(agent))
+    assert agent.learn.captures == 1
+    assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-5)
+    assert weights[1]["components.explore.intrinsic_norm.magnitude"] != 1
+    assert metrics[1].keys() == metrics[0].keys() >= {"explore_actor/loss", "explore/reward"}
+    numbers = [{k: x.item() for k, x in m.items()} for m in metrics]
+    assert numbers[1] == pytest.approx(numbers[0], rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Total length of")  # no batch before the first
 @pytest.mark.parametrize("poisoned", [0, WARM_UP + 2, UPDATES - 1])
 def test_loss_that_is_not_finite_stops_the_run_with_the_weights_from_before_it(poisoned):
@@ -207,8 +229,9 @@ def test_optimizers_that_load_a_state_make_a_new_capture():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("components", [{}, {"explore": PLAN2EXPLORE}], ids=["plain", "explorer"])
 @pytest.mark.parametrize("action_space", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
-def test_update_that_is_captured_never_asks_the_device_for_a_number(action_space):
+def test_update_that_is_captured_never_asks_the_device_for_a_number(action_space, components):
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             called.add(func.overloadpacket)
@@ -223,7 +246,7 @@ def test_update_that_is_captured_never_asks_the_device_for_a_number(action_space
             return super().capture(watched, inputs)
 
     called = set()
-    agent = make_recorded_agent(action_space, make_capture=WatchingCapture)
+    agent = make_recorded_agent(action_space, make_capture=WatchingCapture, components=components)
     fit(agent, [make_batch(action_space, seed=n) for n in range(UPDATES)])
     assert torch.ops.aten._fused_adam_ in called
     assert not called & {torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero}
@@ -276,6 +299,17 @@ def test_schedule_that_changes_cannot_be_captured(name):
         make_recorded_agent(actor_critic=dataclasses.replace(ACTOR_CRITIC, actor=actor))
 
 
+@pytest.mark.parametrize("name", ["entropy_scale", "gradient_mix"])
+def test_a_schedule_of_the_explorers_actor_cannot_be_captured_either(name):
+    actor = dataclasses.replace(ACTOR, **{name: "linear(1,0,100)"})
+    explorer = dataclasses.replace(
+        PLAN2EXPLORE, actor_critic=dataclasses.replace(ACTOR_CRITIC, actor=actor)
+    )
+    message = f"`explore.actor_critic.actor.{name}` must be a number with cuda_graphs=true, got lin"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_recorded_agent(components={"explore": explorer})
+
+
 # -------------------------------------------------------------------------------------- acting
 
 
@@ -289,12 +323,12 @@ def act(make_capture=None, device="cpu"):
     return play(policy)
 
 
-def play(policy, refresh=lambda number: None):
+def play(policy, refresh=lambda number: None, steps=2 * WARM_UP):
     torch.manual_seed(1)
     actions = []
     for count in (3, 2):
         state = None
-        for number in range(2 * WARM_UP):
+        for number in range(steps):
             refresh(number)
             obs = {k: x.numpy() for k, x in make_obs(IMAGE | VECTORS, count).items()}
             no = np.zeros(count, bool)
@@ -327,6 +361,23 @@ def test_replayed_calls_of_a_snapshot_give_the_actions_of_plain_ones():
     assert [captured.is_captured for captured in policy._captured.values()] == [True, True]
 
 
+def test_the_memory_survives_the_change_between_captured_policies():
+    def act(kind, **options):
+        agent = make_agent(obs_shapes=IMAGE | VECTORS, components={"explore": PLAN2EXPLORE})
+        explorer = agent.components["explore"].actor_critic
+        both = [
+            kind(agent.world_model, actor, sample_actions=True, **options)
+            for actor in (explorer, agent.actor_critic)
+        ]
+        policy = ExplorerThenActor(*both, until_policy_steps=2 * WARM_UP)
+        return play(policy, policy.choose, 4 * WARM_UP), both
+
+    recorded, both = act(CapturedPolicy, make_capture=CpuCapture)
+    expected, _ = act(DreamerPolicy)
+    assert all(map(np.array_equal, recorded, expected))
+    assert all(captured.is_captured for policy in both for captured in policy._captured.values())
+
+
 # ---------------------------------------------------------------------------------------- runs
 
 
@@ -345,6 +396,20 @@ def test_runs_learn_and_act_by_cuda_graphs_where_asked_for(compose_tiny, overlap
         assert type(build.make_actor(cfg, agent)) is kind
         (policy,) = build.make_evaluation_policies(cfg, agent).values()
         assert isinstance(policy, CapturedPolicy) == (graphs == "true")
+
+
+@pytest.mark.parametrize(
+    ("overlap", "kind"), [("false", CapturedPolicy), ("true", CapturedSnapshotPolicy)]
+)
+def test_explorers_act_by_cuda_graphs_where_asked_for(compose_tiny, overlap, kind):
+    words = "cuda_graphs=true", f"collect.overlap={overlap}", "explore=plan2explore"
+    cfg = compose_tiny(*words)
+    agent = build.make_agent(cfg, build.make_envs(cfg, seed=0))
+    random = RandomPolicy(agent.action_space, 0)
+    assert type(build.make_explorer(cfg, agent, random)) is kind
+    policies = build.make_evaluation_policies(cfg, agent)
+    assert policies.keys() == {"actor", "explore"}
+    assert {type(policy) for policy in policies.values()} == {CapturedPolicy}
 
 
 # ------------------------------------------------------------------------------------- on CUDA

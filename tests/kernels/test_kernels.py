@@ -9,7 +9,9 @@ from tiny import (
     DECODER,
     ENCODER,
     IMAGE,
+    PLAN2EXPLORE,
     VECTORS,
+    A,
     B,
     D,
     K,
@@ -22,10 +24,12 @@ from tiny import (
 from torch import nn
 from torch.testing import assert_close
 
+from dreamer.agent import DreamerAgent
 from dreamer.distributions import Normal
-from dreamer.kernels import KERNELS, chunked, fingerprint, optimize
+from dreamer.kernels import KERNELS, chunked, ensemble, fingerprint, optimize
 from dreamer.kernels.chunked import chunked_scores
 from dreamer.kernels.conv import unit_normal_log_prob
+from dreamer.models.ensemble import Ensemble
 from dreamer.models.observations import Decoder, Encoder
 from dreamer.models.vision import ConvDecoder, ConvEncoder
 
@@ -37,6 +41,12 @@ every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: ker
 @pytest.fixture(autouse=True)
 def small_is_large(monkeypatch):
     monkeypatch.setattr(chunked, "CHUNK", 8)  # three chunks of T * B rows
+    monkeypatch.setattr(ensemble, "ROWS", 8)
+
+
+def whole_agent() -> DreamerAgent:
+    """An agent with every part that has a kernel."""
+    return make_agent(obs_shapes=OBS_SHAPES, components={"explore": PLAN2EXPLORE})
 
 
 def results(module: nn.Module) -> list[torch.Tensor]:
@@ -55,6 +65,11 @@ def results(module: nn.Module) -> list[torch.Tensor]:
             size = 1 if module.in_channels == 96 else 6
             x = torch.randn(B, module.in_channels, size, size, requires_grad=True)
             y = module(x)
+        case Ensemble():
+            x = torch.randn(T, B, S * K + D + A, requires_grad=True)
+            with torch.no_grad():
+                without_gradients = module.disagreement(x)
+            y = torch.stack([module.disagreement(x), without_gradients])
         case _:
             x = torch.randn(T, B, 1, 64, 64)
             y = module(x)
@@ -72,7 +87,7 @@ def modules_of(kernel, network: nn.Module) -> list[nn.Module]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
 def test_kernel_has_the_results_and_gradients_of_the_plain_class(kernel, dtype):
     """In bfloat16, as near to the plain float32 as the plain bfloat16 is, or nearly so."""
-    plain, other = (make_agent(obs_shapes=OBS_SHAPES).requires_grad_(True) for _ in range(2))
+    plain, other = (whole_agent().requires_grad_(True) for _ in range(2))
     names = {module: name for name, module in plain.named_modules()}
     chosen = [names[module] for module in modules_of(kernel, plain)]
     assert chosen
@@ -94,7 +109,7 @@ def test_kernel_has_the_results_and_gradients_of_the_plain_class(kernel, dtype):
 @every_kernel
 def test_subclass_of_the_plain_class_is_left_alone(kernel):
     subclass = type("Mine", (kernel.plain,), {})
-    agent = make_agent(obs_shapes=OBS_SHAPES)
+    agent = whole_agent()
     mine = modules_of(kernel, agent)
     assert mine
     for module in mine:
@@ -132,7 +147,7 @@ class Permute(nn.Module):
 
 
 def test_another_device_has_no_kernels():
-    agent = make_agent(obs_shapes=OBS_SHAPES)
+    agent = whole_agent()
     before = [type(module) for module in agent.modules()]
     assert optimize(agent, torch.device("cuda")) == []
     assert [type(module) for module in agent.modules()] == before
@@ -140,7 +155,7 @@ def test_another_device_has_no_kernels():
 
 def test_kernels_put_in_place_are_named():
     every = [kernel.fast.__name__ for kernel in KERNELS]
-    assert optimize(make_agent(obs_shapes=OBS_SHAPES), CPU) == every
+    assert optimize(whole_agent(), CPU) == every
     assert optimize(make_agent(obs_shapes=VECTORS), CPU) == ["ChunkedDecoder"]
 
 

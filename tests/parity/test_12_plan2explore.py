@@ -62,7 +62,7 @@ class GoldenExplorer(DreamerAgent):
             },
             target=TARGETS[parameters["disag_target"]],
             offset=parameters["disag_offset"],
-            action_input=parameters["disag_action_cond"],
+            action_input="previous" if parameters["disag_action_cond"] else "none",
             log=parameters["disag_log"],
             ensemble=EnsembleConfig(
                 layers=parameters["layers"],

@@ -57,6 +57,11 @@ def test_kwargs_of_an_environment_and_scales_of_losses_may_be_new():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (
+            {"explore.until_frames": 9},
+            r"Unknown key `explore\.until_frames`\. Choices that have it: explore=model_loss, "
+            r"explore=plan2explore, explore=random$",
+        ),
         ({"kl_balanse": 1}, r"Unknown key `kl_balanse`\. The nearest: kl_balance"),
         ({"batch": {"sise": 1}}, r"Unknown key `batch\.sise`\. The nearest: batch\.size"),
         ({"batch.size.more": 1}, r"Unknown key `batch\.size\.more`\. The nearest: batch"),

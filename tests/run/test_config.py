@@ -40,6 +40,9 @@ WORLDS = {  # of experiments that are made for one: environment and task, and th
     "pendulum": ("gym", "Pendulum-v1", "gymnasium"),
     "cartpole_balance": ("dmc_proprio", "cartpole_balance", "dm_control"),
     "empty_room": ("minigrid", "Empty-5x5", "minigrid"),
+    "four_rooms": ("minigrid", "FourRooms", "minigrid"),
+    "crafter_small": ("crafter", "noreward", "crafter"),
+    "maze": ("dummy", "maze", "torch"),
 }
 EXPERIMENTS = [name for group, name in FILES if group == "experiment"]
 SMALL = ("debug=fast", "total_frames=120", "prefill_policy_steps=48", "train_every_policy_steps=8")

@@ -62,3 +62,11 @@ def test_a_long_run_is_told_with_what_to_try(make_tiny, monkeypatch, updates, du
         rf"0\.1 s per update here: [\d.]+ {duration} for the {updates:,} remaining updates", line
     )
     assert ("model=tiny" in line) == advice
+
+
+def test_exploration_costs_more(make_tiny):
+    plain, explorer = make_tiny(), make_tiny("explore=plan2explore")
+    assert update_flops(explorer, 3, 16) > 1.1 * update_flops(plain, 3, 16)
+    assert update_flops(explorer, 6, 16) == pytest.approx(2 * update_flops(explorer, 3, 16))
+    more = make_tiny("explore=plan2explore", "explore.ensemble.members=20")
+    assert update_flops(more, 3, 16) > 1.05 * update_flops(explorer, 3, 16)

@@ -143,6 +143,16 @@ def test_a_folder_of_another_configuration_is_refused_by_the_keys_that_differ(
     assert finished.summary() is not None  # left as it was
 
 
+@pytest.mark.slow
+def test_another_class_is_one_difference(compose_tiny, finished):
+    other = compose_tiny("explore=plan2explore", f"run_dir={finished.path}")
+    message = (
+        r"different in explore._target_ \(there None, here dreamer.exploration.Plan2Explor\w*\)\. "
+    )
+    with pytest.raises(ValueError, match=message):
+        train(other)
+
+
 @pytest.mark.parametrize(
     "override",
     [

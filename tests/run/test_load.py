@@ -12,6 +12,7 @@ from dreamer.envs.dummy import MemoryEnvs
 from dreamer.run.build import make_envs
 from dreamer.run.folder import RunFolder
 from dreamer.run.load import load
+from dreamer.run.train import train
 
 
 def checkpoint(run_dir, name="last"):
@@ -63,3 +64,32 @@ def test_what_cannot_be_loaded_is_told(finished_run, tmp_path):
     OmegaConf.save(cfg, finished_run / "config.yaml")
     with pytest.raises(ValueError, match="must be a checkpoint of the agent in config.yaml"):
         load(finished_run)
+
+
+@pytest.mark.slow
+def test_either_policy_of_a_run_with_exploration_is_loaded(explored_run):
+    obs = np.random.default_rng(0).integers(256, size=(8, 1, 64, 64), dtype=np.uint8)
+    for name in ("actor", "explore"):
+        agent, acted = load(explored_run, "last", policy=name), []
+        explorer = agent.networks.components["explore"].actor_critic
+        agent.networks.actor_critic.actor.register_forward_hook(note("actor", acted))
+        explorer.actor.register_forward_hook(note("explore", acted))
+        agent.policy({"image": obs})
+        agent.imagine({"image": obs}, np.zeros(7, int), horizon=2)
+        assert set(acted) == {name}
+
+
+def note(name, acted):
+    return lambda *_: acted.append(name)
+
+
+@pytest.mark.slow
+def test_a_policy_that_a_run_does_not_have_is_refused(trained_run, explored_run, compose_tiny):
+    random = train(compose_tiny("explore=random", "callbacks.evaluate=null")).run_dir
+    for run_dir in (trained_run, random):
+        with pytest.raises(
+            ValueError, match="`policy` must be actor: the run has no explorer that"
+        ):
+            load(run_dir, policy="explore")
+    with pytest.raises(ValueError, match="`policy` must be actor or explore, got .*best"):
+        load(explored_run, policy="best")

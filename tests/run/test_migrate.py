@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from dreamer.run.migrate import FORMAT, migrate
 
+START = {"init_from": None, "init_weights": "all", "data": {"prefill": None}}
 HEAD = {
     "_target_": "dreamer.models.mlp.HeadConfig",
     "layers": 1,
@@ -38,7 +39,7 @@ def test_heads_get_names_gradients_and_scales():
     old = version_1()
     config = migrate(old)
     assert old == version_1()  # as it was
-    assert config.keys() == {"seed", "model"}
+    assert config.keys() == {"seed", "model", *START}
     assert config["model"]["horizon"] == 5
     model = config["model"]["world_model"]
     assert model.keys() == {"heads", "loss_scales", "discount"}
@@ -51,6 +52,12 @@ def test_heads_get_names_gradients_and_scales():
     assert dataclasses.asdict(heads["discount"]) == expected | {
         **{"distribution": "binary", "gradients": True, "scale": 1.0}
     }
+
+
+def test_runs_of_before_fine_tuning_start_from_nothing():
+    old = {"format": 3, "seed": 2}
+    assert migrate(old) == START | {"seed": 2}
+    assert migrate(old | {"format": FORMAT}) == {"seed": 2}
 
 
 def test_a_head_that_was_left_out_still_is():
@@ -93,7 +100,7 @@ def test_a_later_version_is_refused(version):
 
 def test_what_is_no_configuration_of_an_agent_passes():
     for config in ({"model": None}, {"model": {"world_model": None}}, {}):
-        assert migrate(config) == config
+        assert migrate(config) == START | config
 
 
 def test_weights_of_earlier_names_load():
@@ -110,3 +117,10 @@ def test_weights_of_earlier_names_load():
     for name in ("reward", "discount"):
         ours, theirs = (x.world_model.heads[name](features).mean for x in (agent, other))
         assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_dummy_worlds_get_the_time_limit_of_the_maze():
+    dummy = {"_target_": "dreamer.envs.dummy.make_dummy", "length": 12}
+    assert migrate({"format": 3, "env": dummy})["env"] == dummy | {"maze_length": 80}
+    gym = {"_target_": "dreamer.envs.gym.make_gym"}
+    assert migrate({"format": 3, "env": gym})["env"] == gym
