@@ -24,9 +24,8 @@ class Episode(NamedTuple):
     """An episode on disk."""
 
     length: int  # its steps, the reset included
-    read: Callable[
-        [], Iterator[Steps]
-    ]  # consecutive pieces; fewer steps if they are lost meanwhile
+    # Yields consecutive pieces; fewer steps if they are lost meanwhile.
+    read: Callable[[], Iterator[Steps]]
 
 
 class StoredEpisodes(NamedTuple):

@@ -215,7 +215,8 @@ def _fit(
             folder.note_copy(experience and experience.numbers)
             if experience:
                 with interrupt.listening():
-                    sources |= copy_experience(experience, replay, envs.count, interrupt.check)
+                    copied = copy_experience(experience, replay, envs.count, interrupt.check)
+                sources = sources | copied
         else:
             truncate(loggers, resume.frames)
         print_header(
