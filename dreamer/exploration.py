@@ -9,7 +9,7 @@ Letters: X numbers of the vector that an ensemble predicts.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,15 +43,6 @@ UntilFrames = Annotated[
         unit="frames",
     ),
 ]
-
-
-class Exploration(Protocol):
-    """What every file of conf/explore makes."""
-
-    @property
-    def until_frames(self) -> int | None:
-        """Frame at which the actor takes over; None: never."""
-        ...
 
 
 @dataclass(frozen=True)

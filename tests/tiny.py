@@ -91,13 +91,16 @@ ACTOR_CRITIC = ActorCriticConfig(
     slow_critic_fraction=1.0,
 )
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, epsilon=1e-5, clip=100.0, weight_decay=1e-6)
-PLAN2EXPLORE = Plan2ExploreConfig(
+EXPLORER = dict(
     until_frames=None,
     intrinsic_scale=1.0,
     extrinsic_scale=0.0,
     intrinsic_norm=ACTOR_CRITIC.reward_norm,
     extrinsic_norm=ACTOR_CRITIC.reward_norm,
     actor_critic=ACTOR_CRITIC,
+)
+PLAN2EXPLORE = Plan2ExploreConfig(
+    **EXPLORER,
     optimizer={"ensemble": OPTIMIZER, "actor": OPTIMIZER, "critic": OPTIMIZER},
     target="stoch",
     offset=1,
@@ -106,12 +109,7 @@ PLAN2EXPLORE = Plan2ExploreConfig(
     ensemble=EnsembleConfig(**vars(head()), members=8),
 )
 MODEL_LOSS = ModelLossConfig(
-    until_frames=None,
-    intrinsic_scale=1.0,
-    extrinsic_scale=0.0,
-    intrinsic_norm=ACTOR_CRITIC.reward_norm,
-    extrinsic_norm=ACTOR_CRITIC.reward_norm,
-    actor_critic=ACTOR_CRITIC,
+    **EXPLORER,
     optimizer={"predictor": OPTIMIZER, "actor": OPTIMIZER, "critic": OPTIMIZER},
     target="kl",
     predictor=head(),
