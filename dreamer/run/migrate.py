@@ -7,7 +7,7 @@ not the objects that are built from them.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-FORMAT = 4  # of the config.yaml that this version writes
+FORMAT = 5  # of the config.yaml that this version writes
 MOVED = {  # modules in `_target_`: name before format 3 -> current name
     "dreamer.envs.own": "dreamer.envs.user",
     "dreamer.models.encoder": "dreamer.models.observations",
@@ -118,8 +118,14 @@ def _from_3_to_4(config: dict[str, Any]) -> dict[str, Any]:
     return config | {"env": {"maze_length": 80, **env}}
 
 
+def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
+    """Keys for PyDreamer's features; older runs had none of them."""
+    return config
+
+
 MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (
     _from_1_to_2,
     _from_2_to_3,
     _from_3_to_4,
+    _from_4_to_5,
 )
