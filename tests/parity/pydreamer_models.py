@@ -1,14 +1,18 @@
 """Our latents, states and models from the configuration of PyDreamer's golden files."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from golden import Case
 from torch import Tensor
 
 from dreamer.models.latents import CategoricalLatent, GaussianLatent, Latent
+from dreamer.models.pydreamer import GateNormGRUConfig, PlainGRUConfig, UnbiasedGRUConfig
 from dreamer.types import RSSMState
+
+CELLS = {
+    "gru": PlainGRUConfig,
+    "gru_layernorm": GateNormGRUConfig,
+    "gru_layernorm_dv2": UnbiasedGRUConfig,
+}
 
 
 def make_latent(variables: int, classes: int) -> Latent:
@@ -19,21 +23,14 @@ def make_latent(variables: int, classes: int) -> Latent:
 
 
 def our_samples(latent: Latent, values: Tensor) -> Tensor:
-    """Samples (..., S * K) or noise (..., S, K) -> (..., S, K)."""
-    return values.reshape(*values.shape[: values.ndim - _event_dims(latent, values)], *_event(latent))
-
-
-def _event(latent: Latent) -> tuple[int, int]:
-    return latent.variables, latent.classes
-
-
-def _event_dims(latent: Latent, values: Tensor) -> int:
-    """How many of the last axes are one sample."""
-    return 2 if values.shape[-2:] == _event(latent) else 1
+    """Samples (..., S * K), or noise of any shape with that content -> (..., S, K)."""
+    event = latent.variables, latent.classes
+    leading = values.shape[:-2] if values.shape[-2:] == event else values.shape[:-1]
+    return values.reshape(*leading, *event)
 
 
 def our_state(latent: Latent, case: Case, folder: str) -> RSSMState:
-    """A state (..., D) and (..., S * K); its statistics are not in the files, and nothing reads them."""
+    """A state (..., D) and (..., S * K). Nothing reads its statistics, so the files lack them."""
     stoch = our_samples(latent, case[f"{folder}/stoch"])
     stats = torch.zeros(*stoch.shape[:-1], latent.statistics)
     return RSSMState(case[f"{folder}/deter"], stoch, stats)
