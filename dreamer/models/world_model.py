@@ -4,17 +4,18 @@ The agent trains it on replayed batches and imagines trajectories with it; the p
 with it. It knows neither actor nor critic: `imagine` takes the policy as a function.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dreamer.losses import balanced_kl
+from dreamer.losses import balanced_kl, mean_where
 from dreamer.models.heads import Head, HeadConfig
 from dreamer.models.latents import Latent
-from dreamer.models.observations import Decoder, Encoder, ObservationConfig, ObsShapes
+from dreamer.models.observations import ObservationConfig, ObsShapes
 from dreamer.models.rssm import RSSM, ImaginationPolicy, RSSMConfig
 from dreamer.schema.types import NonNegative, OpenFraction, PositiveCount, PositiveFraction, doc
 from dreamer.schema.validation import check
@@ -23,7 +24,7 @@ from dreamer.types import Batch, RSSMState, Trajectory
 OBSERVATIONS = "observations"  # key of `loss_scales`: the scales by observation
 METRIC_NAMES = {"discount": "continue"}  # heads with another name in metrics
 
-RewardTransform = Literal["tanh", "sign", "identity"]
+RewardTransform = Literal["tanh", "sign", "log1p", "identity"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,19 @@ class ModelHeadConfig(HeadConfig):
     scale: Annotated[NonNegative, doc("Weight of its loss.")]
     shape: Annotated[Sequence[PositiveCount], doc("Shape of one target.")] = ()
 
+    def build(self, feature_size: int, transform: Callable[[Tensor], Tensor]) -> Head:
+        """Build the head; `transform` maps raw values to targets. A subclass may build another."""
+        return Head(feature_size, self.shape, self)
+
+    def groups(self, head: Head, target: Tensor) -> Mapping[str, Tensor]:
+        """Return masks (T, B), by name, of steps whose loss is also logged apart; none here.
+
+        Args:
+            head: built from this configuration.
+            target: (T, B, *shape).
+        """
+        return {}
+
 
 @dataclass(frozen=True)
 class WorldModelConfig:
@@ -58,7 +72,10 @@ class WorldModelConfig:
     decoder: Annotated[ObservationConfig, doc("Which observations are predicted, and how.")]
     heads: Annotated[
         Mapping[str, ModelHeadConfig | None],
-        doc("Other predictions, by name; null removes one. `discount` predicts ends."),
+        doc(
+            "Other predictions, by name; null removes one. `discount` predicts gamma times the "
+            "continuation, `terminal` the ends alone."
+        ),
     ]
     kl: Annotated[KLConfig, doc("The KL loss.")]
     loss_scales: Annotated[
@@ -79,6 +96,10 @@ class WorldModelConfig:
         check(self)
         if self.heads.get("reward") is None:
             raise ValueError("`heads` must have a `reward`: the actor learns from its predictions")
+        if self.heads.get("discount") is not None and self.heads.get("terminal") is not None:
+            raise ValueError(
+                "`heads` must have `discount` or `terminal`, got both; set `heads.discount` to null"
+            )
         for name in self.heads:
             taken = name == "kl" or hasattr(nn.ModuleDict(), name)
             if taken or not name.isidentifier():
@@ -104,12 +125,18 @@ class WorldModelOutput(NamedTuple):
 
 
 def transform_reward(reward: Tensor, transform: RewardTransform) -> Tensor:
-    """Transform raw rewards to targets of the reward head, any shape."""
+    """Transform raw rewards to targets of the reward head, any shape.
+
+    `log1p` is for rewards above -1: it is minus infinity there and nan below, and the update then
+    stops with a `NonFiniteError`.
+    """
     match transform:
         case "tanh":
             return reward.tanh()
         case "sign":
             return reward.sign()
+        case "log1p":
+            return reward.log1p()
         case "identity":
             return reward
 
@@ -144,22 +171,39 @@ class WorldModel(nn.Module):
     def __init__(self, config: WorldModelConfig, obs_shapes: ObsShapes, action_size: int):
         super().__init__()
         self.config = config
-        self.encoder = Encoder(obs_shapes, config.encoder)
+        self.encoder = config.encoder.build_encoder(obs_shapes, self.transform_of("reward"))
         self.rssm = RSSM(self.encoder.output_size, action_size, config.latent, config.rssm)
         self.feature_size = self.rssm.feature_size
-        self.decoder = Decoder(self.feature_size, obs_shapes, config.decoder)
+        self.decoder = config.decoder.build_decoder(self.feature_size, obs_shapes)
         used = {name: head for name, head in config.heads.items() if head is not None}
         self.heads = nn.ModuleDict(
-            {name: Head(self.feature_size, head.shape, head) for name, head in used.items()}
+            {
+                name: head.build(self.feature_size, self.transform_of(name))
+                for name, head in used.items()
+            }
         )
         self.has_gradients = {name: head.gradients for name, head in used.items()}
         kl_scale, self.obs_scales = split_loss_scales(config.loss_scales, obs_shapes)
         self.scales = {"kl": kl_scale} | {name: head.scale for name, head in used.items()}
         self.register_load_state_dict_pre_hook(rename_heads)
 
+    def transform_of(self, head: str) -> Callable[[Tensor], Tensor]:
+        """Return what maps raw values of a head's target to the target."""
+        name = self.config.reward_transform if head == "reward" else "identity"
+        return functools.partial(transform_reward, transform=name)
+
     def real_discount(self, is_terminal: Tensor) -> Tensor:
         """Return gamma, or 0 where the episode has terminated; any shape."""
         return (~is_terminal).float() * self.config.discount
+
+    def encode(
+        self, obs: dict[str, Tensor], reward: Tensor | None, is_terminal: Tensor | None
+    ) -> Tensor:
+        """Encode raw observations (..., *shape) to (..., M).
+
+        Reward and terminal (...) of the same steps are only read with `reward_input`.
+        """
+        return self.encoder(self.encoder.inputs(obs, reward, is_terminal))
 
     def targets(self, batch: Batch) -> dict[str, Tensor]:
         """Compute the targets of the heads, by name, each (T, B, *shape).
@@ -167,9 +211,10 @@ class WorldModel(nn.Module):
         A subclass adds those of its own heads. Targets without a head are ignored.
         """
         return {
-            "reward": transform_reward(batch.reward, self.config.reward_transform),
+            "reward": self.transform_of("reward")(batch.reward),
             # Differs from the paper: a soft label, so that the head's mean includes gamma.
             "discount": self.real_discount(batch.is_terminal),
+            "terminal": batch.is_terminal.float(),
         }
 
     def loss(
@@ -189,7 +234,7 @@ class WorldModel(nn.Module):
         assert batch.is_first.shape == batch.is_terminal.shape == (length, batch_size)
         config = self.config
 
-        embed = self.encoder(batch.obs)
+        embed = self.encode(batch.obs, batch.reward, batch.is_terminal)
         posterior = self.rssm.observe(embed, batch.prev_action, batch.is_first, start, noise)
         prior_stats = self.rssm.prior_stats(posterior.deter)
         kl_loss, kl = balanced_kl(
@@ -202,8 +247,9 @@ class WorldModel(nn.Module):
             free_avg=config.kl.free_avg,
         )
 
+        targets = self.targets(batch)
         obs_log_probs, log_probs = self.score(  # (T, B) each
-            posterior.features, batch.obs, self.targets(batch)
+            posterior.features, batch.obs, targets
         )
         losses = {"kl": kl_loss} | {k: -x.mean() for k, x in log_probs.items()}
         obs_losses = {k: -x.mean() for k, x in obs_log_probs.items()}
@@ -219,6 +265,7 @@ class WorldModel(nn.Module):
                 "posterior_entropy": config.latent.entropy(posterior.stats).mean(),
                 "prior_entropy": config.latent.entropy(prior_stats).mean(),
             } | {f"{METRIC_NAMES.get(k, k)}_nll": x for k, x in losses.items() if k != "kl"}
+            metrics |= self.group_metrics(log_probs, targets)
         metrics = {f"world_model/{k}": x.detach() for k, x in metrics.items()}
         metrics |= {f"observations/{k}_nll": x.detach() for k, x in obs_losses.items()}
         return WorldModelOutput(
@@ -233,6 +280,28 @@ class WorldModel(nn.Module):
             kl=kl,
             metrics=metrics,
         )
+
+    def group_metrics(
+        self, log_probs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Average the heads' losses over the groups of steps that their configurations name.
+
+        Args:
+            log_probs: by head, each (T, B) in nats.
+            targets: by head, each (T, B, *shape).
+
+        Returns:
+            Each (), nan if the batch has no step of the group.
+        """
+        metrics = {}
+        for name, log_prob in log_probs.items():
+            config, head = self.config.heads[name], self.heads[name]
+            assert config is not None
+            assert isinstance(head, Head)
+            for group, mask in config.groups(head, targets[name]).items():
+                key = f"{METRIC_NAMES.get(name, name)}_nll_where_{group}"
+                metrics[key] = mean_where(-log_prob, mask)
+        return metrics
 
     def score(
         self, features: Tensor, obs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
@@ -276,7 +345,7 @@ class WorldModel(nn.Module):
 
         Args:
             start: (N, ...).
-            start_is_terminal: (N,) bool, from the replay; None uses the discount head.
+            start_is_terminal: (N,) bool, from the replay; None uses the head, as for other steps.
             policy: maps detached features (N, F) and noise or None to actions (N, A).
             horizon: H.
             action_noise: (H, N, A) or None.
@@ -289,14 +358,24 @@ class WorldModel(nn.Module):
             start, policy, horizon, action_noise=action_noise, state_noise=state_noise
         )
         reward = self.heads["reward"](features).mean
-        if "discount" not in self.heads:
+        discount = self.predict_discount(features)
+        if discount is None:
             discount = torch.full_like(reward, self.config.discount)
-        else:
-            discount = self.heads["discount"](features).mean
-            if start_is_terminal is not None:
-                first = self.real_discount(start_is_terminal)
-                discount = torch.cat([first[None], discount[1:]])
+        elif start_is_terminal is not None:
+            first = self.real_discount(start_is_terminal)
+            discount = torch.cat([first[None], discount[1:]])
         return Trajectory(features, prev_action, reward, discount)
+
+    def predict_discount(self, features: Tensor) -> Tensor | None:
+        """Predict gamma times the probability of continuing: (..., F) -> (...); None without head.
+
+        The mean of `discount` includes gamma, that of `terminal` is the probability of an end.
+        """
+        if "discount" in self.heads:
+            return self.heads["discount"](features).mean
+        if "terminal" in self.heads:
+            return self.config.discount * (1 - self.heads["terminal"](features).mean)
+        return None
 
     @torch.no_grad()
     def open_loop(self, batch: Batch, context: int) -> dict[str, Tensor]:
@@ -309,7 +388,8 @@ class WorldModel(nn.Module):
         Returns:
             By image key, (T, B, C, 64, 64) in [0, 1].
         """
-        embed = self.encoder({k: x[:context] for k, x in batch.obs.items()})
+        known = {k: x[:context] for k, x in batch.obs.items()}
+        embed = self.encode(known, batch.reward[:context], batch.is_terminal[:context])
         posterior = self.rssm.observe(embed, batch.prev_action[:context], batch.is_first[:context])
         state = posterior.at(-1)
         features = [posterior.features]

@@ -12,7 +12,8 @@ from torch.testing import assert_close
 from dreamer.run.migrate import FORMAT, migrate
 
 RETURNS = {"_target_": "dreamer.models.returns.LambdaReturns"}
-START = {"init_from": None, "init_weights": "all", "data": {"prefill": None}, "returns": RETURNS}
+START = {"init_from": None, "init_weights": "all", "data": {"prefill": None}}
+START |= {"returns": RETURNS, "reward_input": False}
 HEAD = {
     "_target_": "dreamer.models.mlp.HeadConfig",
     "layers": 1,
