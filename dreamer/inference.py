@@ -37,7 +37,8 @@ class _Context(NamedTuple):
     actions: Tensor  # (T - 1 + H, B, A) at most; chosen at the step of the same index
     is_first: Tensor  # (T, B)
     batched: bool  # false: one sequence without a batch axis, B = 1
-    arrived: dict[str, Tensor]  # reward and is_terminal (T, B), if the agent reads them
+    reward: Tensor | None  # (T, B), if the agent reads it
+    is_terminal: Tensor | None  # (T, B), the same
 
 
 class TrainedAgent:
@@ -111,7 +112,9 @@ class TrainedAgent:
         tensors = {k: self._tensor(x if leading else x[None]) for k, x in obs.items()}
         with torch.no_grad():
             arrived = self._arrived((count,), reward, is_terminal, required=state is not None)
-            state = self.step_policy.act(tensors, self._tensor(first), state, **arrived)
+            state = self.step_policy.act(
+                tensors, self._tensor(first), state, reward=arrived[0], is_terminal=arrived[1]
+            )
         actions = state.action.cpu().numpy()
         return self.codec.decode_actions(actions if leading else actions[0]), state
 
@@ -232,22 +235,22 @@ class TrainedAgent:
             self._tensor(np.expand_dims(done, axis)),
             self._tensor(np.expand_dims(first, axis)),
             bool(batch),
-            {
-                key: x.reshape(length, -1)
-                for key, x in self._arrived(leading, *arrived, required=length > 1).items()
-            },
+            *(
+                None if x is None else x.reshape(length, -1)
+                for x in self._arrived(leading, *arrived, required=length > 1)
+            ),
         )
 
     def _arrived(
         self, leading: tuple[int, ...], reward: Any, is_terminal: Any, *, required: bool
-    ) -> dict[str, Tensor]:
-        """Return reward and terminal (*leading) by the policy's names; empty if they are not read.
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return reward and terminal (*leading); None if the agent does not read them.
 
         Raises:
             ValueError: The reward is missing though required, or has another shape.
         """
         if not self.networks.world_model.encoder.reads_reward:
-            return {}
+            return None, None
         if reward is None and required:
             raise ValueError(
                 "`reward` (`rewards` of a sequence) must be given, got None: the agent was trained "
@@ -262,15 +265,15 @@ class TrainedAgent:
         for key, value in values.items():
             if value.size != int(np.prod(leading)):
                 raise ValueError(f"`{key}` must have shape {leading}, got {value.shape}")
-        return {key: self._tensor(np.reshape(x, leading)) for key, x in values.items()}
+        first, second = (self._tensor(np.reshape(x, leading)) for x in values.values())
+        return first, second
 
     def _observe(self, context: _Context) -> RSSMState:
         """Return the posterior states (T, B, ...) of a context."""
         model = self.networks.world_model
         done = context.actions[: len(context.is_first) - 1]
         prev_action = torch.cat([done.new_zeros(1, *done.shape[1:]), done])
-        arrived = context.arrived
-        embed = model.encode(context.obs, arrived.get("reward"), arrived.get("is_terminal"))
+        embed = model.encode(context.obs, context.reward, context.is_terminal)
         return model.rssm.observe(embed, prev_action, context.is_first)
 
     def _choose(self, features: Tensor) -> Tensor:

@@ -98,11 +98,11 @@ class DreamerPolicy:
         device = self._device
         obs = {k: torch.from_numpy(x).to(device) for k, x in step.obs.items()}
         is_first = torch.from_numpy(step.is_first).to(device)
-        arrived: dict[str, Tensor] = {}
+        reward = is_terminal = None
         if self.world_model.encoder.reads_reward:
-            arrived["reward"] = torch.from_numpy(step.reward).to(device)
-            arrived["is_terminal"] = torch.from_numpy(step.is_terminal).to(device)
-        state = self.act(obs, is_first, state, **arrived)
+            reward = torch.from_numpy(step.reward).to(device)
+            is_terminal = torch.from_numpy(step.is_terminal).to(device)
+        state = self.act(obs, is_first, state, reward=reward, is_terminal=is_terminal)
         return state.action.cpu().numpy(), state
 
     def act(

@@ -17,7 +17,13 @@ from dreamer.models.layers import MLP, DenseLayer
 from dreamer.models.observations import Decoder, ObservationConfig, ObsShapes, VectorConfig
 from dreamer.models.rssm import RSSMConfig
 from dreamer.models.vision import ConvConfig
-from dreamer.models.world_model import KLConfig, ModelHeadConfig, WorldModel, WorldModelConfig
+from dreamer.models.world_model import (
+    KLConfig,
+    ModelHeadConfig,
+    RewardTransform,
+    WorldModel,
+    WorldModelConfig,
+)
 from dreamer.types import Batch
 
 Weights = Mapping[str, np.ndarray]
@@ -102,7 +108,7 @@ def head_options(weights: Weights, distribution: str) -> dict[str, Any]:
 def features_model(
     feature_size: int,
     *,
-    reward_transform: str,
+    reward_transform: RewardTransform,
     heads: Mapping[str, ModelHeadConfig],
     decoder: ObservationConfig | None = None,
     obs_shapes: ObsShapes | None = None,
