@@ -137,6 +137,7 @@ class DreamerAgent(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Learn from one batch (T, B, ...); returns detached metrics, each ()."""
+        self._begin_update()
         metrics = self.learn(batch)
         self._end_update()
         return metrics
@@ -168,6 +169,7 @@ class DreamerAgent(pl.LightningModule):
         Raises:
             NonFiniteError: a loss or gradient is not finite; its weights are unchanged.
         """
+        self._begin_update()
         result = self._learn(batch, start, noise or UpdateNoise())
         self._end_update()
         return result
@@ -202,7 +204,7 @@ class DreamerAgent(pl.LightningModule):
             with torch.set_grad_enabled(self.actor_critic.through_dynamics):
                 trajectory = self.world_model.imagine(
                     starts,
-                    batch.is_terminal.flatten(),
+                    model.batch.is_terminal.flatten(),
                     self.actor_critic.act,
                     horizon,
                     action_noise=action_noise,
@@ -214,7 +216,7 @@ class DreamerAgent(pl.LightningModule):
         critic = self.actor_critic.critic_loss(trajectory.detach(), actor.target.detach())
         metrics |= critic.metrics | self._step("critic", critic.loss)
 
-        context = UpdateContext.of(batch, model, trajectory, self.policy_steps, self.world_model)
+        context = UpdateContext.of(model, trajectory, self.policy_steps, self.world_model)
         for name, component in self._components():
             with self._training(component):
                 metrics |= self._learn_component(name, component, context)
@@ -258,6 +260,10 @@ class DreamerAgent(pl.LightningModule):
         norm = clip_gradients(parameters, optimizer.config.clip)
         optimizer.step(allowed=self.finite_check.check(name, norm + loss.detach()))
         return {f"grad_norm/{name}": norm}
+
+    def _begin_update(self) -> None:
+        """Do what depends on the number of the update, before its losses."""
+        self.world_model.begin_update(self.updates)
 
     def _end_update(self) -> None:
         """Do the parts of an update that run on the host."""

@@ -195,7 +195,7 @@ class SnapshotPolicy(DreamerPolicy):
         `options` go to the next base class of a subclass.
         """
         model, heads = world_model, actor_critic
-        unused = (model.decoder, model.heads)
+        unused = (model.decoder, model.heads, model.auxiliary)
         unused += (heads.critic, heads.target_critic, heads.reward_norm)
         memo = {id(module): module for module in unused}
         super().__init__(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dreamer.class_distributions import Discrete
 from dreamer.models.heads import DistributionLayer, Head
-from dreamer.models.world_model import ModelHeadConfig
+from dreamer.models.model_heads import ModelHeadConfig
 from dreamer.schema.types import doc
 from dreamer.schema.validation import check
 

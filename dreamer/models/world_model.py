@@ -5,26 +5,26 @@ with it. It knows neither actor nor critic: `imagine` takes the policy as a func
 """
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dreamer.losses import balanced_kl, mean_where
-from dreamer.models.heads import Head, HeadConfig
+from dreamer.losses import balanced_kl, importance_weighted, mean_where, sampled_kl
+from dreamer.models.auxiliary import Auxiliary, AuxiliaryConfig, AuxiliaryContext, AuxiliaryShape
+from dreamer.models.heads import Head
 from dreamer.models.latents import Latent
+from dreamer.models.model_heads import ModelHeadConfig, RewardTransform, transform_reward
 from dreamer.models.observations import ObservationConfig, ObsShapes
-from dreamer.models.rssm import RSSM, ImaginationPolicy, RSSMConfig
+from dreamer.models.rssm import ImaginationPolicy, RSSMConfig
 from dreamer.schema.types import NonNegative, OpenFraction, PositiveCount, PositiveFraction, doc
 from dreamer.schema.validation import check
 from dreamer.types import Batch, RSSMState, Trajectory
 
 OBSERVATIONS = "observations"  # key of `loss_scales`: the scales by observation
 METRIC_NAMES = {"discount": "continue"}  # heads with another name in metrics
-
-RewardTransform = Literal["tanh", "sign", "log1p", "identity"]
 
 
 @dataclass(frozen=True)
@@ -38,28 +38,6 @@ class KLConfig:
 
     def __post_init__(self):
         check(self)
-
-
-@dataclass(frozen=True)
-class ModelHeadConfig(HeadConfig):
-    """A head of the world model; `WorldModel.targets` computes its targets."""
-
-    gradients: Annotated[bool, doc("Let the head train the latent state.")]
-    scale: Annotated[NonNegative, doc("Weight of its loss.")]
-    shape: Annotated[Sequence[PositiveCount], doc("Shape of one target.")] = ()
-
-    def build(self, feature_size: int, transform: Callable[[Tensor], Tensor]) -> Head:
-        """Build the head; `transform` maps raw values to targets. A subclass may build another."""
-        return Head(feature_size, self.shape, self)
-
-    def groups(self, head: Head, target: Tensor) -> Mapping[str, Tensor]:
-        """Return masks (T, B), by name, of steps whose loss is also logged apart; none here.
-
-        Args:
-            head: built from this configuration.
-            target: (T, B, *shape).
-        """
-        return {}
 
 
 @dataclass(frozen=True)
@@ -87,6 +65,17 @@ class WorldModelConfig:
         RewardTransform, doc("Transform of raw rewards to targets of the reward head.")
     ]
     discount: Annotated[PositiveFraction, doc("Gamma.", source="Table D1: 0.995")]
+    iwae_samples: Annotated[
+        PositiveCount,
+        doc(
+            "I, posterior samples of every sequence; more than one gives the loss of IWAE.",
+            source="PyDreamer, and https://arxiv.org/abs/1509.00519",
+        ),
+    ]
+    auxiliary: Annotated[
+        Mapping[str, AuxiliaryConfig],
+        doc("Losses that train the latent state as well, by name: dreamer/models/auxiliary.py."),
+    ] = field(default_factory=dict)
 
     def build(self, obs_shapes: ObsShapes, action_size: int) -> "WorldModel":
         """Build the world model; a subclass may build another."""
@@ -100,19 +89,30 @@ class WorldModelConfig:
             raise ValueError(
                 "`heads` must have `discount` or `terminal`, got both; set `heads.discount` to null"
             )
-        for name in self.heads:
+        kinds = dict.fromkeys(self.auxiliary, "an auxiliary loss")
+        kinds |= dict.fromkeys(self.heads, "a head")
+        for name, kind in kinds.items():
             taken = name == "kl" or hasattr(nn.ModuleDict(), name)
             if taken or not name.isidentifier():
                 raise ValueError(
-                    "The name of a head must consist of letters, digits and underscores, and be "
+                    f"The name of {kind} must consist of letters, digits and underscores, and be "
                     f"neither `kl` nor a name that torch reserves, got {name}"
                 )
 
 
-class WorldModelOutput(NamedTuple):
-    """Result of `WorldModel.loss`."""
+class Losses(NamedTuple):
+    """The parts of the world model's loss, unscaled, and their weighted sum."""
 
     loss: Tensor  # ()
+    losses: dict[str, Tensor]  # of `kl` and of every head, each ()
+    obs_losses: dict[str, Tensor]  # by observation, each ()
+
+
+class WorldModelOutput(NamedTuple):
+    """Result of `WorldModel.loss`; with several samples, B counts all of them."""
+
+    loss: Tensor  # ()
+    batch: Batch  # (T, B, ...), repeated for every sample
     embed: Tensor  # (T, B, M), differentiable
     posterior: RSSMState  # (T, B, ...), differentiable
     prior_stats: Tensor  # (T, B, S, P)
@@ -122,23 +122,6 @@ class WorldModelOutput(NamedTuple):
     obs_log_probs: dict[str, Tensor]  # by observation, each (T, B)
     kl: Tensor  # (T, B) in nats
     metrics: dict[str, Tensor]  # detached, each ()
-
-
-def transform_reward(reward: Tensor, transform: RewardTransform) -> Tensor:
-    """Transform raw rewards to targets of the reward head, any shape.
-
-    `log1p` is for rewards above -1: it is minus infinity there and nan below, and the update then
-    stops with a `NonFiniteError`.
-    """
-    match transform:
-        case "tanh":
-            return reward.tanh()
-        case "sign":
-            return reward.sign()
-        case "log1p":
-            return reward.log1p()
-        case "identity":
-            return reward
 
 
 def split_loss_scales(
@@ -172,7 +155,7 @@ class WorldModel(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = config.encoder.build_encoder(obs_shapes, self.transform_of("reward"))
-        self.rssm = RSSM(self.encoder.output_size, action_size, config.latent, config.rssm)
+        self.rssm = config.rssm.build(self.encoder.output_size, action_size, config.latent)
         self.feature_size = self.rssm.feature_size
         self.decoder = config.decoder.build_decoder(self.feature_size, obs_shapes)
         used = {name: head for name, head in config.heads.items() if head is not None}
@@ -181,6 +164,10 @@ class WorldModel(nn.Module):
                 name: head.build(self.feature_size, self.transform_of(name))
                 for name, head in used.items()
             }
+        )
+        shape = AuxiliaryShape(self.feature_size, obs_shapes, action_size)
+        self.auxiliary = nn.ModuleDict(
+            {name: part.build(shape) for name, part in config.auxiliary.items()}
         )
         self.has_gradients = {name: head.gradients for name, head in used.items()}
         kl_scale, self.obs_scales = split_loss_scales(config.loss_scales, obs_shapes)
@@ -224,8 +211,8 @@ class WorldModel(nn.Module):
 
         Args:
             batch: (T, B, ...), raw.
-            start: (B, ...) state before the batch, None for zeros.
-            noise: (T, B, S, K) that determines the samples, None draws it.
+            start: (B, ...) state before the batch, None for zeros; (B * I, ...) with I samples.
+            noise: (T, B, S, K) that determines the samples, None draws it; (T, B * I, S, K) with I.
 
         Source: Eq. 2. First steps count, and so does their KL, as in the authors' code.
         """
@@ -234,47 +221,43 @@ class WorldModel(nn.Module):
         assert batch.is_first.shape == batch.is_terminal.shape == (length, batch_size)
         config = self.config
 
-        embed = self.encode(batch.obs, batch.reward, batch.is_terminal)
+        given = batch
+        embed = self.encode(batch.obs, batch.reward, batch.is_terminal)  # once, for all samples
+        if config.iwae_samples > 1:
+            embed = embed.repeat_interleave(config.iwae_samples, 1)  # (T, B * I, M)
+            batch = batch.repeat(config.iwae_samples)
         posterior = self.rssm.observe(embed, batch.prev_action, batch.is_first, start, noise)
         prior_stats = self.rssm.prior_stats(posterior.deter)
-        kl_loss, kl = balanced_kl(
-            posterior.stats,
-            prior_stats,
-            config.latent.kl_divergence,
-            balance=config.kl.balance,
-            free_nats=config.kl.free_nats,
-            forward=config.kl.forward,
-            free_avg=config.kl.free_avg,
-        )
-
+        kl_term, kl = self.divergence(posterior, prior_stats)
         targets = self.targets(batch)
         obs_log_probs, log_probs = self.score(  # (T, B) each
             posterior.features, batch.obs, targets
         )
-        losses = {"kl": kl_loss} | {k: -x.mean() for k, x in log_probs.items()}
-        obs_losses = {k: -x.mean() for k, x in obs_log_probs.items()}
-        scaled = [self.scales[k] * x for k, x in losses.items()]
-        scaled += [self.obs_scales.get(k, 1.0) * x for k, x in obs_losses.items()]
-        loss = torch.stack(scaled).sum()
+        parts = self.combine(kl_term, log_probs, obs_log_probs)
+        loss, auxiliary = parts.loss, {}
+        if self.auxiliary:
+            added, auxiliary = self.auxiliary_loss(posterior.features, given)
+            loss = loss + added
 
         with torch.no_grad():
             metrics = {
                 "loss": loss,
-                "kl": kl.mean(),
-                "kl_loss": kl_loss,
+                "kl": self.per_sequence(kl).mean(),
+                "kl_loss": parts.losses["kl"],
                 "posterior_entropy": config.latent.entropy(posterior.stats).mean(),
                 "prior_entropy": config.latent.entropy(prior_stats).mean(),
-            } | {f"{METRIC_NAMES.get(k, k)}_nll": x for k, x in losses.items() if k != "kl"}
-            metrics |= self.group_metrics(log_probs, targets)
+            } | {f"{METRIC_NAMES.get(k, k)}_nll": x for k, x in parts.losses.items() if k != "kl"}
+            metrics |= self.group_metrics(log_probs, targets) | auxiliary
         metrics = {f"world_model/{k}": x.detach() for k, x in metrics.items()}
-        metrics |= {f"observations/{k}_nll": x.detach() for k, x in obs_losses.items()}
+        metrics |= {f"observations/{k}_nll": x.detach() for k, x in parts.obs_losses.items()}
         return WorldModelOutput(
             loss,
+            batch,
             embed,
             posterior,
             prior_stats,
-            losses=losses,
-            obs_losses=obs_losses,
+            losses=parts.losses,
+            obs_losses=parts.obs_losses,
             log_probs=log_probs,
             obs_log_probs=obs_log_probs,
             kl=kl,
@@ -298,10 +281,108 @@ class WorldModel(nn.Module):
             config, head = self.config.heads[name], self.heads[name]
             assert config is not None
             assert isinstance(head, Head)
-            for group, mask in config.groups(head, targets[name]).items():
+            target = targets[name][:, :: self.config.iwae_samples]
+            for group, mask in config.groups(head, target).items():
                 key = f"{METRIC_NAMES.get(name, name)}_nll_where_{group}"
-                metrics[key] = mean_where(-log_prob, mask)
+                metrics[key] = mean_where(self.per_sequence(-log_prob), mask)
         return metrics
+
+    def auxiliary_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add up the weighted auxiliary losses of a batch.
+
+        Args:
+            features: (T, B * I, F) of the posteriors; they get gradients. The first sample counts.
+            batch: (T, B, ...), raw.
+
+        Returns:
+            The sum (), and detached metrics, each ().
+        """
+        context = AuxiliaryContext(
+            features[:, :: self.config.iwae_samples],
+            self.transform_of("reward")(batch.reward),
+            batch,
+        )
+        losses, metrics = [], {}
+        for name, auxiliary in self.auxiliary.items():
+            assert isinstance(auxiliary, Auxiliary)
+            output = auxiliary.loss(context)
+            losses.append(self.config.auxiliary[name].weight * output.loss)
+            values = {"loss": output.loss, **output.metrics}
+            metrics |= {f"{name}_{key}": x.detach() for key, x in values.items()}
+        return torch.stack(losses).sum(), metrics
+
+    def begin_update(self, update: int) -> None:
+        """Do what depends on the number of the update (0, 1, ...), before its losses.
+
+        CUDA graphs do not capture it.
+        """
+        for auxiliary in self.auxiliary.values():
+            assert isinstance(auxiliary, Auxiliary)
+            auxiliary.begin_update(update)
+
+    def divergence(self, posterior: RSSMState, prior_stats: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the KL term of the loss, and the exact KL divergence (T, B), detached.
+
+        The term is that of `balanced_kl`, (). With several samples it is that of `sampled_kl`,
+        (T, B), without balancing and free nats.
+
+        Args:
+            posterior: (T, B, ...).
+            prior_stats: (T, B, S, P).
+        """
+        config, latent = self.config.kl, self.config.latent
+        if self.config.iwae_samples > 1:
+            term = sampled_kl(posterior.stats, prior_stats, posterior.stoch, latent.log_prob)
+            with torch.no_grad():
+                return term, latent.kl_divergence(posterior.stats, prior_stats)
+        return balanced_kl(
+            posterior.stats,
+            prior_stats,
+            latent.kl_divergence,
+            balance=config.balance,
+            free_nats=config.free_nats,
+            forward=config.forward,
+            free_avg=config.free_avg,
+        )
+
+    def combine(
+        self,
+        kl_term: Tensor,
+        log_probs: Mapping[str, Tensor],
+        obs_log_probs: Mapping[str, Tensor],
+    ) -> Losses:
+        """Combine the KL term and all log-probabilities to the loss.
+
+        Args:
+            kl_term: see `divergence`.
+            log_probs: by head, each (T, B) in nats.
+            obs_log_probs: by observation, each (T, B) in nats.
+        """
+        losses = {"kl": kl_term} | {k: -x for k, x in log_probs.items()}
+        obs_losses = {k: -x for k, x in obs_log_probs.items()}
+        if self.config.iwae_samples > 1:
+            # The samples are combined last: each has a weight for all of its terms.
+            loss = self.per_sequence(self._weighted_sum(losses, obs_losses)).mean()
+            with torch.no_grad():
+                losses = {k: self.per_sequence(x).mean() for k, x in losses.items()}
+                obs_losses = {k: self.per_sequence(x).mean() for k, x in obs_losses.items()}
+            return Losses(loss, losses, obs_losses)
+        losses = {k: x.mean() for k, x in losses.items()}
+        obs_losses = {k: x.mean() for k, x in obs_losses.items()}
+        return Losses(self._weighted_sum(losses, obs_losses), losses, obs_losses)
+
+    def _weighted_sum(
+        self, losses: Mapping[str, Tensor], obs_losses: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Add up losses (...) with the configured weights: (...)."""
+        scaled = [self.scales[k] * x for k, x in losses.items()]
+        scaled += [self.obs_scales.get(k, 1.0) * x for k, x in obs_losses.items()]
+        return torch.stack(scaled).sum(0)
+
+    def per_sequence(self, loss: Tensor) -> Tensor:
+        """Combine the samples of every sequence: (T, B * I) -> (T, B); with one, do nothing."""
+        samples = self.config.iwae_samples
+        return loss if samples == 1 else importance_weighted(loss.unflatten(1, (-1, samples)))
 
     def score(
         self, features: Tensor, obs: Mapping[str, Tensor], targets: Mapping[str, Tensor]

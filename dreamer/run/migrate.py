@@ -121,7 +121,21 @@ def _from_3_to_4(config: dict[str, Any]) -> dict[str, Any]:
 def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
     """Keys for PyDreamer's features; older runs had none of them."""
     returns = {"_target_": "dreamer.models.returns.LambdaReturns"}
-    return {"returns": returns, "reward_input": False} | config
+    added = {"iwae_samples": 1, "returns": returns, "reward_input": False}
+    return _with_cell(added | config)
+
+
+def _with_cell(config: dict[str, Any]) -> dict[str, Any]:
+    """Make the recurrent cell a node, and the number of samples a key of the world model."""
+    model = _mapping(config, "model")
+    world_model = _mapping(model, "world_model")
+    rssm = {**_mapping(world_model, "rssm")}
+    if "layer_norm" not in rssm:
+        return config
+    cell = {"_target_": "dreamer.models.rssm.GRUConfig", "layer_norm": rssm.pop("layer_norm")}
+    rssm["cell"] = cell
+    world_model = {"iwae_samples": 1, **world_model, "rssm": rssm}
+    return {"cell": cell} | config | {"model": {**model, "world_model": world_model}}
 
 
 MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (

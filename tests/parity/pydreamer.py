@@ -15,7 +15,7 @@ from dreamer.models.heads import DistributionLayer, Head
 from dreamer.models.latents import CategoricalLatent
 from dreamer.models.layers import MLP, DenseLayer
 from dreamer.models.observations import Decoder, ObservationConfig, ObsShapes, VectorConfig
-from dreamer.models.rssm import RSSMConfig
+from dreamer.models.rssm import GRUConfig, RSSMConfig
 from dreamer.models.vision import ConvConfig
 from dreamer.models.world_model import (
     KLConfig,
@@ -119,7 +119,7 @@ def features_model(
     plain = ObservationConfig("$^", ".*", NO_CONVOLUTIONS, vector)
     config = WorldModelConfig(
         latent=CategoricalLatent(1, 2),
-        rssm=RSSMConfig(feature_size - 2, 1, "elu", "none", layer_norm=True, ensemble=1),
+        rssm=RSSMConfig(feature_size - 2, 1, "elu", "none", GRUConfig(layer_norm=True), ensemble=1),
         encoder=plain,
         decoder=decoder or DecoderConfig("$^", ".*", NO_CONVOLUTIONS, vector, "squared_error"),
         heads=heads,
@@ -128,6 +128,7 @@ def features_model(
         image_gradients=True,
         reward_transform=reward_transform,
         discount=0.9,
+        iwae_samples=1,
     )
     return config.build(obs_shapes or {"none": (1,)}, action_size=1)
 
