@@ -1,4 +1,4 @@
-"""What PyDreamer's world model computes differently: recurrent cells, resets, vector encoders.
+"""What PyDreamer's world model computes differently: cells, resets, vector encoders, starts.
 
 The configuration chooses these objects by `_target_`. What only orders weights differently is not
 here: `dreamer/convert_pydreamer.py` reorders them.
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from dreamer.models.latents import Latent
 from dreamer.models.layers import MLP, LayerNorm
-from dreamer.models.observations import VectorConfig
-from dreamer.models.rssm import RSSM, GRUCell, RSSMConfig
+from dreamer.models.observations import ObsShapes, VectorConfig
+from dreamer.models.rssm import RSSM, GRUCell, ImaginationPolicy, RSSMConfig
+from dreamer.models.world_model import WorldModel, WorldModelConfig
 from dreamer.schema.types import PositiveCount, doc
 from dreamer.schema.validation import check
-from dreamer.types import RSSMState
+from dreamer.types import RSSMState, Trajectory
 
 MakeCell = Callable[[int, int], nn.Module]  # from the sizes of the input and of the state
 
@@ -175,6 +176,37 @@ class VectorEncoder(nn.Module):
 
 
 @dataclass(frozen=True)
+class PyDreamerWorldModelConfig(WorldModelConfig):
+    """A world model that imagines from the starts' predicted ends, as PyDreamer does."""
+
+    def build(self, obs_shapes: ObsShapes, action_size: int) -> "PyDreamerWorldModel":
+        """See `WorldModelConfig`."""
+        return PyDreamerWorldModel(self, obs_shapes, action_size)
+
+
+class PyDreamerWorldModel(WorldModel):
+    """Predicts whether an episode has ended for the starts of trajectories, too.
+
+    DreamerV2 reads it from the replay.
+    """
+
+    def imagine(
+        self,
+        start: RSSMState,
+        start_is_terminal: Tensor | None,
+        policy: ImaginationPolicy,
+        horizon: int,
+        *,
+        action_noise: Tensor | None = None,
+        state_noise: Tensor | None = None,
+    ) -> Trajectory:
+        """See `WorldModel`; `start_is_terminal` is not read."""
+        return super().imagine(
+            start, None, policy, horizon, action_noise=action_noise, state_noise=state_noise
+        )
+
+
+@dataclass(frozen=True)
 class PyDreamerRSSMConfig(RSSMConfig):
     """A recurrent state-space model that resets the state only, as PyDreamer does."""
 
@@ -188,6 +220,8 @@ class PyDreamerRSSM(RSSM):
 
     In a stored episode this action is zero. It is not where a sequence begins within an episode.
     """
+
+    resets_actions = False
 
     def __init__(self, embed_size: int, action_size: int, latent: Latent, config: RSSMConfig):
         super().__init__(embed_size, action_size, latent, config)
