@@ -152,9 +152,12 @@ class UnbiasedGRUConfig(StackConfig):
 
 @dataclass(frozen=True)
 class VectorEncoderConfig(VectorConfig):
-    """Dense layers for vector observations that end in a linear one, as in PyDreamer."""
+    """Dense layers for vector observations, the last of them linear, as in PyDreamer."""
 
-    output: Annotated[PositiveCount, doc("Outputs of the last, linear layer.")]
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.layers:
+            raise ValueError("`layers` must have the size of the linear layer at least, got []")
 
     def build(self, input_size: int) -> nn.Module:
         """See `VectorConfig`."""
@@ -162,16 +165,16 @@ class VectorEncoderConfig(VectorConfig):
 
 
 class VectorEncoder(nn.Module):
-    """Dense layers and a linear one: (..., O) -> (..., output)."""
+    """Dense layers and a linear one: (..., O) -> (..., output_size)."""
 
     def __init__(self, input_size: int, config: VectorEncoderConfig):
         super().__init__()
-        self.trunk = MLP(input_size, config.layers, activation=config.activation, norm=config.norm)
-        self.out = nn.Linear(self.trunk.output_size, config.output)
-        self.output_size = config.output
+        *sizes, self.output_size = config.layers
+        self.trunk = MLP(input_size, sizes, activation=config.activation, norm=config.norm)
+        self.out = nn.Linear(self.trunk.output_size, self.output_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., O) -> (..., output)."""
+        """(..., O) -> (..., output_size)."""
         return self.out(self.trunk(x))
 
 

@@ -148,7 +148,7 @@ def world_model_config(
             vector_keys=".*",
             image=ConvConfig(depth, [4, 4, 4, 4], "elu", "none"),
             vector=VectorEncoderConfig(
-                [hidden] * ENCODER_LAYERS, "elu", norm, output=config["embed_vecobs"] or 1
+                [*[hidden] * ENCODER_LAYERS, config["embed_vecobs"] or 1], "elu", norm
             ),
             reward_input=bool(config.get("reward_input")),
         ),
