@@ -90,6 +90,7 @@ def make_group_with(
     grayscale: Grayscale,
     flat_keys: FlatKeys,
     kwargs: Kwargs,
+    class_keys: ClassKeys = "$^",
     **group: Unpack[GroupOptions],
 ) -> VectorEnvs:
     """Build E environments with a function.
@@ -101,6 +102,7 @@ def make_group_with(
         grayscale: See `ObservationEncoder`.
         flat_keys: See `ObservationEncoder`.
         kwargs: Passed to the function.
+        class_keys: See `ObservationEncoder`.
         group: See `make_group`.
 
     Raises:
@@ -121,7 +123,13 @@ def make_group_with(
             raise ValueError(f"The environment's function must make a gymnasium.Env, got {env!r}")
         if time_limit_frames is not None:
             env = TimeLimit(env, time_limit_frames)
-        return GymEnv(env, action_repeat=action_repeat, grayscale=grayscale, flat_keys=flat_keys)
+        return GymEnv(
+            env,
+            action_repeat=action_repeat,
+            grayscale=grayscale,
+            flat_keys=flat_keys,
+            class_keys=class_keys,
+        )
 
     return make_group(
         make,
