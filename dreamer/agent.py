@@ -286,6 +286,10 @@ class DreamerAgent(pl.LightningModule):
     def _begin_update(self) -> None:
         """Do what precedes an update on the host; CUDA graphs do not capture it."""
 
+    def _begin_update(self) -> None:
+        """Do what depends on the number of the update, before its losses."""
+        self.world_model.begin_update(self.updates)
+
     def _end_update(self) -> None:
         """Do the parts of an update that run on the host."""
         self.finite_check.send()

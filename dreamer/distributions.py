@@ -198,6 +198,17 @@ class Normal:
         return self.mean + self.std * noise
 
 
+class SquaredError(Normal):
+    """A unit normal whose log-density leaves out the constant: minus half the squared error."""
+
+    def __init__(self, mean: Tensor, event_dims: int = 0):
+        super().__init__(mean, 1.0, event_dims)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """(..., *event) -> (...), minus half the sum of squared errors."""
+        return sum_event(-0.5 * (value - self.mean).square(), self.event_dims)
+
+
 class Bernoulli:
     """Independent binary variables; the last `event_dims` axes are one event."""
 

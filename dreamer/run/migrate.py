@@ -120,7 +120,9 @@ def _from_3_to_4(config: dict[str, Any]) -> dict[str, Any]:
 
 def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
     """Keys for PyDreamer's features; older runs had none of them."""
-    return _with_cell({"iwae_samples": 1} | config)
+    returns = {"_target_": "dreamer.models.returns.LambdaReturns"}
+    added = {"iwae_samples": 1, "returns": returns, "reward_input": False}
+    return _with_cell(added | config)
 
 
 def _with_cell(config: dict[str, Any]) -> dict[str, Any]:

@@ -158,6 +158,9 @@ class TrainSettings(Section):
     image_gradients: Annotated[bool, doc("Let images train the latent state.")]
     reward_gradients: Annotated[bool, doc("Let rewards train the latent state.")]
     layer_norm: Annotated[bool, doc("Use layer norm in the GRU.")]
+    reward_input: Annotated[
+        bool, doc("Encode reward and terminal of the step, too.", source="PyDreamer")
+    ]
     actor_gradient: Annotated[
         Literal["auto", "reinforce", "dynamics", "both"],
         doc("Gradient of the actor; auto: reinforce for discrete actions, else dynamics."),
@@ -202,6 +205,9 @@ class TrainSettings(Section):
     stochastic: Annotated[Stochastic | None, doc("Sizes of the stochastic state.")] = None
     sizes: Annotated[Sizes | None, doc("Sizes of the networks.")] = None
     latents: Annotated[Node, doc("Kind of stochastic state.")]
+    returns: Annotated[
+        Node, doc("Targets of actor and critic: lambda (DreamerV2), gae (PyDreamer), or your own.")
+    ]
     cell: Annotated[Node, doc("Recurrent cell.")]
     env: Annotated[Node, doc("The environment.")]
     replay: Annotated[Node, doc("Replay buffer on disk, and the sampling of sequences.")]

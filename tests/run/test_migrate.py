@@ -11,7 +11,9 @@ from torch.testing import assert_close
 
 from dreamer.run.migrate import FORMAT, migrate
 
-START = {"init_from": None, "init_weights": "all", "data": {"prefill": None}, "iwae_samples": 1}
+RETURNS = {"_target_": "dreamer.models.returns.LambdaReturns"}
+START = {"init_from": None, "init_weights": "all", "data": {"prefill": None}}
+START |= {"iwae_samples": 1, "returns": RETURNS, "reward_input": False}
 HEAD = {
     "_target_": "dreamer.models.mlp.HeadConfig",
     "layers": 1,
