@@ -98,7 +98,9 @@ class Encoder(nn.Module):
             self.output_size += self.image.output_size
         if self.vector_keys:
             self.vector = config.vector.build(sum(obs_shapes[k][0] for k in self.vector_keys))
-            self.output_size += self.vector.output_size  # pyright: ignore[reportOperatorIssue]
+            size = self.vector.output_size
+            assert isinstance(size, int)
+            self.output_size += size
         self.apply(init_glorot)
 
     def inputs(
