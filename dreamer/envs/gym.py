@@ -33,7 +33,7 @@ FlatKeys = Annotated[
 ]
 ClassKeys = Annotated[
     Pattern,
-    doc("Pattern of observations that are tables (h, w) of class indices; see docs/class_images.md."),
+    doc("Pattern of observations that are tables (h, w) of class indices."),
 ]
 Kwargs = Annotated[
     dict[str, Any],

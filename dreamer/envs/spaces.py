@@ -61,8 +61,8 @@ class ObservationEncoder:
             class_keys: Pattern of names of tables (h, w) of class indices, in the same way.
 
         Raises:
-            ValueError: A part in `class_keys` is no such table, no part of the space can be an image or a vector, or two parts have the
-                same name.
+            ValueError: A part in `class_keys` is no such table, no part of the space can be an
+                image or a vector, or two parts have the same name.
         """
         self.left_out: dict[str, spaces.Space] = {}  # by name, parts that cannot be observed
         self.shapes: dict[str, tuple[int, ...]] = {}  # by name, of the encoded parts

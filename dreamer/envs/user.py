@@ -15,7 +15,15 @@ import gymnasium
 from gymnasium.wrappers import TimeLimit
 
 from dreamer.envs.base import ActionRepeat, GroupOptions, Task, VectorEnvs
-from dreamer.envs.gym import FlatKeys, Grayscale, GymEnv, GymOptions, GymTimeLimit, Kwargs
+from dreamer.envs.gym import (
+    ClassKeys,
+    FlatKeys,
+    Grayscale,
+    GymEnv,
+    GymOptions,
+    GymTimeLimit,
+    Kwargs,
+)
 from dreamer.envs.processes import make_group
 from dreamer.schema.types import doc
 from dreamer.schema.validation import checked_call
