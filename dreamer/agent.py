@@ -284,10 +284,10 @@ class DreamerAgent(pl.LightningModule):
         return [p for p in self._optimizer(name).param_groups[0]["params"] if p.requires_grad]
 
     def _begin_update(self) -> None:
-        """Do what precedes an update on the host; CUDA graphs do not capture it."""
+        """Do what depends on the number of the update, before its losses.
 
-    def _begin_update(self) -> None:
-        """Do what depends on the number of the update, before its losses."""
+        CUDA graphs do not capture it.
+        """
         self.world_model.begin_update(self.updates)
 
     def _end_update(self) -> None:
