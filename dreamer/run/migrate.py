@@ -122,7 +122,11 @@ def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
     """Keys for PyDreamer's features; older runs had none of them."""
     returns = {"_target_": "dreamer.models.returns.LambdaReturns"}
     added = {"iwae_samples": 1, "returns": returns, "reward_input": False}
-    return _with_cell(added | config)
+    config = _with_cell(added | config)
+    env = _mapping(config, "env")
+    if env.get("_target_") not in ("dreamer.envs.gym.make_gym", "dreamer.envs.user.make_user"):
+        return config
+    return config | {"env": {"class_keys": "$^", **env}}
 
 
 def _with_cell(config: dict[str, Any]) -> dict[str, Any]:

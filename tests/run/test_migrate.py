@@ -134,5 +134,11 @@ def test_the_recurrent_cell_becomes_a_node():
 def test_dummy_worlds_get_the_time_limit_of_the_maze():
     dummy = {"_target_": "dreamer.envs.dummy.make_dummy", "length": 12}
     assert migrate({"format": 3, "env": dummy})["env"] == dummy | {"maze_length": 80}
-    gym = {"_target_": "dreamer.envs.gym.make_gym"}
-    assert migrate({"format": 3, "env": gym})["env"] == gym
+    atari = {"_target_": "dreamer.envs.atari.make_atari"}
+    assert migrate({"format": 3, "env": atari})["env"] == atari
+
+
+@pytest.mark.parametrize("target", ["dreamer.envs.gym.make_gym", "dreamer.envs.user.make_user"])
+def test_gymnasium_environments_get_no_class_images(target):
+    env = {"_target_": target, "flat_keys": "grid"}
+    assert migrate({"format": 4, "env": env})["env"] == env | {"class_keys": "$^"}
