@@ -79,6 +79,9 @@ class NonFiniteError(RuntimeError):
 class DreamerAgent(pl.LightningModule):
     """DreamerV2: a world model, and an actor and a critic that learn from imagined trajectories."""
 
+    moves_target_first = False  # whether the slow critic moves before an update, not after it
+    samples_in_evaluation = False  # whether evaluations during a run sample actions
+
     def __init__(
         self,
         config: AgentConfig,
@@ -289,6 +292,8 @@ class DreamerAgent(pl.LightningModule):
         CUDA graphs do not capture it.
         """
         self.world_model.begin_update(self.updates)
+        if self.moves_target_first:
+            self.actor_critic.update_target_critic(self.updates)
 
     def _end_update(self) -> None:
         """Do the parts of an update that run on the host."""
@@ -297,7 +302,8 @@ class DreamerAgent(pl.LightningModule):
         for optimizer in self._optimizers():  # so that the Trainer counts the steps
             optimizer._on_before_step()
             optimizer._on_after_step()
-        self.actor_critic.update_target_critic(self.updates)
+        if not self.moves_target_first:
+            self.actor_critic.update_target_critic(self.updates)
         for _, component in self._components():
             component.end_update(self.updates)
         self.updates += 1

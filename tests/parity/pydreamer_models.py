@@ -8,6 +8,8 @@ import torch
 from golden import Case, channels_first
 from torch import Tensor
 
+from dreamer.models.actor import ActorConfig
+from dreamer.models.actor_critic import ActorCriticConfig, RewardNormConfig
 from dreamer.models.auxiliary_critic import AuxiliaryCriticConfig
 from dreamer.models.decoders import DecoderConfig
 from dreamer.models.heads import HeadConfig
@@ -18,12 +20,15 @@ from dreamer.models.pydreamer import (
     GateNormGRUConfig,
     PlainGRUConfig,
     PyDreamerRSSMConfig,
+    PyDreamerWorldModelConfig,
     UnbiasedGRUConfig,
     VectorEncoderConfig,
 )
+from dreamer.models.returns import GAEReturns
 from dreamer.models.reward_heads import CategoricalRewardConfig, TerminalHeadConfig
 from dreamer.models.vision import ConvConfig
-from dreamer.models.world_model import KLConfig, ModelHeadConfig, WorldModelConfig
+from dreamer.models.world_model import KLConfig, ModelHeadConfig
+from dreamer.optim import AdamWConfig
 from dreamer.types import Batch, RSSMState
 
 HIDDEN_LAYERS = 4  # of actor, critics and vector decoders
@@ -130,12 +135,12 @@ def auxiliary_configs(config: Mapping[str, Any]) -> dict[str, AuxiliaryCriticCon
 
 def world_model_config(
     config: Mapping[str, Any], obs_shapes: ObsShapes, **options: Any
-) -> WorldModelConfig:
+) -> PyDreamerWorldModelConfig:
     """The world model of a configuration; `options` are those of a case, which come first."""
     config = {**config, **options}
     norm, depth, hidden = norm_of(config), config.get("cnn_depth", 1), config["mlp_hidden"]
     scales = {key: config.get(f"{key}_weight", 1.0) for key in obs_shapes}
-    return WorldModelConfig(
+    return PyDreamerWorldModelConfig(
         latent=make_latent(config["stoch_dim"], config["stoch_discrete"]),
         rssm=rssm_config(config),
         encoder=EncoderConfig(
@@ -143,7 +148,7 @@ def world_model_config(
             vector_keys=".*",
             image=ConvConfig(depth, [4, 4, 4, 4], "elu", "none"),
             vector=VectorEncoderConfig(
-                [hidden] * ENCODER_LAYERS, "elu", norm, output=config["embed_vecobs"] or 1
+                [*[hidden] * ENCODER_LAYERS, config["embed_vecobs"] or 1], "elu", norm
             ),
             reward_input=bool(config.get("reward_input")),
         ),
@@ -184,3 +189,39 @@ def obs_shapes_of(batch: Batch) -> ObsShapes:
 def strides(text: str) -> tuple[slice, ...]:
     """The slices that a description names: "[..., ::7, ::9]"."""
     return tuple(slice(None, None, int(step)) for step in re.findall(r"::(\d+)", text))
+
+
+def actor_critic_config(config: Mapping[str, Any]) -> ActorCriticConfig:
+    mlp = mlp_options(config, HIDDEN_LAYERS, "auto")
+    return ActorCriticConfig(
+        actor=ActorConfig(
+            **mlp,
+            min_std=0.01,
+            init_std=0.0,
+            sample_gradient="exact",
+            gradient="reinforce",
+            gradient_mix=0.0,
+            entropy_scale=config["entropy"],
+        ),
+        critic=HeadConfig(**mlp | {"distribution": "squared_error"}),
+        reward_norm=RewardNormConfig(momentum=1.0, scale=1.0, epsilon=0.0),
+        lambda_=config["lambda_gae"],
+        slow_critic=True,
+        slow_critic_updates=config["target_interval"],
+        slow_critic_fraction=1.0,
+        returns=GAEReturns(config["gamma"]),
+    )
+
+
+def optimizer_config(config: Mapping[str, Any], group: str) -> AdamWConfig:
+    """That of the model, the actor or the critic."""
+    assert list(config["betas"]) == [0.9, 0.999]
+    rate, clip = (
+        ("adam_lr", "grad_clip") if group == "model" else (f"adam_lr_{group}", "grad_clip_ac")
+    )
+    return AdamWConfig(
+        learning_rate=config[rate],
+        epsilon=config["adam_eps"],
+        clip=config[clip],
+        weight_decay=config["weight_decay"],
+    )
