@@ -166,6 +166,51 @@ def one_hot_argmax(scores: Tensor) -> Tensor:
     return torch.zeros_like(scores).scatter_(-1, index, 1.0)
 
 
+class CategoricalImage:
+    """One of C classes for every pixel, independently; event (C, h, w), one-hot, channels first.
+
+    With `min_prob`, the probabilities are mixed with uniform ones: (1 - min_prob) p + min_prob / C.
+
+    Source: `CatImageDecoder` of PyDreamer, https://github.com/jurgisp/pydreamer
+    """
+
+    def __init__(self, logits: Tensor, min_prob: float = 0.0):
+        self.logits = logits.float()  # (..., C, h, w)
+        self.min_prob = min_prob
+
+    @property
+    def mean(self) -> Tensor:
+        """(..., C, h, w), the probabilities."""
+        probs = self.logits.softmax(-3)
+        if self.min_prob == 0:
+            return probs
+        return (1 - self.min_prob) * probs + self.min_prob / probs.shape[-3]
+
+    @property
+    def log_probs(self) -> Tensor:
+        """(..., C, h, w), the logarithms of the probabilities."""
+        return self.logits.log_softmax(-3) if self.min_prob == 0 else self.mean.log()
+
+    @property
+    def mode(self) -> Tensor:
+        """(..., C, h, w), the most likely class of each pixel; no gradient."""
+        return one_hot_argmax(self.logits.movedim(-3, -1)).movedim(-1, -3)
+
+    @property
+    def entropy(self) -> Tensor:
+        """(...) in nats, the sum over pixels."""
+        return -sum_event(self.mean * self.log_probs, 3)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """(..., C, h, w) -> (...) in nats; no gradient flows into `value`."""
+        return sum_event(value.detach() * self.log_probs, 3)
+
+    def sample(self, noise: Tensor | None = None) -> Tensor:
+        """(..., C, h, w), from Gumbel noise of that shape; no gradient."""
+        noise = gumbel_like(self.logits) if noise is None else noise
+        return one_hot_argmax((self.log_probs + noise).movedim(-3, -1)).movedim(-1, -3)
+
+
 class Normal:
     """Independent normals; the last `event_dims` axes are one event."""
 
@@ -196,6 +241,17 @@ class Normal:
         """(..., *event): mean + std * noise, with standard normal noise of that shape."""
         noise = torch.randn_like(self.mean) if noise is None else noise
         return self.mean + self.std * noise
+
+
+class SquaredError(Normal):
+    """A unit normal whose log-density leaves out the constant: minus half the squared error."""
+
+    def __init__(self, mean: Tensor, event_dims: int = 0):
+        super().__init__(mean, 1.0, event_dims)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """(..., *event) -> (...), minus half the sum of squared errors."""
+        return sum_event(-0.5 * (value - self.mean).square(), self.event_dims)
 
 
 class Bernoulli:

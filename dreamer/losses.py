@@ -105,6 +105,22 @@ def balanced_kl(
     return mix * left_loss + (1 - mix) * right_loss, divergences[0].detach()
 
 
+def importance_weighted(loss: Tensor) -> Tensor:
+    """Combine the losses of several samples to the bound of IWAE: -log mean exp(-loss).
+
+    It is at most the mean of the losses, and as tight as more samples make it.
+
+    Args:
+        loss: (..., I) negative log-weights of I samples, in nats.
+
+    Returns:
+        (...) in nats. A sample's gradient is weighted by its share, softmax(-loss).
+
+    Source: Eq. 8 of https://arxiv.org/abs/1509.00519
+    """
+    return math.log(loss.shape[-1]) - torch.logsumexp(-loss, -1)
+
+
 def actor_loss(
     log_prob: Tensor | None,
     entropy: Tensor,

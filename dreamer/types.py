@@ -12,11 +12,21 @@ Shape letters, project-wide:
     C  image channels                                       F = S * K + D  features
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+# Observations whose names begin so are stored in the replay for probes; no agent observes them.
+HIDDEN = "probe/"
+Value = TypeVar("Value")
+
+
+def visible(observations: Mapping[str, Value]) -> dict[str, Value]:
+    """Return what belongs to the agent's own observations, by name: all but those for probes."""
+    return {key: value for key, value in observations.items() if not key.startswith(HIDDEN)}
 
 
 class ActionSpace(NamedTuple):

@@ -10,12 +10,12 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from dreamer.distributions import Bernoulli, Distribution, Normal, OneHot
+from dreamer.distributions import Bernoulli, Distribution, Normal, OneHot, SquaredError
 from dreamer.models.layers import MLP, ActivationKey, NormKey, init_glorot
 from dreamer.schema.types import Count, PositiveCount, doc
 from dreamer.schema.validation import check
 
-DistributionName = Literal["mse", "normal", "binary", "onehot"]
+DistributionName = Literal["mse", "squared_error", "normal", "binary", "onehot"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class DistributionLayer(nn.Module):
             case "normal":
                 assert raw is not None
                 return Normal(out, raw, dims)  # no softplus, as in the authors' code
+            case "squared_error":
+                return SquaredError(out, dims)
             case _:  # mse
                 return Normal(out, 1.0, dims)
 
