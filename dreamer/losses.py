@@ -62,6 +62,22 @@ def trajectory_weight(discount: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(discount[:1]), discount[:-1]]).cumprod(0)
 
 
+def gae_weight(continues: Tensor) -> Tensor:
+    """Compute the probability that the episode runs on after each state: w[t] = prod_{i<=t} c[i].
+
+    Unlike in `trajectory_weight`, the end at t itself counts, and gamma does not.
+
+    Args:
+        continues: (H+1, N) probability that the episode continues after t.
+
+    Returns:
+        (H+1, N). Differentiable; the losses detach it.
+
+    Source: PyDreamer, https://github.com/jurgisp/pydreamer
+    """
+    return continues.cumprod(0)
+
+
 def balanced_kl(
     posterior_stats: Tensor,
     prior_stats: Tensor,
@@ -134,11 +150,11 @@ def actor_loss(
     """Maximise the lambda return, by Reinforce or through the dynamics, and the entropy.
 
     Args:
-        log_prob: (H-1, N) of the imagined actions; None where `dynamics_mix` is 1.
-        entropy: (H-1, N) of the policy, in nats.
-        target: (H-1, N) lambda returns of the states that the actions led to.
-        baseline: (H-1, N) values of the states in which the actions were chosen.
-        weight: (H-1, N).
+        log_prob: (L, N) of the first L imagined actions; None where `dynamics_mix` is 1.
+        entropy: (L, N) of the policy, in nats.
+        target: (L, N) returns that the actions are credited with.
+        baseline: (L, N) values of the states in which the actions were chosen.
+        weight: (L, N).
         dynamics_mix: 0 is Reinforce, 1 is gradients through the dynamics, values between mix both.
         entropy_scale: weight of the entropy bonus.
 
@@ -158,18 +174,21 @@ def actor_loss(
     return -(weight.detach() * objective).mean()
 
 
-def critic_loss(value: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+def critic_loss(
+    value: Tensor, target: Tensor, weight: Tensor, *, constant: float = HALF_LOG_2PI
+) -> Tensor:
     """Regress the critic onto the targets: negative log-likelihood under a unit normal.
 
     Args:
         value: (H, N) of the critic.
         target: (H, N) lambda returns, detached here.
         weight: (H, N), detached here.
+        constant: the normaliser, 0.919; 0 leaves half the squared error.
 
     Returns:
         The loss (), 0.5 * squared error + 0.919 per step. Gradients flow into `value` only.
 
     Source: Eq. 5.
     """
-    nll = 0.5 * (value - target.detach()).square() + HALF_LOG_2PI
+    nll = 0.5 * (value - target.detach()).square() + constant
     return (weight.detach() * nll).mean()

@@ -120,7 +120,7 @@ def _from_3_to_4(config: dict[str, Any]) -> dict[str, Any]:
 
 def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
     """Keys for PyDreamer's features; older runs had none of them."""
-    return config
+    return {"returns": {"_target_": "dreamer.models.returns.LambdaReturns"}} | config
 
 
 MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (

@@ -197,6 +197,9 @@ class TrainSettings(Section):
     stochastic: Annotated[Stochastic | None, doc("Sizes of the stochastic state.")] = None
     sizes: Annotated[Sizes | None, doc("Sizes of the networks.")] = None
     latents: Annotated[Node, doc("Kind of stochastic state.")]
+    returns: Annotated[
+        Node, doc("Targets of actor and critic: lambda (DreamerV2), gae (PyDreamer), or your own.")
+    ]
     env: Annotated[Node, doc("The environment.")]
     replay: Annotated[Node, doc("Replay buffer on disk, and the sampling of sequences.")]
     model: Annotated[Node, doc("The networks, losses and optimisers.")]

@@ -291,7 +291,7 @@ def test_impossible_actors_are_refused(action_space, actor, message):
         ({"slow_critic_updates": 0}, "`slow_critic_updates` must be at least 1, got 0"),
         (
             {"critic": dataclasses.replace(ACTOR_CRITIC.critic, distribution="binary")},
-            "critic's `distribution` must be mse, got binary",
+            "critic's `distribution` must be mse or squared_error, got binary",
         ),
     ],
 )

@@ -11,7 +11,8 @@ from torch.testing import assert_close
 
 from dreamer.run.migrate import FORMAT, migrate
 
-START = {"init_from": None, "init_weights": "all", "data": {"prefill": None}}
+RETURNS = {"_target_": "dreamer.models.returns.LambdaReturns"}
+START = {"init_from": None, "init_weights": "all", "data": {"prefill": None}, "returns": RETURNS}
 HEAD = {
     "_target_": "dreamer.models.mlp.HeadConfig",
     "layers": 1,
