@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dreamer.distributions import CategoricalImage
 from dreamer.losses import importance_weighted
-from dreamer.models.heads import Head, HeadConfig
+from dreamer.models.heads import DistributionLayer, Head, HeadConfig
 from dreamer.models.layers import MLP, ActivationKey, NormKey, init_glorot
 from dreamer.schema.types import Count, Fraction, PositiveCount, doc
 from dreamer.schema.validation import check
@@ -101,20 +101,27 @@ class CategoricalImageDecoder(nn.Module):
     ):
         """`shape` is (C, h, w)."""
         super().__init__()
-        self.shape, self.min_prob = shape, config.min_prob
         self.trunk = MLP(
             input_size,
             [config.units] * config.layers,
             activation=config.activation,
             norm=config.norm,
         )
-        self.out = nn.Linear(self.trunk.output_size, torch.Size(shape).numel())
+        self.out = _CategoricalImageLayer(self.trunk.output_size, shape, config.min_prob)
         self.apply(init_glorot)
 
     def forward(self, x: Tensor) -> CategoricalImage:
         """(..., input_size) -> a distribution with batch (...) and event (C, h, w)."""
-        logits = self.out(self.trunk(x)).float().unflatten(-1, self.shape)
-        return CategoricalImage(logits, self.min_prob)
+        return self.out(self.trunk(x))
+
+
+class _CategoricalImageLayer(DistributionLayer):
+    def __init__(self, input_size: int, shape: tuple[int, int, int], min_prob: float):
+        super().__init__(input_size, shape, "categorical_image")
+        self.min_prob = min_prob
+
+    def distribution(self, out: Tensor, raw: Tensor | None) -> CategoricalImage:
+        return CategoricalImage(out, self.min_prob)
 
 
 class MapProbe(nn.Module):

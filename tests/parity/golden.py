@@ -118,9 +118,10 @@ class Case:
     def compare(
         self, key: str, result: np.ndarray, expected: np.ndarray, limit: np.ndarray
     ) -> None:
-        """Fail where the result is further away than the limit."""
+        """Fail where the result is further away than the limit; nan must be nan."""
         error = np.abs(np.subtract(result, expected, dtype=float))  # of booleans, too
-        assert (error <= limit).all(), f"{self} {key}: off by up to {error.max()}"
+        undefined = np.isnan(result) & np.isnan(expected)  # means over nothing
+        assert ((error <= limit) | undefined).all(), f"{self} {key}: off by up to {error.max()}"
 
     def check_all(self, folder: str, actual: Mapping[str, Tensor], *, atol: float = 1e-5) -> None:
         """Compare all results below a folder with the values of the same names."""

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from dreamer.models.actor import Actor
 from dreamer.models.heads import Head
 from dreamer.models.layers import MLP, DenseLayer
+from dreamer.models.probes import CategoricalImageDecoder
 
+AnyHead = Head | Actor | CategoricalImageDecoder
 Weights = Mapping[str, np.ndarray]
 
 
@@ -27,7 +29,7 @@ def mlp_parameters(mlp: MLP, folder: str = "model") -> Iterator[tuple[str, nn.Pa
             yield from ((f"{folder}/{index}/{k}", p) for k, p in part.named_parameters())
 
 
-def head_parameters(head: Head | Actor, folder: str = "model") -> dict[str, list[nn.Parameter]]:
+def head_parameters(head: AnyHead, folder: str = "model") -> dict[str, list[nn.Parameter]]:
     """All weights of a head, by PyDreamer's names; a normal's mean and deviation are one matrix."""
     found = {name: [p] for name, p in mlp_parameters(head.trunk, folder)}
     outputs = [head.out.out] if head.out.std is None else [head.out.out, head.out.std]
@@ -38,7 +40,7 @@ def head_parameters(head: Head | Actor, folder: str = "model") -> dict[str, list
 
 
 @torch.no_grad()
-def load_head(head: Head | Actor, weights: Weights, folder: str = "model") -> None:
+def load_head(head: AnyHead, weights: Weights, folder: str = "model") -> None:
     """Set every weight; all arrays below the folder must be used."""
     parameters = head_parameters(head, folder)
     assert parameters.keys() == {k for k in weights if k.startswith(f"{folder}/")}
@@ -49,7 +51,7 @@ def load_head(head: Head | Actor, weights: Weights, folder: str = "model") -> No
             parameter.copy_(block)
 
 
-def head_gradients(head: Head | Actor, folder: str = "model") -> dict[str, Tensor]:
+def head_gradients(head: AnyHead, folder: str = "model") -> dict[str, Tensor]:
     """The gradients, by PyDreamer's names and in its layout; nothing where there is none."""
     return {
         name: torch.cat([p.grad for p in parts if p.grad is not None])
