@@ -31,7 +31,7 @@ from dreamer.models.world_model import WorldModelConfig
 from dreamer.optim import EpsilonHatAdam, OptimizerConfig, clip_gradients
 from dreamer.schema.types import AtLeastTwo, doc
 from dreamer.schema.validation import check
-from dreamer.types import ActionSpace, Batch, RSSMState
+from dreamer.types import ActionSpace, Batch, RSSMState, visible
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class DreamerAgent(pl.LightningModule):
 
         Args:
             config: networks and optimisers.
-            obs_shapes: by key, one observation: (C, 64, 64) or (O,).
+            obs_shapes: by key, one observation: (C, 64, 64) or (O,); hidden ones, too.
             action_space: what the environment accepts.
         """
         super().__init__()
@@ -96,7 +96,7 @@ class DreamerAgent(pl.LightningModule):
         self.config = config
         self.obs_shapes = obs_shapes
         self.action_space = action_space
-        self.world_model = config.world_model.build(obs_shapes, action_space.size)
+        self.world_model = config.world_model.build(visible(obs_shapes), action_space.size)
         self.actor_critic = config.actor_critic.build(self.world_model.feature_size, action_space)
         shape = AgentShape.of(
             self.world_model,

@@ -9,6 +9,9 @@ How each space is observed, named by its path in Dict and Tuple spaces ("camera/
     Discrete, MultiDiscrete                   vector of concatenated one-hot choices
     MultiBinary                               vector of zeros and ones
 
+Parts below "probe/" are for probes, not for agents. They are vectors, except "probe/map": a Box of
+integers from 0, or a MultiDiscrete, of shape (height, width). It becomes (C, height, width), one-hot.
+
 A Box has an image's shape if it is (height, width), (height, width, C) or (C, height, width) with
 edges of at least 8 pixels, and fewer channels than pixels on an edge. All four channels of RGBA are
 kept, because a stack of four grayscale frames has the same shape.
@@ -24,7 +27,7 @@ from gymnasium import spaces
 from PIL import Image
 
 from dreamer.envs.group import EnvironmentFault
-from dreamer.types import ActionSpace
+from dreamer.types import HIDDEN, ActionSpace
 
 IMAGE_SIZE = 64  # pixels, both edges
 MIN_EDGE = 8  # pixels; a smaller array is a table, not an image
@@ -46,7 +49,9 @@ class GymSpaces(NamedTuple):
 class ObservationEncoder:
     """Converts observations of one space to dictionaries of images and vectors."""
 
-    def __init__(self, space: spaces.Space, *, grayscale: bool, flat_keys: str):
+    def __init__(
+        self, space: spaces.Space, *, grayscale: bool, flat_keys: str, hidden: bool = True
+    ):
         """Choose an encoding for each part.
 
         Args:
@@ -54,6 +59,7 @@ class ObservationEncoder:
             grayscale: Convert RGB images to one channel, the luminance.
             flat_keys: Pattern of names to flatten although they have an image's shape; an
                 observation that is one image is called "image".
+            hidden: Encode the parts for probes, too.
 
         Raises:
             ValueError: No part of the space can be an image or a vector, or two parts have the
@@ -65,7 +71,9 @@ class ObservationEncoder:
         self._kinds: dict[str, str] = {}  # by name, `dtype.kind` of the first data
         for path, part in list_parts(space):
             name = "/".join(map(str, path)).replace(".", "_")  # no dots in module names
-            flat = re.match(flat_keys, name or "image") is not None
+            if name.startswith(HIDDEN) and not hidden:
+                continue
+            flat = name.startswith(HIDDEN) or re.match(flat_keys, name or "image") is not None
             encoding = _choose_encoding(part, name or "observation", grayscale, flat)
             if encoding is None:
                 self.left_out[name] = part
@@ -177,6 +185,9 @@ def _choose_encoding(
     space: spaces.Space, name: str, grayscale: bool, flat: bool
 ) -> tuple[tuple[int, ...], Encode] | None:
     """Return the shape and encoding of one part; None if it cannot be observed."""
+    if name == HIDDEN + "map":
+        classes, height, width = shape = _map_shape(space)
+        return shape, partial(_encode_map, space, name, classes)
     match space:
         case spaces.Box():
             axis = None if flat else _channel_axis(space)
@@ -192,6 +203,34 @@ def _choose_encoding(
             counts = _counts(space)
             return (sum(counts),), partial(_encode_choices, space, counts, name)
     return None
+
+
+def _map_shape(space: spaces.Space) -> tuple[int, int, int]:
+    """Return the shape (C, height, width) of a map's one-hot encoding.
+
+    Raises:
+        ValueError: The space is no map.
+    """
+    classes: set[int] = set()
+    match space:
+        case spaces.MultiDiscrete() if not np.any(space.start):
+            classes = set(space.nvec.ravel().tolist())
+        case spaces.Box() if space.dtype.kind in "iu" and not space.low.any():
+            classes = {int(high) + 1 for high in space.high.ravel()}
+    if len(classes) != 1 or space.shape is None or len(space.shape) != 2:
+        raise ValueError(
+            f"`{HIDDEN}map` must be a Box of integers from 0 or a MultiDiscrete, (height, width), "
+            f"with the same number of classes everywhere, got {space}"
+        )
+    return (*classes, *space.shape)  # pyright: ignore[reportReturnType]
+
+
+def _encode_map(space: spaces.Space, name: str, classes: int, array: np.ndarray) -> np.ndarray:
+    assert space.shape is not None
+    _require_shape(name, array, space.shape)
+    if array.dtype.kind not in "biu" or not ((array >= 0) & (array < classes)).all():
+        raise EnvironmentFault(f"`{name}` must hold classes below {classes}, got {array}")
+    return np.ascontiguousarray(np.moveaxis(np.eye(classes, dtype=np.uint8)[array], -1, 0))
 
 
 def _channel_axis(space: spaces.Box) -> int | None:

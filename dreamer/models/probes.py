@@ -72,7 +72,7 @@ class GoalsData(NamedTuple):
 
 
 class ProbeOutput(NamedTuple):
-    """Result of a probe."""
+    """Result of a probe; all but the loss is detached."""
 
     loss: Tensor  # ()
     metrics: dict[str, Tensor]  # by name, each (); nan where there is nothing to average
@@ -204,6 +204,32 @@ class GoalsProbe(nn.Module):
             }
         loss = torch.stack([x.mean() for x in losses.values()]).sum()
         return ProbeOutput(loss, metrics, tensors)
+
+
+class MapAndGoalsProbe(nn.Module):
+    """A map probe, a goals probe, or both, on raw observations; the loss is the sum of theirs."""
+
+    def __init__(self, map_probe: MapProbe | None, goals_probe: GoalsProbe | None):
+        super().__init__()
+        self.map, self.goals = map_probe, goals_probe
+
+    def forward(self, features: Tensor, obs: Mapping[str, Tensor]) -> ProbeOutput:
+        """Score the predictions.
+
+        Args:
+            features: (T, B, I, F); gradients flow into them.
+            obs: raw, by name, each (T, B, ...).
+        """
+        outputs = []
+        if self.map is not None:
+            outputs.append(self.map(features, MapData.of(obs)))
+        if self.goals is not None:
+            outputs.append(self.goals(features, GoalsData.of(obs)))
+        return ProbeOutput(
+            torch.stack([output.loss for output in outputs]).sum(),
+            {key: x for output in outputs for key, x in output.metrics.items()},
+            {key: x for output in outputs for key, x in output.tensors.items()},
+        )
 
 
 def _by_age(distance: Tensor, ages: Tensor) -> dict[str, Tensor]:

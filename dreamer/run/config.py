@@ -28,7 +28,13 @@ def _kl_share(value: bool | float) -> float:
     return value
 
 
+def _given(key: str, *, _root_: DictConfig) -> bool:
+    """Whether a key has a value; it may be missing."""
+    return OmegaConf.select(_root_, key) is not None
+
+
 OmegaConf.register_new_resolver("kl_share", _kl_share, replace=True)
+OmegaConf.register_new_resolver("given", _given, replace=True)
 
 
 def checked(cfg: DictConfig) -> DictConfig:

@@ -120,7 +120,17 @@ def _from_3_to_4(config: dict[str, Any]) -> dict[str, Any]:
 
 def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
     """Keys for PyDreamer's features; older runs had none of them."""
-    return {"returns": {"_target_": "dreamer.models.returns.LambdaReturns"}} | config
+    config = {"returns": {"_target_": "dreamer.models.returns.LambdaReturns"}} | config
+    return _with_probe(config)
+
+
+def _with_probe(config: dict[str, Any]) -> dict[str, Any]:
+    """Runs can have a probe, and MiniGrid provides what it needs."""
+    config = {"probe": {}, "probe_gradients": False} | config
+    env = _mapping(config, "env")
+    if env.get("_target_") != "dreamer.envs.minigrid.make_minigrid":
+        return config
+    return config | {"env": {"map": False, "goals": False, **env}}
 
 
 MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (

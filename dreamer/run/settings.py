@@ -114,6 +114,7 @@ class TrainSettings(Section):
 
     headings: ClassVar[dict[str, str]] = {  # by the first key of each group
         "kl_balance": "Ablation switches:",
+        "probe_gradients": "Probes:",
         "init_from": "Fine-tuning:",
         "prefill_policy_steps": "Collection and learning:",
     }
@@ -161,6 +162,10 @@ class TrainSettings(Section):
         Literal["auto", "reinforce", "dynamics", "both"],
         doc("Gradient of the actor; auto: reinforce for discrete actions, else dynamics."),
     ]
+    probe_gradients: Annotated[
+        bool,
+        doc("Let the probe train the world model, too: its loss is added to the model's."),
+    ] = False
     init_from: Annotated[
         str | None,
         doc("Run folder (its last.ckpt) or checkpoint with the initial weights; null: none."),
@@ -189,6 +194,10 @@ class TrainSettings(Section):
     explore: Annotated[
         Node | Mapping[str, Any],
         doc("How experience is sought beyond the task's reward: none, or an explorer."),
+    ] = field(default_factory=dict)
+    probe: Annotated[
+        Node | Mapping[str, Any],
+        doc("What is read from the features, for insight: none, map, goals, map_goals."),
     ] = field(default_factory=dict)
     collect: Annotated[Collection, doc("How the environments step.")]
     batch: Annotated[Batch, doc("Data of one update.")]
