@@ -202,7 +202,7 @@ class DreamerAgent(pl.LightningModule):
             with torch.set_grad_enabled(self.actor_critic.through_dynamics):
                 trajectory = self.world_model.imagine(
                     starts,
-                    batch.is_terminal.flatten(),
+                    model.batch.is_terminal.flatten(),
                     self.actor_critic.act,
                     horizon,
                     action_noise=action_noise,
@@ -214,7 +214,7 @@ class DreamerAgent(pl.LightningModule):
         critic = self.actor_critic.critic_loss(trajectory.detach(), actor.target.detach())
         metrics |= critic.metrics | self._step("critic", critic.loss)
 
-        context = UpdateContext.of(batch, model, trajectory, self.policy_steps, self.world_model)
+        context = UpdateContext.of(model, trajectory, self.policy_steps, self.world_model)
         for name, component in self._components():
             with self._training(component):
                 metrics |= self._learn_component(name, component, context)

@@ -63,7 +63,10 @@ class AgentShape(NamedTuple):
 
 
 class UpdateContext(NamedTuple):
-    """Results of an update, for the components; all tensors are detached."""
+    """Results of an update, for the components; all tensors are detached.
+
+    With several samples (`iwae_samples`), B counts all of them.
+    """
 
     batch: Batch  # (T, B, ...), raw
     embed: Tensor  # (T, B, M) of the observations
@@ -78,7 +81,6 @@ class UpdateContext(NamedTuple):
     @classmethod
     def of(
         cls,
-        batch: Batch,
         output: WorldModelOutput,
         trajectory: Trajectory,
         policy_steps: int,
@@ -86,7 +88,7 @@ class UpdateContext(NamedTuple):
     ) -> "UpdateContext":
         """Collect and detach the results of an update."""
         return cls(
-            batch,
+            output.batch,
             embed=output.embed.detach(),
             posterior=output.posterior.detach(),
             prior_stats=output.prior_stats.detach(),

@@ -1,7 +1,7 @@
-"""The losses of DreamerV2, as pure functions of tensors.
+"""The losses, as pure functions of tensors.
 
 The world model and the actor-critic call them. They know no modules, configuration or logging.
-Every function names its equation in the paper (https://arxiv.org/abs/2010.02193).
+Every function names its source, an equation of https://arxiv.org/abs/2010.02193 if no other.
 """
 
 import math
@@ -119,6 +119,29 @@ def balanced_kl(
         left_loss, right_loss = (kl.clamp_min(free_nats).mean() for kl in divergences)
     mix = balance if forward else 1 - balance
     return mix * left_loss + (1 - mix) * right_loss, divergences[0].detach()
+
+
+def sampled_kl(
+    posterior_stats: Tensor,
+    prior_stats: Tensor,
+    stoch: Tensor,
+    log_prob: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Estimate the KL divergence from the sample itself: log q(z) - log p(z).
+
+    Args:
+        posterior_stats: (..., S, P).
+        prior_stats: (..., S, P).
+        stoch: (..., S, K) the posterior's samples.
+        log_prob: maps such statistics and samples to log-densities (...) in nats.
+
+    Returns:
+        (...) in nats, may be negative. Gradients flow into both statistics, and into the samples if
+        those of `log_prob` do: so for Gaussian latents, not for categorical ones.
+
+    Source: Burda et al. 2016, "Importance Weighted Autoencoders", https://arxiv.org/abs/1509.00519
+    """
+    return log_prob(posterior_stats, stoch) - log_prob(prior_stats, stoch)
 
 
 def importance_weighted(loss: Tensor) -> Tensor:

@@ -79,9 +79,7 @@ class MapAndGoalsProbeConfig:
     def build(self, shape: AgentShape) -> "Probe":
         """Build the probes."""
         return Probe(
-            MapAndGoalsProbe(
-                _make_map_probe(self.map, shape), _make_goals_probe(self.goals, shape)
-            )
+            MapAndGoalsProbe(_make_map_probe(self.map, shape), _make_goals_probe(self.goals, shape))
         )
 
 
@@ -94,7 +92,7 @@ class Probe(Component):
 
     def loss(self, context: UpdateContext) -> ComponentOutput:
         """Score the predictions from the posteriors' features, which get no gradient."""
-        samples = getattr(context.world_model.config, "iwae_samples", 1)
+        samples = context.world_model.config.iwae_samples
         features = context.posterior.features.unflatten(1, (-1, samples))  # (T, B, I, F)
         obs = {key: x[:, ::samples] for key, x in context.batch.obs.items()}  # all samples share it
         output = self.network(features, obs)

@@ -10,6 +10,7 @@ Shape letters, project-wide:
     H  imagination horizon    O  one vector observation     S x K  stochastic state
     N = T * B  imagined starts                              P  statistics per variable
     C  image channels                                       F = S * K + D  features
+    I  samples of a sequence (IWAE); if more than one, B of what is computed counts all of them
 """
 
 from collections.abc import Mapping
@@ -59,6 +60,13 @@ class Batch(NamedTuple):
     reward: Tensor  # (T, B)
     is_first: Tensor  # (T, B) bool; also set at t = 0 of every sequence
     is_terminal: Tensor  # (T, B) bool
+
+    def repeat(self, samples: int) -> "Batch":
+        """Repeat every sequence, the copies side by side: (T, B, ...) -> (T, B * I, ...)."""
+        if samples == 1:
+            return self
+        obs = {key: x.repeat_interleave(samples, 1) for key, x in self.obs.items()}
+        return Batch(obs, *(x.repeat_interleave(samples, 1) for x in self[1:]))
 
 
 class RSSMState(NamedTuple):

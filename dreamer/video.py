@@ -111,9 +111,7 @@ def draw_goals(truth: np.ndarray, model: np.ndarray, edge: int = 96) -> np.ndarr
     return np.concatenate(list(images.swapaxes(0, 1)), 2)
 
 
-def _mark(
-    images: np.ndarray, place: np.ndarray, edge: int, colour: np.ndarray | int = 255
-) -> None:
+def _mark(images: np.ndarray, place: np.ndarray, edge: int, colour: np.ndarray | int = 255) -> None:
     """Draw a square of that edge into each image (T, B, height, width, 3), around (x, y) pixels."""
     corner = np.rint(place - edge / 2).astype(int).clip(0)  # (T, B, 2)
     for t, b in np.ndindex(*corner.shape[:2]):

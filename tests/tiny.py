@@ -18,7 +18,7 @@ from dreamer.models.ensemble import EnsembleConfig
 from dreamer.models.heads import HeadConfig
 from dreamer.models.latents import CategoricalLatent, GaussianLatent
 from dreamer.models.observations import ObservationConfig, ObsShapes, VectorConfig
-from dreamer.models.rssm import RSSMConfig
+from dreamer.models.rssm import GRUConfig, RSSMConfig
 from dreamer.models.vision import ConvConfig
 from dreamer.models.world_model import KLConfig, ModelHeadConfig, WorldModelConfig
 from dreamer.optim import OptimizerConfig
@@ -54,7 +54,7 @@ def observations(kernels: Sequence[int]) -> ObservationConfig:
 
 ENCODER, DECODER = observations([4, 4, 4, 4]), observations([5, 5, 6, 6])
 RSSM_CONFIG = RSSMConfig(
-    deter=D, hidden=12, activation="elu", norm="none", layer_norm=True, ensemble=1
+    deter=D, hidden=12, activation="elu", norm="none", cell=GRUConfig(layer_norm=True), ensemble=1
 )
 WORLD_MODEL = WorldModelConfig(
     latent=CATEGORICAL,
@@ -67,6 +67,7 @@ WORLD_MODEL = WorldModelConfig(
     image_gradients=True,
     reward_transform="tanh",
     discount=0.9,
+    iwae_samples=1,
 )
 ACTOR = ActorConfig(
     layers=2,

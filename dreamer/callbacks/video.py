@@ -87,9 +87,7 @@ class OpenLoopVideo(FrameCallback):
         for name, images in pictures.items():
             self._log(trainer, agent, name, images)
 
-    def _log(
-        self, trainer: pl.Trainer, agent: DreamerAgent, name: str, images: np.ndarray
-    ) -> None:
+    def _log(self, trainer: pl.Trainer, agent: DreamerAgent, name: str, images: np.ndarray) -> None:
         """Write a video (T, height, width, 3), and send it to the loggers."""
         path = self._run_dir / "videos" / f"{name.replace('/', '_')}_{agent.frames:010d}.mp4"
         log_video(

@@ -93,9 +93,7 @@ class MiniGrid(SingleEnv):
     episode visited: where everything is, what is open or locked, and the agent's direction.
     """
 
-    def __init__(
-        self, id_: str, pixels: bool, *, with_map: bool = False, with_goals: bool = False
-    ):
+    def __init__(self, id_: str, pixels: bool, *, with_map: bool = False, with_goals: bool = False):
         """Make the environment registered under `id_`; for the last two see `RoomTruth`."""
         import minigrid  # noqa: F401 (registers its ids in this process)
         from minigrid.core import constants

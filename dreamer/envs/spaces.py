@@ -10,7 +10,7 @@ How each space is observed, named by its path in Dict and Tuple spaces ("camera/
     MultiBinary                               vector of zeros and ones
 
 Parts below "probe/" are for probes, not for agents. They are vectors, except "probe/map": a Box of
-integers from 0, or a MultiDiscrete, of shape (height, width). It becomes (C, height, width), one-hot.
+integers from 0 or a MultiDiscrete, (height, width). It becomes (C, height, width), one-hot.
 
 A Box has an image's shape if it is (height, width), (height, width, C) or (C, height, width) with
 edges of at least 8 pixels, and fewer channels than pixels on an edge. All four channels of RGBA are

@@ -122,8 +122,11 @@ class GaussianLatent:
 
     variables: Annotated[PositiveCount, doc("S, variables of the stochastic state.")]
     std_activation: Annotated[
-        Literal["softplus", "sigmoid", "sigmoid2"],
-        doc("Maps a raw output to a standard deviation.", source="the authors' code"),
+        Literal["softplus", "sigmoid", "sigmoid2", "double_sigmoid"],
+        doc(
+            "Maps a raw output to a standard deviation; double_sigmoid is PyDreamer's.",
+            source="the authors' code",
+        ),
     ]
     min_std: Annotated[NonNegative, doc("Added to every standard deviation.")]
 
@@ -154,6 +157,8 @@ class GaussianLatent:
                 std = raw.sigmoid()
             case "sigmoid2":
                 std = 2 * torch.sigmoid(raw / 2)
+            case "double_sigmoid":
+                std = 2 * raw.sigmoid()
         return mean, std + self.min_std
 
     def draw_noise(self, stats: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -30,6 +30,10 @@ class VectorConfig:
     activation: ActivationKey
     norm: NormKey
 
+    def build(self, input_size: int) -> nn.Module:
+        """Build an encoder (..., input_size) -> (..., output_size)."""
+        return MLP(input_size, self.layers, activation=self.activation, norm=self.norm)
+
     def __post_init__(self):
         check(self)
 
@@ -81,14 +85,8 @@ class Encoder(nn.Module):
             self.image = ConvEncoder(channels, config.image)
             self.output_size += self.image.output_size
         if self.vector_keys:
-            vector = config.vector
-            self.vector = MLP(
-                sum(obs_shapes[k][0] for k in self.vector_keys),
-                vector.layers,
-                activation=vector.activation,
-                norm=vector.norm,
-            )
-            self.output_size += self.vector.output_size
+            self.vector = config.vector.build(sum(obs_shapes[k][0] for k in self.vector_keys))
+            self.output_size += self.vector.output_size  # pyright: ignore[reportOperatorIssue]
         self.apply(init_glorot)
 
     def forward(self, obs: dict[str, Tensor]) -> Tensor:

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dreamer.losses import balanced_kl
+from dreamer.losses import balanced_kl, importance_weighted, sampled_kl
 from dreamer.models.heads import Head, HeadConfig
 from dreamer.models.latents import Latent
 from dreamer.models.observations import Decoder, Encoder, ObservationConfig, ObsShapes
-from dreamer.models.rssm import RSSM, ImaginationPolicy, RSSMConfig
+from dreamer.models.rssm import ImaginationPolicy, RSSMConfig
 from dreamer.schema.types import NonNegative, OpenFraction, PositiveCount, PositiveFraction, doc
 from dreamer.schema.validation import check
 from dreamer.types import Batch, RSSMState, Trajectory
@@ -70,6 +70,13 @@ class WorldModelConfig:
         RewardTransform, doc("Transform of raw rewards to targets of the reward head.")
     ]
     discount: Annotated[PositiveFraction, doc("Gamma.", source="Table D1: 0.995")]
+    iwae_samples: Annotated[
+        PositiveCount,
+        doc(
+            "I, posterior samples of every sequence; more than one gives the loss of IWAE.",
+            source="PyDreamer, and https://arxiv.org/abs/1509.00519",
+        ),
+    ]
 
     def build(self, obs_shapes: ObsShapes, action_size: int) -> "WorldModel":
         """Build the world model; a subclass may build another."""
@@ -88,10 +95,19 @@ class WorldModelConfig:
                 )
 
 
-class WorldModelOutput(NamedTuple):
-    """Result of `WorldModel.loss`."""
+class Losses(NamedTuple):
+    """The parts of the world model's loss, unscaled, and their weighted sum."""
 
     loss: Tensor  # ()
+    losses: dict[str, Tensor]  # of `kl` and of every head, each ()
+    obs_losses: dict[str, Tensor]  # by observation, each ()
+
+
+class WorldModelOutput(NamedTuple):
+    """Result of `WorldModel.loss`; with several samples, B counts all of them."""
+
+    loss: Tensor  # ()
+    batch: Batch  # (T, B, ...), repeated for every sample
     embed: Tensor  # (T, B, M), differentiable
     posterior: RSSMState  # (T, B, ...), differentiable
     prior_stats: Tensor  # (T, B, S, P)
@@ -145,7 +161,7 @@ class WorldModel(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(obs_shapes, config.encoder)
-        self.rssm = RSSM(self.encoder.output_size, action_size, config.latent, config.rssm)
+        self.rssm = config.rssm.build(self.encoder.output_size, action_size, config.latent)
         self.feature_size = self.rssm.feature_size
         self.decoder = Decoder(self.feature_size, obs_shapes, config.decoder)
         used = {name: head for name, head in config.heads.items() if head is not None}
@@ -179,8 +195,8 @@ class WorldModel(nn.Module):
 
         Args:
             batch: (T, B, ...), raw.
-            start: (B, ...) state before the batch, None for zeros.
-            noise: (T, B, S, K) that determines the samples, None draws it.
+            start: (B, ...) state before the batch, None for zeros; (B * I, ...) with I samples.
+            noise: (T, B, S, K) that determines the samples, None draws it; (T, B * I, S, K) with I.
 
         Source: Eq. 2. First steps count, and so does their KL, as in the authors' code.
         """
@@ -189,50 +205,105 @@ class WorldModel(nn.Module):
         assert batch.is_first.shape == batch.is_terminal.shape == (length, batch_size)
         config = self.config
 
-        embed = self.encoder(batch.obs)
+        embed = self.encoder(batch.obs)  # once, however many samples
+        if config.iwae_samples > 1:
+            embed = embed.repeat_interleave(config.iwae_samples, 1)  # (T, B * I, M)
+            batch = batch.repeat(config.iwae_samples)
         posterior = self.rssm.observe(embed, batch.prev_action, batch.is_first, start, noise)
         prior_stats = self.rssm.prior_stats(posterior.deter)
-        kl_loss, kl = balanced_kl(
-            posterior.stats,
-            prior_stats,
-            config.latent.kl_divergence,
-            balance=config.kl.balance,
-            free_nats=config.kl.free_nats,
-            forward=config.kl.forward,
-            free_avg=config.kl.free_avg,
-        )
-
+        kl_term, kl = self.divergence(posterior, prior_stats)
         obs_log_probs, log_probs = self.score(  # (T, B) each
             posterior.features, batch.obs, self.targets(batch)
         )
-        losses = {"kl": kl_loss} | {k: -x.mean() for k, x in log_probs.items()}
-        obs_losses = {k: -x.mean() for k, x in obs_log_probs.items()}
-        scaled = [self.scales[k] * x for k, x in losses.items()]
-        scaled += [self.obs_scales.get(k, 1.0) * x for k, x in obs_losses.items()]
-        loss = torch.stack(scaled).sum()
+        parts = self.combine(kl_term, log_probs, obs_log_probs)
 
         with torch.no_grad():
             metrics = {
-                "loss": loss,
-                "kl": kl.mean(),
-                "kl_loss": kl_loss,
+                "loss": parts.loss,
+                "kl": self.per_sequence(kl).mean(),
+                "kl_loss": parts.losses["kl"],
                 "posterior_entropy": config.latent.entropy(posterior.stats).mean(),
                 "prior_entropy": config.latent.entropy(prior_stats).mean(),
-            } | {f"{METRIC_NAMES.get(k, k)}_nll": x for k, x in losses.items() if k != "kl"}
+            } | {f"{METRIC_NAMES.get(k, k)}_nll": x for k, x in parts.losses.items() if k != "kl"}
         metrics = {f"world_model/{k}": x.detach() for k, x in metrics.items()}
-        metrics |= {f"observations/{k}_nll": x.detach() for k, x in obs_losses.items()}
+        metrics |= {f"observations/{k}_nll": x.detach() for k, x in parts.obs_losses.items()}
         return WorldModelOutput(
-            loss,
+            parts.loss,
+            batch,
             embed,
             posterior,
             prior_stats,
-            losses=losses,
-            obs_losses=obs_losses,
+            losses=parts.losses,
+            obs_losses=parts.obs_losses,
             log_probs=log_probs,
             obs_log_probs=obs_log_probs,
             kl=kl,
             metrics=metrics,
         )
+
+    def divergence(self, posterior: RSSMState, prior_stats: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the KL term of the loss, and the exact KL divergence (T, B), detached.
+
+        The term is that of `balanced_kl`, (). With several samples it is that of `sampled_kl`,
+        (T, B), without balancing and free nats.
+
+        Args:
+            posterior: (T, B, ...).
+            prior_stats: (T, B, S, P).
+        """
+        config, latent = self.config.kl, self.config.latent
+        if self.config.iwae_samples > 1:
+            term = sampled_kl(posterior.stats, prior_stats, posterior.stoch, latent.log_prob)
+            with torch.no_grad():
+                return term, latent.kl_divergence(posterior.stats, prior_stats)
+        return balanced_kl(
+            posterior.stats,
+            prior_stats,
+            latent.kl_divergence,
+            balance=config.balance,
+            free_nats=config.free_nats,
+            forward=config.forward,
+            free_avg=config.free_avg,
+        )
+
+    def combine(
+        self,
+        kl_term: Tensor,
+        log_probs: Mapping[str, Tensor],
+        obs_log_probs: Mapping[str, Tensor],
+    ) -> Losses:
+        """Combine the KL term and all log-probabilities to the loss.
+
+        Args:
+            kl_term: see `divergence`.
+            log_probs: by head, each (T, B) in nats.
+            obs_log_probs: by observation, each (T, B) in nats.
+        """
+        losses = {"kl": kl_term} | {k: -x for k, x in log_probs.items()}
+        obs_losses = {k: -x for k, x in obs_log_probs.items()}
+        if self.config.iwae_samples > 1:
+            # The samples are combined last: each has a weight for all of its terms.
+            loss = self.per_sequence(self._weighted_sum(losses, obs_losses)).mean()
+            with torch.no_grad():
+                losses = {k: self.per_sequence(x).mean() for k, x in losses.items()}
+                obs_losses = {k: self.per_sequence(x).mean() for k, x in obs_losses.items()}
+            return Losses(loss, losses, obs_losses)
+        losses = {k: x.mean() for k, x in losses.items()}
+        obs_losses = {k: x.mean() for k, x in obs_losses.items()}
+        return Losses(self._weighted_sum(losses, obs_losses), losses, obs_losses)
+
+    def _weighted_sum(
+        self, losses: Mapping[str, Tensor], obs_losses: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Add up losses (...) with the configured weights: (...)."""
+        scaled = [self.scales[k] * x for k, x in losses.items()]
+        scaled += [self.obs_scales.get(k, 1.0) * x for k, x in obs_losses.items()]
+        return torch.stack(scaled).sum(0)
+
+    def per_sequence(self, loss: Tensor) -> Tensor:
+        """Combine the samples of every sequence: (T, B * I) -> (T, B); with one, do nothing."""
+        samples = self.config.iwae_samples
+        return loss if samples == 1 else importance_weighted(loss.unflatten(1, (-1, samples)))
 
     def score(
         self, features: Tensor, obs: Mapping[str, Tensor], targets: Mapping[str, Tensor]

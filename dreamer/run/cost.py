@@ -90,7 +90,7 @@ def update_flops(agent: DreamerAgent, batch_size: int, length: int) -> float:
     )
     flops = 3 * model_flops.get_total_flops() + behavior
     if explorer is not None:  # an actor and a critic like the agent's, and the predictions
-        context = UpdateContext.of(batch, output, trajectory, 0, model)
+        context = UpdateContext.of(output, trajectory, 0, model)
         with FlopCounterMode(display=False) as prediction_flops:
             explorer.learn_predictions(context, lambda loss, network="": None)
         with FlopCounterMode(display=False) as reward_flops:

@@ -121,7 +121,7 @@ def _from_3_to_4(config: dict[str, Any]) -> dict[str, Any]:
 def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
     """Keys for PyDreamer's features; older runs had none of them."""
     config = {"returns": {"_target_": "dreamer.models.returns.LambdaReturns"}} | config
-    return _with_probe(config)
+    return _with_probe(_with_cell({"iwae_samples": 1} | config))
 
 
 def _with_probe(config: dict[str, Any]) -> dict[str, Any]:
@@ -131,6 +131,19 @@ def _with_probe(config: dict[str, Any]) -> dict[str, Any]:
     if env.get("_target_") != "dreamer.envs.minigrid.make_minigrid":
         return config
     return config | {"env": {"map": False, "goals": False, **env}}
+
+
+def _with_cell(config: dict[str, Any]) -> dict[str, Any]:
+    """Make the recurrent cell a node, and the number of samples a key of the world model."""
+    model = _mapping(config, "model")
+    world_model = _mapping(model, "world_model")
+    rssm = {**_mapping(world_model, "rssm")}
+    if "layer_norm" not in rssm:
+        return config
+    cell = {"_target_": "dreamer.models.rssm.GRUConfig", "layer_norm": rssm.pop("layer_norm")}
+    rssm["cell"] = cell
+    world_model = {"iwae_samples": 1, **world_model, "rssm": rssm}
+    return {"cell": cell} | config | {"model": {**model, "world_model": world_model}}
 
 
 MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (

@@ -17,6 +17,7 @@ _MODEL = "model.world_model"
 REPLACED = {
     "compile": "`compile` was replaced by `kernels`: kernels=auto computes faster, kernels=plain "
     "runs the models as written. Nothing is compiled.",
+    f"{_MODEL}.rssm.layer_norm": f"`{_MODEL}.rssm.layer_norm` was replaced by `layer_norm`.",
     **{
         f"{_MODEL}.{old}": f"`{_MODEL}.{old}` was replaced by `{_MODEL}.{new}`."
         for name in ("reward", "discount")

@@ -115,6 +115,7 @@ class TrainSettings(Section):
     headings: ClassVar[dict[str, str]] = {  # by the first key of each group
         "kl_balance": "Ablation switches:",
         "probe_gradients": "Probes:",
+        "iwae_samples": "Features of PyDreamer:",
         "init_from": "Fine-tuning:",
         "prefill_policy_steps": "Collection and learning:",
     }
@@ -166,6 +167,10 @@ class TrainSettings(Section):
         bool,
         doc("Let the probe train the world model, too: its loss is added to the model's."),
     ] = False
+    iwae_samples: Annotated[
+        PositiveCount,
+        doc("Posterior samples of every sequence; more than one: the loss of IWAE."),
+    ]
     init_from: Annotated[
         str | None,
         doc("Run folder (its last.ckpt) or checkpoint with the initial weights; null: none."),
@@ -209,6 +214,7 @@ class TrainSettings(Section):
     returns: Annotated[
         Node, doc("Targets of actor and critic: lambda (DreamerV2), gae (PyDreamer), or your own.")
     ]
+    cell: Annotated[Node, doc("Recurrent cell.")]
     env: Annotated[Node, doc("The environment.")]
     replay: Annotated[Node, doc("Replay buffer on disk, and the sampling of sequences.")]
     model: Annotated[Node, doc("The networks, losses and optimisers.")]

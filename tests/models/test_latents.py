@@ -120,6 +120,7 @@ def test_statistics_are_float32_at_any_precision_of_the_network(latent):
         ("softplus", F.softplus),
         ("sigmoid", torch.sigmoid),
         ("sigmoid2", lambda x: 1 + torch.tanh(x / 4)),
+        ("double_sigmoid", lambda x: 1 + torch.tanh(x / 2)),
     ],
 )
 def test_gaussian_width_is_the_activation_above_its_minimum(activation, std):

@@ -22,7 +22,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from dreamer.models.layers import LayerNorm
-from dreamer.models.rssm import RSSM, GRUCell
+from dreamer.models.rssm import RSSM, GRUCell, GRUConfig
 from dreamer.types import RSSMState
 
 M = 13
@@ -261,4 +261,4 @@ def test_gru_without_layer_norm_has_none():
 
 @pytest.mark.parametrize(("layer_norm", "kind"), [(True, LayerNorm), (False, nn.Identity)])
 def test_the_configuration_decides_whether_the_gru_has_layer_norm(layer_norm, kind):
-    assert type(make_rssm(layer_norm=layer_norm).gru.norm) is kind
+    assert type(make_rssm(cell=GRUConfig(layer_norm)).gru.norm) is kind

@@ -12,7 +12,15 @@ from torch.testing import assert_close
 from dreamer.run.migrate import FORMAT, migrate
 
 RETURNS = {"_target_": "dreamer.models.returns.LambdaReturns"}
-START = {"init_from": None, "init_weights": "all", "data": {"prefill": None}, "returns": RETURNS}
+START = {
+    "init_from": None,
+    "init_weights": "all",
+    "data": {"prefill": None},
+    "iwae_samples": 1,
+    "returns": RETURNS,
+    "probe": {},
+    "probe_gradients": False,
+}
 HEAD = {
     "_target_": "dreamer.models.mlp.HeadConfig",
     "layers": 1,
@@ -118,6 +126,16 @@ def test_weights_of_earlier_names_load():
     for name in ("reward", "discount"):
         ours, theirs = (x.world_model.heads[name](features).mean for x in (agent, other))
         assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_the_recurrent_cell_becomes_a_node():
+    rssm = {"deter": 3, "layer_norm": False}
+    config = migrate({"format": 4, "model": {"world_model": {"rssm": rssm, "discount": 0.9}}})
+    model = config["model"]["world_model"]
+    assert model.keys() == {"rssm", "discount", "iwae_samples"} and model["iwae_samples"] == 1
+    assert model["rssm"].keys() == {"deter", "cell"}
+    assert config["cell"] == model["rssm"]["cell"]
+    assert instantiate(config["cell"]).layer_norm is False
 
 
 def test_dummy_worlds_get_the_time_limit_of_the_maze():

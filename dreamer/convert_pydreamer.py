@@ -1,0 +1,271 @@
+"""Convert weights from and to PyDreamer, https://github.com/jurgisp/pydreamer.
+
+The parity tests use it, and users with a checkpoint of PyDreamer. It knows the networks and a table
+of names, but neither the agent nor Lightning.
+
+PyDreamer's features have the deterministic part first, its images are flattened with the channels
+first, and some of our dense layers are two of its own. All this only orders the same numbers.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dreamer.models.actor import Actor
+from dreamer.models.actor_critic import ActorCritic
+from dreamer.models.heads import Head
+from dreamer.models.layers import MLP, DenseLayer
+from dreamer.models.observations import Decoder, Encoder
+from dreamer.models.pydreamer import GRUStack, UnbiasedGRU, VectorEncoder
+from dreamer.models.rssm import RSSM, Prior
+from dreamer.models.vision import ConvEncoder
+from dreamer.models.world_model import WorldModel
+
+
+class Part(NamedTuple):
+    """A part of one of our parameters, in PyDreamer's order."""
+
+    parameter: nn.Parameter
+    index: Tensor  # where each number is in the flat parameter
+
+
+class PyDreamerWeight(NamedTuple):
+    """An array of PyDreamer: parts of our parameters, one below the other."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape in PyDreamer's layout."""
+        rows = sum(len(part.index) for part in self.parts)
+        return (rows, *self.parts[0].index.shape[1:])
+
+    def to_reference(self, *, gradient: bool = False) -> Tensor | None:
+        """Return a copy of the weights, or of their gradient, in PyDreamer's layout.
+
+        None if there is no gradient.
+        """
+        found = [p.grad if gradient else p for p, _ in self.parts]
+        if any(x is None for x in found):
+            return None
+        pairs = zip(found, self.parts, strict=True)
+        return torch.cat([x.detach().cpu().reshape(-1)[part.index] for x, part in pairs])  # pyright: ignore[reportOptionalMemberAccess]
+
+    @torch.no_grad()
+    def load(self, values: Tensor) -> None:
+        """Set the weights to values of PyDreamer's shape."""
+        sizes = [len(part.index) for part in self.parts]
+        for (parameter, index), block in zip(self.parts, values.split(sizes), strict=True):
+            flat = parameter.cpu().reshape(-1).clone()  # in this order, whatever that in memory
+            flat[index] = block.to(flat)
+            parameter.copy_(flat.view(parameter.shape))
+
+
+def pydreamer_parameters(
+    model: WorldModel | RSSM, actor_critic: ActorCritic | None = None
+) -> dict[str, PyDreamerWeight]:
+    """Return all parameters of networks by their names in PyDreamer, with `/` for its dots.
+
+    With an actor-critic, those of the world model begin with `wm/`, the others with `ac/`.
+    Without one, they are relative to the model: `core/cell/z_mlp/weight` of a world model is
+    `cell/z_mlp/weight` of its RSSM.
+    """
+    if isinstance(model, RSSM):
+        return dict(_rssm("cell", model, torch.arange(_embed_size(model))))
+    if actor_critic is None:
+        return dict(_world_model("", model))
+    return dict(_world_model("wm/", model)) | dict(
+        _actor_critic("ac", actor_critic, _feature_order(model.rssm))
+    )
+
+
+@torch.no_grad()
+def load_pydreamer_weights(
+    weights: Mapping[str, Tensor | np.ndarray],
+    model: WorldModel | RSSM,
+    actor_critic: ActorCritic | None = None,
+) -> None:
+    """Set every parameter of networks to PyDreamer's weights.
+
+    Args:
+        weights: by the names of `pydreamer_parameters`, for the same networks.
+        model: see there.
+        actor_critic: see there.
+
+    Raises:
+        ValueError: weights are missing, unexpected or of another shape; the message lists all of
+            them, and nothing is loaded.
+    """
+    parameters = pydreamer_parameters(model, actor_critic)
+    problems = [f"missing: {name}" for name in parameters.keys() - weights.keys()]
+    problems += [f"unexpected: {name}" for name in weights.keys() - parameters.keys()]
+    problems += [
+        f"wrong shape: {name} is {tuple(weights[name].shape)} instead of {parameters[name].shape}"
+        for name in parameters.keys() & weights.keys()
+        if tuple(weights[name].shape) != parameters[name].shape
+    ]
+    if problems:
+        listing = "\n  ".join(sorted(problems))
+        raise ValueError(f"The weights must be those of these networks, got:\n  {listing}")
+    for name, weight in parameters.items():
+        weight.load(torch.as_tensor(weights[name]))
+
+
+Weights = Iterator[tuple[str, PyDreamerWeight]]
+
+
+def _whole(parameter: nn.Parameter) -> Part:
+    return Part(parameter, torch.arange(parameter.numel()).view(parameter.shape))
+
+
+def _rows(parameter: nn.Parameter, rows: Tensor) -> Part:
+    return Part(parameter, _whole(parameter).index[rows])
+
+
+def _columns(parameter: nn.Parameter, columns: Tensor | slice | None) -> Part:
+    part = _whole(parameter)
+    return part if columns is None else Part(parameter, part.index[:, columns])
+
+
+def _stacked(
+    name: str, layers: Sequence[nn.Module], columns: Tensor | slice | None = None
+) -> Weights:
+    """Yield one layer of PyDreamer that is several of ours, with the same inputs."""
+    yield f"{name}/weight", PyDreamerWeight(tuple(_columns(x.weight, columns) for x in layers))  # pyright: ignore
+    if layers[0].bias is not None:
+        yield f"{name}/bias", PyDreamerWeight(tuple(_whole(x.bias) for x in layers))  # pyright: ignore
+
+
+def _parameters(name: str, module: nn.Module) -> Weights:
+    """Yield the weights of a layer that is the same in PyDreamer."""
+    for key, parameter in module.named_parameters():
+        yield f"{name}/{key.replace('.', '/')}", PyDreamerWeight((_whole(parameter),))
+
+
+def _mlp(
+    name: str, trunk: MLP, outputs: Sequence[nn.Module], columns: Tensor | None = None
+) -> Weights:
+    """Yield the weights of hidden layers and of the last one."""
+    for i, layer in enumerate(trunk):
+        assert isinstance(layer, DenseLayer)
+        yield from _stacked(f"{name}/{3 * i}", [layer.linear], columns if i == 0 else None)
+        yield from _parameters(f"{name}/{3 * i + 1}", layer.norm)
+    yield from _stacked(f"{name}/{3 * len(trunk)}", outputs, None if len(trunk) else columns)
+
+
+def _head(name: str, head: Head | Actor, features: Tensor) -> Weights:
+    outputs = [head.out.out] if head.out.std is None else [head.out.out, head.out.std]
+    yield from _mlp(f"{name}/model", head.trunk, outputs, features)
+
+
+def _world_model(prefix: str, model: WorldModel) -> Weights:
+    features = _feature_order(model.rssm)
+    yield from _encoder(f"{prefix}encoder", model.encoder)
+    yield from _rssm(f"{prefix}core/cell", model.rssm, _embed_order(model.encoder))
+    yield from _decoder(f"{prefix}decoder", model.decoder, features)
+    for name, theirs in {"reward": "reward", "discount": "terminal"}.items():
+        if name in model.heads:
+            head = model.heads[name]
+            assert isinstance(head, Head)
+            yield from _head(f"{prefix}decoder/{theirs}/model", head, features)
+
+
+def _actor_critic(name: str, networks: ActorCritic, features: Tensor) -> Weights:
+    yield from _head(f"{name}/actor", networks.actor, features)
+    yield from _head(f"{name}/critic", networks.critic, features)
+    if networks.config.slow_critic:
+        yield from _head(f"{name}/critic_target", networks.target_critic, features)
+
+
+def _encoder(name: str, encoder: Encoder) -> Weights:
+    if encoder.image_keys:
+        for i, conv in enumerate(encoder.image.convs):
+            yield from _parameters(f"{name}/encoder_image/model/{2 * i}", conv)
+    if encoder.vector_keys:
+        vector = encoder.vector
+        if not isinstance(vector, VectorEncoder):
+            raise TypeError(
+                "The encoder of vectors must be a VectorEncoder for PyDreamer's weights, got "
+                f"{type(vector).__name__}; set `encoder.vector._target_`"
+            )
+        yield from _mlp(f"{name}/encoder_vecobs/model", vector.trunk, [vector.out])
+
+
+def _decoder(name: str, decoder: Decoder, features: Tensor) -> Weights:
+    if decoder.image_keys:
+        yield from _stacked(f"{name}/image/model/0", [decoder.image.dense], features)
+        for i, conv in enumerate(decoder.image.convs):
+            yield from _parameters(f"{name}/image/model/{2 * i + 2}", conv)
+    if decoder.vector_keys:
+        outputs = [layer.out for layer in decoder.outputs.values()]
+        yield from _mlp(f"{name}/vecobs/model/model", decoder.vector, outputs, features)  # pyright: ignore
+
+
+def _rssm(name: str, rssm: RSSM, embed: Tensor) -> Weights:
+    (prior,) = rssm.priors
+    assert isinstance(prior, Prior)
+    inputs, post = rssm.img_in, rssm.obs_out
+    yield from _stacked(f"{name}/z_mlp", [inputs.linear], slice(rssm.stoch_size))
+    actions = _columns(inputs.linear.weight, slice(rssm.stoch_size, None))
+    yield f"{name}/a_mlp/weight", PyDreamerWeight((actions,))
+    yield from _parameters(f"{name}/in_norm", inputs.norm)
+    yield from _gru(f"{name}/gru", rssm.gru)
+    yield from _parameters(f"{name}/prior_mlp_h", prior.layer.linear)
+    yield from _parameters(f"{name}/prior_norm", prior.layer.norm)
+    yield from _parameters(f"{name}/prior_mlp", prior.out)
+    yield from _stacked(f"{name}/post_mlp_h", [post.linear], slice(rssm.deter_size))
+    embeds = _columns(post.linear.weight, rssm.deter_size + embed)
+    yield f"{name}/post_mlp_e/weight", PyDreamerWeight((embeds,))
+    yield from _parameters(f"{name}/post_norm", post.norm)
+    yield from _parameters(f"{name}/post_mlp", rssm.obs_dist)
+
+
+def _gru(name: str, stack: nn.Module) -> Weights:
+    if not isinstance(stack, GRUStack):
+        raise TypeError(
+            "The recurrent cell must be one of PyDreamer's for its weights, got "
+            f"{type(stack).__name__}; set `cell` to gru, gru_layernorm or gru_layernorm_dv2"
+        )
+    for k, cell in enumerate(stack.layers):
+        if isinstance(cell, UnbiasedGRU):
+            yield from _unbiased_gru(f"{name}/layers/{k}", cell)
+        else:
+            yield from _parameters(f"{name}/layers/{k}", cell)
+
+
+def _unbiased_gru(name: str, cell: UnbiasedGRU) -> Weights:
+    weight = cell.linear.weight
+    # Blocks of rows: reset, candidate, update here; reset, update, candidate there.
+    reset, candidate, update = torch.arange(len(weight)).chunk(3)
+    rows = torch.cat([reset, update, candidate])
+    inputs = weight.shape[1] - len(weight) // 3
+    index = _rows(weight, rows).index
+    yield f"{name}/weight_ih/weight", PyDreamerWeight((Part(weight, index[:, :inputs]),))
+    yield f"{name}/weight_hh/weight", PyDreamerWeight((Part(weight, index[:, inputs:]),))
+    for key, parameter in cell.norm.named_parameters():
+        yield f"{name}/lnorm/{key}", PyDreamerWeight((_rows(parameter, rows),))
+
+
+def _feature_order(rssm: RSSM) -> Tensor:
+    """Where each of PyDreamer's features, deter then stoch, is in ours."""
+    ours = torch.arange(rssm.stoch_size + rssm.deter_size)
+    return torch.cat([ours[rssm.stoch_size :], ours[: rssm.stoch_size]])
+
+
+def _embed_size(rssm: RSSM) -> int:
+    return rssm.obs_out.linear.in_features - rssm.deter_size
+
+
+def _embed_order(encoder: Encoder) -> Tensor:
+    """Where each number of PyDreamer's embedding is in ours: images have the channels first."""
+    order = torch.arange(encoder.output_size)
+    if not encoder.image_keys:
+        return order
+    image = encoder.image
+    assert isinstance(image, ConvEncoder)
+    channels = image.convs[-1].out_channels  # pyright: ignore[reportAttributeAccessIssue]
+    pixels = order[: image.output_size].view(-1, channels)  # (h * w, C)
+    return torch.cat([pixels.T.flatten(), order[image.output_size :]])
