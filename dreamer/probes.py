@@ -4,6 +4,7 @@
 unless `probe_gradients` is true, changes nothing else. It knows no environments.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -96,7 +97,9 @@ class Probe(Component):
         features = context.posterior.features.unflatten(1, (-1, samples))  # (T, B, I, F)
         obs = {key: x[:, ::samples] for key, x in context.batch.obs.items()}  # all samples share it
         output = self.network(features, obs)
-        return ComponentOutput(output.loss, output.metrics)
+        return ComponentOutput(
+            output.loss, {_metric_name(key): x for key, x in output.metrics.items()}
+        )
 
     @torch.no_grad()
     def pictures(self, features: Tensor, batch: Batch) -> Mapping[str, np.ndarray]:
@@ -118,6 +121,11 @@ class Probe(Component):
                 tensors["goals_direction_pred"].cpu().numpy(),
             )
         return drawn
+
+
+def _metric_name(key: str) -> str:
+    """Mark what may be nan: `Metrics` leaves it out of its averages."""
+    return re.sub(r"^(acc_map|mse_goal)_(seen|age\d+)$", r"\1_where_\2", key)
 
 
 def _make_map_probe(config: CategoricalImageConfig, shape: AgentShape) -> MapProbe:
