@@ -32,8 +32,8 @@ def make_minigrid(
     ],
     map: Annotated[
         bool, doc("Provide probes with the map, the agent's place on it, and the cells seen.")
-    ],
-    goals: Annotated[bool, doc("Provide probes with the vector to the goal tile.")],
+    ] = False,
+    goals: Annotated[bool, doc("Provide probes with the vector to the goal tile.")] = False,
     **group: Unpack[GroupOptions],
 ) -> EnvGroup:
     """Build E copies of one task.
