@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
+from torch.nn import Parameter
 
 from dreamer.components import (
     AgentShape,
@@ -28,10 +29,10 @@ from dreamer.components import (
 from dreamer.finite_check import FiniteCheck
 from dreamer.models.actor_critic import ActorCriticConfig
 from dreamer.models.world_model import WorldModelConfig
-from dreamer.optim import EpsilonHatAdam, OptimizerConfig, clip_gradients
+from dreamer.optim import EpsilonHatAdam, GatedAdamW, OptimizerConfig
 from dreamer.schema.types import AtLeastTwo, doc
 from dreamer.schema.validation import check
-from dreamer.types import ActionSpace, Batch, RSSMState, visible
+from dreamer.types import ActionSpace, Batch, RSSMState
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class DreamerAgent(pl.LightningModule):
         self.config = config
         self.obs_shapes = obs_shapes
         self.action_space = action_space
-        self.world_model = config.world_model.build(visible(obs_shapes), action_space.size)
+        self.world_model = config.world_model.build(obs_shapes, action_space.size)
         self.actor_critic = config.actor_critic.build(self.world_model.feature_size, action_space)
         shape = AgentShape.of(
             self.world_model,
@@ -133,10 +134,11 @@ class DreamerAgent(pl.LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Make one optimiser per loss, in the order of `trainables`."""
-        return [EpsilonHatAdam(x.parameters, x.optimizer) for x in self.trainables]
+        return [x.optimizer.build(x.parameters) for x in self.trainables]
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Learn from one batch (T, B, ...); returns detached metrics, each ()."""
+        self._begin_update()
         metrics = self.learn(batch)
         self._end_update()
         return metrics
@@ -168,6 +170,7 @@ class DreamerAgent(pl.LightningModule):
         Raises:
             NonFiniteError: a loss or gradient is not finite; its weights are unchanged.
         """
+        self._begin_update()
         result = self._learn(batch, start, noise or UpdateNoise())
         self._end_update()
         return result
@@ -248,16 +251,44 @@ class DreamerAgent(pl.LightningModule):
     def _step(self, name: str, loss: Tensor) -> dict[str, Tensor]:
         """Minimise one loss: backward pass, clipping, finite check, optimiser step.
 
-        This is the only place where weights change. Gradients reach only the weights of this loss.
+        Gradients reach only the weights of this loss. Returns metrics, each ().
         """
-        index = self.finite_check.names.index(name)
-        optimizer = self._optimizers()[index].optimizer
-        assert isinstance(optimizer, EpsilonHatAdam)
-        parameters = [p for p in optimizer.param_groups[0]["params"] if p.requires_grad]
-        self.manual_backward(loss, inputs=parameters)
-        norm = clip_gradients(parameters, optimizer.config.clip)
-        optimizer.step(allowed=self.finite_check.check(name, norm + loss.detach()))
-        return {f"grad_norm/{name}": norm}
+        self._backward(name, loss)
+        return self._make_steps({name: loss.detach()})
+
+    def _backward(self, name: str, loss: Tensor) -> None:
+        """Add the gradient of a loss to those of its weights."""
+        self.manual_backward(loss, inputs=self._trained(name))
+
+    def _make_steps(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Clip and check the gradients of losses (), then make their steps; returns metrics ().
+
+        This is the only place where weights change. If one loss or gradient is not finite, none do.
+        """
+        metrics, allowed = {}, None
+        for name, loss in losses.items():
+            norm = self._optimizer(name).config.clip_gradients(self._trained(name))
+            allowed = self.finite_check.check(name, norm + loss)
+            metrics[f"grad_norm/{name}"] = norm
+        for name in losses:
+            self._optimizer(name).step(allowed=allowed)
+        return metrics
+
+    def _optimizer(self, name: str) -> EpsilonHatAdam | GatedAdamW:
+        optimizer = self._optimizers()[self.finite_check.names.index(name)].optimizer
+        assert isinstance(optimizer, EpsilonHatAdam | GatedAdamW)
+        return optimizer
+
+    def _trained(self, name: str) -> list[Parameter]:
+        """Return the weights that a loss trains now."""
+        return [p for p in self._optimizer(name).param_groups[0]["params"] if p.requires_grad]
+
+    def _begin_update(self) -> None:
+        """Do what precedes an update on the host; CUDA graphs do not capture it."""
+
+    def _begin_update(self) -> None:
+        """Do what depends on the number of the update, before its losses."""
+        self.world_model.begin_update(self.updates)
 
     def _end_update(self) -> None:
         """Do the parts of an update that run on the host."""

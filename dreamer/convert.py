@@ -249,6 +249,8 @@ def _dense(name: str, norm: str, layer: object) -> Iterator[tuple[str, nn.Module
     yield f"{norm}/", layer.norm
 
 
-def _layers(mlp: MLP, norm: str) -> Iterator[tuple[str, nn.Module]]:
+def _layers(mlp: nn.Module, norm: str) -> Iterator[tuple[str, nn.Module]]:
+    if not isinstance(mlp, MLP):
+        raise TypeError(f"Dense layers must be an MLP of the authors, got {type(mlp).__name__}")
     for i, layer in enumerate(mlp):
         yield from _dense(f"dense{i}", f"{norm}{i}", layer)

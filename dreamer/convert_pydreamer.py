@@ -28,7 +28,7 @@ from dreamer.models.world_model import WorldModel
 class Part(NamedTuple):
     """A part of one of our parameters, in PyDreamer's order."""
 
-    parameter: nn.Parameter
+    parameter: Tensor
     index: Tensor  # where each number is in the flat parameter
 
 
@@ -117,15 +117,15 @@ def load_pydreamer_weights(
 Weights = Iterator[tuple[str, PyDreamerWeight]]
 
 
-def _whole(parameter: nn.Parameter) -> Part:
+def _whole(parameter: Tensor) -> Part:
     return Part(parameter, torch.arange(parameter.numel()).view(parameter.shape))
 
 
-def _rows(parameter: nn.Parameter, rows: Tensor) -> Part:
+def _rows(parameter: Tensor, rows: Tensor) -> Part:
     return Part(parameter, _whole(parameter).index[rows])
 
 
-def _columns(parameter: nn.Parameter, columns: Tensor | slice | None) -> Part:
+def _columns(parameter: Tensor, columns: Tensor | slice | None) -> Part:
     part = _whole(parameter)
     return part if columns is None else Part(parameter, part.index[:, columns])
 
@@ -266,6 +266,7 @@ def _embed_order(encoder: Encoder) -> Tensor:
         return order
     image = encoder.image
     assert isinstance(image, ConvEncoder)
-    channels = image.convs[-1].out_channels  # pyright: ignore[reportAttributeAccessIssue]
-    pixels = order[: image.output_size].view(-1, channels)  # (h * w, C)
+    last = image.convs[-1]
+    assert isinstance(last, nn.Conv2d)
+    pixels = order[: image.output_size].view(-1, last.out_channels)  # (h * w, C)
     return torch.cat([pixels.T.flatten(), order[image.output_size :]])

@@ -166,51 +166,6 @@ def one_hot_argmax(scores: Tensor) -> Tensor:
     return torch.zeros_like(scores).scatter_(-1, index, 1.0)
 
 
-class CategoricalImage:
-    """One of C classes for every pixel, independently; event (C, h, w), one-hot, channels first.
-
-    With `min_prob`, the probabilities are mixed with uniform ones: (1 - min_prob) p + min_prob / C.
-
-    Source: `CatImageDecoder` of PyDreamer, https://github.com/jurgisp/pydreamer
-    """
-
-    def __init__(self, logits: Tensor, min_prob: float = 0.0):
-        self.logits = logits.float()  # (..., C, h, w)
-        self.min_prob = min_prob
-
-    @property
-    def mean(self) -> Tensor:
-        """(..., C, h, w), the probabilities."""
-        probs = self.logits.softmax(-3)
-        if self.min_prob == 0:
-            return probs
-        return (1 - self.min_prob) * probs + self.min_prob / probs.shape[-3]
-
-    @property
-    def log_probs(self) -> Tensor:
-        """(..., C, h, w), the logarithms of the probabilities."""
-        return self.logits.log_softmax(-3) if self.min_prob == 0 else self.mean.log()
-
-    @property
-    def mode(self) -> Tensor:
-        """(..., C, h, w), the most likely class of each pixel; no gradient."""
-        return one_hot_argmax(self.logits.movedim(-3, -1)).movedim(-1, -3)
-
-    @property
-    def entropy(self) -> Tensor:
-        """(...) in nats, the sum over pixels."""
-        return -sum_event(self.mean * self.log_probs, 3)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """(..., C, h, w) -> (...) in nats; no gradient flows into `value`."""
-        return sum_event(value.detach() * self.log_probs, 3)
-
-    def sample(self, noise: Tensor | None = None) -> Tensor:
-        """(..., C, h, w), from Gumbel noise of that shape; no gradient."""
-        noise = gumbel_like(self.logits) if noise is None else noise
-        return one_hot_argmax((self.log_probs + noise).movedim(-3, -1)).movedim(-1, -3)
-
-
 class Normal:
     """Independent normals; the last `event_dims` axes are one event."""
 

@@ -215,3 +215,8 @@ def critic_loss(
     """
     nll = 0.5 * (value - target.detach()).square() + constant
     return (weight.detach() * nll).mean()
+
+
+def mean_where(loss: Tensor, mask: Tensor) -> Tensor:
+    """Average a loss (T, B) over the entries of a mask (T, B): (), nan if there are none."""
+    return (loss * mask).sum() / mask.sum()

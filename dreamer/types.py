@@ -42,10 +42,16 @@ class ActionSpace(NamedTuple):
     choices: tuple[int, ...] = ()  # empty: one choice, or continuous
 
 
+def obs_dtype(shape: tuple[int, ...]) -> type[np.uint8] | type[np.float32]:
+    """Return the type of an observation: uint8 for images and class images, float32 for vectors."""
+    return np.float32 if len(shape) == 1 else np.uint8
+
+
 class TimeStep(NamedTuple):
     """One step of E environments, as NumPy arrays."""
 
-    obs: dict[str, np.ndarray]  # image (E, C, 64, 64) uint8; a vector (E, O) float32
+    # Image (E, C, 64, 64) uint8; class image (E, h, w) uint8; a vector (E, O) float32.
+    obs: dict[str, np.ndarray]
     reward: np.ndarray  # (E,) float32, raw, summed over the action repeat; 0 where is_first
     is_first: np.ndarray  # (E,) bool
     is_last: np.ndarray  # (E,) bool, the episode ends here: terminal OR time limit
@@ -55,7 +61,8 @@ class TimeStep(NamedTuple):
 class Batch(NamedTuple):
     """Sequences from the replay, time first. Images are uint8 and rewards raw."""
 
-    obs: dict[str, Tensor]  # image (T, B, C, 64, 64) uint8; a vector (T, B, O) float32
+    # Image (T, B, C, 64, 64) uint8; class image (T, B, h, w) uint8; a vector (T, B, O) float32.
+    obs: dict[str, Tensor]
     prev_action: Tensor  # (T, B, A) the action that led INTO obs[t]; zeros at an episode's reset
     reward: Tensor  # (T, B)
     is_first: Tensor  # (T, B) bool; also set at t = 0 of every sequence

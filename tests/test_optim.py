@@ -11,10 +11,11 @@ from tiny import A, B, K
 from torch.nn import Parameter
 from torch.testing import assert_close
 
-from dreamer.optim import EpsilonHatAdam, OptimizerConfig, clip_gradients
+from dreamer.optim import AdamWConfig, EpsilonHatAdam, OptimizerConfig, clip_gradients
 
 STEPS = 6
 CONFIG = OptimizerConfig(learning_rate=0.01, epsilon=0.02, clip=None, weight_decay=0.1)
+ADAMW = AdamWConfig(learning_rate=0.01, epsilon=0.02, clip=2.0, weight_decay=0.1)
 SHAPES = (B, K), (A,)
 
 
@@ -29,7 +30,7 @@ def start() -> list[Parameter]:
     return [Parameter(torch.randn(s)) for s in SHAPES]
 
 
-def apply(optimizer: EpsilonHatAdam, gradient: list[np.ndarray]) -> None:
+def apply(optimizer: torch.optim.Optimizer, gradient: list[np.ndarray]) -> None:
     for parameter, g in zip(optimizer.param_groups[0]["params"], gradient, strict=True):
         parameter.grad = torch.tensor(g, dtype=torch.float32)
     optimizer.step()
@@ -233,3 +234,72 @@ def test_a_state_of_an_older_program_goes_on():
 def test_config_refuses_values_out_of_range(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(CONFIG, **change)
+
+
+def test_adamw_equals_a_plain_loop():
+    """With bias corrections before epsilon, and a decay times the learning rate."""
+    parameters = start()
+    expected = [p.detach().double().numpy() for p in parameters]
+    optimizer = ADAMW.build(parameters)
+    first, second = ([np.zeros(s) for s in SHAPES] for _ in range(2))
+    for t, gradient in enumerate(gradients(), 1):
+        apply(optimizer, gradient)
+        for i, g in enumerate(gradient):
+            first[i] = 0.9 * first[i] + 0.1 * g
+            second[i] = 0.999 * second[i] + 0.001 * g**2
+            mean, square = first[i] / (1 - 0.9**t), second[i] / (1 - 0.999**t)
+            expected[i] = (1 - 0.01 * 0.1) * expected[i] - 0.01 * mean / (np.sqrt(square) + 0.02)
+        for parameter, e in zip(parameters, expected, strict=True):
+            assert_close(parameter.detach().double().numpy(), e, rtol=1e-5, atol=1e-6)
+
+
+def test_adamw_leaves_parameters_without_gradient_alone():
+    parameters = start()
+    before = parameters[1].detach().clone()
+    optimizer = ADAMW.build(parameters)
+    parameters[0].grad = torch.ones_like(parameters[0])
+    optimizer.step()
+    assert_close(parameters[1].detach(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("allowed", [0.0, 1.0])
+def test_adamw_steps_only_if_it_is_allowed(allowed):
+    parameters, others = start(), start()
+    optimizer, other = ADAMW.build(parameters), ADAMW.build(others)
+    steps = gradients()
+    for each in (optimizer, other):
+        apply(each, steps[0])
+    for parameter, g in zip(parameters, steps[1], strict=True):
+        parameter.grad = torch.tensor(g * (1 if allowed else np.nan), dtype=torch.float32)
+    optimizer.step(allowed=torch.tensor(allowed))
+    for each in [other] if allowed else []:
+        apply(each, steps[1])
+    apply(optimizer, steps[2])
+    apply(other, steps[2])  # the state is that of the allowed steps, too
+    for parameter, expected in zip(parameters, others, strict=True):
+        assert_close(parameter, expected, rtol=0, atol=0)
+
+
+def test_adamw_continues_identically_from_a_saved_state():
+    parameters, others = start(), start()
+    optimizer, other = ADAMW.build(parameters), ADAMW.build(others)
+    apply(optimizer, gradients()[0])
+    with torch.no_grad():
+        for parameter, copied in zip(others, parameters, strict=True):
+            parameter.copy_(copied)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for each in (optimizer, other):
+        apply(each, gradients()[1])
+    for parameter, expected in zip(others, parameters, strict=True):
+        assert_close(parameter, expected, rtol=0, atol=0)
+
+
+def test_adamw_clips_as_torch_does():
+    ours, theirs = start(), start()
+    for parameter in (*ours, *theirs):
+        parameter.grad = torch.full_like(parameter, 1e-3 * parameter.numel())
+    config = dataclasses.replace(ADAMW, clip=1e-5)  # so small that torch's 1e-6 is seen
+    norm = config.clip_gradients(ours)
+    assert_close(norm, torch.nn.utils.clip_grad_norm_(theirs, 1e-5))
+    for parameter, expected in zip(ours, theirs, strict=True):
+        assert_close(parameter.grad, expected.grad)

@@ -5,7 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import OPTIMIZER, VECTORS, WORLD_MODEL, fit, head, make_agent, make_batch, weights_of
+from tiny import (
+    OPTIMIZER,
+    VECTORS,
+    WORLD_MODEL,
+    fit,
+    gradients_of,
+    head,
+    make_agent,
+    make_batch,
+    weights_of,
+)
 from torch.testing import assert_close
 
 from dreamer.components import DrawsPictures
@@ -14,7 +24,7 @@ from dreamer.envs.gym_codec import GymCodec
 from dreamer.envs.native_codec import NativeCodec
 from dreamer.envs.rendering import draw
 from dreamer.envs.spaces import GymSpaces, ObservationEncoder
-from dreamer.models.probes import CategoricalImageConfig
+from dreamer.models.probes import ClassImageConfig
 from dreamer.policy import DreamerPolicy
 from dreamer.probes import PROBE, GoalsProbeConfig, MapAndGoalsProbeConfig, MapProbeConfig
 from dreamer.types import HIDDEN, ActionSpace, Batch, TimeStep
@@ -30,7 +40,7 @@ TRUTH = {
     "goals_visage": (G,),
 }
 SHAPES = VECTORS | {HIDDEN + key: shape for key, shape in TRUTH.items()}
-IMAGE = CategoricalImageConfig(layers=1, units=9, activation="elu", norm="layer", min_prob=0.0)
+IMAGE = ClassImageConfig(layers=1, units=9, activation="elu", norm="layer", min_prob=0.0)
 HEAD = replace(head(), distribution="squared_error")
 MAP = MapProbeConfig(IMAGE, OPTIMIZER)
 GOALS = GoalsProbeConfig(HEAD, OPTIMIZER)
@@ -89,6 +99,42 @@ def test_metrics_are_of_the_probe_and_mark_what_may_be_nan():
     parts = ("loss_map", "loss_goal_direction", "loss_goals_direction")
     total = torch.stack([metrics[f"probe/{name}"] for name in parts]).sum()
     assert_close(metrics["probe/loss"], total)
+
+
+@PROBES
+def test_with_gradients_it_belongs_to_the_world_model_and_trains_the_features(config):
+    """With all samples, as a part of the model's loss."""
+    model = replace(WORLD_MODEL, iwae_samples=3)
+    alone = make_agent(obs_shapes=SHAPES, world_model=model).world_model
+    shaped = make_agent(
+        obs_shapes=SHAPES, world_model=replace(model, auxiliary={PROBE: config.auxiliary()})
+    ).world_model
+    state = alone.state_dict()
+    probe_keys = {key for key in shaped.state_dict() if key.startswith(f"auxiliary.{PROBE}.")}
+    assert shaped.state_dict().keys() == state.keys() | probe_keys
+    shaped.load_state_dict(state, strict=False)
+
+    batch = batch_with_truth()
+    torch.manual_seed(2)
+    plain = alone.loss(batch)
+    torch.manual_seed(2)
+    output = shaped.loss(batch)
+    assert_close(output.loss, plain.loss + output.metrics[f"world_model/{PROBE}_loss"])
+    plain.loss.backward()
+    output.loss.backward()
+    expected, actual = gradients_of(alone.encoder), gradients_of(shaped.encoder)
+    assert all(not torch.allclose(actual[name], expected[name]) for name in expected)
+    assert all(x.grad is not None for x in shaped.auxiliary[PROBE].parameters())
+
+
+def test_a_probe_with_gradients_draws_its_predictions_too():
+    world_model = replace(WORLD_MODEL, auxiliary={PROBE: BOTH.auxiliary()})
+    agent = make_agent(obs_shapes=SHAPES, world_model=world_model)
+    part = agent.world_model.auxiliary[PROBE]
+    assert isinstance(part, DrawsPictures)
+    batch = batch_with_truth()
+    features = torch.randn(*batch.reward.shape, agent.world_model.feature_size)
+    assert list(part.pictures(features, batch)) == ["map", "goals"]
 
 
 def test_it_reads_all_samples_of_a_sequence():

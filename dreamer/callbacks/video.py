@@ -103,13 +103,13 @@ class OpenLoopVideo(FrameCallback):
 @torch.no_grad()
 def _pictures(agent: DreamerAgent, batch: Batch) -> dict[str, np.ndarray]:
     """Return what components show of a batch, by name: images (T, height, width, 3) uint8."""
-    drawing = {k: x for k, x in agent.components.items() if isinstance(x, DrawsPictures)}
+    model = agent.world_model
+    parts = [*agent.components.items(), *model.auxiliary.items()]
+    drawing = {name: part for name, part in parts if isinstance(part, DrawsPictures)}
     if not drawing:
         return {}
-    model = agent.world_model
-    features = model.rssm.observe(
-        model.encoder(batch.obs), batch.prev_action, batch.is_first
-    ).features
+    embed = model.encode(batch.obs, batch.reward, batch.is_terminal)
+    features = model.rssm.observe(embed, batch.prev_action, batch.is_first).features
     return {
         f"{name}_{key}": images
         for name, component in drawing.items()

@@ -81,21 +81,26 @@ class GymCodec:
 
     def to_dict(self) -> dict[str, Any]:
         """See `SpaceCodec`."""
-        observation, action, grayscale, flat_keys = self._spaces
+        observation, action, grayscale, flat_keys, class_keys = self._spaces
         return describe_kind(self.obs_shapes, self.action_space) | {
             "gymnasium": {
                 "observation": _plain(observation),
                 "action": _plain(action),
                 "grayscale": grayscale,
                 "flat_keys": flat_keys,
+                "class_keys": class_keys,
             }
         }
 
     def _encoder(self, *, hidden: bool = True) -> ObservationEncoder:
         """Make a new encoder, which requires all data to have the type of the first."""
-        observation, _, grayscale, flat_keys = self._spaces
+        observation, _, grayscale, flat_keys, class_keys = self._spaces
         return ObservationEncoder(
-            observation, grayscale=grayscale, flat_keys=flat_keys, hidden=hidden
+            observation,
+            grayscale=grayscale,
+            flat_keys=flat_keys,
+            class_keys=class_keys,
+            hidden=hidden,
         )
 
 
@@ -106,6 +111,7 @@ def spaces_from_dict(plain: Mapping[str, Any]) -> GymSpaces:
         _space(plain["action"]),
         plain["grayscale"],
         plain["flat_keys"],
+        plain.get("class_keys", "$^"),  # older runs have none
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamer.types import ActionSpace, visible
+from dreamer.types import ActionSpace, obs_dtype, visible
 
 Leading = tuple[int, ...]
 
@@ -110,7 +110,7 @@ def _encode_array(key: str, raw: Any, shape: tuple[int, ...]) -> np.ndarray:
     array = np.asarray(raw)
     if array.shape[max(array.ndim - len(shape), 0) :] != shape:
         raise ValueError(f"`{key}` must have shape (..., {shape}), got {array.shape}")
-    if len(shape) == 3:
+    if obs_dtype(shape) is np.uint8:
         if array.dtype != np.uint8:
             raise ValueError(f"Image `{key}` must be uint8, got {array.dtype}")
         return array

@@ -226,7 +226,9 @@ class ActorCritic(nn.Module):
     def update_target_critic(self, update: int) -> None:
         """Move the slow critic if it is due at update number `update` (0, 1, ...).
 
-        Update 0 copies the critic. The agent calls it after the update; PyDreamer before. Source: `update_slow_target` of the authors' code.
+        Update 0 copies the critic. The agent calls it after the update; PyDreamer before it.
+
+        Source: `update_slow_target` of the authors' code.
         """
         config = self.config
         if not config.slow_critic or update % config.slow_critic_updates:

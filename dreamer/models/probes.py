@@ -5,6 +5,7 @@ Components (`dreamer/probes.py`) train them. They know observations by name, no 
 Letters: I samples of every sequence, C classes of the cells of an h x w map, G goals.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,22 +14,22 @@ from typing import Annotated, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dreamer.distributions import CategoricalImage
+from dreamer.class_distributions import ClassImage
 from dreamer.losses import importance_weighted
 from dreamer.models.heads import DistributionLayer, Head, HeadConfig
 from dreamer.models.layers import MLP, ActivationKey, NormKey, init_glorot
-from dreamer.schema.types import Count, Fraction, PositiveCount, doc
+from dreamer.models.maps import map_coordinates, seen_mask
+from dreamer.schema.types import Count, FractionBelowOne, PositiveCount, doc
 from dreamer.schema.validation import check
 from dreamer.types import HIDDEN
 
 GOAL_AGES = (0, 5, 10, 50, 200, 1000)  # steps since a goal was seen, the ends of ranges
-VISIBLE_STEPS = 500  # `map_vis` below this counts as seen
 
 
 class MapData(NamedTuple):
     """What a map probe is told, and what it is to find out."""
 
-    map: Tensor  # (T, B, C, h, w) one-hot
+    map: Tensor  # (T, B, h, w) class of each cell
     coordinates: Tensor  # (T, B, 4) the agent's position in [-1, 1] and its direction
     seen: Tensor | None = None  # (T, B, h, w) bool, cells that were visible in the episode so far
 
@@ -38,19 +39,16 @@ class MapData(NamedTuple):
 
         `map_seen`, or else `map_vis`, the steps since a cell was visible, may be missing.
         """
-        cells = obs[HIDDEN + "map"].float()
-        height, width = cells.shape[-2:]
+        one_hot = obs[HIDDEN + "map"]
+        height, width = one_hot.shape[-2:]
         position, direction = obs[HIDDEN + "agent_pos"], obs[HIDDEN + "agent_dir"]
-        size = torch.stack([position.new_full((), x) for x in (width, height)])
-        coordinates = torch.cat([2 * position / size - 1, direction], -1)  # (T, B, 4)
+        edges = torch.stack([position.new_full((), edge) for edge in (width, height)])
+        flags, ages = obs.get(HIDDEN + "map_seen"), obs.get(HIDDEN + "map_vis")
         seen = None
-        if (steps := obs.get(HIDDEN + "map_seen")) is not None:
-            seen = steps > 0
-        elif (steps := obs.get(HIDDEN + "map_vis")) is not None:
-            seen = steps < VISIBLE_STEPS
-        if seen is not None:
+        if flags is not None or ages is not None:
+            seen = seen_mask(seen=flags, steps_since_visible=ages)
             seen = seen.flatten(2).unflatten(2, (height, width))
-        return cls(cells, coordinates.float(), seen)
+        return cls(one_hot.argmax(2), map_coordinates(position, direction, edges), seen)
 
 
 class GoalsData(NamedTuple):
@@ -80,25 +78,25 @@ class ProbeOutput(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CategoricalImageConfig:
+class ClassImageConfig:
     """Dense layers that end in a class for every pixel."""
 
     layers: Annotated[Count, doc("Layers before the last one.")]
     units: Annotated[PositiveCount, doc("Units of each layer.")]
     activation: ActivationKey
     norm: NormKey
-    min_prob: Annotated[Fraction, doc("Weight of equal probabilities, mixed with the predicted.")]
+    min_prob: Annotated[
+        FractionBelowOne, doc("Weight of equal probabilities, mixed with the predicted.")
+    ]
 
     def __post_init__(self):
         check(self)
 
 
-class CategoricalImageDecoder(nn.Module):
+class ClassImageDecoder(nn.Module):
     """Dense layers that end in a class for every pixel: (..., input_size) -> (..., C, h, w)."""
 
-    def __init__(
-        self, input_size: int, shape: tuple[int, int, int], config: CategoricalImageConfig
-    ):
+    def __init__(self, input_size: int, shape: tuple[int, int, int], config: ClassImageConfig):
         """`shape` is (C, h, w)."""
         super().__init__()
         self.trunk = MLP(
@@ -107,21 +105,21 @@ class CategoricalImageDecoder(nn.Module):
             activation=config.activation,
             norm=config.norm,
         )
-        self.out = _CategoricalImageLayer(self.trunk.output_size, shape, config.min_prob)
+        self.out = _ClassImageLayer(self.trunk.output_size, shape, config.min_prob)
         self.apply(init_glorot)
 
-    def forward(self, x: Tensor) -> CategoricalImage:
+    def forward(self, x: Tensor) -> ClassImage:
         """(..., input_size) -> a distribution with batch (...) and event (C, h, w)."""
         return self.out(self.trunk(x))
 
 
-class _CategoricalImageLayer(DistributionLayer):
+class _ClassImageLayer(DistributionLayer):
     def __init__(self, input_size: int, shape: tuple[int, int, int], min_prob: float):
-        super().__init__(input_size, shape, "categorical_image")
+        super().__init__(input_size, shape, "class_image")
         self.min_prob = min_prob
 
-    def distribution(self, out: Tensor, raw: Tensor | None) -> CategoricalImage:
-        return CategoricalImage(out, self.min_prob)
+    def distribution(self, out: Tensor, raw: Tensor | None) -> ClassImage:
+        return ClassImage(out, self.min_prob)
 
 
 class MapProbe(nn.Module):
@@ -130,12 +128,10 @@ class MapProbe(nn.Module):
     Source: `MapProbeHead` of PyDreamer, https://github.com/jurgisp/pydreamer
     """
 
-    def __init__(
-        self, feature_size: int, shape: tuple[int, int, int], config: CategoricalImageConfig
-    ):
+    def __init__(self, feature_size: int, shape: tuple[int, int, int], config: ClassImageConfig):
         """`shape` is (C, h, w) of the map."""
         super().__init__()
-        self.decoder = CategoricalImageDecoder(feature_size + 4, shape, config)
+        self.decoder = ClassImageDecoder(feature_size + 4, shape, config)
 
     def forward(self, features: Tensor, data: MapData) -> ProbeOutput:
         """Score the predictions.
@@ -147,13 +143,14 @@ class MapProbe(nn.Module):
         samples = features.shape[2]
         coordinates = data.coordinates[:, :, None].expand(-1, -1, samples, -1)
         prediction = self.decoder(torch.cat([features, coordinates], -1))
-        loss = importance_weighted(-prediction.log_prob(data.map[:, :, None]))  # (T, B)
+        target = data.map[:, :, None].expand(-1, -1, samples, -1, -1)
+        loss = importance_weighted(-prediction.log_prob(target))  # (T, B)
         tensors = {"loss_map": loss.detach()}
         with torch.no_grad():
             # The average of the samples' probabilities.
             log_probs = -importance_weighted(-prediction.log_probs.movedim(2, -1))
             tensors["map_rec"] = log_probs.log_softmax(2)  # (T, B, C, h, w)
-            correct = log_probs.argmax(2) == data.map.argmax(2)  # (T, B, h, w)
+            correct = log_probs.argmax(2) == data.map  # (T, B, h, w)
             tensors["acc_map"] = correct.float().mean((-2, -1))
             if data.seen is not None:
                 right = (correct & data.seen).float().sum((-2, -1))
@@ -230,6 +227,57 @@ class MapAndGoalsProbe(nn.Module):
             {key: x for output in outputs for key, x in output.metrics.items()},
             {key: x for output in outputs for key, x in output.tensors.items()},
         )
+
+
+class ProbeNetworks(NamedTuple):
+    """Layers of the networks of a probe; None: without that probe."""
+
+    map: ClassImageConfig | None
+    goals: HeadConfig | None
+
+    def build(
+        self, feature_size: int, obs_shapes: Mapping[str, tuple[int, ...]]
+    ) -> MapAndGoalsProbe:
+        """Build them for an environment's observations.
+
+        Raises:
+            ValueError: The environment does not provide what the probe needs.
+        """
+        map_probe = goals_probe = None
+        if self.map is not None:
+            shape, *_ = (_shape_of(obs_shapes, x) for x in ("map", "agent_pos", "agent_dir"))
+            if len(shape) != 3:
+                raise ValueError(
+                    f"The observation `{HIDDEN}map` must have the shape (classes, height, width), "
+                    f"one-hot, got {shape}"
+                )
+            map_probe = MapProbe(feature_size, shape, self.map)
+        if self.goals is not None:
+            shape, _ = (_shape_of(obs_shapes, x) for x in ("targets_vec", "target_vec"))
+            goals_probe = GoalsProbe(feature_size, torch.Size(shape).numel() // 2, self.goals)
+        return MapAndGoalsProbe(map_probe, goals_probe)
+
+
+def _shape_of(obs_shapes: Mapping[str, tuple[int, ...]], key: str) -> tuple[int, ...]:
+    """Return the shape of a hidden observation.
+
+    Raises:
+        ValueError: The environment does not provide it.
+    """
+    name = HIDDEN + key
+    if name not in obs_shapes:
+        raise ValueError(
+            f"`probe` must be none in an environment without the observation `{name}`, got a probe "
+            f"that needs it beside {', '.join(obs_shapes)}. MiniGrid has maps and goals; "
+            "docs/probes.md shows how an environment of your own provides them."
+        )
+    return obs_shapes[name]
+
+
+def mark_partial(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename metrics that may be nan, so that loggers average them where they are not."""
+    partial = r"^(acc_map|mse_goal)_(seen|age\d+)$"
+    return {re.sub(partial, r"\1_where_\2", key): x for key, x in metrics.items()}
 
 
 def _by_age(distance: Tensor, ages: Tensor) -> dict[str, Tensor]:

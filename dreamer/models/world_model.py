@@ -4,26 +4,27 @@ The agent trains it on replayed batches and imagines trajectories with it; the p
 with it. It knows neither actor nor critic: `imagine` takes the policy as a function.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+import functools
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dreamer.losses import balanced_kl, importance_weighted, sampled_kl
-from dreamer.models.heads import Head, HeadConfig
+from dreamer.losses import balanced_kl, importance_weighted, mean_where, sampled_kl
+from dreamer.models.auxiliary import Auxiliary, AuxiliaryConfig, AuxiliaryContext, AuxiliaryShape
+from dreamer.models.heads import Head
 from dreamer.models.latents import Latent
-from dreamer.models.observations import Decoder, Encoder, ObservationConfig, ObsShapes
+from dreamer.models.model_heads import ModelHeadConfig, RewardTransform, transform_reward
+from dreamer.models.observations import ObservationConfig, ObsShapes
 from dreamer.models.rssm import ImaginationPolicy, RSSMConfig
 from dreamer.schema.types import NonNegative, OpenFraction, PositiveCount, PositiveFraction, doc
 from dreamer.schema.validation import check
-from dreamer.types import Batch, RSSMState, Trajectory
+from dreamer.types import Batch, RSSMState, Trajectory, visible
 
 OBSERVATIONS = "observations"  # key of `loss_scales`: the scales by observation
 METRIC_NAMES = {"discount": "continue"}  # heads with another name in metrics
-
-RewardTransform = Literal["tanh", "sign", "identity"]
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,6 @@ class KLConfig:
 
 
 @dataclass(frozen=True)
-class ModelHeadConfig(HeadConfig):
-    """A head of the world model; `WorldModel.targets` computes its targets."""
-
-    gradients: Annotated[bool, doc("Let the head train the latent state.")]
-    scale: Annotated[NonNegative, doc("Weight of its loss.")]
-    shape: Annotated[Sequence[PositiveCount], doc("Shape of one target.")] = ()
-
-
-@dataclass(frozen=True)
 class WorldModelConfig:
     """Configuration of the world model."""
 
@@ -58,7 +50,10 @@ class WorldModelConfig:
     decoder: Annotated[ObservationConfig, doc("Which observations are predicted, and how.")]
     heads: Annotated[
         Mapping[str, ModelHeadConfig | None],
-        doc("Other predictions, by name; null removes one. `discount` predicts ends."),
+        doc(
+            "Other predictions, by name; null removes one. `discount` predicts gamma times the "
+            "continuation, `terminal` the ends alone."
+        ),
     ]
     kl: Annotated[KLConfig, doc("The KL loss.")]
     loss_scales: Annotated[
@@ -77,6 +72,10 @@ class WorldModelConfig:
             source="PyDreamer, and https://arxiv.org/abs/1509.00519",
         ),
     ]
+    auxiliary: Annotated[
+        Mapping[str, AuxiliaryConfig],
+        doc("Losses that train the latent state as well, by name: dreamer/models/auxiliary.py."),
+    ] = field(default_factory=dict)
 
     def build(self, obs_shapes: ObsShapes, action_size: int) -> "WorldModel":
         """Build the world model; a subclass may build another."""
@@ -86,11 +85,17 @@ class WorldModelConfig:
         check(self)
         if self.heads.get("reward") is None:
             raise ValueError("`heads` must have a `reward`: the actor learns from its predictions")
-        for name in self.heads:
+        if self.heads.get("discount") is not None and self.heads.get("terminal") is not None:
+            raise ValueError(
+                "`heads` must have `discount` or `terminal`, got both; set `heads.discount` to null"
+            )
+        kinds = dict.fromkeys(self.auxiliary, "an auxiliary loss")
+        kinds |= dict.fromkeys(self.heads, "a head")
+        for name, kind in kinds.items():
             taken = name == "kl" or hasattr(nn.ModuleDict(), name)
             if taken or not name.isidentifier():
                 raise ValueError(
-                    "The name of a head must consist of letters, digits and underscores, and be "
+                    f"The name of {kind} must consist of letters, digits and underscores, and be "
                     f"neither `kl` nor a name that torch reserves, got {name}"
                 )
 
@@ -117,17 +122,6 @@ class WorldModelOutput(NamedTuple):
     obs_log_probs: dict[str, Tensor]  # by observation, each (T, B)
     kl: Tensor  # (T, B) in nats
     metrics: dict[str, Tensor]  # detached, each ()
-
-
-def transform_reward(reward: Tensor, transform: RewardTransform) -> Tensor:
-    """Transform raw rewards to targets of the reward head, any shape."""
-    match transform:
-        case "tanh":
-            return reward.tanh()
-        case "sign":
-            return reward.sign()
-        case "identity":
-            return reward
 
 
 def split_loss_scales(
@@ -160,22 +154,44 @@ class WorldModel(nn.Module):
     def __init__(self, config: WorldModelConfig, obs_shapes: ObsShapes, action_size: int):
         super().__init__()
         self.config = config
-        self.encoder = Encoder(obs_shapes, config.encoder)
+        own = visible(obs_shapes)
+        self.encoder = config.encoder.build_encoder(own, self.transform_of("reward"))
         self.rssm = config.rssm.build(self.encoder.output_size, action_size, config.latent)
         self.feature_size = self.rssm.feature_size
-        self.decoder = Decoder(self.feature_size, obs_shapes, config.decoder)
+        self.decoder = config.decoder.build_decoder(self.feature_size, own)
         used = {name: head for name, head in config.heads.items() if head is not None}
         self.heads = nn.ModuleDict(
-            {name: Head(self.feature_size, head.shape, head) for name, head in used.items()}
+            {
+                name: head.build(self.feature_size, self.transform_of(name))
+                for name, head in used.items()
+            }
+        )
+        shape = AuxiliaryShape(self.feature_size, obs_shapes, action_size)
+        self.auxiliary = nn.ModuleDict(
+            {name: part.build(shape) for name, part in config.auxiliary.items()}
         )
         self.has_gradients = {name: head.gradients for name, head in used.items()}
-        kl_scale, self.obs_scales = split_loss_scales(config.loss_scales, obs_shapes)
+        kl_scale, self.obs_scales = split_loss_scales(config.loss_scales, own)
         self.scales = {"kl": kl_scale} | {name: head.scale for name, head in used.items()}
         self.register_load_state_dict_pre_hook(rename_heads)
+
+    def transform_of(self, head: str) -> Callable[[Tensor], Tensor]:
+        """Return what maps raw values of a head's target to the target."""
+        name = self.config.reward_transform if head == "reward" else "identity"
+        return functools.partial(transform_reward, transform=name)
 
     def real_discount(self, is_terminal: Tensor) -> Tensor:
         """Return gamma, or 0 where the episode has terminated; any shape."""
         return (~is_terminal).float() * self.config.discount
+
+    def encode(
+        self, obs: dict[str, Tensor], reward: Tensor | None, is_terminal: Tensor | None
+    ) -> Tensor:
+        """Encode raw observations (..., *shape) to (..., M).
+
+        Reward and terminal (...) of the same steps are only read with `reward_input`.
+        """
+        return self.encoder(self.encoder.inputs(obs, reward, is_terminal))
 
     def targets(self, batch: Batch) -> dict[str, Tensor]:
         """Compute the targets of the heads, by name, each (T, B, *shape).
@@ -183,9 +199,10 @@ class WorldModel(nn.Module):
         A subclass adds those of its own heads. Targets without a head are ignored.
         """
         return {
-            "reward": transform_reward(batch.reward, self.config.reward_transform),
+            "reward": self.transform_of("reward")(batch.reward),
             # Differs from the paper: a soft label, so that the head's mean includes gamma.
             "discount": self.real_discount(batch.is_terminal),
+            "terminal": batch.is_terminal.float(),
         }
 
     def loss(
@@ -205,30 +222,37 @@ class WorldModel(nn.Module):
         assert batch.is_first.shape == batch.is_terminal.shape == (length, batch_size)
         config = self.config
 
-        embed = self.encoder(batch.obs)  # once, however many samples
+        given = batch
+        embed = self.encode(batch.obs, batch.reward, batch.is_terminal)  # once, for all samples
         if config.iwae_samples > 1:
             embed = embed.repeat_interleave(config.iwae_samples, 1)  # (T, B * I, M)
             batch = batch.repeat(config.iwae_samples)
         posterior = self.rssm.observe(embed, batch.prev_action, batch.is_first, start, noise)
         prior_stats = self.rssm.prior_stats(posterior.deter)
         kl_term, kl = self.divergence(posterior, prior_stats)
+        targets = self.targets(batch)
         obs_log_probs, log_probs = self.score(  # (T, B) each
-            posterior.features, batch.obs, self.targets(batch)
+            posterior.features, batch.obs, targets
         )
         parts = self.combine(kl_term, log_probs, obs_log_probs)
+        loss, auxiliary = parts.loss, {}
+        if self.auxiliary:
+            added, auxiliary = self.auxiliary_loss(posterior.features, given)
+            loss = loss + added
 
         with torch.no_grad():
             metrics = {
-                "loss": parts.loss,
+                "loss": loss,
                 "kl": self.per_sequence(kl).mean(),
                 "kl_loss": parts.losses["kl"],
                 "posterior_entropy": config.latent.entropy(posterior.stats).mean(),
                 "prior_entropy": config.latent.entropy(prior_stats).mean(),
             } | {f"{METRIC_NAMES.get(k, k)}_nll": x for k, x in parts.losses.items() if k != "kl"}
+            metrics |= self.group_metrics(log_probs, targets) | auxiliary
         metrics = {f"world_model/{k}": x.detach() for k, x in metrics.items()}
         metrics |= {f"observations/{k}_nll": x.detach() for k, x in parts.obs_losses.items()}
         return WorldModelOutput(
-            parts.loss,
+            loss,
             batch,
             embed,
             posterior,
@@ -240,6 +264,61 @@ class WorldModel(nn.Module):
             kl=kl,
             metrics=metrics,
         )
+
+    def group_metrics(
+        self, log_probs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Average the heads' losses over the groups of steps that their configurations name.
+
+        Args:
+            log_probs: by head, each (T, B) in nats.
+            targets: by head, each (T, B, *shape).
+
+        Returns:
+            Each (), nan if the batch has no step of the group.
+        """
+        metrics = {}
+        for name, log_prob in log_probs.items():
+            config, head = self.config.heads[name], self.heads[name]
+            assert config is not None
+            assert isinstance(head, Head)
+            target = targets[name][:, :: self.config.iwae_samples]
+            for group, mask in config.groups(head, target).items():
+                key = f"{METRIC_NAMES.get(name, name)}_nll_where_{group}"
+                metrics[key] = mean_where(self.per_sequence(-log_prob), mask)
+        return metrics
+
+    def auxiliary_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add up the weighted auxiliary losses of a batch.
+
+        Args:
+            features: (T, B * I, F) of the posteriors; they get gradients.
+            batch: (T, B, ...), raw.
+
+        Returns:
+            The sum (), and detached metrics, each ().
+        """
+        samples = features.unflatten(1, (-1, self.config.iwae_samples))  # (T, B, I, F)
+        context = AuxiliaryContext(
+            samples[:, :, 0], self.transform_of("reward")(batch.reward), batch, samples
+        )
+        losses, metrics = [], {}
+        for name, auxiliary in self.auxiliary.items():
+            assert isinstance(auxiliary, Auxiliary)
+            output = auxiliary.loss(context)
+            losses.append(self.config.auxiliary[name].weight * output.loss)
+            values = {"loss": output.loss, **output.metrics}
+            metrics |= {f"{name}_{key}": x.detach() for key, x in values.items()}
+        return torch.stack(losses).sum(), metrics
+
+    def begin_update(self, update: int) -> None:
+        """Do what depends on the number of the update (0, 1, ...), before its losses.
+
+        CUDA graphs do not capture it.
+        """
+        for auxiliary in self.auxiliary.values():
+            assert isinstance(auxiliary, Auxiliary)
+            auxiliary.begin_update(update)
 
     def divergence(self, posterior: RSSMState, prior_stats: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the KL term of the loss, and the exact KL divergence (T, B), detached.
@@ -347,7 +426,7 @@ class WorldModel(nn.Module):
 
         Args:
             start: (N, ...).
-            start_is_terminal: (N,) bool, from the replay; None uses the discount head.
+            start_is_terminal: (N,) bool, from the replay; None uses the head, as for other steps.
             policy: maps detached features (N, F) and noise or None to actions (N, A).
             horizon: H.
             action_noise: (H, N, A) or None.
@@ -360,14 +439,24 @@ class WorldModel(nn.Module):
             start, policy, horizon, action_noise=action_noise, state_noise=state_noise
         )
         reward = self.heads["reward"](features).mean
-        if "discount" not in self.heads:
+        discount = self.predict_discount(features)
+        if discount is None:
             discount = torch.full_like(reward, self.config.discount)
-        else:
-            discount = self.heads["discount"](features).mean
-            if start_is_terminal is not None:
-                first = self.real_discount(start_is_terminal)
-                discount = torch.cat([first[None], discount[1:]])
+        elif start_is_terminal is not None:
+            first = self.real_discount(start_is_terminal)
+            discount = torch.cat([first[None], discount[1:]])
         return Trajectory(features, prev_action, reward, discount)
+
+    def predict_discount(self, features: Tensor) -> Tensor | None:
+        """Predict gamma times the probability of continuing: (..., F) -> (...); None without head.
+
+        The mean of `discount` includes gamma, that of `terminal` is the probability of an end.
+        """
+        if "discount" in self.heads:
+            return self.heads["discount"](features).mean
+        if "terminal" in self.heads:
+            return self.config.discount * (1 - self.heads["terminal"](features).mean)
+        return None
 
     @torch.no_grad()
     def open_loop(self, batch: Batch, context: int) -> dict[str, Tensor]:
@@ -380,7 +469,8 @@ class WorldModel(nn.Module):
         Returns:
             By image key, (T, B, C, 64, 64) in [0, 1].
         """
-        embed = self.encoder({k: x[:context] for k, x in batch.obs.items()})
+        known = {k: x[:context] for k, x in batch.obs.items()}
+        embed = self.encode(known, batch.reward[:context], batch.is_terminal[:context])
         posterior = self.rssm.observe(embed, batch.prev_action[:context], batch.is_first[:context])
         state = posterior.at(-1)
         features = [posterior.features]

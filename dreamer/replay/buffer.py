@@ -20,7 +20,7 @@ from dreamer.replay.sampling import SAMPLERS, Experience, Sampler, draw
 from dreamer.replay.storage import Column, RingFiles, peek, size_on_disk
 from dreamer.schema.types import PositiveCount, doc
 from dreamer.schema.validation import check
-from dreamer.types import Batch, TimeStep
+from dreamer.types import Batch, TimeStep, obs_dtype
 
 
 @dataclass(frozen=True)
@@ -343,7 +343,7 @@ def columns_of(obs_shapes: dict[str, tuple[int, ...]], action_size: int) -> dict
     """Return the columns of one environment's steps, by name."""
     return {
         **{
-            f"obs_{key}": Column(tuple(shape), "uint8" if len(shape) == 3 else "float32")
+            f"obs_{key}": Column(tuple(shape), np.dtype(obs_dtype(shape)).name)
             for key, shape in obs_shapes.items()
         },
         "prev_action": Column((action_size,), "float32"),

@@ -82,14 +82,22 @@ def _with_explorer(config: AgentConfig, cfg: DictConfig) -> AgentConfig:
 
 
 def _with_probe(config: AgentConfig, cfg: DictConfig) -> AgentConfig:
-    """Add the probe of `probe` to the components, if there is one.
+    """Add the probe of `probe` to the components, or with `probe_gradients` to the world model.
 
     Raises:
-        ValueError: The model takes no components, or one of them has the probe's name.
+        ValueError: A component has the probe's name, or the probe cannot train the world model.
     """
     probe = instantiate(cfg.get("probe") or {}, _convert_="all")  # older runs lack the key
     if not hasattr(probe, "build"):
         return config
+    if cfg.probe_gradients:
+        if not hasattr(probe, "auxiliary"):
+            raise ValueError(
+                "`probe_gradients` must be false with a probe without the method `auxiliary`, got "
+                f"true with probe={choice_of(cfg, 'probe')}"
+            )
+        auxiliary = {**config.world_model.auxiliary, PROBE: probe.auxiliary()}
+        return replace(config, world_model=replace(config.world_model, auxiliary=auxiliary))
     if PROBE in config.components:
         raise ValueError(
             f"`model.components` must not have the name `{PROBE}`, that of the probe of "

@@ -63,6 +63,8 @@ def checked(cfg: DictConfig) -> DictConfig:
             "is not supported yet"
         )
     _check_exploration(cfg)
+    if cfg.probe_gradients and not cfg.probe:
+        raise ValueError("`probe_gradients` must be false with probe=none, got true")
     _check_start(cfg)
     OmegaConf.set_readonly(cfg, True)
     return cfg

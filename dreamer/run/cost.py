@@ -7,6 +7,7 @@ machine's rate of matrix products.
 import time
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,7 +15,7 @@ from dreamer.agent import DreamerAgent
 from dreamer.components import UpdateContext
 from dreamer.exploration import explorer_of
 from dreamer.probes import PROBE
-from dreamer.types import Batch
+from dreamer.types import Batch, obs_dtype
 
 EFFICIENCY = 0.5  # share of the matrix rate that an update reaches, measured on CPUs
 SLOW = 7 * 24 * 3600  # seconds; for longer runs, the message suggests a smaller model
@@ -60,9 +61,7 @@ def update_flops(agent: DreamerAgent, batch_size: int, length: int) -> float:
     model, heads, explorer = agent.world_model, agent.actor_critic, explorer_of(agent)
     counted = 2 if explorer is None else length  # steps; an ensemble looks some steps ahead
     obs = {
-        key: torch.zeros(
-            (counted, 1, *shape), dtype=torch.uint8 if len(shape) == 3 else torch.float32
-        )
+        key: torch.from_numpy(np.zeros((counted, 1, *shape), obs_dtype(shape)))
         for key, shape in agent.obs_shapes.items()
     }
     flags = torch.zeros((counted, 1), dtype=torch.bool)

@@ -159,6 +159,9 @@ class TrainSettings(Section):
     image_gradients: Annotated[bool, doc("Let images train the latent state.")]
     reward_gradients: Annotated[bool, doc("Let rewards train the latent state.")]
     layer_norm: Annotated[bool, doc("Use layer norm in the GRU.")]
+    reward_input: Annotated[
+        bool, doc("Encode reward and terminal of the step, too.", source="PyDreamer")
+    ]
     actor_gradient: Annotated[
         Literal["auto", "reinforce", "dynamics", "both"],
         doc("Gradient of the actor; auto: reinforce for discrete actions, else dynamics."),

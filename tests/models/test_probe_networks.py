@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from dreamer.models.heads import HeadConfig
 from dreamer.models.probes import (
-    CategoricalImageConfig,
+    ClassImageConfig,
     GoalsData,
     GoalsProbe,
     MapAndGoalsProbe,
@@ -17,7 +17,7 @@ from dreamer.models.probes import (
 from dreamer.types import HIDDEN
 
 T, B, F, C, H, W, G = 5, 3, 7, 4, 2, 6, 2
-IMAGE = CategoricalImageConfig(layers=1, units=9, activation="elu", norm="layer", min_prob=0.0)
+IMAGE = ClassImageConfig(layers=1, units=9, activation="elu", norm="layer", min_prob=0.0)
 HEAD = HeadConfig(1, 9, "elu", "layer", "squared_error")
 
 
@@ -63,11 +63,11 @@ class Certain(torch.nn.Module):
     """A decoder that always predicts class 0."""
 
     def forward(self, x):
-        from dreamer.distributions import CategoricalImage
+        from dreamer.class_distributions import ClassImage
 
         logits = torch.zeros(*x.shape[:-1], C, H, W)
         logits[..., 0, :, :] = 9.0
-        return CategoricalImage(logits)
+        return ClassImage(logits)
 
 
 def test_accuracy_counts_cells_and_that_of_the_seen_ones_only_those():
@@ -76,13 +76,12 @@ def test_accuracy_counts_cells_and_that_of_the_seen_ones_only_those():
     seen = torch.zeros(T, B, H, W, dtype=torch.bool)
     seen[1, 2, :, :2] = True  # half of what was seen
     seen[3, 0, :, 1] = True  # all of it right
-    cells = torch.nn.functional.one_hot(classes, C).movedim(-1, 2).float()
     probe = MapProbe(F, (C, H, W), IMAGE)
     probe.decoder = Certain()  # pyright: ignore
-    output = probe(torch.randn(T, B, 1, F), MapData(cells, torch.zeros(T, B, 4), seen))
+    output = probe(torch.randn(T, B, 1, F), MapData(classes, torch.zeros(T, B, 4), seen))
     assert_close(output.metrics["acc_map"], torch.tensor(5 / 6))
     assert_close(output.metrics["acc_map_seen"], torch.tensor(0.75))
-    nothing = MapData(cells, torch.zeros(T, B, 4))
+    nothing = MapData(classes, torch.zeros(T, B, 4))
     assert "acc_map_seen" not in probe(torch.randn(T, B, 1, F), nothing).metrics
 
 

@@ -6,8 +6,8 @@ from pydreamer import AnyHead, Weights, head_gradients, hidden_layers, load_head
 from dreamer.models.heads import HeadConfig
 from dreamer.models.layers import Norm
 from dreamer.models.probes import (
-    CategoricalImageConfig,
-    CategoricalImageDecoder,
+    ClassImageConfig,
+    ClassImageDecoder,
     GoalsProbe,
     MapProbe,
 )
@@ -21,11 +21,11 @@ def norm_of(weights: Weights, folder: str) -> Norm:
     return "layer" if f"{folder}/1/weight" in weights else "none"
 
 
-def image_config(weights: Weights, folder: str, min_prob: float = 0.0) -> CategoricalImageConfig:
+def image_config(weights: Weights, folder: str, min_prob: float = 0.0) -> ClassImageConfig:
     """Sizes of the layers, read from the weights."""
     units = weights[f"{folder}/0/weight"].shape[0]
     layers, norm = hidden_layers(weights, folder), norm_of(weights, folder)
-    return CategoricalImageConfig(layers, units, "elu", norm, min_prob)
+    return ClassImageConfig(layers, units, "elu", norm, min_prob)
 
 
 def map_shape(weights: Weights, folder: str, edges: tuple[int, ...]) -> tuple[int, int, int]:
@@ -34,12 +34,12 @@ def map_shape(weights: Weights, folder: str, edges: tuple[int, ...]) -> tuple[in
     return outputs // (edges[0] * edges[1]), edges[0], edges[1]
 
 
-def image_decoder(case: Case) -> CategoricalImageDecoder:
+def image_decoder(case: Case) -> ClassImageDecoder:
     """The decoder of categorical images."""
     weights = case.under("w")
     shape = map_shape(weights, "model", case.array("in/map").shape[2:])
     config = image_config(weights, "model", case.parameters["min_prob"])
-    decoder = CategoricalImageDecoder(case.array("in/features").shape[-1], shape, config)
+    decoder = ClassImageDecoder(case.array("in/features").shape[-1], shape, config)
     load_head(decoder, weights)
     return decoder
 

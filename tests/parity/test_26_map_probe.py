@@ -1,10 +1,10 @@
 """The map probe, and the categorical image decoder with a floor of its probabilities."""
 
-import torch.nn.functional as F
 from golden import Case, golden
 from probes import MAP_FOLDER, check_gradients, image_decoder, map_probe
 
 from dreamer.losses import importance_weighted
+from dreamer.models.maps import seen_mask
 from dreamer.models.probes import MapData
 
 
@@ -23,12 +23,7 @@ def test_map_probe(case: Case, optimized):
     features = case["in/features"].requires_grad_()
     edges = case.array("in/map").shape[2:]
     probe = optimized(map_probe(case.under("w"), features.shape[-1], edges))
-    classes = probe.decoder.out.shape[0]
-    data = MapData(
-        F.one_hot(case["in/map"], classes).movedim(-1, 2),
-        case["in/map_coord"],
-        case["in/map_seen_mask"] > 0,
-    )
+    data = MapData(case["in/map"], case["in/map_coord"], seen_mask(seen=case["in/map_seen_mask"]))
 
     output = probe(features, data)
     case.check("out/loss", output.loss)
@@ -45,8 +40,9 @@ def test_map_probe(case: Case, optimized):
 def test_categorical_image(case: Case, optimized):
     decoder = optimized(image_decoder(case))
     features = case["in/features"].requires_grad_()
-    target = F.one_hot(case["in/map"], decoder.out.shape[0]).movedim(-1, 2)
-    loss = -decoder(features).log_prob(target[:, :, None])
+    prediction = decoder(features)
+    target = case["in/map"][:, :, None].expand(-1, -1, features.shape[2], -1, -1)
+    loss = -prediction.log_prob(target)
     case.check("out/loss_tbi", loss)
     case.check("out/loss_tb", importance_weighted(loss))
 

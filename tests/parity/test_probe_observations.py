@@ -41,7 +41,7 @@ def test_observations_become_what_pydreamer_makes_of_them(case):
     }
 
     data = MapData.of(obs)
-    assert_close(data.map, case["out/map"])
+    assert torch.equal(data.map, case["out/map"].argmax(2))
     assert_close(data.coordinates, case["out/map_coord"])
     assert data.seen is not None
     assert torch.equal(data.seen, case["out/map_seen_mask"] > 0)

@@ -12,15 +12,9 @@ from torch.testing import assert_close
 from dreamer.run.migrate import FORMAT, migrate
 
 RETURNS = {"_target_": "dreamer.models.returns.LambdaReturns"}
-START = {
-    "init_from": None,
-    "init_weights": "all",
-    "data": {"prefill": None},
-    "iwae_samples": 1,
-    "returns": RETURNS,
-    "probe": {},
-    "probe_gradients": False,
-}
+START = {"init_from": None, "init_weights": "all", "data": {"prefill": None}}
+START |= {"iwae_samples": 1, "returns": RETURNS, "reward_input": False}
+START |= {"probe": {}, "probe_gradients": False}
 HEAD = {
     "_target_": "dreamer.models.mlp.HeadConfig",
     "layers": 1,
@@ -141,5 +135,11 @@ def test_the_recurrent_cell_becomes_a_node():
 def test_dummy_worlds_get_the_time_limit_of_the_maze():
     dummy = {"_target_": "dreamer.envs.dummy.make_dummy", "length": 12}
     assert migrate({"format": 3, "env": dummy})["env"] == dummy | {"maze_length": 80}
-    gym = {"_target_": "dreamer.envs.gym.make_gym"}
-    assert migrate({"format": 3, "env": gym})["env"] == gym
+    atari = {"_target_": "dreamer.envs.atari.make_atari"}
+    assert migrate({"format": 3, "env": atari})["env"] == atari
+
+
+@pytest.mark.parametrize("target", ["dreamer.envs.gym.make_gym", "dreamer.envs.user.make_user"])
+def test_gymnasium_environments_get_no_class_images(target):
+    env = {"_target_": target, "flat_keys": "grid"}
+    assert migrate({"format": 4, "env": env})["env"] == env | {"class_keys": "$^"}
