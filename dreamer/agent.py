@@ -92,7 +92,7 @@ class DreamerAgent(pl.LightningModule):
 
         Args:
             config: networks and optimisers.
-            obs_shapes: by key, one observation: (C, 64, 64) or (O,).
+            obs_shapes: by key, one observation: (C, 64, 64) or (O,); hidden ones, too.
             action_space: what the environment accepts.
         """
         super().__init__()

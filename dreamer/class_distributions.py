@@ -60,8 +60,8 @@ class ClassImage:
         self.min_prob = min_prob
 
     @property
-    def _log_probs(self) -> Tensor:
-        """(..., K, h, w)."""
+    def log_probs(self) -> Tensor:
+        """(..., K, h, w), the logarithms of the probabilities."""
         if self.min_prob == 0:
             return self.logits.log_softmax(-3)
         return self.mean.log()
@@ -80,15 +80,15 @@ class ClassImage:
     @property
     def entropy(self) -> Tensor:
         """(...) in nats, the sum over cells."""
-        log_probs = self._log_probs
+        log_probs = self.log_probs
         return -(log_probs.exp() * log_probs).flatten(-3).sum(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Class indices (..., h, w) -> (...) in nats."""
-        log_probs = self._log_probs.gather(-3, value.long().unsqueeze(-3))  # (..., 1, h, w)
+        log_probs = self.log_probs.gather(-3, value.long().unsqueeze(-3))  # (..., 1, h, w)
         return log_probs.flatten(-3).sum(-1)
 
     def sample(self, noise: Tensor | None = None) -> Tensor:
         """(..., h, w) uint8, from Gumbel noise (..., K, h, w); no gradient."""
         noise = gumbel_like(self.logits) if noise is None else noise
-        return (self._log_probs + noise).argmax(-3).to(torch.uint8)
+        return (self.log_probs + noise).argmax(-3).to(torch.uint8)

@@ -6,8 +6,9 @@ update. They know neither the agent nor the Trainer.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -114,6 +115,23 @@ class Step(Protocol):
 
     def __call__(self, loss: Tensor, network: str = "") -> None:
         """See above."""
+        ...
+
+
+@runtime_checkable
+class DrawsPictures(Protocol):
+    """A component that shows what it predicts."""
+
+    def pictures(self, features: Tensor, batch: Batch) -> Mapping[str, np.ndarray]:
+        """Draw the predictions beside the truth, for videos.
+
+        Args:
+            features: (T, B, F) of the posteriors, without a graph.
+            batch: (T, B, ...), raw.
+
+        Returns:
+            By name, images (T, height, width, 3) uint8, the B sequences side by side.
+        """
         ...
 
 

@@ -19,7 +19,7 @@ from torch.nn import Parameter
 from dreamer.distributions import explore, gumbel_like
 from dreamer.models.actor_critic import ActorCritic
 from dreamer.models.world_model import WorldModel
-from dreamer.types import ActionSpace, RSSMState, TimeStep
+from dreamer.types import ActionSpace, RSSMState, TimeStep, visible
 
 STEPS_PER_DRAW = 128  # drawing actions for many steps at once saves 10 microseconds a step
 
@@ -96,7 +96,7 @@ class DreamerPolicy:
     def __call__(self, step: TimeStep, state: MemoryState | None) -> tuple[np.ndarray, MemoryState]:
         """Return actions (E, A) for a step, and the new memory; None starts anew."""
         device = self._device
-        obs = {k: torch.from_numpy(x).to(device) for k, x in step.obs.items()}
+        obs = {k: torch.from_numpy(x).to(device) for k, x in visible(step.obs).items()}
         is_first = torch.from_numpy(step.is_first).to(device)
         reward = is_terminal = None
         if self.world_model.encoder.reads_reward:

@@ -13,11 +13,21 @@ Shape letters, project-wide:
     I  samples of a sequence (IWAE); if more than one, B of what is computed counts all of them
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+# Observations whose names begin so are stored in the replay for probes; no agent observes them.
+HIDDEN = "probe/"
+Value = TypeVar("Value")
+
+
+def visible(observations: Mapping[str, Value]) -> dict[str, Value]:
+    """Return what belongs to the agent's own observations, by name: all but those for probes."""
+    return {key: value for key, value in observations.items() if not key.startswith(HIDDEN)}
 
 
 class ActionSpace(NamedTuple):

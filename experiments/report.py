@@ -144,7 +144,8 @@ def write(results: Results, out: Path) -> None:
         figures = plots.published_figures(folder, frames=frames["atari"])
     else:
         figures = plots.figures(results.curves, results.published, folder, frames=frames)
-    shown = {"Runs": results.extra["runs.csv"]} if "runs.csv" in results.extra else {}
+    titles = {"probes.csv": "Probes, latest means over seeds", "runs.csv": "Runs"}
+    shown = {title: results.extra[x] for x, title in titles.items() if x in results.extra}
     write_page(
         out / "report.html",
         title=results.title,

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from experiments import data_warnings, published, tables
+from experiments.probes import probe_table
 from experiments.runs import read_runs
 
 TABLE_1_FRAMES = 199_000_000  # the bin of the published curves that gives the paper's Table 1
@@ -103,11 +104,12 @@ def of_runs(folder: Path, frames: int | None, *, compare: bool) -> Results:
     curves, runs, problems = read_runs(folder)
     if runs.empty:
         raise ValueError(" ".join([f"No runs in {folder}.", *problems]))
-    videos = _videos(runs)
+    videos, probed = _videos(runs), probe_table(runs)
     results = Results(
         title=f"Runs in {folder}",
         tidy=pd.DataFrame(columns=list(tables.TIDY)),
-        extra={"runs.csv": runs, "curves.csv": curves},
+        extra={"runs.csv": runs, "curves.csv": curves}
+        | ({} if probed.empty else {"probes.csv": probed}),
         curves=curves,
         videos=videos[:MAX_VIDEOS],
         notes=data_warnings.states(runs),
@@ -195,6 +197,6 @@ def _videos(runs: pd.DataFrame) -> list[Path]:
     """Return the latest videos of one run per variant and task."""
     videos: list[Path] = []
     for path in runs.groupby(["env", "task", "variant"])["path"].first():
-        for kind in ("policy", "open_loop"):
+        for kind in ("policy", "open_loop", "probe_map", "probe_goals"):
             videos += sorted((Path(path) / "videos").glob(f"{kind}_*.mp4"))[-1:]
     return videos

@@ -16,7 +16,10 @@ LAYERS = (
         *("finite_check", "optim", "video", "runtime"),
     ),
     ("models", "replay", "envs"),
-    ("agent", "pydreamer", "components", "exploration", "policy", "collector"),
+    (
+        *("agent", "pydreamer", "components", "exploration", "policy"),
+        *("probes", "collector"),
+    ),
     ("kernels",),
     ("callbacks", "loggers", "evaluation", "inference", "convert", "convert_pydreamer"),
     ("run",),

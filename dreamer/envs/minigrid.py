@@ -11,6 +11,7 @@ import numpy as np
 
 from dreamer.envs.base import GroupOptions, Task
 from dreamer.envs.group import EnvGroup, Observation, SingleEnv, Transition
+from dreamer.envs.minigrid_truth import RoomTruth
 from dreamer.envs.processes import make_group
 from dreamer.envs.tasks import find_task
 from dreamer.schema.types import doc
@@ -29,6 +30,10 @@ def make_minigrid(
         Literal["pixels", "symbolic"],
         doc("Observe the 7 x 7 visible tiles as an RGB image, or their contents one-hot."),
     ],
+    map: Annotated[
+        bool, doc("Provide probes with the map, the agent's place on it, and the cells seen.")
+    ] = False,
+    goals: Annotated[bool, doc("Provide probes with the vector to the goal tile.")] = False,
     **group: Unpack[GroupOptions],
 ) -> EnvGroup:
     """Build E copies of one task.
@@ -39,6 +44,8 @@ def make_minigrid(
             version, the newest.
         observation: How the agent observes the 7 x 7 tiles in front of it: "pixels" is an RGB
             image of them; "symbolic" is the content of each and the agent's direction, one-hot.
+        map: Add what map probes need to the observations; no agent sees it.
+        goals: Add what goals probes need; the task must have a goal tile.
         group: See `make_group`; the seed determines the layouts of the rooms.
 
     Raises:
@@ -56,7 +63,13 @@ def make_minigrid(
         raise ImportError("MiniGrid needs `pip install 'minigrid>=3.2,<4'`") from error
     names = _names()
     return make_group(
-        partial(MiniGrid, names[find_task(task, names, "MiniGrid")], observation == "pixels"),
+        partial(
+            MiniGrid,
+            names[find_task(task, names, "MiniGrid")],
+            observation == "pixels",
+            with_map=map,
+            with_goals=goals,
+        ),
         action_repeat=1,
         **group,
     )
@@ -80,8 +93,8 @@ class MiniGrid(SingleEnv):
     episode visited: where everything is, what is open or locked, and the agent's direction.
     """
 
-    def __init__(self, id_: str, pixels: bool):
-        """Make the environment registered under `id_`."""
+    def __init__(self, id_: str, pixels: bool, *, with_map: bool = False, with_goals: bool = False):
+        """Make the environment registered under `id_`; for the last two see `RoomTruth`."""
         import minigrid  # noqa: F401 (registers its ids in this process)
         from minigrid.core import constants
 
@@ -104,6 +117,8 @@ class MiniGrid(SingleEnv):
             )
         else:
             self.obs_shapes = {"tiles": (edge**2 * sum(self._kinds),), "direction": (4,)}
+        self._truth = RoomTruth(self._room, with_map=with_map, with_goals=with_goals)
+        self.obs_shapes |= self._truth.shapes
         self._visited: set[tuple[Any, ...]] = set()  # the states of this episode
         self._tiles: list[Any] = []  # the contents of the grid in the latest state
         self._things: tuple[Any, ...] = ()  # of these, positions, kinds and colours of non-walls
@@ -113,6 +128,7 @@ class MiniGrid(SingleEnv):
         """See `SingleEnv`."""
         obs, _ = self._env.reset(seed=seed)
         self._visited = {self._state()}
+        self._truth.reset()
         return self._observe(obs)
 
     def step(self, action: np.ndarray) -> Transition:
@@ -149,6 +165,9 @@ class MiniGrid(SingleEnv):
         )
 
     def _observe(self, obs: dict[str, Any]) -> Observation:
+        return self._view(obs) | self._truth.observe(obs["image"])
+
+    def _view(self, obs: dict[str, Any]) -> Observation:
         if self._pixels:
             view = self._room.get_frame(tile_size=TILE_SIZE, agent_pov=True)  # (56, 56, 3)
             image = view[np.ix_(self._nearest, self._nearest)]

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from dreamer.types import visible
+
 MAX_EDGE = 4096  # pixels; a larger array is not accepted as an image
 
 
@@ -77,6 +79,7 @@ def draw(obs: Mapping[str, np.ndarray]) -> np.ndarray:
     Returns:
         (4 height, 4 width, 3) for an image, (256, 256, 3) for numbers; uint8.
     """
+    obs = visible(obs)
     images = [value for value in obs.values() if value.ndim == 3]
     if images:
         colours = images[0][:3] if len(images[0]) > 2 else images[0][:1]

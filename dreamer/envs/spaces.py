@@ -10,6 +10,9 @@ How each space is observed, named by its path in Dict and Tuple spaces ("camera/
     Discrete, MultiDiscrete                   vector of concatenated one-hot choices
     MultiBinary                               vector of zeros and ones
 
+Parts below "probe/" are for probes, not for agents. They are vectors, except "probe/map": a Box of
+integers from 0 or a MultiDiscrete, (height, width). It becomes (C, height, width), one-hot.
+
 A Box has an image's shape if it is (height, width), (height, width, C) or (C, height, width) with
 edges of at least 8 pixels, and fewer channels than pixels on an edge. All four channels of RGBA are
 kept, because a stack of four grayscale frames has the same shape.
@@ -25,7 +28,7 @@ from gymnasium import spaces
 from PIL import Image
 
 from dreamer.envs.group import EnvironmentFault
-from dreamer.types import ActionSpace
+from dreamer.types import HIDDEN, ActionSpace
 
 IMAGE_SIZE = 64  # pixels, both edges
 MIN_EDGE = 8  # pixels; a smaller array is a table, not an image
@@ -49,7 +52,13 @@ class ObservationEncoder:
     """Converts observations of one space to dictionaries of images, class images and vectors."""
 
     def __init__(
-        self, space: spaces.Space, *, grayscale: bool, flat_keys: str, class_keys: str = "$^"
+        self,
+        space: spaces.Space,
+        *,
+        grayscale: bool,
+        flat_keys: str,
+        class_keys: str = "$^",
+        hidden: bool = True,
     ):
         """Choose an encoding for each part.
 
@@ -59,6 +68,7 @@ class ObservationEncoder:
             flat_keys: Pattern of names to flatten although they have an image's shape; an
                 observation that is one image is called "image".
             class_keys: Pattern of names of tables (h, w) of class indices, in the same way.
+            hidden: Encode the parts for probes, too.
 
         Raises:
             ValueError: A part in `class_keys` is no such table, no part of the space can be an
@@ -70,8 +80,12 @@ class ObservationEncoder:
         self._kinds: dict[str, str] = {}  # by name, `dtype.kind` of the first data
         for path, part in list_parts(space):
             name = "/".join(map(str, path)).replace(".", "_")  # no dots in module names
-            flat = re.match(flat_keys, name or "image") is not None
-            if re.match(class_keys, name or "image") is not None:
+            if name.startswith(HIDDEN) and not hidden:
+                continue
+            flat = name.startswith(HIDDEN) or re.match(flat_keys, name or "image") is not None
+            if name == HIDDEN + "map":
+                encoding = _choose_map(part, name)
+            elif re.match(class_keys, name or "image") is not None:
                 encoding = _choose_classes(part, name or "image")
             else:
                 encoding = _choose_encoding(part, name or "observation", grayscale, flat)
@@ -202,6 +216,34 @@ def _choose_encoding(
             counts = _counts(space)
             return (sum(counts),), partial(_encode_choices, space, counts, name)
     return None
+
+
+def _choose_map(space: spaces.Space, name: str) -> tuple[tuple[int, ...], Encode]:
+    """Return the shape (C, height, width) of a map, and its one-hot encoding.
+
+    Raises:
+        ValueError: The space is no map.
+    """
+    classes: set[int] = set()
+    match space:
+        case spaces.MultiDiscrete() if not np.any(space.start):
+            classes = set(space.nvec.ravel().tolist())
+        case spaces.Box() if space.dtype.kind in "iu" and not space.low.any():
+            classes = {int(high) + 1 for high in space.high.ravel()}
+    if len(classes) != 1 or space.shape is None or len(space.shape) != 2:
+        raise ValueError(
+            f"`{name}` must be a Box of integers from 0 or a MultiDiscrete, (height, width), "
+            f"with the same number of classes everywhere, got {space}"
+        )
+    return (*classes, *space.shape), partial(_encode_map, space, name, *classes)
+
+
+def _encode_map(space: spaces.Space, name: str, classes: int, array: np.ndarray) -> np.ndarray:
+    assert space.shape is not None
+    _require_shape(name, array, space.shape)
+    if array.dtype.kind not in "biu" or not ((array >= 0) & (array < classes)).all():
+        raise EnvironmentFault(f"`{name}` must hold classes below {classes}, got {array}")
+    return np.ascontiguousarray(np.moveaxis(np.eye(classes, dtype=np.uint8)[array], -1, 0))
 
 
 def _choose_classes(space: spaces.Space, name: str) -> tuple[tuple[int, ...], Encode]:

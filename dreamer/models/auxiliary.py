@@ -16,7 +16,7 @@ class AuxiliaryShape(NamedTuple):
     """The sizes that an auxiliary network is built for."""
 
     feature_size: int  # F
-    obs_shapes: Mapping[str, tuple[int, ...]]  # by key, one observation
+    obs_shapes: Mapping[str, tuple[int, ...]]  # by key, one observation; those for probes, too
     action_size: int  # A
 
 
@@ -26,6 +26,7 @@ class AuxiliaryContext(NamedTuple):
     features: Tensor  # (T, B, F) of the posteriors, with gradients; of several samples the first
     reward: Tensor  # (T, B) after the reward transform
     batch: Batch  # (T, B, ...), raw
+    samples: Tensor  # (T, B, I, F) of all samples, with gradients
 
 
 class AuxiliaryOutput(NamedTuple):

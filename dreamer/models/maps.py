@@ -12,13 +12,13 @@ from torch import Tensor
 UNSEEN = 500  # a cell counts as seen if it was visible fewer than so many steps ago
 
 
-def map_coordinates(position: Tensor, direction: Tensor, size: int) -> Tensor:
-    """Describe where the agent is on a square map, and where it looks.
+def map_coordinates(position: Tensor, direction: Tensor, size: int | Tensor) -> Tensor:
+    """Describe where the agent is on a map, and where it looks.
 
     Args:
         position: (..., 2) in cells.
         direction: (..., 2), a unit vector.
-        size: cells of an edge.
+        size: cells of an edge, or of both, (2,), in the order of the position.
 
     Returns:
         (..., 4): the position from -1 to 1, and the direction.

@@ -21,7 +21,7 @@ from dreamer.models.observations import ObservationConfig, ObsShapes
 from dreamer.models.rssm import ImaginationPolicy, RSSMConfig
 from dreamer.schema.types import NonNegative, OpenFraction, PositiveCount, PositiveFraction, doc
 from dreamer.schema.validation import check
-from dreamer.types import Batch, RSSMState, Trajectory
+from dreamer.types import Batch, RSSMState, Trajectory, visible
 
 OBSERVATIONS = "observations"  # key of `loss_scales`: the scales by observation
 METRIC_NAMES = {"discount": "continue"}  # heads with another name in metrics
@@ -154,10 +154,11 @@ class WorldModel(nn.Module):
     def __init__(self, config: WorldModelConfig, obs_shapes: ObsShapes, action_size: int):
         super().__init__()
         self.config = config
-        self.encoder = config.encoder.build_encoder(obs_shapes, self.transform_of("reward"))
+        own = visible(obs_shapes)
+        self.encoder = config.encoder.build_encoder(own, self.transform_of("reward"))
         self.rssm = config.rssm.build(self.encoder.output_size, action_size, config.latent)
         self.feature_size = self.rssm.feature_size
-        self.decoder = config.decoder.build_decoder(self.feature_size, obs_shapes)
+        self.decoder = config.decoder.build_decoder(self.feature_size, own)
         used = {name: head for name, head in config.heads.items() if head is not None}
         self.heads = nn.ModuleDict(
             {
@@ -170,7 +171,7 @@ class WorldModel(nn.Module):
             {name: part.build(shape) for name, part in config.auxiliary.items()}
         )
         self.has_gradients = {name: head.gradients for name, head in used.items()}
-        kl_scale, self.obs_scales = split_loss_scales(config.loss_scales, obs_shapes)
+        kl_scale, self.obs_scales = split_loss_scales(config.loss_scales, own)
         self.scales = {"kl": kl_scale} | {name: head.scale for name, head in used.items()}
         self.register_load_state_dict_pre_hook(rename_heads)
 
@@ -291,16 +292,15 @@ class WorldModel(nn.Module):
         """Add up the weighted auxiliary losses of a batch.
 
         Args:
-            features: (T, B * I, F) of the posteriors; they get gradients. The first sample counts.
+            features: (T, B * I, F) of the posteriors; they get gradients.
             batch: (T, B, ...), raw.
 
         Returns:
             The sum (), and detached metrics, each ().
         """
+        samples = features.unflatten(1, (-1, self.config.iwae_samples))  # (T, B, I, F)
         context = AuxiliaryContext(
-            features[:, :: self.config.iwae_samples],
-            self.transform_of("reward")(batch.reward),
-            batch,
+            samples[:, :, 0], self.transform_of("reward")(batch.reward), batch, samples
         )
         losses, metrics = [], {}
         for name, auxiliary in self.auxiliary.items():

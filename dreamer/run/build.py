@@ -24,6 +24,7 @@ from dreamer.kernels.captured_update import CapturedUpdate
 from dreamer.kernels.cuda_graph import CudaCapture
 from dreamer.models.actor_critic import ActorCritic
 from dreamer.policy import DreamerPolicy, PolicyContext, RandomPolicy, SnapshotPolicy
+from dreamer.probes import PROBE
 from dreamer.replay.buffer import ReplayConfig
 from dreamer.run.choices import choice_of
 from dreamer.run.config import check_one_device
@@ -57,7 +58,7 @@ def make_envs(cfg: DictConfig, *, seed: int, count: int | None = None) -> Vector
 
 def make_agent(cfg: DictConfig, spaces: Spaces) -> DreamerAgent:
     """Build the agent for the spaces of its environments."""
-    config = _with_explorer(instantiate(cfg.model, _convert_="all"), cfg)
+    config = _with_probe(_with_explorer(instantiate(cfg.model, _convert_="all"), cfg), cfg)
     agent = config.build(spaces.obs_shapes, spaces.action_space)
     record_updates(cfg, agent)
     return agent
@@ -78,6 +79,31 @@ def _with_explorer(config: AgentConfig, cfg: DictConfig) -> AgentConfig:
             f"explore={choice_of(cfg, 'explore')}"
         )
     return replace(config, components={**config.components, EXPLORER: exploration})
+
+
+def _with_probe(config: AgentConfig, cfg: DictConfig) -> AgentConfig:
+    """Add the probe of `probe` to the components, or with `probe_gradients` to the world model.
+
+    Raises:
+        ValueError: A component has the probe's name, or the probe cannot train the world model.
+    """
+    probe = instantiate(cfg.get("probe") or {}, _convert_="all")  # older runs lack the key
+    if not hasattr(probe, "build"):
+        return config
+    if cfg.probe_gradients:
+        if not hasattr(probe, "auxiliary"):
+            raise ValueError(
+                "`probe_gradients` must be false with a probe without the method `auxiliary`, got "
+                f"true with probe={choice_of(cfg, 'probe')}"
+            )
+        auxiliary = {**config.world_model.auxiliary, PROBE: probe.auxiliary()}
+        return replace(config, world_model=replace(config.world_model, auxiliary=auxiliary))
+    if PROBE in config.components:
+        raise ValueError(
+            f"`model.components` must not have the name `{PROBE}`, that of the probe of "
+            f"probe={choice_of(cfg, 'probe')}"
+        )
+    return replace(config, components={**config.components, PROBE: probe})
 
 
 def record_updates(cfg: DictConfig, agent: DreamerAgent) -> None:

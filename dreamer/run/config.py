@@ -28,7 +28,13 @@ def _kl_share(value: bool | float) -> float:
     return value
 
 
+def _given(key: str, *, _root_: DictConfig) -> bool:
+    """Whether a key has a value; it may be missing."""
+    return OmegaConf.select(_root_, key) is not None
+
+
 OmegaConf.register_new_resolver("kl_share", _kl_share, replace=True)
+OmegaConf.register_new_resolver("given", _given, replace=True)
 
 
 def checked(cfg: DictConfig) -> DictConfig:
@@ -57,6 +63,8 @@ def checked(cfg: DictConfig) -> DictConfig:
             "is not supported yet"
         )
     _check_exploration(cfg)
+    if cfg.probe_gradients and not cfg.probe:
+        raise ValueError("`probe_gradients` must be false with probe=none, got true")
     _check_start(cfg)
     OmegaConf.set_readonly(cfg, True)
     return cfg

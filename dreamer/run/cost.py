@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dreamer.agent import DreamerAgent
 from dreamer.components import UpdateContext
 from dreamer.exploration import explorer_of
+from dreamer.probes import PROBE
 from dreamer.types import Batch, obs_dtype
 
 EFFICIENCY = 0.5  # share of the matrix rate that an update reaches, measured on CPUs
@@ -83,8 +84,12 @@ def update_flops(agent: DreamerAgent, batch_size: int, length: int) -> float:
         + 3 * behavior_flops.get_total_flops()
     )
     flops = 3 * model_flops.get_total_flops() + behavior
+    context = UpdateContext.of(output, trajectory, 0, model)
+    if PROBE in agent.components:
+        with FlopCounterMode(display=False) as probe_flops:
+            agent.components[PROBE].loss(context)  # pyright: ignore
+        flops += 3 * probe_flops.get_total_flops()
     if explorer is not None:  # an actor and a critic like the agent's, and the predictions
-        context = UpdateContext.of(output, trajectory, 0, model)
         with FlopCounterMode(display=False) as prediction_flops:
             explorer.learn_predictions(context, lambda loss, network="": None)
         with FlopCounterMode(display=False) as reward_flops:

@@ -122,11 +122,15 @@ def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
     """Keys for PyDreamer's features; older runs had none of them."""
     returns = {"_target_": "dreamer.models.returns.LambdaReturns"}
     added = {"iwae_samples": 1, "returns": returns, "reward_input": False}
+    added |= {"probe": {}, "probe_gradients": False}
     config = _with_cell(added | config)
     env = _mapping(config, "env")
-    if env.get("_target_") not in ("dreamer.envs.gym.make_gym", "dreamer.envs.user.make_user"):
-        return config
-    return config | {"env": {"class_keys": "$^", **env}}
+    match env.get("_target_"):
+        case "dreamer.envs.gym.make_gym" | "dreamer.envs.user.make_user":
+            return config | {"env": {"class_keys": "$^", **env}}
+        case "dreamer.envs.minigrid.make_minigrid":
+            return config | {"env": {"map": False, "goals": False, **env}}
+    return config
 
 
 def _with_cell(config: dict[str, Any]) -> dict[str, Any]:

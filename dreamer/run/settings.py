@@ -114,6 +114,7 @@ class TrainSettings(Section):
 
     headings: ClassVar[dict[str, str]] = {  # by the first key of each group
         "kl_balance": "Ablation switches:",
+        "probe_gradients": "Probes:",
         "iwae_samples": "Features of PyDreamer:",
         "init_from": "Fine-tuning:",
         "prefill_policy_steps": "Collection and learning:",
@@ -165,6 +166,10 @@ class TrainSettings(Section):
         Literal["auto", "reinforce", "dynamics", "both"],
         doc("Gradient of the actor; auto: reinforce for discrete actions, else dynamics."),
     ]
+    probe_gradients: Annotated[
+        bool,
+        doc("Let the probe train the world model, too: its loss is added to the model's."),
+    ] = False
     iwae_samples: Annotated[
         PositiveCount,
         doc("Posterior samples of every sequence; more than one: the loss of IWAE."),
@@ -197,6 +202,10 @@ class TrainSettings(Section):
     explore: Annotated[
         Node | Mapping[str, Any],
         doc("How experience is sought beyond the task's reward: none, or an explorer."),
+    ] = field(default_factory=dict)
+    probe: Annotated[
+        Node | Mapping[str, Any],
+        doc("What is read from the features, for insight: none, map, goals, map_goals."),
     ] = field(default_factory=dict)
     collect: Annotated[Collection, doc("How the environments step.")]
     batch: Annotated[Batch, doc("Data of one update.")]

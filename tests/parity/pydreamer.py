@@ -15,6 +15,7 @@ from dreamer.models.heads import DistributionLayer, Head
 from dreamer.models.latents import CategoricalLatent
 from dreamer.models.layers import MLP, DenseLayer
 from dreamer.models.observations import Decoder, ObservationConfig, ObsShapes, VectorConfig
+from dreamer.models.probes import ClassImageDecoder
 from dreamer.models.rssm import GRUConfig, RSSMConfig
 from dreamer.models.vision import ConvConfig
 from dreamer.models.world_model import (
@@ -50,6 +51,9 @@ class Parts(NamedTuple):
     out: DistributionLayer
 
 
+AnyHead = Head | Actor | ClassImageDecoder | Parts
+
+
 def vector_decoder(decoder: Decoder, key: str) -> Parts:
     """The part of a decoder that predicts a vector."""
     out = decoder.outputs[key]
@@ -57,9 +61,7 @@ def vector_decoder(decoder: Decoder, key: str) -> Parts:
     return Parts(decoder.vector, out)
 
 
-def head_parameters(
-    head: Head | Actor | Parts, folder: str = "model"
-) -> dict[str, list[nn.Parameter]]:
+def head_parameters(head: AnyHead, folder: str = "model") -> dict[str, list[nn.Parameter]]:
     """All weights of a head, by PyDreamer's names; a normal's mean and deviation are one matrix."""
     found = {name: [p] for name, p in mlp_parameters(head.trunk, folder)}
     outputs = [head.out.out] if head.out.std is None else [head.out.out, head.out.std]
@@ -70,7 +72,7 @@ def head_parameters(
 
 
 @torch.no_grad()
-def load_head(head: Head | Actor | Parts, weights: Weights, folder: str = "model") -> None:
+def load_head(head: AnyHead, weights: Weights, folder: str = "model") -> None:
     """Set every weight; all arrays below the folder must be used."""
     parameters = head_parameters(head, folder)
     assert parameters.keys() == {k for k in weights if k.startswith(f"{folder}/")}
@@ -81,7 +83,7 @@ def load_head(head: Head | Actor | Parts, weights: Weights, folder: str = "model
             parameter.copy_(block)
 
 
-def head_gradients(head: Head | Actor | Parts, folder: str = "model") -> dict[str, Tensor]:
+def head_gradients(head: AnyHead, folder: str = "model") -> dict[str, Tensor]:
     """The gradients, by PyDreamer's names and in its layout; nothing where there is none."""
     return {
         name: torch.cat([p.grad for p in parts if p.grad is not None])

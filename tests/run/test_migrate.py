@@ -14,6 +14,7 @@ from dreamer.run.migrate import FORMAT, migrate
 RETURNS = {"_target_": "dreamer.models.returns.LambdaReturns"}
 START = {"init_from": None, "init_weights": "all", "data": {"prefill": None}}
 START |= {"iwae_samples": 1, "returns": RETURNS, "reward_input": False}
+START |= {"probe": {}, "probe_gradients": False}
 HEAD = {
     "_target_": "dreamer.models.mlp.HeadConfig",
     "layers": 1,
