@@ -120,6 +120,8 @@ def _from_3_to_4(config: dict[str, Any]) -> dict[str, Any]:
 
 def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
     """Keys for PyDreamer's features; older runs had none of them."""
+    if replay := _mapping(config, "replay"):
+        config = config | {"replay": {"carry_state": False, **replay}}
     return config
 
 

@@ -124,3 +124,9 @@ def test_dummy_worlds_get_the_time_limit_of_the_maze():
     assert migrate({"format": 3, "env": dummy})["env"] == dummy | {"maze_length": 80}
     gym = {"_target_": "dreamer.envs.gym.make_gym"}
     assert migrate({"format": 3, "env": gym})["env"] == gym
+
+
+def test_older_runs_carry_no_state():
+    replay = {"_target_": "dreamer.replay.buffer.ReplayConfig", "device": "cpu"}
+    assert migrate({"format": 4, "replay": replay})["replay"] == replay | {"carry_state": False}
+    assert migrate({"format": FORMAT, "replay": replay})["replay"] == replay
