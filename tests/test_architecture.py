@@ -12,8 +12,7 @@ LAYERS = (
     ("schema",),
     (
         *("types", "losses", "distributions", "bounded_normals", "schedules"),
-        "class_distributions",
-        *("finite_check", "optim", "video", "runtime"),
+        *("class_distributions", "finite_check", "optim", "carried_state", "video", "runtime"),
     ),
     ("models", "replay", "envs"),
     (

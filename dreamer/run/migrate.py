@@ -14,6 +14,11 @@ MOVED = {  # modules in `_target_`: name before format 3 -> current name
     "dreamer.models.mlp": "dreamer.models.heads",
     "dreamer.optimizer": "dreamer.optim",
 }
+ENV_KEYS = {  # of format 5, by the function that builds the environment
+    "dreamer.envs.gym.make_gym": {"class_keys": "$^"},
+    "dreamer.envs.minigrid.make_minigrid": {"map": False, "goals": False, "layouts": None},
+    "dreamer.envs.user.make_user": {"class_keys": "$^"},
+}
 SAMPLERS = {"episodes": "EpisodeSampler", "steps": "StepSampler"}  # earlier name -> class
 
 
@@ -119,17 +124,15 @@ def _from_3_to_4(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
-    """Keys for PyDreamer's features; older runs had none of them."""
+    """Keys for PyDreamer's features and the rest of the paper; older runs had none of them."""
     returns = {"_target_": "dreamer.models.returns.LambdaReturns"}
     added = {"iwae_samples": 1, "returns": returns, "reward_input": False}
     added |= {"probe": {}, "probe_gradients": False}
     config = _with_cell(added | config)
-    env = _mapping(config, "env")
-    match env.get("_target_"):
-        case "dreamer.envs.gym.make_gym" | "dreamer.envs.user.make_user":
-            return config | {"env": {"class_keys": "$^", **env}}
-        case "dreamer.envs.minigrid.make_minigrid":
-            return config | {"env": {"map": False, "goals": False, **env}}
+    if replay := _mapping(config, "replay"):
+        config = config | {"replay": {"carry_state": False, **replay}}
+    if env := _mapping(config, "env"):
+        config = config | {"env": {**ENV_KEYS.get(str(env.get("_target_")), {}), **env}}
     return config
 
 
