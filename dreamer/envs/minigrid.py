@@ -13,7 +13,7 @@ from dreamer.envs.base import GroupOptions, Task
 from dreamer.envs.group import EnvGroup, Observation, SingleEnv, Transition
 from dreamer.envs.processes import make_group
 from dreamer.envs.tasks import find_task
-from dreamer.schema.types import doc
+from dreamer.schema.types import PositiveCount, doc
 from dreamer.schema.validation import checked_call
 from dreamer.types import ActionSpace
 
@@ -29,6 +29,10 @@ def make_minigrid(
         Literal["pixels", "symbolic"],
         doc("Observe the 7 x 7 visible tiles as an RGB image, or their contents one-hot."),
     ],
+    layouts: Annotated[
+        PositiveCount | None,
+        doc("Number of different layouts; null: every episode has a new one."),
+    ],
     **group: Unpack[GroupOptions],
 ) -> EnvGroup:
     """Build E copies of one task.
@@ -39,6 +43,8 @@ def make_minigrid(
             version, the newest.
         observation: How the agent observes the 7 x 7 tiles in front of it: "pixels" is an RGB
             image of them; "symbolic" is the content of each and the agent's direction, one-hot.
+        layouts: An episode has one of this many layouts, those of the seeds 0, 1, ...; they are
+            the same in every run. The start is part of a layout.
         group: See `make_group`; the seed determines the layouts of the rooms.
 
     Raises:
@@ -56,7 +62,12 @@ def make_minigrid(
         raise ImportError("MiniGrid needs `pip install 'minigrid>=3.2,<4'`") from error
     names = _names()
     return make_group(
-        partial(MiniGrid, names[find_task(task, names, "MiniGrid")], observation == "pixels"),
+        partial(
+            MiniGrid,
+            names[find_task(task, names, "MiniGrid")],
+            observation == "pixels",
+            layouts=layouts,
+        ),
         action_repeat=1,
         **group,
     )
@@ -80,8 +91,8 @@ class MiniGrid(SingleEnv):
     episode visited: where everything is, what is open or locked, and the agent's direction.
     """
 
-    def __init__(self, id_: str, pixels: bool):
-        """Make the environment registered under `id_`."""
+    def __init__(self, id_: str, pixels: bool, *, layouts: int | None = None):
+        """Make the environment registered under `id_`; for `layouts` see `make_minigrid`."""
         import minigrid  # noqa: F401 (registers its ids in this process)
         from minigrid.core import constants
 
@@ -104,6 +115,8 @@ class MiniGrid(SingleEnv):
             )
         else:
             self.obs_shapes = {"tiles": (edge**2 * sum(self._kinds),), "direction": (4,)}
+        self._layouts = layouts
+        self._rng = np.random.default_rng()  # draws layouts
         self._visited: set[tuple[Any, ...]] = set()  # the states of this episode
         self._tiles: list[Any] = []  # the contents of the grid in the latest state
         self._things: tuple[Any, ...] = ()  # of these, positions, kinds and colours of non-walls
@@ -111,6 +124,10 @@ class MiniGrid(SingleEnv):
 
     def reset(self, seed: int | None) -> Observation:
         """See `SingleEnv`."""
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        if self._layouts is not None:
+            seed = int(self._rng.integers(self._layouts))
         obs, _ = self._env.reset(seed=seed)
         self._visited = {self._state()}
         return self._observe(obs)

@@ -119,7 +119,10 @@ def _from_3_to_4(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
-    """Keys for PyDreamer's features; older runs had none of them."""
+    """Keys for PyDreamer's features and MiniGrid's layouts; older runs had none of them."""
+    env = _mapping(config, "env")
+    if env.get("_target_") == "dreamer.envs.minigrid.make_minigrid":
+        config = config | {"env": {"layouts": None, **env}}
     return config
 
 

@@ -56,9 +56,13 @@ SUITES = {
     "pendulum": partial(make_gym, "Pendulum-v1", **GYM),
     "dmc_proprio": partial(make_dmc, "finger_spin", observation="proprio", **DMC, **HERE),
     "dmc_vision": partial(make_dmc, "cartpole_swingup", observation="vision", **DMC, **APART),
-    "minigrid": partial(make_minigrid, OBSTACLES, observation="pixels", **HERE),
-    "minigrid_symbolic": partial(make_minigrid, OBSTACLES, observation="symbolic", **HERE),
-    "minigrid_apart": partial(make_minigrid, OBSTACLES, observation="symbolic", **APART),
+    "minigrid": partial(make_minigrid, OBSTACLES, observation="pixels", layouts=None, **HERE),
+    "minigrid_symbolic": partial(
+        make_minigrid, OBSTACLES, observation="symbolic", layouts=None, **HERE
+    ),
+    "minigrid_apart": partial(
+        make_minigrid, OBSTACLES, observation="symbolic", layouts=None, **APART
+    ),
     "crafter": partial(make_crafter, "reward", **CRAFTER, **HERE),
     "own": partial(
         make_user, "pole", factory="gymnasium:make", **GYM | dict(kwargs={"id": "CartPole-v1"})

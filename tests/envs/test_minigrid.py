@@ -13,7 +13,7 @@ from dreamer.envs.minigrid import MiniGrid, make_minigrid
 from dreamer.run.train import train
 
 OPTIONS = dict(count=1, seed=0, processes=False, hang_seconds=60, max_restarts=0)
-make_pixels = partial(make_minigrid, observation="pixels", **OPTIONS)
+make_pixels = partial(make_minigrid, observation="pixels", layouts=None, **OPTIONS)
 LEFT, RIGHT, FORWARD = np.eye(7, dtype=np.float32)[:3]
 
 
@@ -112,6 +112,23 @@ def test_visited_states_differ_in_the_grid_the_position_or_what_is_carried(task)
     assert carried > 0 or "Obstacles" in task
 
 
+def test_layouts_repeat_if_their_number_is_given():
+    def layouts(number, seed):
+        env = MiniGrid("MiniGrid-FourRooms-v0", False, layouts=number)
+        states = [seed, *[None] * 30]
+        for i, each in enumerate(states):
+            env.reset(each)
+            states[i] = whole_state(env)
+        return states
+
+    assert len(set(layouts(None, 0))) > 25
+    two = set(layouts(2, 0))
+    assert len(two) == 2
+    assert set(layouts(2, 5)) == two  # in every run
+    assert len(set(layouts(1, 0))) == 1
+    assert layouts(2, 0) == layouts(2, 0)
+
+
 @pytest.mark.parametrize(
     ("name", "id_"),
     [
@@ -137,7 +154,7 @@ def test_an_unknown_task_is_refused_with_its_nearest():
 
 def test_an_unknown_observation_is_refused():
     with pytest.raises(ValueError, match="`observation` must be pixels or symbolic, got `text`"):
-        make_minigrid("DoorKey-6x6", observation="text", **OPTIONS)
+        make_minigrid("DoorKey-6x6", observation="text", layouts=None, **OPTIONS)
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch):
