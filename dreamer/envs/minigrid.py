@@ -14,7 +14,7 @@ from dreamer.envs.group import EnvGroup, Observation, SingleEnv, Transition
 from dreamer.envs.minigrid_truth import RoomTruth
 from dreamer.envs.processes import make_group
 from dreamer.envs.tasks import find_task
-from dreamer.schema.types import doc
+from dreamer.schema.types import PositiveCount, doc
 from dreamer.schema.validation import checked_call
 from dreamer.types import ActionSpace
 
@@ -34,6 +34,10 @@ def make_minigrid(
         bool, doc("Provide probes with the map, the agent's place on it, and the cells seen.")
     ] = False,
     goals: Annotated[bool, doc("Provide probes with the vector to the goal tile.")] = False,
+    layouts: Annotated[
+        PositiveCount | None,
+        doc("Number of different layouts; null: every episode has a new one."),
+    ] = None,
     **group: Unpack[GroupOptions],
 ) -> EnvGroup:
     """Build E copies of one task.
@@ -46,6 +50,8 @@ def make_minigrid(
             image of them; "symbolic" is the content of each and the agent's direction, one-hot.
         map: Add what map probes need to the observations; no agent sees it.
         goals: Add what goals probes need; the task must have a goal tile.
+        layouts: An episode has one of this many layouts, those of the seeds 0, 1, ...; they are
+            the same in every run. The start is part of a layout.
         group: See `make_group`; the seed determines the layouts of the rooms.
 
     Raises:
@@ -69,6 +75,7 @@ def make_minigrid(
             observation == "pixels",
             with_map=map,
             with_goals=goals,
+            layouts=layouts,
         ),
         action_repeat=1,
         **group,
@@ -93,8 +100,19 @@ class MiniGrid(SingleEnv):
     episode visited: where everything is, what is open or locked, and the agent's direction.
     """
 
-    def __init__(self, id_: str, pixels: bool, *, with_map: bool = False, with_goals: bool = False):
-        """Make the environment registered under `id_`; for the last two see `RoomTruth`."""
+    def __init__(
+        self,
+        id_: str,
+        pixels: bool,
+        *,
+        layouts: int | None = None,
+        with_map: bool = False,
+        with_goals: bool = False,
+    ):
+        """Make the environment registered under `id_`.
+
+        For `layouts` see `make_minigrid`, for the last two `RoomTruth`.
+        """
         import minigrid  # noqa: F401 (registers its ids in this process)
         from minigrid.core import constants
 
@@ -119,6 +137,8 @@ class MiniGrid(SingleEnv):
             self.obs_shapes = {"tiles": (edge**2 * sum(self._kinds),), "direction": (4,)}
         self._truth = RoomTruth(self._room, with_map=with_map, with_goals=with_goals)
         self.obs_shapes |= self._truth.shapes
+        self._layouts = layouts
+        self._rng = np.random.default_rng()  # draws layouts
         self._visited: set[tuple[Any, ...]] = set()  # the states of this episode
         self._tiles: list[Any] = []  # the contents of the grid in the latest state
         self._things: tuple[Any, ...] = ()  # of these, positions, kinds and colours of non-walls
@@ -126,6 +146,10 @@ class MiniGrid(SingleEnv):
 
     def reset(self, seed: int | None) -> Observation:
         """See `SingleEnv`."""
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        if self._layouts is not None:
+            seed = int(self._rng.integers(self._layouts))
         obs, _ = self._env.reset(seed=seed)
         self._visited = {self._state()}
         self._truth.reset()

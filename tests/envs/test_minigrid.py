@@ -194,6 +194,23 @@ def test_visited_states_differ_in_the_grid_the_position_or_what_is_carried(task)
     assert carried > 0 or "Obstacles" in task
 
 
+def test_layouts_repeat_if_their_number_is_given():
+    def layouts(number, seed):
+        env = MiniGrid("MiniGrid-FourRooms-v0", False, layouts=number)
+        states = [seed, *[None] * 30]
+        for i, each in enumerate(states):
+            env.reset(each)
+            states[i] = whole_state(env)
+        return states
+
+    assert len(set(layouts(None, 0))) > 25
+    two = set(layouts(2, 0))
+    assert len(two) == 2
+    assert set(layouts(2, 5)) == two  # in every run
+    assert len(set(layouts(1, 0))) == 1
+    assert layouts(2, 0) == layouts(2, 0)
+
+
 @pytest.mark.parametrize(
     ("name", "id_"),
     [
