@@ -34,6 +34,9 @@ def make_dummy(
     maze_length: Annotated[
         PositiveCount, doc("maze: maximum length of an episode.", unit="policy steps")
     ],
+    maze_goal: Annotated[
+        PositiveCount, doc("maze: steps from the start to the goal.", unit="policy steps")
+    ] = 40,
 ) -> "DummyEnvs":
     """Build E copies of one small world.
 
@@ -48,6 +51,8 @@ def make_dummy(
         length: point: policy steps per episode.
         speed: point: fraction in (0, 1] of the way towards the action, per policy step.
         maze_length: maze: maximum policy steps per episode.
+        maze_goal: maze: steps of the shortest path from the start to the goal; of several such
+            cells it is the first, row by row.
 
     Raises:
         ValueError: The task is unknown, or a number is out of range.
@@ -57,7 +62,9 @@ def make_dummy(
     if task == "memory":
         return MemoryEnvs(count, seed, rounds=rounds, corridor=corridor)
     if task in ("maze", "maze_noreward"):
-        return MazeEnvs(count, seed, length=maze_length, rewarded=task == "maze")
+        return MazeEnvs(
+            count, seed, length=maze_length, distance=maze_goal, rewarded=task == "maze"
+        )
     return PointEnvs(count, seed, length=length, speed=speed, pixels=task == "pixel_point")
 
 

@@ -132,9 +132,10 @@ def test_the_recurrent_cell_becomes_a_node():
     assert instantiate(config["cell"]).layer_norm is False
 
 
-def test_dummy_worlds_get_the_time_limit_of_the_maze():
+def test_dummy_worlds_get_the_keys_of_the_maze():
     dummy = {"_target_": "dreamer.envs.dummy.make_dummy", "length": 12}
-    assert migrate({"format": 3, "env": dummy})["env"] == dummy | {"maze_length": 80}
+    new = dummy | {"maze_length": 80, "maze_goal": 40}
+    assert migrate({"format": 3, "env": dummy})["env"] == new
     atari = {"_target_": "dreamer.envs.atari.make_atari"}
     assert migrate({"format": 3, "env": atari})["env"] == atari
 
