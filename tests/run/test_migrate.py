@@ -142,3 +142,9 @@ def test_dummy_worlds_get_the_time_limit_of_the_maze():
 def test_gymnasium_environments_get_no_class_images(target):
     env = {"_target_": target, "flat_keys": "grid"}
     assert migrate({"format": 4, "env": env})["env"] == env | {"class_keys": "$^"}
+
+
+def test_older_runs_carry_no_state():
+    replay = {"_target_": "dreamer.replay.buffer.ReplayConfig", "device": "cpu"}
+    assert migrate({"format": 4, "replay": replay})["replay"] == replay | {"carry_state": False}
+    assert migrate({"format": FORMAT, "replay": replay})["replay"] == replay
