@@ -206,6 +206,8 @@ def test_the_preset_trains_with_all_features_and_goes_on_after_a_stop(compose_ti
 
     words = ["experiment=pydreamer", "debug=fast", "iwae_samples=2", "reward_input=true"]
     words += ["cell=gru_layernorm", "cell.layers=2"]
+    words += ["replay/sampling=sequential", "replay.sampling.piece_policy_steps=32"]
+    words += ["replay.across_episodes=false", "replay.carry_state=true"]
     train(compose_tiny(*words, "total_frames=60"))
     summary = train(compose_tiny(*words))
     assert summary.frames == 81 and summary.updates > 3
