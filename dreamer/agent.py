@@ -28,7 +28,8 @@ from dreamer.components import (
 from dreamer.finite_check import FiniteCheck
 from dreamer.models.actor_critic import ActorCriticConfig
 from dreamer.models.world_model import WorldModelConfig
-from dreamer.optim import EpsilonHatAdam, OptimizerConfig, clip_gradients
+from dreamer.optim import EpsilonHatAdam, OptimizerConfig, clip_gradients, set_learning_rate
+from dreamer.schedules import Schedule, is_constant, parse_schedule
 from dreamer.schema.types import AtLeastTwo, doc
 from dreamer.schema.validation import check
 from dreamer.types import ActionSpace, Batch, RSSMState
@@ -112,6 +113,7 @@ class DreamerAgent(pl.LightningModule):
                 f"The names of trained networks must differ, got {', '.join(twice)} twice"
             )
         self.finite_check = FiniteCheck(names)
+        self._rates: dict[str, Schedule] = {}  # of the optimisers whose rate is not constant
         self.frames = 0  # emulator frames, prefill included: the time of the run
         self.policy_steps = 0  # decisions, prefill included
         self.updates = 0  # trained batches
@@ -133,10 +135,13 @@ class DreamerAgent(pl.LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Make one optimiser per loss, in the order of `trainables`."""
+        rates = {x.name: x.optimizer.learning_rate for x in self.trainables}
+        self._rates = {k: parse_schedule(x) for k, x in rates.items() if not is_constant(x)}
         return [EpsilonHatAdam(x.parameters, x.optimizer) for x in self.trainables]
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Learn from one batch (T, B, ...); returns detached metrics, each ()."""
+        self._begin_update()
         metrics = self.learn(batch)
         self._end_update()
         return metrics
@@ -168,6 +173,7 @@ class DreamerAgent(pl.LightningModule):
         Raises:
             NonFiniteError: a loss or gradient is not finite; its weights are unchanged.
         """
+        self._begin_update()
         result = self._learn(batch, start, noise or UpdateNoise())
         self._end_update()
         return result
@@ -257,7 +263,17 @@ class DreamerAgent(pl.LightningModule):
         self.manual_backward(loss, inputs=parameters)
         norm = clip_gradients(parameters, optimizer.config.clip)
         optimizer.step(allowed=self.finite_check.check(name, norm + loss.detach()))
-        return {f"grad_norm/{name}": norm}
+        metrics = {f"grad_norm/{name}": norm}
+        if name in self._rates:
+            metrics[f"learning_rate/{name}"] = optimizer.param_groups[0]["lr"].clone()
+        return metrics
+
+    def _begin_update(self) -> None:
+        """Set what follows a schedule; CUDA graphs read it, but do not capture this."""
+        self.world_model.set_time(self.policy_steps)
+        for name, schedule in self._rates.items():
+            optimizer = self._optimizers()[self.finite_check.names.index(name)].optimizer
+            set_learning_rate(optimizer, schedule(self.policy_steps))
 
     def _end_update(self) -> None:
         """Do the parts of an update that run on the host."""

@@ -207,6 +207,8 @@ class ActorCritic(nn.Module):
                 "critic/target": target.mean(),
                 "critic/target_critic_value": value.mean(),
             }
+            if self.gradient == "both":
+                metrics["actor/gradient_mix"] = loss.new_full((), mix)
             advantage = target[1:] - value[:-2]
             if log_prob is not None:
                 metrics["actor/reinforce"] = (log_prob * advantage).mean()

@@ -20,6 +20,7 @@ from tiny import (
     OPTIMIZER,
     PLAN2EXPLORE,
     VECTORS,
+    WORLD_MODEL,
     B,
     T,
     fit,
@@ -31,7 +32,7 @@ from tiny import (
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dreamer.agent import NonFiniteError
+from dreamer.agent import DreamerAgent, NonFiniteError
 from dreamer.kernels import cuda_graph
 from dreamer.kernels.captured_policy import CapturedPolicy, CapturedSnapshotPolicy
 from dreamer.kernels.captured_update import CapturedUpdate
@@ -289,6 +290,30 @@ def test_a_step_of_a_sequence_and_of_a_dream_is_few_kernels(monkeypatch):
     start = rssm.initial(B)
     assert (sequence(2 * T) - sequence(T)) / T <= 72
     assert (dream(2 * T) - dream(T)) / T <= 26
+
+
+@pytest.mark.slow
+def test_replayed_updates_follow_the_schedules_of_rates_and_of_the_kl_scale():
+    optimizer = dataclasses.replace(OPTIMIZER, learning_rate="linear(1e-3,5e-3,100)")
+    model = dataclasses.replace(WORLD_MODEL, loss_scales={"kl": "linear(1,3,100)"})
+    names = ("world_model_optimizer", "actor_optimizer", "critic_optimizer")
+    options = {"world_model": model} | dict.fromkeys(names, optimizer)
+    weights, metrics = [], []
+    for make in (make_agent, make_recorded_agent):
+        agent = make(**options)
+
+        def step(batch, agent=agent):
+            agent.policy_steps += 10
+            return DreamerAgent.training_step(agent, batch, 0)
+
+        torch.manual_seed(1)
+        metrics += fit(agent, [make_batch(seed=n) for n in range(UPDATES)], step)[-1:]
+        weights.append(weights_of(agent))
+    assert agent.learn.captures == 1
+    assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-5)
+    now = 0.1 * UPDATES
+    assert metrics[1]["learning_rate/critic"].item() == pytest.approx(1e-3 + now * 4e-3)
+    assert metrics[1]["world_model/kl_scale"].item() == pytest.approx(1 + now * 2)
 
 
 @pytest.mark.parametrize("name", ["entropy_scale", "gradient_mix"])
