@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from dreamer.schema.types import Words, allowed
+from dreamer.schema.types import NonNegative, Positive, Words, allowed
 
 Schedule = Callable[[int], float]
 
@@ -83,12 +83,12 @@ _NON_NEGATIVE = _FORMS.replace("a number", "a number of at least 0", 1)
 
 ScheduleText = Annotated[str | float, BeforeValidator(_check), Words(_FORMS)]
 PositiveSchedule = Annotated[
-    str | float,
+    str | Positive,
     BeforeValidator(partial(_check_range, positive=True, forms=_POSITIVE)),
     Words(_POSITIVE),
 ]
 NonNegativeSchedule = Annotated[
-    str | float,
+    str | NonNegative,
     BeforeValidator(partial(_check_range, positive=False, forms=_NON_NEGATIVE)),
     Words(_NON_NEGATIVE),
 ]

@@ -49,6 +49,14 @@ class ActorCriticConfig:
     slow_critic_fraction: Annotated[
         Fraction, doc("How far the slow copy moves towards the critic; 1 copies it.")
     ]
+    entropy_in_target: Annotated[
+        bool,
+        doc(
+            "Add the entropy bonus of later states to the targets, so that the actor seeks states "
+            "with a high entropy.",
+            source="appendix C",
+        ),
+    ]
 
     def build(self, feature_size: int, action_space: ActionSpace) -> "ActorCritic":
         """Build the actor and the critic; a subclass may build others."""
@@ -162,10 +170,14 @@ class ActorCritic(nn.Module):
         features = trajectory.features  # (H+1, N, F)
         reward = self.reward_norm(trajectory.reward)
         weight = trajectory_weight(trajectory.discount).detach()
+        entropy_scale = self.entropy_scale(policy_steps)
         with torch.set_grad_enabled(self.through_dynamics and torch.is_grad_enabled()):
             value = self.target_critic(features).mean  # (H+1, N)
+            gain = reward[:-1]  # (H, N)
+            if self.config.entropy_in_target:
+                gain = gain + entropy_scale * self.policy(features[:-1]).entropy
             target = lambda_return(
-                reward[:-1],
+                gain,
                 value[:-1],
                 trajectory.discount[:-1],
                 bootstrap=value[-1],
@@ -183,7 +195,6 @@ class ActorCritic(nn.Module):
             action = action.detach() if self.gradient == "reinforce" else action
             log_prob = policy.log_prob(action)
         entropy = policy.entropy
-        entropy_scale = self.entropy_scale(policy_steps)
         loss = actor_loss(
             log_prob,
             entropy,

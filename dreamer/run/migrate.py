@@ -119,8 +119,20 @@ def _from_3_to_4(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
-    """Keys for PyDreamer's features; older runs had none of them."""
+    """Keys for PyDreamer's features and for the rest of the paper; older runs had none of them."""
+    config = {key: _with_actor_critic(config, key) for key in config}
+    env = _mapping(config, "env")
+    if env.get("_target_") == "dreamer.envs.atari.make_atari":
+        config = config | {"env": {"resize_through": None, **env}}
     return config
+
+
+def _with_actor_critic(config: dict[str, Any], key: str) -> Any:
+    """Return a node of the configuration; its actor-critic, if any, gets the keys of format 5."""
+    node, actor_critic = _mapping(config, key), _mapping(_mapping(config, key), "actor_critic")
+    if "slow_critic_fraction" not in actor_critic:
+        return config[key]
+    return {**node, "actor_critic": {"entropy_in_target": False, **actor_critic}}
 
 
 MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (

@@ -119,6 +119,22 @@ def test_weights_of_earlier_names_load():
         assert_close(ours, theirs, rtol=0, atol=0)
 
 
+def test_older_runs_have_no_entropy_in_their_targets_and_resize_at_once():
+    acting = {"slow_critic_fraction": 1.0}
+    old = {
+        "model": {"actor_critic": acting, "horizon": 3},
+        "explore": {"actor_critic": acting},
+        "env": {"_target_": "dreamer.envs.atari.make_atari"},
+    }
+    new = migrate({"format": 4} | old)
+    acting = {"entropy_in_target": False} | acting
+    assert new["model"] == {"actor_critic": acting, "horizon": 3}
+    assert new["explore"] == {"actor_critic": acting}
+    assert new["env"] == old["env"] | {"resize_through": None}
+    own = {"model": {"actor_critic": {"_target_": "my.ActorCritic"}}}
+    assert migrate({"format": 4} | own) == own
+
+
 def test_dummy_worlds_get_the_time_limit_of_the_maze():
     dummy = {"_target_": "dreamer.envs.dummy.make_dummy", "length": 12}
     assert migrate({"format": 3, "env": dummy})["env"] == dummy | {"maze_length": 80}
