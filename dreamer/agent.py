@@ -26,6 +26,7 @@ from dreamer.components import (
     trained_by,
 )
 from dreamer.finite_check import FiniteCheck
+from dreamer.loss_scaling import LossScaling
 from dreamer.models.actor_critic import ActorCriticConfig
 from dreamer.models.world_model import WorldModelConfig
 from dreamer.optim import EpsilonHatAdam, OptimizerConfig, clip_gradients, set_learning_rate
@@ -178,6 +179,12 @@ class DreamerAgent(pl.LightningModule):
         self._end_update()
         return result
 
+    def setup(self, stage: str) -> None:
+        """Scale the losses if the Trainer computes in float16."""
+        kind = LossScaling if self.trainer.precision == "16-mixed" else FiniteCheck
+        if type(self.finite_check) is not kind:
+            self.finite_check = kind(self.finite_check.names)
+
     def on_train_start(self) -> None:
         """Reset the finite check of an earlier training."""
         self.finite_check.reset()
@@ -260,10 +267,12 @@ class DreamerAgent(pl.LightningModule):
         optimizer = self._optimizers()[index].optimizer
         assert isinstance(optimizer, EpsilonHatAdam)
         parameters = [p for p in optimizer.param_groups[0]["params"] if p.requires_grad]
-        self.manual_backward(loss, inputs=parameters)
+        self.manual_backward(self.finite_check.scale(name, loss), inputs=parameters)
+        self.finite_check.unscale(name, [p.grad for p in parameters if p.grad is not None])
         norm = clip_gradients(parameters, optimizer.config.clip)
-        optimizer.step(allowed=self.finite_check.check(name, norm + loss.detach()))
-        metrics = {f"grad_norm/{name}": norm}
+        allowed, metrics = self.finite_check.allow(name, loss.detach(), norm)
+        optimizer.step(allowed=allowed)
+        metrics = dict(metrics)
         if name in self._rates:
             metrics[f"learning_rate/{name}"] = optimizer.param_groups[0]["lr"].clone()
         return metrics
@@ -322,14 +331,17 @@ class DreamerAgent(pl.LightningModule):
         return optimizers  # pyright: ignore[reportReturnType]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the counters to a checkpoint."""
+        """Add the counters and the scales of losses to a checkpoint."""
         checkpoint["counters"] = {
             "frames": self.frames,
             "policy_steps": self.policy_steps,
             "updates": self.updates,
         }
+        if scales := self.finite_check.saved():
+            checkpoint["loss_scaling"] = scales
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Restore the counters from a checkpoint."""
+        """Restore them from a checkpoint."""
         for name, value in checkpoint["counters"].items():
             setattr(self, name, value)
+        self.finite_check.restore(checkpoint.get("loss_scaling", {}))
