@@ -46,7 +46,7 @@ class LossScaling(FiniteCheck):
 
     def unscale(self, name: str, gradients: Sequence[Tensor]) -> None:
         """See `FiniteCheck`."""
-        torch._foreach_mul_(gradients, 1 / self._scales[self.names.index(name)])
+        torch._foreach_mul_([*gradients], 1 / self._scales[self.names.index(name)])
 
     def allow(self, name: str, loss: Tensor, norm: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
         """See `FiniteCheck`; the norm is that of the unscaled gradients."""

@@ -47,6 +47,7 @@ def test_gradients_of_a_scaled_loss_are_those_of_the_loss_after_unscaling():
     scaling, x = LossScaling(NAMES), torch.tensor([3.0, 5.0], requires_grad=True)
     scaling.scale("actor", x.square().sum()).backward()
     assert_close(x.grad, FIRST_SCALE * torch.tensor([6.0, 10.0]))
+    assert x.grad is not None
     scaling.unscale("actor", [x.grad])
     assert_close(x.grad, torch.tensor([6.0, 10.0]), rtol=0, atol=0)
 
