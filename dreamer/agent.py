@@ -5,6 +5,7 @@ environments, run schedules or loggers: it returns its metrics.
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,9 +29,11 @@ from dreamer.components import (
     trained_by,
 )
 from dreamer.finite_check import FiniteCheck
+from dreamer.loss_scaling import LossScaling
 from dreamer.models.actor_critic import ActorCriticConfig
 from dreamer.models.world_model import WorldModelConfig
-from dreamer.optim import EpsilonHatAdam, GatedAdamW, OptimizerConfig
+from dreamer.optim import EpsilonHatAdam, GatedAdamW, OptimizerConfig, set_learning_rate
+from dreamer.schedules import Schedule, is_constant, parse_schedule
 from dreamer.schema.types import AtLeastTwo, doc
 from dreamer.schema.validation import check
 from dreamer.types import ActionSpace, Batch, RSSMState
@@ -121,6 +124,7 @@ class DreamerAgent(pl.LightningModule):
             )
         self.finite_check = FiniteCheck(names)
         self.carried = CarriedState() if config.carry_state else NoCarriedState()
+        self._rates: dict[str, Schedule] = {}  # of the optimisers whose rate is not constant
         self.frames = 0  # emulator frames, prefill included: the time of the run
         self.policy_steps = 0  # decisions, prefill included
         self.updates = 0  # trained batches
@@ -142,6 +146,8 @@ class DreamerAgent(pl.LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Make one optimiser per loss, in the order of `trainables`."""
+        rates = {x.name: x.optimizer.learning_rate for x in self.trainables}
+        self._rates = {k: parse_schedule(x) for k, x in rates.items() if not is_constant(x)}
         return [x.optimizer.build(x.parameters) for x in self.trainables]
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -185,6 +191,12 @@ class DreamerAgent(pl.LightningModule):
         result = self._learn(batch, start, noise or UpdateNoise())
         self._end_update()
         return result
+
+    def setup(self, stage: str) -> None:
+        """Scale the losses if the Trainer computes in float16."""
+        kind = LossScaling if self.trainer.precision == "16-mixed" else FiniteCheck
+        if type(self.finite_check) is not kind:
+            self.finite_check = kind(self.finite_check.names)
 
     def on_train_start(self) -> None:
         """Reset the finite check of an earlier training."""
@@ -269,20 +281,27 @@ class DreamerAgent(pl.LightningModule):
 
     def _backward(self, name: str, loss: Tensor) -> None:
         """Add the gradient of a loss to those of its weights."""
-        self.manual_backward(loss, inputs=self._trained(name))
+        self.manual_backward(self.finite_check.scale(name, loss), inputs=self._trained(name))
 
     def _make_steps(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Clip and check the gradients of losses (), then make their steps; returns metrics ().
 
         This is the only place where weights change. If one loss or gradient is not finite, none do.
         """
-        metrics, allowed = {}, None
+        metrics, allowed = {}, []
         for name, loss in losses.items():
-            norm = self._optimizer(name).config.clip_gradients(self._trained(name))
-            allowed = self.finite_check.check(name, norm + loss)
-            metrics[f"grad_norm/{name}"] = norm
+            parameters = self._trained(name)
+            self.finite_check.unscale(name, [p.grad for p in parameters if p.grad is not None])
+            norm = self._optimizer(name).config.clip_gradients(parameters)
+            one_allowed, checked = self.finite_check.allow(name, loss, norm)
+            allowed.append(one_allowed)
+            metrics |= checked
+        all_allowed = math.prod(allowed[1:], start=allowed[0])
         for name in losses:
-            self._optimizer(name).step(allowed=allowed)
+            optimizer = self._optimizer(name)
+            optimizer.step(allowed=all_allowed)
+            if name in self._rates:
+                metrics[f"learning_rate/{name}"] = optimizer.param_groups[0]["lr"].clone()
         return metrics
 
     def _optimizer(self, name: str) -> EpsilonHatAdam | GatedAdamW:
@@ -295,11 +314,14 @@ class DreamerAgent(pl.LightningModule):
         return [p for p in self._optimizer(name).param_groups[0]["params"] if p.requires_grad]
 
     def _begin_update(self) -> None:
-        """Do what depends on the number of the update, before its losses.
+        """Do what depends on the number of the update or on the time, before the losses.
 
         CUDA graphs do not capture it.
         """
         self.world_model.begin_update(self.updates)
+        self.world_model.set_time(self.policy_steps)
+        for name, schedule in self._rates.items():
+            set_learning_rate(self._optimizer(name), schedule(self.policy_steps))
         if self.moves_target_first:
             self.actor_critic.update_target_critic(self.updates)
 
@@ -351,7 +373,7 @@ class DreamerAgent(pl.LightningModule):
         return optimizers  # pyright: ignore[reportReturnType]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the counters and the carried state to a checkpoint."""
+        """Add the counters, the carried state and the scales of losses to a checkpoint."""
         checkpoint["counters"] = {
             "frames": self.frames,
             "policy_steps": self.policy_steps,
@@ -359,9 +381,12 @@ class DreamerAgent(pl.LightningModule):
         }
         if carried := self.carried.state_dict():
             checkpoint["carried_state"] = carried
+        if scales := self.finite_check.saved():
+            checkpoint["loss_scaling"] = scales
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Restore the counters and the carried state from a checkpoint."""
+        """Restore what `on_save_checkpoint` added."""
         for name, value in checkpoint["counters"].items():
             setattr(self, name, value)
         self.carried.load_state_dict(checkpoint.get("carried_state", {}))
+        self.finite_check.restore(checkpoint.get("loss_scaling", {}))

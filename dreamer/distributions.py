@@ -50,6 +50,12 @@ def gumbel_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
     return noise.log_().neg_().log_().neg_()
 
 
+def logistic_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw standard logistic noise like `x`, float32: logit + noise > 0 is a sample of a bit."""
+    uniform = torch.empty_like(x, dtype=torch.float32).uniform_(generator=generator)
+    return uniform.logit_()
+
+
 def sum_event(x: Tensor, dims: int) -> Tensor:
     """Sum over the last `dims` axes: (..., *event) -> (...)."""
     return x.flatten(x.ndim - dims).sum(-1) if dims else x

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from dreamer.schedules import PositiveSchedule, parse_schedule
 from dreamer.schema.types import FractionBelowOne, Positive, doc
 from dreamer.schema.validation import check
 
@@ -21,7 +22,7 @@ from dreamer.schema.validation import check
 class OptimizerConfig:
     """Optimiser of one loss."""
 
-    learning_rate: Annotated[Positive, doc("Step size of Adam.")]
+    learning_rate: Annotated[PositiveSchedule, doc("Step size of Adam; a schedule.")]
     epsilon: Annotated[Positive, doc("Added to sqrt(v) without bias correction.")]
     clip: Annotated[Positive | None, doc("Maximum norm of the gradient; null: no clipping.")]
     weight_decay: Annotated[
@@ -96,7 +97,7 @@ class GatedAdamW(MemoryOrder, torch.optim.AdamW):
     def __init__(self, parameters: Iterable[Parameter], config: AdamWConfig):
         super().__init__(
             parameters,
-            lr=config.learning_rate,
+            lr=parse_schedule(config.learning_rate)(0),
             eps=config.epsilon,
             weight_decay=config.weight_decay,
             fused=True,
@@ -128,7 +129,8 @@ class EpsilonHatAdam(MemoryOrder, torch.optim.Adam):
     """
 
     def __init__(self, parameters: Iterable[Parameter], config: OptimizerConfig):
-        super().__init__(parameters, lr=config.learning_rate, eps=config.epsilon, fused=True)
+        rate = parse_schedule(config.learning_rate)(0)
+        super().__init__(parameters, lr=rate, eps=config.epsilon, fused=True)
         self.config = config
 
     @torch.no_grad()
@@ -192,6 +194,19 @@ class EpsilonHatAdam(MemoryOrder, torch.optim.Adam):
 
 def _has_channels_last(kernel: Tensor) -> bool:
     return kernel.ndim == 4 and not kernel.is_contiguous()
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all parameters; nothing waits for the device.
+
+    The rate becomes a tensor that keeps its place in memory. So a CUDA graph that has captured a
+    step uses the new rate.
+    """
+    for group in optimizer.param_groups:
+        device = group["params"][0].device
+        if not isinstance(group["lr"], Tensor) or group["lr"].device != device:
+            group["lr"] = torch.empty((), device=device)
+        group["lr"].fill_(rate)
 
 
 LARGE_STEP = 1e9  # 1 - b^t is 1 in any precision

@@ -80,7 +80,7 @@ class RSSMState(NamedTuple):
     """The latent state of the world model, for any leading shape."""
 
     deter: Tensor  # (..., D)
-    stoch: Tensor  # (..., S, K) one-hot rows; Gaussian latents have K = 1
+    stoch: Tensor  # (..., S, K) one-hot rows; Gaussian and binary latents have K = 1
     stats: Tensor  # (..., S, P) logits (P = K), or mean and raw standard deviation (P = 2)
 
     @property

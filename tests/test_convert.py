@@ -82,6 +82,7 @@ def make_networks(*, slow_critic: bool = True, deter: int = 7) -> tuple[WorldMod
         slow_critic=slow_critic,
         slow_critic_updates=100,
         slow_critic_fraction=1.0,
+        entropy_in_target=False,
     )
     return model, ActorCritic(config, model.feature_size, ACTIONS)
 

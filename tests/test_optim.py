@@ -11,7 +11,13 @@ from tiny import A, B, K
 from torch.nn import Parameter
 from torch.testing import assert_close
 
-from dreamer.optim import AdamWConfig, EpsilonHatAdam, OptimizerConfig, clip_gradients
+from dreamer.optim import (
+    AdamWConfig,
+    EpsilonHatAdam,
+    OptimizerConfig,
+    clip_gradients,
+    set_learning_rate,
+)
 
 STEPS = 6
 CONFIG = OptimizerConfig(learning_rate=0.01, epsilon=0.02, clip=None, weight_decay=0.1)
@@ -170,6 +176,22 @@ def test_a_learning_rate_that_is_changed_by_hand_counts():
     assert_close(parameter.detach(), torch.full((A,), -0.5))
 
 
+def test_a_rate_that_follows_a_schedule_keeps_its_place_and_counts():
+    parameter = Parameter(torch.zeros(A))
+    config = dataclasses.replace(CONFIG, weight_decay=0.0, learning_rate="warmup(100,0.5)")
+    optimizer = EpsilonHatAdam([parameter], config)
+    apply(optimizer, [np.full(A, 1e6)])
+    assert_close(parameter.detach(), torch.zeros(A))  # the schedule begins with 0
+    set_learning_rate(optimizer, 0.25)
+    rate = optimizer.param_groups[0]["lr"]
+    apply(optimizer, [np.full(A, 1e6)])
+    assert_close(parameter.detach(), torch.full((A,), -0.25))
+    set_learning_rate(optimizer, 0.5)
+    assert optimizer.param_groups[0]["lr"] is rate
+    apply(optimizer, [np.full(A, 1e6)])
+    assert_close(parameter.detach(), torch.full((A,), -0.75))
+
+
 def test_a_first_gradient_that_comes_late_leaves_the_steps_of_the_others_alone():
     (late, early), (_, alone) = start(), start()
     optimizer, reference = EpsilonHatAdam([late, early], CONFIG), EpsilonHatAdam([alone], CONFIG)
@@ -226,6 +248,8 @@ def test_a_state_of_an_older_program_goes_on():
     ("change", "message"),
     [
         ({"learning_rate": 0.0}, "`learning_rate` must be greater than 0, got 0.0"),
+        ({"learning_rate": "cosine(1,2)"}, "must be a number greater than 0, linear.*got `cosine"),
+        ({"learning_rate": "exp(1,-1e-9,5)"}, "a schedule whose values are at least 0, got `exp"),
         ({"epsilon": -1.0}, "`epsilon` must be greater than 0, got -1.0"),
         ({"clip": 0.0}, "`clip` must be a number greater than 0 or null, got 0.0"),
         ({"weight_decay": 1.0}, r"`weight_decay` must be in \[0, 1\), got 1.0"),

@@ -164,7 +164,8 @@ def check_train(conf: Path, words: list[str]) -> DictConfig | None:
     words = [re.sub(r"^\+(experiment|debug)=", r"\1=", w) for w in words]
     overrides = OverridesParser.create().parse_overrides(words)
     sweeps = [one.is_sweep_override() for one in overrides]
-    assert any(sweeps) == ("-m" in options), words
+    searches = any(word.startswith("search=") for word in words)  # its file lists the values
+    assert (any(sweeps) or searches) == ("-m" in options), words
     first = [
         f"{one.get_key_element()}={next(iter(one.sweep_string_iterator()))}" if sweep else word
         for word, one, sweep in zip(words, overrides, sweeps, strict=True)

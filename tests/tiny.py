@@ -16,7 +16,7 @@ from dreamer.exploration import ModelLossConfig, Plan2ExploreConfig
 from dreamer.models.actor_critic import ActorConfig, ActorCriticConfig, RewardNormConfig
 from dreamer.models.ensemble import EnsembleConfig
 from dreamer.models.heads import HeadConfig
-from dreamer.models.latents import CategoricalLatent, GaussianLatent
+from dreamer.models.latents import BinaryLatent, CategoricalLatent, GaussianLatent
 from dreamer.models.observations import ObservationConfig, ObsShapes, VectorConfig
 from dreamer.models.rssm import GRUConfig, RSSMConfig
 from dreamer.models.vision import ConvConfig
@@ -29,6 +29,7 @@ S, K, D, A = 4, 6, 16, 2
 N = T * B
 CATEGORICAL = CategoricalLatent(S, K)
 GAUSSIAN = GaussianLatent(S, "sigmoid2", 0.1)
+BINARY = BinaryLatent(S)
 VECTORS = {"angle": (9,), "speed": (1,)}
 IMAGE = {"image": (1, 64, 64)}
 DISCRETE, CONTINUOUS = ActionSpace(A, discrete=True), ActionSpace(A, discrete=False)
@@ -90,6 +91,7 @@ ACTOR_CRITIC = ActorCriticConfig(
     slow_critic=True,
     slow_critic_updates=2,
     slow_critic_fraction=1.0,
+    entropy_in_target=False,
 )
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, epsilon=1e-5, clip=100.0, weight_decay=1e-6)
 EXPLORER = dict(

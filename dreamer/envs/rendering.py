@@ -1,9 +1,10 @@
-"""Images for videos: rendered by an environment, or drawn from its observations.
+"""Images for videos, rendered by an environment or drawn from its observations; and resizing.
 
 Groups of environments and the evaluation use it. Only this file turns errors of an environment's
 `render` into a `RenderingFault`. It knows arrays, no suite and no group.
 """
 
+import functools
 import textwrap
 import traceback
 from collections.abc import Callable, Mapping
@@ -66,6 +67,21 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     rows = np.arange(height) * image.shape[0] // height
     columns = np.arange(width) * image.shape[1] // width
     return image[rows[:, None], columns]
+
+
+def shrink(image: np.ndarray, edge: int) -> np.ndarray:
+    """Shrink square images (..., size, size) uint8 to (..., edge, edge), by averages over areas."""
+    weights = _area_weights(image.shape[-1], edge)
+    return np.rint(weights @ image.astype(np.float32) @ weights.T).astype(np.uint8)
+
+
+@functools.cache
+def _area_weights(size: int, edge: int) -> np.ndarray:
+    """Return (edge, size): the share of every old pixel in every new one."""
+    ends = np.arange(edge + 1) * size / edge
+    pixels = np.arange(size)
+    overlap = np.minimum(ends[1:, None], pixels + 1) - np.maximum(ends[:-1, None], pixels)
+    return (overlap.clip(0) * edge / size).astype(np.float32)
 
 
 def draw(obs: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -50,6 +50,14 @@ class ActorCriticConfig:
     slow_critic_fraction: Annotated[
         Fraction, doc("How far the slow copy moves towards the critic; 1 copies it.")
     ]
+    entropy_in_target: Annotated[
+        bool,
+        doc(
+            "Add the entropy bonus of later states to the targets, so that the actor seeks states "
+            "with a high entropy.",
+            source="appendix C",
+        ),
+    ]
     returns: Annotated[Returns, doc("Targets of actor and critic, and the steps that count.")] = (
         LambdaReturns()
     )
@@ -160,10 +168,14 @@ class ActorCritic(nn.Module):
         """
         features = trajectory.features  # (H+1, N, F)
         reward = self.reward_norm(trajectory.reward)
+        entropy_scale = self.entropy_scale(policy_steps)
         with torch.set_grad_enabled(self.through_dynamics and torch.is_grad_enabled()):
             value = self.target_critic(features).mean  # (H+1, N)
+            gain = reward
+            if self.config.entropy_in_target:
+                gain = gain + entropy_scale * self.policy(features).entropy
             targets = self.config.returns.targets(
-                reward, value, trajectory.discount, self.config.lambda_
+                gain, value, trajectory.discount, self.config.lambda_
             )
 
         steps = targets.steps  # L
@@ -178,7 +190,6 @@ class ActorCritic(nn.Module):
             action = action.detach() if self.gradient == "reinforce" else action
             log_prob = policy.log_prob(action)
         entropy = policy.entropy
-        entropy_scale = self.entropy_scale(policy_steps)
         loss = actor_loss(
             log_prob,
             entropy,
@@ -202,6 +213,8 @@ class ActorCritic(nn.Module):
                 "critic/target": targets.target.mean(),
                 "critic/target_critic_value": value.mean(),
             }
+            if self.gradient == "both":
+                metrics["actor/gradient_mix"] = loss.new_full((), mix)
             if log_prob is not None:
                 metrics["actor/reinforce"] = (log_prob * targets.advantage).mean()
             if mix > 0:

@@ -19,6 +19,7 @@ from dreamer.models.latents import Latent
 from dreamer.models.model_heads import ModelHeadConfig, RewardTransform, transform_reward
 from dreamer.models.observations import ObservationConfig, ObsShapes
 from dreamer.models.rssm import ImaginationPolicy, RSSMConfig
+from dreamer.schedules import NonNegativeSchedule, is_constant, parse_schedule
 from dreamer.schema.types import NonNegative, OpenFraction, PositiveCount, PositiveFraction, doc
 from dreamer.schema.validation import check
 from dreamer.types import Batch, RSSMState, Trajectory, visible
@@ -57,8 +58,11 @@ class WorldModelConfig:
     ]
     kl: Annotated[KLConfig, doc("The KL loss.")]
     loss_scales: Annotated[
-        Mapping[str, NonNegative | Mapping[str, NonNegative]],
-        doc("Weights of the losses of the KL and of observations; 1 if not given."),
+        Mapping[str, NonNegativeSchedule | Mapping[str, NonNegative]],
+        doc(
+            "Weights of the losses of the KL, which may be a schedule, and of observations; 1 if "
+            "not given."
+        ),
     ]
     image_gradients: Annotated[bool, doc("Let the decoder train the latent state.")]
     reward_transform: Annotated[
@@ -126,14 +130,15 @@ class WorldModelOutput(NamedTuple):
 
 def split_loss_scales(
     scales: Mapping[str, Any], obs_keys: Collection[str]
-) -> tuple[float, dict[str, float]]:
-    """Return the scale of the KL loss (1 by default), and those of observations by key.
+) -> tuple[str | float, dict[str, float]]:
+    """Return the schedule of the KL scale (1 by default), and the scales of observations by key.
 
     Observations have the namespace `observations`, so that one may be called `kl`. The short form
     `image: 2.0` beside `kl` is accepted, too.
 
     Raises:
-        ValueError: a name is neither `kl` nor an observation.
+        ValueError: a name is neither `kl` nor an observation, or the scale of an observation is
+            not a number.
     """
     nested = scales.get(OBSERVATIONS, {})
     if not isinstance(nested, Mapping):  # the short form of an observation of that name
@@ -145,11 +150,19 @@ def split_loss_scales(
             f"`loss_scales` must be among {['kl', *sorted(obs_keys)]}, got {sorted(unknown)}; the "
             "scale of a head is `heads.<name>.scale`"
         )
+    for key, scale in observations.items():
+        if not is_constant(scale):
+            raise ValueError(
+                f"`loss_scales.{key}` must be a number, got {scale}; of these scales only `kl` may "
+                "be a schedule"
+            )
     return scales.get("kl", 1.0), observations
 
 
 class WorldModel(nn.Module):
     """Encoder, RSSM, decoder and the heads that predict rewards, discounts and more."""
+
+    kl_scale: Tensor  # () float, only if it is a schedule
 
     def __init__(self, config: WorldModelConfig, obs_shapes: ObsShapes, action_size: int):
         super().__init__()
@@ -172,13 +185,22 @@ class WorldModel(nn.Module):
         )
         self.has_gradients = {name: head.gradients for name, head in used.items()}
         kl_scale, self.obs_scales = split_loss_scales(config.loss_scales, own)
-        self.scales = {"kl": kl_scale} | {name: head.scale for name, head in used.items()}
+        self.kl_schedule = None if is_constant(kl_scale) else parse_schedule(kl_scale)
+        first = parse_schedule(kl_scale)(0)
+        if self.kl_schedule:  # a tensor, so that a CUDA graph reads the value of its update
+            self.register_buffer("kl_scale", torch.tensor(first), persistent=False)
+        self.scales = {"kl": first} | {name: head.scale for name, head in used.items()}
         self.register_load_state_dict_pre_hook(rename_heads)
 
     def transform_of(self, head: str) -> Callable[[Tensor], Tensor]:
         """Return what maps raw values of a head's target to the target."""
         name = self.config.reward_transform if head == "reward" else "identity"
         return functools.partial(transform_reward, transform=name)
+
+    def set_time(self, policy_steps: int) -> None:
+        """Set what follows a schedule to its value at this time; nothing waits for the device."""
+        if self.kl_schedule:
+            self.kl_scale.fill_(self.kl_schedule(policy_steps))
 
     def real_discount(self, is_terminal: Tensor) -> Tensor:
         """Return gamma, or 0 where the episode has terminated; any shape."""
@@ -249,6 +271,8 @@ class WorldModel(nn.Module):
                 "prior_entropy": config.latent.entropy(prior_stats).mean(),
             } | {f"{METRIC_NAMES.get(k, k)}_nll": x for k, x in parts.losses.items() if k != "kl"}
             metrics |= self.group_metrics(log_probs, targets) | auxiliary
+            if self.kl_schedule:
+                metrics["kl_scale"] = self.kl_scale.clone()
         metrics = {f"world_model/{k}": x.detach() for k, x in metrics.items()}
         metrics |= {f"observations/{k}_nll": x.detach() for k, x in parts.obs_losses.items()}
         return WorldModelOutput(
@@ -375,7 +399,8 @@ class WorldModel(nn.Module):
         self, losses: Mapping[str, Tensor], obs_losses: Mapping[str, Tensor]
     ) -> Tensor:
         """Add up losses (...) with the configured weights: (...)."""
-        scaled = [self.scales[k] * x for k, x in losses.items()]
+        scales = self.scales | ({"kl": self.kl_scale} if self.kl_schedule else {})
+        scaled = [scales[k] * x for k, x in losses.items()]
         scaled += [self.obs_scales.get(k, 1.0) * x for k, x in obs_losses.items()]
         return torch.stack(scaled).sum(0)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
+import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -24,6 +25,7 @@ from dreamer.kernels.captured_update import CapturedUpdate
 from dreamer.kernels.cuda_graph import CudaCapture
 from dreamer.models.actor_critic import ActorCritic
 from dreamer.policy import DreamerPolicy, PolicyContext, RandomPolicy, SnapshotPolicy
+from dreamer.precision import trainer_options
 from dreamer.probes import PROBE
 from dreamer.replay.buffer import ReplayConfig
 from dreamer.run.choices import choice_of
@@ -244,10 +246,40 @@ def make_loggers(
 
 
 def choose_precision(cfg: DictConfig) -> str:
-    """Return the Trainer's precision; `auto` is bf16-mixed on CUDA and float32 elsewhere."""
+    """Return the precision of the networks.
+
+    `auto` is float32 without CUDA, bfloat16 on devices that have it, and else float16: older ones,
+    such as T4 and V100, only emulate bfloat16.
+    """
     if cfg.precision != "auto":
         return cfg.precision
-    return "bf16-mixed" if on_cuda(cfg) else "32-true"
+    if not on_cuda(cfg):
+        return "32-true"
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if has_bf16 else "16-mixed"
+
+
+def make_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
+    """Build Lightning's Trainer for the device and the precision of the run.
+
+    Raises:
+        ValueError: the configuration has plugins, and the precision needs one.
+    """
+    accelerator = choose_accelerator(cfg)
+    device = "cuda" if on_cuda(cfg) else accelerator
+    precision = trainer_options(choose_precision(cfg), device)
+    if "plugins" in precision and cfg.trainer.get("plugins"):
+        raise ValueError(
+            f"`trainer.plugins` must be null with precision=16-mixed, got {cfg.trainer.plugins}"
+        )
+    return instantiate(cfg.trainer, accelerator=accelerator, **precision, **options)
+
+
+def choose_accelerator(cfg: DictConfig) -> str:
+    """Return the Trainer's accelerator; `auto` never is MPS, which Lightning would prefer."""
+    if cfg.trainer.accelerator != "auto":
+        return cfg.trainer.accelerator
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def check_device(cfg: DictConfig) -> None:

@@ -15,6 +15,7 @@ MOVED = {  # modules in `_target_`: name before format 3 -> current name
     "dreamer.optimizer": "dreamer.optim",
 }
 ENV_KEYS = {  # of format 5, by the function that builds the environment
+    "dreamer.envs.atari.make_atari": {"resize_through": None},
     "dreamer.envs.dummy.make_dummy": {"maze_goal": 40},
     "dreamer.envs.gym.make_gym": {"class_keys": "$^"},
     "dreamer.envs.minigrid.make_minigrid": {"map": False, "goals": False, "layouts": None},
@@ -171,7 +172,7 @@ def _with_parts(config: dict[str, Any]) -> dict[str, Any]:
     for key, node in {"model": model, "explore": explore}.items():
         actor_critic = _mapping(node, "actor_critic")
         if "lambda_" in actor_critic:
-            node["actor_critic"] = {"returns": returns, **actor_critic}
+            node["actor_critic"] = {"returns": returns, "entropy_in_target": False, **actor_critic}
         if node and node != config[key]:
             changed[key] = node
     return config | changed

@@ -94,7 +94,7 @@ class Trainer(Section):
 
     accelerator: Annotated[
         Literal["auto", "cpu", "gpu", "cuda", "mps"],
-        doc("Kind of device; auto: the fastest available."),
+        doc("Kind of device; auto: cuda if available, else cpu."),
     ]
     devices: Annotated[Any, doc("Number of devices; only 1 is supported.")]
     max_epochs: Annotated[int, doc("Epochs; -1: no limit, because `total_frames` ends the run.")]
@@ -139,8 +139,11 @@ class TrainSettings(Section):
     ]
     experiment_name: Annotated[str, doc("Name of the experiment; names the variant.")]
     precision: Annotated[
-        Literal["auto", "32-true", "bf16-mixed"],
-        doc("Precision of the networks; auto: bf16-mixed on CUDA, else 32-true."),
+        Literal["auto", "32-true", "bf16-mixed", "16-mixed"],
+        doc(
+            "Precision of the networks; auto: on CUDA bf16-mixed, or 16-mixed if the device has "
+            "no bfloat16; else 32-true."
+        ),
     ]
     kernels: Annotated[
         Literal["auto", "plain"],

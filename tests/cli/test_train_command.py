@@ -134,7 +134,7 @@ def test_help_explains_the_keys_with_the_files_that_the_words_choose(main, monke
         ),
         ("+kl_balanse=false", r"Unknown key `kl_balanse`\. The nearest: kl_balance"),
         ("seed", r"Arguments must be key=value, got `seed`$"),
-        ("precision=16", r"`precision` must be auto, 32-true or bf16-mixed, got 16$"),
+        ("precision=16", r"`precision` must be auto, 32-true, bf16-mixed or 16-mixed, got 16$"),
         ("collect_policy=actr", r"conf/collect_policy, got `actr`\. The nearest: actor"),
         ("collect=none", r"`collect` must be local or overlap, got none: learning from stored exp"),
         ("+explore.curious=1", r"`explore` must be the name of a file in .* got \{'curious': 1\}"),

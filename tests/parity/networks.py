@@ -119,6 +119,7 @@ def actor_critic_config(
         slow_critic=config["slow_target"],
         slow_critic_updates=config["slow_target_update"],
         slow_critic_fraction=config["slow_target_fraction"],
+        entropy_in_target=False,
     )
 
 

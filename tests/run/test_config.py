@@ -16,7 +16,7 @@ from dreamer.models.reward_heads import CategoricalRewardConfig, TerminalHeadCon
 from dreamer.run.build import check_device, make_agent, make_envs
 from dreamer.run.config import checked
 from dreamer.run.train import train
-from dreamer.types import Batch
+from dreamer.types import ActionSpace, Batch
 
 ROOT = Path(__file__).parent.parent.parent
 CONF = ROOT / "conf"
@@ -333,6 +333,7 @@ def test_the_default_is_the_released_configuration(compose_any):
     assert cfg.model.world_model.discount == 0.999
     assert cfg.env.full_action_space is True
     assert cfg.total_frames == 200_000_000
+    assert cfg.pretrain_updates == 2  # the first builds the authors' graph
 
 
 def test_cuda_graphs_without_a_cuda_device_are_refused(compose_tiny, tmp_path):
@@ -403,7 +404,7 @@ def test_the_control_presets_are_the_released_configuration(compose_any):
     for name, observation in (("dmc_vision", "vision"), ("dmc_proprio", "proprio")):
         cfg = compose_any(f"env={name}", "task=walker_walk")
         assert (cfg.env.observation, cfg.env.action_repeat) == (observation, 2)
-        assert (cfg.prefill_policy_steps, cfg.pretrain_updates) == (1000, 100)
+        assert (cfg.prefill_policy_steps, cfg.pretrain_updates) == (1000, 101)
         assert (cfg.train_every_policy_steps, cfg.batch.size, cfg.batch.length) == (5, 16, 50)
         model = instantiate(cfg.model, _convert_="all")
         assert (model.world_model.rssm.deter, model.world_model.rssm.hidden) == (200, 200)
@@ -420,6 +421,7 @@ def test_the_control_presets_are_the_released_configuration(compose_any):
 def test_the_minigrid_preset_is_the_authors_example(compose_any):
     cfg = compose_any("env=minigrid", "task=DoorKey-6x6")
     assert (cfg.prefill_policy_steps, cfg.train_every_policy_steps) == (100_000, 10)
+    assert cfg.pretrain_updates == 2
     model = instantiate(cfg.model, _convert_="all")
     assert (model.world_model.discount, model.actor_critic.actor.entropy_scale) == (0.99, 3e-3)
     assert model.world_model.loss_scales == {"kl": 1, "observations": {}}
@@ -434,6 +436,7 @@ def test_the_minigrid_preset_is_the_authors_example(compose_any):
 def test_the_crafter_preset_is_the_released_configuration(compose_any):
     cfg = compose_any("env=crafter", "task=reward")
     assert (cfg.prefill_policy_steps, cfg.train_every_policy_steps) == (10_000, 5)
+    assert cfg.pretrain_updates == 2
     model = instantiate(cfg.model, _convert_="all")
     assert (model.world_model.discount, model.actor_critic.actor.entropy_scale) == (0.999, 3e-3)
     assert (model.world_model.rssm.deter, model.world_model.rssm.hidden) == (1024, 1024)
@@ -454,6 +457,55 @@ def test_the_appendices_change_what_they_say(compose_any):
     assert differences(compose_any(*atari), compose_any(*atari, "experiment=montezuma")) == {
         "world_model.discount": (0.999, 0.99)
     }
+
+
+def test_the_presets_of_appendix_c_change_what_they_say(compose_any):
+    atari = ("env=atari", "task=pong")
+    plain = compose_any(*atari)
+    assert differences(plain, compose_any(*atari, "experiment=long_term_entropy")) == {
+        "actor_critic.entropy_in_target": (False, True)
+    }
+    assert differences(plain, compose_any(*atari, "experiment=free_nats")) == {
+        "world_model.kl.balance": (0.8, 0.5),
+        "world_model.kl.free_nats": (0.0, 3.0),
+    }
+    noisy = compose_any(*atari, "experiment=action_noise")
+    assert (plain.exploration_noise, noisy.exploration_noise) == (0, 0.1)
+    assert differences(plain, noisy) == {"actor_critic.actor.entropy_scale": (1e-3, 0.0)}
+    some = differences(plain, compose_any(*atari, "experiment=schedules"))
+    every = differences(plain, compose_any(*atari, "experiment=all_schedules"))
+    assert some["actor_critic.actor.gradient_mix"] == (0.1, "linear(0.1,0,5e7)")
+    assert some.items() <= every.items()
+    rates = {f"{name}_optimizer.learning_rate" for name in ("world_model", "actor", "critic")}
+    assert every.keys() - some.keys() == rates | {"world_model.loss_scales.kl"}
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("dreamerv2", 22.2), ("dreamerv1_size", 12.8), ("binary_latents", 22.2)]
+)
+def test_sizes_of_appendix_c_have_the_parameters_that_the_file_says(compose_any, name, millions):
+    cfg = compose_any("env=atari", "task=pong", f"experiment={name}")
+    config = instantiate(cfg.model, _convert_="all")
+    with torch.device("meta"):
+        agent = config.build({"image": (1, 64, 64)}, ActionSpace(18, discrete=True))
+    trained = sum(p.numel() for p in agent.parameters() if p.requires_grad)
+    assert trained == pytest.approx(millions * 1e6, abs=1e5)
+
+
+def test_the_search_space_is_that_of_table_d1_for_hydra_and_for_wandb(compose_any):
+    values = {
+        "model.world_model.loss_scales.kl": [0.1, 0.3, 1, 3],
+        "model.actor_critic.actor.entropy_scale": [3e-5, 1e-4, 3e-4, 1e-3],
+        "model.world_model.discount": [0.99, 0.999],
+    }
+    hydra: Any = OmegaConf.load(CONF / "search/paper_table_d1.yaml").hydra.sweeper.params
+    assert {k: [float(x) for x in v.split(",")] for k, v in hydra.items()} == values
+    wandb: Any = OmegaConf.load(CONF / "sweep/paper_table_d1.yaml").parameters
+    assert {k: v["values"] for k, v in wandb.items() if k in values} == values
+    assert wandb.search.value == "paper_table_d1"
+    words = [f"{key}={options[1]}" for key, options in values.items()]
+    cfg = checked(compose_any("env=atari", "task=pong", "search=paper_table_d1", *words))
+    assert cfg.variant == "table_d1-kl_0.3-entropy_0.0001-discount_0.999"
 
 
 def learning_rates(model: AgentConfig) -> tuple[float, float, float]:

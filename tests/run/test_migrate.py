@@ -132,12 +132,28 @@ def test_the_recurrent_cell_becomes_a_node():
     assert instantiate(config["cell"]).layer_norm is False
 
 
+def test_older_runs_have_no_entropy_in_their_targets_and_resize_at_once():
+    acting = {"lambda_": 0.9}
+    old = {
+        "model": {"actor_critic": acting, "horizon": 3},
+        "explore": {"actor_critic": acting},
+        "env": {"_target_": "dreamer.envs.atari.make_atari"},
+    }
+    new = migrate({"format": 4} | old)
+    acting = {"entropy_in_target": False, "returns": RETURNS} | acting
+    assert new["model"] == {"actor_critic": acting, "horizon": 3}
+    assert new["explore"] == {"actor_critic": acting}
+    assert new["env"] == old["env"] | {"resize_through": None}
+    own = {"model": {"actor_critic": {"_target_": "my.ActorCritic"}}}
+    assert migrate({"format": 4} | own)["model"] == own["model"]
+
+
 def test_dummy_worlds_get_the_keys_of_the_maze():
     dummy = {"_target_": "dreamer.envs.dummy.make_dummy", "length": 12}
     new = dummy | {"maze_length": 80, "maze_goal": 40}
     assert migrate({"format": 3, "env": dummy})["env"] == new
-    atari = {"_target_": "dreamer.envs.atari.make_atari"}
-    assert migrate({"format": 3, "env": atari})["env"] == atari
+    crafter = {"_target_": "dreamer.envs.crafter.make_crafter"}
+    assert migrate({"format": 3, "env": crafter})["env"] == crafter
 
 
 @pytest.mark.parametrize("target", ["dreamer.envs.gym.make_gym", "dreamer.envs.user.make_user"])
@@ -164,6 +180,7 @@ def test_observations_and_returns_get_their_current_nodes():
         },
         "explore": {"offset": 1, "actor_critic": actor_critic},
     }
+    added = {"returns": RETURNS, "entropy_in_target": False}
     config = migrate(old)
     model = config["model"]
     encoder, decoder = (model["world_model"][name] for name in ("encoder", "decoder"))
@@ -175,7 +192,7 @@ def test_observations_and_returns_get_their_current_nodes():
     }
     assert decoder.keys() == {"image_keys", "_target_", "likelihood", "min_prob", "classes"}
     assert model["world_model"]["auxiliary"] == {}
-    assert model["actor_critic"] == {"returns": RETURNS} | actor_critic
-    assert config["explore"] == {"offset": 1, "actor_critic": {"returns": RETURNS} | actor_critic}
+    assert model["actor_critic"] == added | actor_critic
+    assert config["explore"] == {"offset": 1, "actor_critic": added | actor_critic}
     unchanged = {"model": {"world_model": {"encoder": own}}}
     assert migrate({"format": 4} | unchanged)["model"] == unchanged["model"]
