@@ -120,7 +120,7 @@ def test_words_of_processors_are_found():
 
 
 def test_from_the_world_models_loss_to_torch_are_few_files():
-    """At most thirteen, of 2,300 lines in all, for whoever wants to read the whole algorithm."""
+    """At most thirteen, of 2,400 lines in all, for whoever wants to read the whole algorithm."""
     files, left = set(), ["dreamer.models.world_model"]
     while left:
         module = left.pop()
@@ -132,7 +132,7 @@ def test_from_the_world_models_loss_to_torch_are_few_files():
     lines = sum(len(modules()[module].read_text().splitlines()) for module in files)
     assert {"dreamer.models.rssm", "dreamer.models.vision", "dreamer.losses"} <= files
     assert len(files) <= 13, sorted(files)
-    assert lines <= 2300
+    assert lines <= 2400
 
 
 def test_replay_and_envs_know_no_networks():
