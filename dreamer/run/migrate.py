@@ -123,6 +123,8 @@ def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
     returns = {"_target_": "dreamer.models.returns.LambdaReturns"}
     added = {"iwae_samples": 1, "returns": returns, "reward_input": False}
     config = _with_parts(_with_cell(added | config))
+    if replay := _mapping(config, "replay"):
+        config = config | {"replay": {"carry_state": False, **replay}}
     env = _mapping(config, "env")
     if env.get("_target_") not in ("dreamer.envs.gym.make_gym", "dreamer.envs.user.make_user"):
         return config
