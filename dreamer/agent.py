@@ -69,6 +69,12 @@ class AgentConfig:
     def __post_init__(self):
         check_components(self.components)
         check(self)
+        gamma = getattr(self.actor_critic.returns, "discount", self.world_model.discount)
+        if gamma != self.world_model.discount:
+            raise ValueError(
+                "`returns.discount` must be that of the world model, "
+                f"{self.world_model.discount}, got {gamma}"
+            )
 
 
 class UpdateNoise(NamedTuple):
