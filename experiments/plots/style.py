@@ -37,7 +37,14 @@ NICE_STEPS = [1, 2, 2.5, 5, 10]
 PNG_DOTS_PER_INCH = 150
 
 FULL_AGENT = "dreamerv2"
-_SPELLING = {"dreamerv2": "DreamerV2", "kl": "KL", "iqn": "IQN", "dqn": "DQN", "c51": "C51"}
+_SPELLING = {
+    "dreamerv2": "DreamerV2",
+    "kl": "KL",
+    "iqn": "IQN",
+    "dqn": "DQN",
+    "pydreamer": "PyDreamer",
+    "c51": "C51",
+}
 
 
 class Style(NamedTuple):
@@ -49,6 +56,8 @@ class Style(NamedTuple):
 
 PUBLISHED = "published"
 PUBLISHED_STYLE = Style("black", (0, (4, 2)))
+PYDREAMER = "published_pydreamer"
+PYDREAMER_STYLE = Style(GREY, (0, (1, 1.5)))
 
 
 def variant_styles(variants: Iterable[str]) -> dict[str, Style]:

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 from folders import make_run
@@ -119,6 +120,20 @@ def test_published_scores_stand_beside_those_of_the_same_games_and_frames(tmp_pa
     total = rows.loc["atari", "", "published dreamerv2", "gamer_median"]
     assert (total["tasks"], total["runs"]) == (2, 16)
     assert "nothing is published for tetris" in out
+
+
+def test_pydreamer_stands_beside_the_authors(tmp_path, reported):
+    for task in ("pong", "boxing"):
+        make_run(tmp_path / "runs", env="atari", task=task, scores={5_000_000: 3.0})
+    out, rows = reported("compare=pydreamer")
+    curves = published.curves("pydreamer-atari").query("task == 'pong'")
+    edges = np.ceil(curves["frames"] / 1e6) * 1e6  # as in PyDreamer's figure
+    at = curves[edges == 5e6].groupby("seed")["score"].mean()
+    row = rows.loc["atari", "pong", "published pydreamer", "score"]
+    assert (row["value"], row["runs"]) == (pytest.approx(at.mean()), 3)
+    assert rows.loc["atari", "pong", "published dreamerv2", "score"]["runs"] == 8
+    assert "PyDreamer has published nothing for boxing" in out
+    assert "about 5 % more were played" in out
 
 
 def test_where_nothing_is_published_that_is_said(tmp_path, reported):
