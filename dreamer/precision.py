@@ -19,8 +19,8 @@ class Float16(MixedPrecision):
 
     def __init__(self, device: str):
         """`device` is the kind of the device: cuda, cpu or mps."""
-        super().__init__("16-mixed", device)
-        self.scaler = None
+        # Without Lightning's own constructor, which would make a scale.
+        self.precision, self.device, self.scaler = "16-mixed", device, None
 
 
 def trainer_options(precision: str, device: str) -> dict[str, Any]:

@@ -266,7 +266,7 @@ def make_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
         ValueError: the configuration has plugins, and the precision needs one.
     """
     accelerator = choose_accelerator(cfg)
-    device = "cuda" if on_cuda(cfg) else accelerator
+    device = accelerator if accelerator in ("cpu", "mps") else "cuda"
     precision = trainer_options(choose_precision(cfg), device)
     if "plugins" in precision and cfg.trainer.get("plugins"):
         raise ValueError(
