@@ -62,6 +62,12 @@ class AgentConfig:
     def __post_init__(self):
         check_components(self.components)
         check(self)
+        gamma = getattr(self.actor_critic.returns, "discount", self.world_model.discount)
+        if gamma != self.world_model.discount:
+            raise ValueError(
+                "`returns.discount` must be that of the world model, "
+                f"{self.world_model.discount}, got {gamma}"
+            )
 
 
 class UpdateNoise(NamedTuple):
@@ -78,6 +84,9 @@ class NonFiniteError(RuntimeError):
 
 class DreamerAgent(pl.LightningModule):
     """DreamerV2: a world model, and an actor and a critic that learn from imagined trajectories."""
+
+    moves_target_first = False  # whether the slow critic moves before an update, not after it
+    samples_in_evaluation = False  # whether evaluations during a run sample actions
 
     def __init__(
         self,
@@ -284,11 +293,13 @@ class DreamerAgent(pl.LightningModule):
         return [p for p in self._optimizer(name).param_groups[0]["params"] if p.requires_grad]
 
     def _begin_update(self) -> None:
-        """Do what precedes an update on the host; CUDA graphs do not capture it."""
+        """Do what depends on the number of the update, before its losses.
 
-    def _begin_update(self) -> None:
-        """Do what depends on the number of the update, before its losses."""
+        CUDA graphs do not capture it.
+        """
         self.world_model.begin_update(self.updates)
+        if self.moves_target_first:
+            self.actor_critic.update_target_critic(self.updates)
 
     def _end_update(self) -> None:
         """Do the parts of an update that run on the host."""
@@ -297,7 +308,8 @@ class DreamerAgent(pl.LightningModule):
         for optimizer in self._optimizers():  # so that the Trainer counts the steps
             optimizer._on_before_step()
             optimizer._on_after_step()
-        self.actor_critic.update_target_critic(self.updates)
+        if not self.moves_target_first:
+            self.actor_critic.update_target_critic(self.updates)
         for _, component in self._components():
             component.end_update(self.updates)
         self.updates += 1

@@ -7,6 +7,7 @@ PyDreamer's features have the deterministic part first, its images are flattened
 first, and some of our dense layers are two of its own. All this only orders the same numbers.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 
 from dreamer.models.actor import Actor
 from dreamer.models.actor_critic import ActorCritic
+from dreamer.models.auxiliary_critic import AuxiliaryCritic
 from dreamer.models.heads import Head
 from dreamer.models.layers import MLP, DenseLayer
 from dreamer.models.observations import Decoder, Encoder
 from dreamer.models.pydreamer import GRUStack, UnbiasedGRU, VectorEncoder
+from dreamer.models.reward_heads import SupportLayer
 from dreamer.models.rssm import RSSM, Prior
 from dreamer.models.vision import ConvEncoder
 from dreamer.models.world_model import WorldModel
@@ -90,6 +93,8 @@ def load_pydreamer_weights(
 ) -> None:
     """Set every parameter of networks to PyDreamer's weights.
 
+    The actor beside PyDreamer's auxiliary critic, which nothing trains, is left out.
+
     Args:
         weights: by the names of `pydreamer_parameters`, for the same networks.
         model: see there.
@@ -100,6 +105,8 @@ def load_pydreamer_weights(
             them, and nothing is loaded.
     """
     parameters = pydreamer_parameters(model, actor_critic)
+    weights = {name: x for name, x in weights.items() if not re.match(UNTRAINED, name)}
+    support = weights.pop(f"{'wm/' if actor_critic else ''}{SUPPORT}", None)
     problems = [f"missing: {name}" for name in parameters.keys() - weights.keys()]
     problems += [f"unexpected: {name}" for name in weights.keys() - parameters.keys()]
     problems += [
@@ -107,6 +114,7 @@ def load_pydreamer_weights(
         for name in parameters.keys() & weights.keys()
         if tuple(weights[name].shape) != parameters[name].shape
     ]
+    problems += _support_problems(model, support)
     if problems:
         listing = "\n  ".join(sorted(problems))
         raise ValueError(f"The weights must be those of these networks, got:\n  {listing}")
@@ -115,6 +123,20 @@ def load_pydreamer_weights(
 
 
 Weights = Iterator[tuple[str, PyDreamerWeight]]
+SUPPORT = "decoder/reward/_support"
+UNTRAINED = r"(wm/)?ac_aux/actor/"  # the beginning of their names
+
+
+def _support_problems(model: WorldModel | RSSM, support: Tensor | np.ndarray | None) -> list[str]:
+    """Compare the support of the reward head, a constant, with PyDreamer's; None: it has none."""
+    layer = model.heads["reward"].out if isinstance(model, WorldModel) else None
+    ours = layer.support.tolist() if isinstance(layer, SupportLayer) else None
+    theirs = None if support is None else torch.as_tensor(support).tolist()
+    if ours is None or theirs is None:
+        same = ours is theirs
+    else:
+        same = len(ours) == len(theirs) and np.allclose(ours, theirs)
+    return [] if same else [f"other values: {SUPPORT} is {theirs} instead of {ours}"]
 
 
 def _whole(parameter: Tensor) -> Part:
@@ -166,11 +188,15 @@ def _world_model(prefix: str, model: WorldModel) -> Weights:
     yield from _encoder(f"{prefix}encoder", model.encoder)
     yield from _rssm(f"{prefix}core/cell", model.rssm, _embed_order(model.encoder))
     yield from _decoder(f"{prefix}decoder", model.decoder, features)
-    for name, theirs in {"reward": "reward", "discount": "terminal"}.items():
+    for name in ("reward", "terminal"):
         if name in model.heads:
             head = model.heads[name]
             assert isinstance(head, Head)
-            yield from _head(f"{prefix}decoder/{theirs}/model", head, features)
+            yield from _head(f"{prefix}decoder/{name}/model", head, features)
+    for critic in model.auxiliary.values():
+        if isinstance(critic, AuxiliaryCritic):
+            yield from _head(f"{prefix}ac_aux/critic", critic.critic, features)
+            yield from _head(f"{prefix}ac_aux/critic_target", critic.target_critic, features)
 
 
 def _actor_critic(name: str, networks: ActorCritic, features: Tensor) -> Weights:

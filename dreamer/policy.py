@@ -133,6 +133,8 @@ class DreamerPolicy:
         self, obs: dict[str, Tensor], is_first: Tensor, state: MemoryState, noise: PolicyNoise
     ) -> MemoryState:
         """Act as `act` does, with a memory and the encoder's inputs."""
+        if not self.world_model.rssm.resets_actions:
+            state = state._replace(action=state.action * (~is_first).unsqueeze(-1))
         latent_noise, action_noise, exploration_noise = self._fill_noise(state, noise)
         embed = self.world_model.encoder(obs)
         latent = self.world_model.rssm.obs_step(*state, embed, is_first, latent_noise)

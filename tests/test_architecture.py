@@ -16,7 +16,7 @@ LAYERS = (
         *("finite_check", "optim", "video", "runtime"),
     ),
     ("models", "replay", "envs"),
-    ("agent", "components", "exploration", "policy", "probes", "collector"),
+    ("agent", "pydreamer", "components", "exploration", "policy", "probes", "collector"),
     ("kernels",),
     ("callbacks", "loggers", "evaluation", "inference", "convert", "convert_pydreamer"),
     ("run",),

@@ -1,4 +1,4 @@
-"""What PyDreamer's world model computes differently: recurrent cells, resets, vector encoders.
+"""What PyDreamer's world model computes differently: cells, resets, vector encoders, starts.
 
 The configuration chooses these objects by `_target_`. What only orders weights differently is not
 here: `dreamer/convert_pydreamer.py` reorders them.
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from dreamer.models.latents import Latent
 from dreamer.models.layers import MLP, LayerNorm
-from dreamer.models.observations import VectorConfig
-from dreamer.models.rssm import RSSM, GRUCell, RSSMConfig
+from dreamer.models.observations import ObsShapes, VectorConfig
+from dreamer.models.rssm import RSSM, GRUCell, ImaginationPolicy, RSSMConfig
+from dreamer.models.world_model import WorldModel, WorldModelConfig
 from dreamer.schema.types import PositiveCount, doc
 from dreamer.schema.validation import check
-from dreamer.types import RSSMState
+from dreamer.types import RSSMState, Trajectory
 
 MakeCell = Callable[[int, int], nn.Module]  # from the sizes of the input and of the state
 
@@ -151,9 +152,12 @@ class UnbiasedGRUConfig(StackConfig):
 
 @dataclass(frozen=True)
 class VectorEncoderConfig(VectorConfig):
-    """Dense layers for vector observations that end in a linear one, as in PyDreamer."""
+    """Dense layers for vector observations, the last of them linear, as in PyDreamer."""
 
-    output: Annotated[PositiveCount, doc("Outputs of the last, linear layer.")]
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.layers:
+            raise ValueError("`layers` must have the size of the linear layer at least, got []")
 
     def build(self, input_size: int) -> nn.Module:
         """See `VectorConfig`."""
@@ -161,17 +165,48 @@ class VectorEncoderConfig(VectorConfig):
 
 
 class VectorEncoder(nn.Module):
-    """Dense layers and a linear one: (..., O) -> (..., output)."""
+    """Dense layers and a linear one: (..., O) -> (..., output_size)."""
 
     def __init__(self, input_size: int, config: VectorEncoderConfig):
         super().__init__()
-        self.trunk = MLP(input_size, config.layers, activation=config.activation, norm=config.norm)
-        self.out = nn.Linear(self.trunk.output_size, config.output)
-        self.output_size = config.output
+        *sizes, self.output_size = config.layers
+        self.trunk = MLP(input_size, sizes, activation=config.activation, norm=config.norm)
+        self.out = nn.Linear(self.trunk.output_size, self.output_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., O) -> (..., output)."""
+        """(..., O) -> (..., output_size)."""
         return self.out(self.trunk(x))
+
+
+@dataclass(frozen=True)
+class PyDreamerWorldModelConfig(WorldModelConfig):
+    """A world model that imagines from the starts' predicted ends, as PyDreamer does."""
+
+    def build(self, obs_shapes: ObsShapes, action_size: int) -> "PyDreamerWorldModel":
+        """See `WorldModelConfig`."""
+        return PyDreamerWorldModel(self, obs_shapes, action_size)
+
+
+class PyDreamerWorldModel(WorldModel):
+    """Predicts whether an episode has ended for the starts of trajectories, too.
+
+    DreamerV2 reads it from the replay.
+    """
+
+    def imagine(
+        self,
+        start: RSSMState,
+        start_is_terminal: Tensor | None,
+        policy: ImaginationPolicy,
+        horizon: int,
+        *,
+        action_noise: Tensor | None = None,
+        state_noise: Tensor | None = None,
+    ) -> Trajectory:
+        """See `WorldModel`; `start_is_terminal` is not read."""
+        return super().imagine(
+            start, None, policy, horizon, action_noise=action_noise, state_noise=state_noise
+        )
 
 
 @dataclass(frozen=True)
@@ -188,6 +223,8 @@ class PyDreamerRSSM(RSSM):
 
     In a stored episode this action is zero. It is not where a sequence begins within an episode.
     """
+
+    resets_actions = False
 
     def __init__(self, embed_size: int, action_size: int, latent: Latent, config: RSSMConfig):
         super().__init__(embed_size, action_size, latent, config)

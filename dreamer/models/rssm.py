@@ -107,6 +107,8 @@ class RSSM(nn.Module):
     Source: Eq. 1, section 2.1.
     """
 
+    resets_actions = True  # whether `reset` zeroes the action; if not, policies do
+
     def __init__(self, embed_size: int, action_size: int, latent: Latent, config: RSSMConfig):
         super().__init__()
         self.config = config

@@ -190,17 +190,20 @@ def make_factory(node: DictConfig, key: str) -> Callable[..., Any]:
 
 
 def make_evaluation_policies(cfg: DictConfig, agent: DreamerAgent) -> dict[str, DreamerPolicy]:
-    """Build the policies for evaluations during a run: the modes of all actors, by name."""
-    actors = actors_of(agent)
+    """Build the policies for evaluations during a run, those of all actors, by name.
+
+    They act with modes, unless the agent samples actions in evaluations, too.
+    """
+    actors, samples = actors_of(agent), agent.samples_in_evaluation
     if has_cuda_graphs(cfg):
         return {
             name: CapturedPolicy(
-                agent.world_model, actor, sample_actions=False, make_capture=CudaCapture
+                agent.world_model, actor, sample_actions=samples, make_capture=CudaCapture
             )
             for name, actor in actors.items()
         }
     return {
-        name: DreamerPolicy(agent.world_model, actor, sample_actions=False)
+        name: DreamerPolicy(agent.world_model, actor, sample_actions=samples)
         for name, actor in actors.items()
     }
 

@@ -10,7 +10,7 @@ from dreamer.agent import DreamerAgent
 from dreamer.envs.base import VectorEnvs
 from dreamer.replay.buffer import Replay
 from dreamer.run.choices import choice_of
-from dreamer.run.cost import Cost, describe_cost
+from dreamer.run.cost import Cost, describe_cost, describe_samples
 from dreamer.run.folder import ResumePoint, RunFolder
 from dreamer.types import ActionSpace, visible
 
@@ -59,6 +59,8 @@ def print_header(
     }
     if cfg.explore:
         lines["exploration"] = describe_exploration(cfg, envs.action_repeat)
+    if agent.config.world_model.iwae_samples > 1:
+        lines["samples"] = describe_samples(agent, cfg.batch.size, cfg.batch.length)
     if cost is not None:
         lines["cost"] = describe_cost(cost)
     for name, line in lines.items():

@@ -123,7 +123,7 @@ def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
     returns = {"_target_": "dreamer.models.returns.LambdaReturns"}
     added = {"iwae_samples": 1, "returns": returns, "reward_input": False}
     added |= {"probe": {}, "probe_gradients": False}
-    config = _with_cell(added | config)
+    config = _with_parts(_with_cell(added | config))
     env = _mapping(config, "env")
     match env.get("_target_"):
         case "dreamer.envs.gym.make_gym" | "dreamer.envs.user.make_user":
@@ -144,6 +144,33 @@ def _with_cell(config: dict[str, Any]) -> dict[str, Any]:
     rssm["cell"] = cell
     world_model = {"iwae_samples": 1, **world_model, "rssm": rssm}
     return {"cell": cell} | config | {"model": {**model, "world_model": world_model}}
+
+
+def _with_parts(config: dict[str, Any]) -> dict[str, Any]:
+    """Give encoder, decoder, and actor and critic the classes and keys of the current nodes."""
+    plain = "dreamer.models.observations.ObservationConfig"
+    inputs = {"reward_input": False, "classes": {}}
+    likelihood = {"likelihood": "normal", "min_prob": 0.0, "classes": {}}
+    added = {
+        "encoder": inputs | {"_target_": "dreamer.models.inputs.EncoderConfig"},
+        "decoder": likelihood | {"_target_": "dreamer.models.decoders.DecoderConfig"},
+    }
+    model, explore = {**_mapping(config, "model")}, {**_mapping(config, "explore")}
+    world_model = {**_mapping(model, "world_model")}
+    for part, keys in added.items():
+        node = _mapping(world_model, part)
+        if node.get("_target_") == plain:
+            world_model |= {part: {**node, **keys}, "auxiliary": world_model.get("auxiliary", {})}
+            model["world_model"] = world_model
+    returns = {"_target_": "dreamer.models.returns.LambdaReturns"}
+    changed = {}
+    for key, node in {"model": model, "explore": explore}.items():
+        actor_critic = _mapping(node, "actor_critic")
+        if "lambda_" in actor_critic:
+            node["actor_critic"] = {"returns": returns, **actor_critic}
+        if node and node != config[key]:
+            changed[key] = node
+    return config | changed
 
 
 MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (

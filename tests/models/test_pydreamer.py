@@ -1,7 +1,5 @@
 """PyDreamer's cells by their equations, and what its recurrent model does at a reset."""
 
-import dataclasses
-
 import pytest
 import torch
 from tiny import CATEGORICAL, RSSM_CONFIG, A, B, D, T, make_state
@@ -127,7 +125,7 @@ def test_each_input_of_a_dense_layer_has_initial_weights_of_its_own_size():
 
 
 def test_vector_encoder_ends_in_a_linear_layer():
-    encoder = VectorEncoderConfig([7, 5], "elu", "layer", output=3).build(M)
+    encoder = VectorEncoderConfig([7, 5, 3], "elu", "layer").build(M)
     plain = VectorConfig([7, 5], "elu", "layer").build(M)
     plain.load_state_dict(encoder.trunk.state_dict())
     x = torch.randn(T, B, M)
@@ -138,5 +136,5 @@ def test_vector_encoder_ends_in_a_linear_layer():
 def test_configurations_are_checked():
     with pytest.raises(ValueError, match="`layers` must be at least 1, got 0"):
         PlainGRUConfig(0)
-    with pytest.raises(ValueError, match="`output` must be at least 1, got 0"):
-        dataclasses.replace(VectorEncoderConfig([7], "elu", "none", output=3), output=0)
+    with pytest.raises(ValueError, match=r"`layers` must have the size of the linear layer.*\[\]"):
+        VectorEncoderConfig([], "elu", "none")

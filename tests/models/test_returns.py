@@ -2,7 +2,16 @@ import dataclasses
 
 import pytest
 import torch
-from tiny import ACTOR_CRITIC, CONTINUOUS, DISCRETE, gradients_of
+from tiny import (
+    ACTOR_CRITIC,
+    CONTINUOUS,
+    DISCRETE,
+    WORLD_MODEL,
+    fit,
+    gradients_of,
+    make_agent,
+    make_batch,
+)
 from torch.testing import assert_close
 
 from dreamer.models.actor_critic import ActorCritic
@@ -132,3 +141,22 @@ def test_squared_error_leaves_the_constant_out_of_the_critics_loss():
 def test_gamma_must_be_positive():
     with pytest.raises(ValueError, match=r"`discount` must be in \(0, 1], got 0"):
         GAEReturns(0.0)
+
+
+def test_the_agents_two_gammas_must_agree():
+    config = dataclasses.replace(ACTOR_CRITIC, returns=GAEReturns(0.8))
+    with pytest.raises(ValueError, match=r"that of the world model, 0.9, got 0.8"):
+        make_agent(actor_critic=config)
+
+
+@pytest.mark.parametrize("space", [DISCRETE, CONTINUOUS])
+def test_an_agent_learns_with_generalised_advantages(space):
+    config = dataclasses.replace(ACTOR_CRITIC, returns=GAEReturns(WORLD_MODEL.discount))
+    agent = make_agent(space, actor_critic=config)
+    before = {k: x.clone() for k, x in agent.actor_critic.named_parameters()}
+    results = fit(agent, [make_batch(space, seed=i) for i in range(2)])
+    assert all(x.isfinite() for x in results[-1].values())
+    assert results[-1].keys() >= {"critic/start_value", "imagine/reward_after_start"}
+    after = dict(agent.actor_critic.named_parameters())
+    assert any(not torch.equal(before[k], after[k]) for k in before if k.startswith("actor"))
+    assert any(not torch.equal(before[k], after[k]) for k in before if k.startswith("critic"))

@@ -4,9 +4,25 @@ import dataclasses
 
 import pytest
 import torch
-from tiny import VECTORS, WORLD_MODEL, A, B, H, N, T, gradients_of, head, make_batch, make_state
+from tiny import (
+    VECTORS,
+    WORLD_MODEL,
+    A,
+    B,
+    H,
+    N,
+    T,
+    fit,
+    gradients_of,
+    head,
+    make_agent,
+    make_batch,
+    make_state,
+    weights_of,
+)
 from torch.testing import assert_close
 
+from dreamer.agent import NonFiniteError
 from dreamer.class_distributions import Discrete
 from dreamer.models.model_heads import ModelHeadConfig, transform_reward
 from dreamer.models.reward_heads import (
@@ -165,6 +181,15 @@ def test_log1p_is_not_finite_below_minus_one():
     transformed = transform_reward(reward, "log1p")
     assert transformed[0].isnan() and transformed[1] == -torch.inf
     assert_close(transformed[2:], torch.tensor([0.0, 0.6931472]))
+
+
+def test_an_update_with_log1p_of_less_than_minus_one_stops_and_changes_no_weight():
+    agent = make_agent(world_model=dataclasses.replace(WORLD_MODEL, reward_transform="log1p"))
+    before = weights_of(agent.world_model)
+    with pytest.raises(NonFiniteError, match="The world_model loss .* check the rewards"):
+        fit(agent, [rewards(0.0, -2.0)])
+    after = weights_of(agent.world_model)
+    assert all(torch.equal(before[k], after[k]) for k in before)
 
 
 def test_a_plain_head_has_no_groups():

@@ -143,3 +143,32 @@ def test_dummy_worlds_get_the_time_limit_of_the_maze():
 def test_gymnasium_environments_get_no_class_images(target):
     env = {"_target_": target, "flat_keys": "grid"}
     assert migrate({"format": 4, "env": env})["env"] == env | {"class_keys": "$^"}
+
+
+def test_observations_and_returns_get_their_current_nodes():
+    networks = {"image_keys": ".*", "_target_": "dreamer.models.encoder.ObservationConfig"}
+    own = {"_target_": "my_module.MyConfig"}
+    actor_critic = {"lambda_": 0.9, "actor": {"layers": 2}}
+    old = {
+        "format": 2,
+        "model": {
+            "world_model": {"encoder": networks, "decoder": networks},
+            "actor_critic": actor_critic,
+        },
+        "explore": {"offset": 1, "actor_critic": actor_critic},
+    }
+    config = migrate(old)
+    model = config["model"]
+    encoder, decoder = (model["world_model"][name] for name in ("encoder", "decoder"))
+    assert encoder == {
+        "image_keys": ".*",
+        "_target_": "dreamer.models.inputs.EncoderConfig",
+        "reward_input": False,
+        "classes": {},
+    }
+    assert decoder.keys() == {"image_keys", "_target_", "likelihood", "min_prob", "classes"}
+    assert model["world_model"]["auxiliary"] == {}
+    assert model["actor_critic"] == {"returns": RETURNS} | actor_critic
+    assert config["explore"] == {"offset": 1, "actor_critic": {"returns": RETURNS} | actor_critic}
+    unchanged = {"model": {"world_model": {"encoder": own}}}
+    assert migrate({"format": 4} | unchanged)["model"] == unchanged["model"]
