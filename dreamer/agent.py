@@ -16,6 +16,7 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from dreamer.carried_state import CarriedState, NoCarriedState
 from dreamer.components import (
     AgentShape,
     Component,
@@ -52,6 +53,9 @@ class AgentConfig:
         Mapping[str, ComponentConfig],
         doc("Other trained parts, by name: see dreamer/components.py."),
     ] = field(default_factory=dict)
+    carry_state: Annotated[
+        bool, doc("Start each batch from the states after the last one; see `replay.carry_state`.")
+    ] = False
 
     def build(
         self, obs_shapes: dict[str, tuple[int, ...]], action_space: ActionSpace
@@ -122,6 +126,7 @@ class DreamerAgent(pl.LightningModule):
                 f"The names of trained networks must differ, got {', '.join(twice)} twice"
             )
         self.finite_check = FiniteCheck(names)
+        self.carried = CarriedState() if config.carry_state else NoCarriedState()
         self.frames = 0  # emulator frames, prefill included: the time of the run
         self.policy_steps = 0  # decisions, prefill included
         self.updates = 0  # trained batches
@@ -158,7 +163,10 @@ class DreamerAgent(pl.LightningModule):
         Nothing in it waits for the device. With CUDA graphs,
         `kernels.captured_update.CapturedUpdate` replaces it.
         """
-        return self._learn(batch, None, UpdateNoise())[1]
+        start = self.carried.start(batch.reward.device)
+        state, metrics = self._learn(batch, start, UpdateNoise())
+        self.carried.keep(state)
+        return metrics
 
     def update(
         self,
@@ -349,14 +357,17 @@ class DreamerAgent(pl.LightningModule):
         return optimizers  # pyright: ignore[reportReturnType]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the counters to a checkpoint."""
+        """Add the counters and the carried state to a checkpoint."""
         checkpoint["counters"] = {
             "frames": self.frames,
             "policy_steps": self.policy_steps,
             "updates": self.updates,
         }
+        if carried := self.carried.state_dict():
+            checkpoint["carried_state"] = carried
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Restore the counters from a checkpoint."""
+        """Restore the counters and the carried state from a checkpoint."""
         for name, value in checkpoint["counters"].items():
             setattr(self, name, value)
+        self.carried.load_state_dict(checkpoint.get("carried_state", {}))

@@ -2,6 +2,7 @@
 
 The parity tests use it, and users with a `variables.pkl` of https://github.com/danijar/dreamerv2.
 It knows the networks and a table of names, but neither the agent nor Lightning.
+`load_pydreamer` is that of `convert_pydreamer.py`.
 """
 
 import pickle
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dreamer.convert_pydreamer import load_pydreamer as load_pydreamer
 from dreamer.models.actor import Actor
 from dreamer.models.actor_critic import ActorCritic
 from dreamer.models.heads import DistributionLayer, Head

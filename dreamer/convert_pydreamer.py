@@ -7,8 +7,10 @@ PyDreamer's features have the deterministic part first, its images are flattened
 first, and some of our dense layers are two of its own. All this only orders the same numbers.
 """
 
+import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -122,7 +124,38 @@ def load_pydreamer_weights(
         weight.load(torch.as_tensor(weights[name]))
 
 
+def load_pydreamer(path: str | Path, model: WorldModel, actor_critic: ActorCritic) -> None:
+    """Load a checkpoint of PyDreamer: the file of a training, or only the agent's `state_dict`.
+
+    The networks must have the configuration of the run that saved it. Probes, optimisers and
+    counters are left out. Only tensors and plain values are unpickled, so an untrusted file cannot
+    run code.
+
+    Raises:
+        pickle.UnpicklingError: the file is damaged, or contains other objects.
+        ValueError: the weights do not fit the networks; nothing is loaded.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise pickle.UnpicklingError(
+            f"The file is damaged or no checkpoint of tensors ({reason})"
+        ) from error
+    state = content.get(STATE, content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(x, Tensor) for x in state.values()):
+        raise ValueError(
+            f"The file must hold a `state_dict` of tensors, or one under `{STATE}`, got a "
+            f"{type(content).__name__} without it"
+        )
+    weights = {name.replace(".", "/"): x for name, x in state.items()}
+    weights = {name: x for name, x in weights.items() if not name.startswith(PROBES)}
+    load_pydreamer_weights(weights, model, actor_critic)
+
+
 Weights = Iterator[tuple[str, PyDreamerWeight]]
+STATE = "model_state_dict"  # key of the agent's weights in the file of a training
+PROBES = "probe_model/"
 SUPPORT = "decoder/reward/_support"
 UNTRAINED = r"(wm/)?ac_aux/actor/"  # the beginning of their names
 

@@ -13,7 +13,7 @@ LAYERS = (
     (
         *("types", "losses", "distributions", "bounded_normals", "schedules"),
         "class_distributions",
-        *("finite_check", "optim", "video", "runtime"),
+        *("finite_check", "optim", "video", "runtime", "carried_state"),
     ),
     ("models", "replay", "envs"),
     ("agent", "pydreamer", "components", "exploration", "policy", "probes", "collector"),

@@ -126,6 +126,8 @@ class Metrics(FrameCallback):
             values["perf/gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
         values["replay/policy_steps"] = self._replay.policy_steps
         values["replay/episodes"] = self._replay.episodes
+        if (restarts := self._replay.stream_restarts) is not None:
+            values["replay/stream_restarts"] = restarts
         values["replay/ratio"] = agent.updates / max(agent.policy_steps, 1)
         values["updates"] = agent.updates
         self.write(trainer, agent.frames, values)

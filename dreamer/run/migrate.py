@@ -124,6 +124,8 @@ def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
     added = {"iwae_samples": 1, "returns": returns, "reward_input": False}
     added |= {"probe": {}, "probe_gradients": False}
     config = _with_parts(_with_cell(added | config))
+    if replay := _mapping(config, "replay"):
+        config = config | {"replay": {"carry_state": False, **replay}}
     env = _mapping(config, "env")
     match env.get("_target_"):
         case "dreamer.envs.gym.make_gym" | "dreamer.envs.user.make_user":

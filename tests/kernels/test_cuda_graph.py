@@ -197,6 +197,28 @@ def test_replayed_updates_train_an_explorer_as_plain_ones(config, space):
 
 
 @pytest.mark.slow
+def test_replayed_updates_carry_the_state_as_plain_ones():
+    batches = [make_batch(seed=n) for n in range(UPDATES)]
+    for batch in batches:
+        batch.is_first[0] = False
+    states, addresses = [], set()
+    for make in (make_agent, make_recorded_agent):
+        agent = make(carry_state=True)
+
+        def step(batch, agent=agent):
+            metrics = type(agent).training_step(agent, batch, 0)
+            addresses.add(agent.carried.start(agent.device).deter.data_ptr())
+            return metrics
+
+        torch.manual_seed(1)
+        fit(agent, batches, step)
+        states.append(agent.carried.state_dict())
+    assert agent.learn.captures == 1
+    assert len(addresses) == 2  # one for each agent: a graph reads and writes the same memory
+    assert_close(states[1], states[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Total length of")  # no batch before the first
 @pytest.mark.parametrize("poisoned", [0, WARM_UP + 2, UPDATES - 1])
 def test_loss_that_is_not_finite_stops_the_run_with_the_weights_from_before_it(poisoned):

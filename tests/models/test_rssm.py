@@ -119,6 +119,27 @@ def test_start_state_is_used_where_the_sequence_goes_on(latent):
 
 
 @both
+@pytest.mark.parametrize("ensemble", [1, 3])
+def test_two_chunks_equal_the_whole_and_their_gradients_end_between_them(latent, ensemble):
+    rssm, cut = make_rssm(latent, ensemble=ensemble), 3
+    embed, action, is_first, noise = sequence(latent)
+    is_first[cut, 2] = True
+    embed.requires_grad_()
+    start = make_state(latent, B)
+    whole = rssm.observe(embed, action, is_first, start, noise)
+    before = rssm.observe(embed[:cut], action[:cut], is_first[:cut], start, noise[:cut])
+    carried = before.at(-1).detach()
+    after = rssm.observe(embed[cut:], action[cut:], is_first[cut:], carried, noise[cut:])
+    for part, other, every in zip(before, after, whole, strict=True):
+        assert_close(torch.cat([part, other]), every, rtol=0, atol=0)
+    for posteriors, reached in ((whole.deter[cut:], T), (after.deter, T - cut)):
+        (gradient,) = torch.autograd.grad(posteriors.square().sum(), embed)
+        steps = gradient.abs().amax((1, 2)) > 0
+        # The last step's embedding changes its stochastic state only, not the deterministic one.
+        assert steps.tolist() == [t >= T - reached for t in range(T - 1)] + [False]
+
+
+@both
 def test_img_step_samples_the_prior_of_its_own_deterministic_state(latent):
     rssm = make_rssm(latent)
     state, action = make_state(latent, N), torch.randn(N, A)

@@ -172,3 +172,9 @@ def test_observations_and_returns_get_their_current_nodes():
     assert config["explore"] == {"offset": 1, "actor_critic": {"returns": RETURNS} | actor_critic}
     unchanged = {"model": {"world_model": {"encoder": own}}}
     assert migrate({"format": 4} | unchanged)["model"] == unchanged["model"]
+
+
+def test_older_runs_carry_no_state():
+    replay = {"_target_": "dreamer.replay.buffer.ReplayConfig", "device": "cpu"}
+    assert migrate({"format": 4, "replay": replay})["replay"] == replay | {"carry_state": False}
+    assert migrate({"format": FORMAT, "replay": replay})["replay"] == replay
