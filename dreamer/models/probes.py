@@ -5,7 +5,6 @@ Components (`dreamer/probes.py`) train them. They know observations by name, no 
 Letters: I samples of every sequence, C classes of the cells of an h x w map, G goals.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -276,8 +275,9 @@ def _shape_of(obs_shapes: Mapping[str, tuple[int, ...]], key: str) -> tuple[int,
 
 def mark_partial(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename metrics that may be nan, so that loggers average them where they are not."""
-    partial = r"^(acc_map|mse_goal)_(seen|age\d+)$"
-    return {re.sub(partial, r"\1_where_\2", key): x for key, x in metrics.items()}
+    names = {"acc_map_seen": "acc_map_where_seen"}
+    names |= {f"mse_goal_age{age}": f"mse_goal_where_age{age}" for age in GOAL_AGES}
+    return {names.get(key, key): x for key, x in metrics.items()}
 
 
 def _by_age(distance: Tensor, ages: Tensor) -> dict[str, Tensor]:
