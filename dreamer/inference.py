@@ -263,7 +263,7 @@ class TrainedAgent:
             else np.asarray(is_terminal, bool),
         }
         for key, value in values.items():
-            if value.size != int(np.prod(leading)):
+            if value.shape != leading and (value.shape, leading) != ((), (1,)):
                 raise ValueError(f"`{key}` must have shape {leading}, got {value.shape}")
         first, second = (self._tensor(np.reshape(x, leading)) for x in values.values())
         return first, second

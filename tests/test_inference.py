@@ -320,6 +320,9 @@ def test_a_reward_that_is_needed_and_missing_or_misshapen_is_named():
         agent.encode(obs, actions_of(DISCRETE, T - 1))
     with pytest.raises(ValueError, match=r"`reward` must have shape \(7,\), got \(3,\)"):
         agent.encode(obs, actions_of(DISCRETE, T - 1), rewards=np.zeros(3))
+    with pytest.raises(ValueError, match=r"`reward` must have shape \(7, 3\), got \(3, 7\)"):
+        many = observed(VECTORS, T, B)
+        agent.encode(many, actions_of(DISCRETE, T - 1, B), rewards=np.zeros((B, T)))
     agent.encode(at(obs, slice(0, 1)), [])
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dreamer.models.actor import Actor
 from dreamer.models.decoders import DecoderConfig
 from dreamer.models.heads import DistributionLayer, Head
+from dreamer.models.inputs import EncoderConfig
 from dreamer.models.latents import CategoricalLatent
 from dreamer.models.layers import MLP, DenseLayer
 from dreamer.models.observations import Decoder, ObservationConfig, ObsShapes, VectorConfig
@@ -115,14 +116,15 @@ def features_model(
     decoder: ObservationConfig | None = None,
     obs_shapes: ObsShapes | None = None,
     scales: Mapping[str, float] | None = None,
+    classes: Mapping[str, int] | None = None,
 ) -> WorldModel:
     """A world model for given features: only its heads and its decoder matter."""
     vector = VectorConfig([1], "elu", "none")
-    plain = ObservationConfig("$^", ".*", NO_CONVOLUTIONS, vector)
+    encoder = EncoderConfig("$^", ".*", NO_CONVOLUTIONS, vector, classes=classes or {})
     config = WorldModelConfig(
         latent=CategoricalLatent(1, 2),
         rssm=RSSMConfig(feature_size - 2, 1, "elu", "none", GRUConfig(layer_norm=True), ensemble=1),
-        encoder=plain,
+        encoder=encoder,
         decoder=decoder or DecoderConfig("$^", ".*", NO_CONVOLUTIONS, vector, "squared_error"),
         heads=heads,
         kl=KLConfig(0.8, 0.0, forward=False, free_avg=True),
