@@ -75,7 +75,7 @@ def draw(folder: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
-    for (carry_state, label), color in zip(LABELS.items(), ("tab:blue", "tab:orange"), strict=True):
+    for label, color in zip(LABELS.values(), ("tab:blue", "tab:orange"), strict=True):
         for seed in range(SEEDS):
             values = json.loads((folder / f"{label}-{seed}.json").read_text())
             means = np.array(values).reshape(-1, AVERAGED).mean(1)

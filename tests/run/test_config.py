@@ -36,6 +36,7 @@ SOME_TASK = {  # by environment, where it is not pong
 }
 PACKAGES = {"atari": "ale_py", "dmc_vision": "dm_control", "dmc_proprio": "dm_control"}
 WORLDS = {  # of experiments that are made for one: environment and task, and the package it needs
+    "carried_state": ("dummy", "vector_memory", "torch"),
     "cartpole": ("gym", "CartPole-v1", "gymnasium"),
     "pendulum": ("gym", "Pendulum-v1", "gymnasium"),
     "cartpole_balance": ("dmc_proprio", "cartpole_balance", "dm_control"),
