@@ -48,6 +48,7 @@ SUITES = {
         make_atari, "breakout", **ATARI | dict(grayscale=False, full_action_space=False)
     ),
     "memory": partial(make_dummy, "memory", **DUMMY),
+    "vector_memory": partial(make_dummy, "vector_memory", **DUMMY),
     "point": partial(make_dummy, "point", **DUMMY),
     "pixel_point": partial(make_dummy, "pixel_point", **DUMMY),
     "maze": partial(make_dummy, "maze", **DUMMY),

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreamer.agent import AgentConfig, DreamerAgent
 from dreamer.models.reward_heads import CategoricalRewardConfig, TerminalHeadConfig
-from dreamer.run.build import check_device, make_agent, make_envs
+from dreamer.run.build import check_device, make_agent, make_envs, make_replay_config
 from dreamer.run.config import checked
 from dreamer.run.train import train
 from dreamer.types import ActionSpace, Batch
@@ -37,6 +37,7 @@ SOME_TASK = {  # by environment, where it is not pong
 }
 PACKAGES = {"atari": "ale_py", "dmc_vision": "dm_control", "dmc_proprio": "dm_control"}
 WORLDS = {  # of experiments that are made for one: environment and task, and the package it needs
+    "carried_state": ("dummy", "vector_memory", "torch"),
     "cartpole": ("gym", "CartPole-v1", "gymnasium"),
     "pendulum": ("gym", "Pendulum-v1", "gymnasium"),
     "cartpole_balance": ("dmc_proprio", "cartpole_balance", "dm_control"),
@@ -48,6 +49,11 @@ WORLDS = {  # of experiments that are made for one: environment and task, and th
 OF_OTHER_CLASSES = ("categorical_reward", "terminal_head", "auxiliary_critic")  # head or loss
 EXPERIMENTS = [name for group, name in FILES if group == "experiment"]
 SMALL = ("debug=fast", "total_frames=120", "prefill_policy_steps=48", "train_every_policy_steps=8")
+
+AFTER_DEBUG = {  # what an experiment is about, and debug=fast replaces
+    "carried_state": ["replay/sampling=sequential", "replay.across_episodes=false"]
+    + ["batch.length=4", "env.rounds=1", "env.corridor=4"],
+}
 
 
 def make_tiny_agent(cfg: DictConfig) -> DreamerAgent:
@@ -113,6 +119,7 @@ def test_every_experiment_learns_for_a_moment(compose_any, tmp_path, name):
         "callbacks.evaluate=null",
         "callbacks.video=null",
         f"root={tmp_path}",
+        *AFTER_DEBUG.get(name, []),
     )
     summary = train(cfg)
     assert summary.updates >= 2
@@ -541,3 +548,38 @@ def test_presets_choose_heads_and_auxiliary_losses(compose_tiny):
         *(f"world_model/reward_nll_where_{k}" for k in range(5)),
         *("world_model/terminal_nll", "world_model/aux_critic_value"),
     }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["replay.carry_state=true"], "`replay.carry_state` must be false .* EpisodeSampler. Set"),
+        (
+            ["replay.carry_state=true", "replay.sampling._target_=extensions.Recent"],
+            "`replay.carry_state` must be false .* true with Recent. Set replay",
+        ),
+        (
+            ["replay/sampling=sequential", "replay.across_episodes=true"],
+            "`replay.across_episodes` must be false with replay.sampling=sequential, got true",
+        ),
+        (
+            ["replay/sampling=sequential", "batch.length=100"],
+            "`replay.sampling.reset_interval` must be 0, or at least .* = 201, got 200",
+        ),
+        (
+            ["replay/sampling=sequential", "replay.carry_state=true", "model.carry_state=false"],
+            r"`model.carry_state` must be \$\{replay.carry_state\} in a model of your own, .*False",
+        ),
+    ],
+)
+def test_states_are_carried_along_streams_only(compose_any, words, message):
+    with pytest.raises(ValueError, match=message):
+        checked(compose_any("env=dummy", "task=memory", "replay.across_episodes=false", *words))
+
+
+def test_carrying_states_is_one_switch_for_replay_and_agent(compose_any):
+    words = ["task=pong", "replay/sampling=sequential"]
+    for carry_state in (False, True):
+        cfg = checked(compose_any(*words, f"replay.carry_state={carry_state}"))
+        assert instantiate(cfg.model, _convert_="all").carry_state == carry_state
+        assert make_replay_config(cfg).carry_state == carry_state
