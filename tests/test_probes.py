@@ -26,7 +26,7 @@ from dreamer.envs.rendering import draw
 from dreamer.envs.spaces import GymSpaces, ObservationEncoder
 from dreamer.models.probes import ClassImageConfig
 from dreamer.policy import DreamerPolicy
-from dreamer.probes import PROBE, GoalsProbeConfig, MapAndGoalsProbeConfig, MapProbeConfig
+from dreamer.probes import PROBE, GoalsProbeConfig, MapAndGoalsProbeConfig, MapProbeConfig, Probe
 from dreamer.types import HIDDEN, ActionSpace, Batch, TimeStep
 
 C, H, W, G = 4, 5, 3, 2
@@ -141,8 +141,9 @@ def test_it_reads_all_samples_of_a_sequence():
     model = replace(WORLD_MODEL, iwae_samples=3)
     agent = make_probed(world_model=model)
     seen = []
-    network = agent.components[PROBE].network
-    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    component = agent.components[PROBE]
+    assert isinstance(component, Probe)
+    component.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
     batch = batch_with_truth()
     fit(agent, [batch])
     ((features, obs),) = seen

@@ -43,6 +43,7 @@ WORLDS = {  # of experiments that are made for one: environment and task, and th
     "cartpole_balance": ("dmc_proprio", "cartpole_balance", "dm_control"),
     "empty_room": ("minigrid", "Empty-5x5", "minigrid"),
     "four_rooms": ("minigrid", "FourRooms", "minigrid"),
+    "map_probe": ("minigrid", "SimpleCrossingS9N3", "minigrid"),
     "crafter_small": ("crafter", "noreward", "crafter"),
     "maze": ("dummy", "maze", "torch"),
 }
