@@ -49,7 +49,7 @@ def errors(carry_state: bool, seed: int, updates: int) -> list[float]:
             config=make_replay_config(cfg),
             seed=seed,
         )
-        right = np.float32([[0, 1]])
+        right = np.array([[0, 1]], np.float32)
         Collector(envs).collect(lambda step, state: (right, None), steps=3600, on_step=replay.add)
         for _ in range(updates):
             batch = replay.sample(cfg.batch.size, cfg.batch.length)
