@@ -52,7 +52,7 @@ def make_atari(
             unit="pixels",
             source="the authors' code",
         ),
-    ],
+    ] = None,
     native_render: Annotated[
         bool, doc("Emulate twice; videos show the colour screen at full size.")
     ],

@@ -166,7 +166,7 @@ def _with_parts(config: dict[str, Any]) -> dict[str, Any]:
         node = _mapping(world_model, part)
         if node.get("_target_") == plain:
             world_model |= {part: {**node, **keys}, "auxiliary": world_model.get("auxiliary", {})}
-            model["world_model"] = world_model
+            model = {"carry_state": False} | model | {"world_model": world_model}
     returns = {"_target_": "dreamer.models.returns.LambdaReturns"}
     changed = {}
     for key, node in {"model": model, "explore": explore}.items():

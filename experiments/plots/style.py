@@ -51,7 +51,7 @@ class Style(NamedTuple):
     """Colour and dashes of one variant, the same in every figure of a table."""
 
     color: str
-    linestyle: str | tuple[int, tuple[int, ...]]
+    linestyle: str | tuple[int, tuple[float, ...]]
 
 
 PUBLISHED = "published"

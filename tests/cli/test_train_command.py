@@ -159,7 +159,7 @@ def test_help_explains_the_keys_with_the_files_that_the_words_choose(main, monke
         ("+env.wings=2", r"Unknown key `env.wings`\. The nearest: env\."),
         (
             "replay.sampling=best",
-            r"`replay.sampling` must be one of episodes, steps, or .*, got best",
+            r"`replay.sampling` must be one of episodes, sequential, steps, or .*, got best",
         ),
         (
             "replay.across_episodes=false",

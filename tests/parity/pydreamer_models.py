@@ -205,6 +205,7 @@ def actor_critic_config(config: Mapping[str, Any]) -> ActorCriticConfig:
         ),
         critic=HeadConfig(**mlp | {"distribution": "squared_error"}),
         reward_norm=RewardNormConfig(momentum=1.0, scale=1.0, epsilon=0.0),
+        entropy_in_target=False,
         lambda_=config["lambda_gae"],
         slow_critic=True,
         slow_critic_updates=config["target_interval"],

@@ -1,21 +1,15 @@
-"""The map probe, and the categorical image decoder with a floor of its probabilities."""
+"""The map probe; `test_26_class_images.py` has the case of its decoder alone."""
 
 from golden import Case, golden
-from probes import MAP_FOLDER, check_gradients, image_decoder, map_probe
+from probes import MAP_FOLDER, check_gradients, map_probe
 
-from dreamer.losses import importance_weighted
 from dreamer.models.maps import seen_mask
 from dreamer.models.probes import MapData
 
 
-def is_decoder(case: Case) -> bool:
-    """Whether it is about the decoder alone."""
-    return "min_prob" in case.parameters
-
-
 def is_probe(case: Case) -> bool:
     """Whether it is about the probe."""
-    return not is_decoder(case)
+    return "min_prob" not in case.parameters
 
 
 @golden("26_*", is_probe)
@@ -34,19 +28,3 @@ def test_map_probe(case: Case, optimized):
     assert features.grad is not None
     case.check("grad/features_if_not_stopped", features.grad)
     check_gradients(case, probe.decoder, MAP_FOLDER)
-
-
-@golden("26_*", is_decoder)
-def test_categorical_image(case: Case, optimized):
-    decoder = optimized(image_decoder(case))
-    features = case["in/features"].requires_grad_()
-    prediction = decoder(features)
-    target = case["in/map"][:, :, None].expand(-1, -1, features.shape[2], -1, -1)
-    loss = -prediction.log_prob(target)
-    case.check("out/loss_tbi", loss)
-    case.check("out/loss_tb", importance_weighted(loss))
-
-    loss.mean().backward()
-    assert features.grad is not None
-    case.check("grad/features", features.grad)
-    check_gradients(case, decoder, "model")
