@@ -375,7 +375,11 @@ def wait_for(process, path, size=1):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+    ("number", "code"),
+    [
+        pytest.param(signal.SIGINT, 130, id="SIGINT"),
+        pytest.param(signal.SIGTERM, 143, id="SIGTERM", marks=pytest.mark.long),
+    ],
 )
 def test_a_process_that_gets_a_signal_saves_and_goes_on(
     start, tiny_overrides, tmp_path, number, code

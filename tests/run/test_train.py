@@ -109,7 +109,7 @@ def assert_whole(
     assert frames_of_losses[-1] == (frames_at_last_update or frames)
     replay = Replay(
         run_dir / "replay",
-        obs_shapes=MemoryEnvs.obs_shapes,
+        obs_shapes={"image": (1, 64, 64)},
         action_size=2,
         env_count=1,
         config=ReplayConfig(1000, "episodes", True),
