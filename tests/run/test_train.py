@@ -386,7 +386,10 @@ def private_memory() -> int:
 
 @SLOW
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
-@pytest.mark.parametrize("beside", ["collect.overlap=false", "collect.overlap=true"])
+@pytest.mark.parametrize(
+    "beside",
+    ["collect.overlap=false", pytest.param("collect.overlap=true", marks=pytest.mark.long)],
+)
 def test_the_memory_of_a_run_stays_flat_while_its_ring_fills_and_wraps(
     compose_tiny, monkeypatch, beside
 ):
