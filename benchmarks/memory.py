@@ -9,6 +9,7 @@ them. Files that exist are not computed again.
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -87,12 +88,17 @@ def draw(folder: Path) -> None:
     figure.savefig(folder / "memory.png", dpi=150)
 
 
-def main() -> None:
-    """Compute what is missing, print the errors at the end, and draw."""
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line, or these words."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--updates", type=int, default=UPDATES)
-    options = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    """Compute what is missing, print the errors at the end, and draw."""
+    options = parse()
     options.folder.mkdir(parents=True, exist_ok=True)
     for seed in range(SEEDS):
         for carry_state, label in LABELS.items():

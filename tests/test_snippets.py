@@ -31,6 +31,7 @@ from omegaconf import DictConfig
 from packaging.requirements import Requirement
 
 import dreamer.api
+from benchmarks import memory
 from dreamer.run.compose import register_suites
 from dreamer.run.config import checked
 from dreamer.run.folder import RunFolder
@@ -310,6 +311,7 @@ CHECKS: dict[str, Callable[[Path, list[str]], object]] = {
     "dreamer-report": lambda conf, words: report.parse(words) and None,
     "python -m experiments.coverage": lambda conf, words: coverage.parse(words) and None,
     "python -m experiments.dashboard": lambda conf, words: dashboard.parse(words) and None,
+    "python -m benchmarks.memory": lambda conf, words: memory.parse(words) and None,
     "python -m docs.make_figures": check_figures,
     "pip": check_pip,
     "pytest": check_pytest,
