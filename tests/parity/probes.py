@@ -17,6 +17,7 @@ from dreamer.models.heads import HeadConfig
 from dreamer.models.layers import Norm
 from dreamer.models.probes import (
     ClassImageConfig,
+    ClassImageDecoder,
     GoalsProbe,
     MapAndGoalsProbe,
     MapProbe,
@@ -32,17 +33,27 @@ def norm_of(weights: Weights, folder: str) -> Norm:
     return "layer" if f"{folder}/1/weight" in weights else "none"
 
 
-def image_config(weights: Weights, folder: str) -> ClassImageConfig:
+def image_config(weights: Weights, folder: str, min_prob: float = 0.0) -> ClassImageConfig:
     """Sizes of the layers, read from the weights."""
     units = weights[f"{folder}/0/weight"].shape[0]
     layers, norm = hidden_layers(weights, folder), norm_of(weights, folder)
-    return ClassImageConfig(layers, units, "elu", norm, min_prob=0.0)
+    return ClassImageConfig(layers, units, "elu", norm, min_prob)
 
 
 def map_shape(weights: Weights, folder: str, edges: tuple[int, ...]) -> tuple[int, int, int]:
     """(C, h, w) of the predictions for maps of that height and width."""
     outputs = weights[f"{folder}/{3 * hidden_layers(weights, folder)}/bias"].shape[0]
     return outputs // (edges[0] * edges[1]), edges[0], edges[1]
+
+
+def image_decoder(case: Case) -> ClassImageDecoder:
+    """The decoder of a probe, with the weights of a case."""
+    weights = case.under("w")
+    shape = map_shape(weights, "model", case.array("in/map").shape[2:])
+    config = image_config(weights, "model", case.parameters["min_prob"])
+    decoder = ClassImageDecoder(case.array("in/features").shape[-1], shape, config)
+    load_head(decoder, weights)
+    return decoder
 
 
 def map_probe(weights: Weights, feature_size: int, edges: tuple[int, ...]) -> MapProbe:

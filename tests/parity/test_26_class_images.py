@@ -1,6 +1,7 @@
 """The decoder of class images, with a share of the uniform distribution in every cell."""
 
 from golden import Case, golden
+from probes import check_gradients, image_decoder
 from pydreamer import (
     NO_CONVOLUTIONS,
     combine,
@@ -17,6 +18,18 @@ from dreamer.models.model_heads import ModelHeadConfig
 from dreamer.models.observations import VectorConfig
 
 REWARD = ModelHeadConfig(0, 1, "elu", "none", "mse", gradients=True, scale=1.0)
+
+
+def check_probe_decoder(case: Case, optimized) -> None:
+    """Compare the decoder of map probes, a class of its own, with the same results."""
+    features, image = case["in/features"].requires_grad_(), case["in/map"]
+    decoder = optimized(image_decoder(case))
+    loss = -decoder(features).log_prob(repeat(image, features.shape[2]))
+    case.check("out/loss_tbi", loss)
+    case.check("out/loss_tb", combine(loss))
+    loss.mean().backward()
+    case.check("grad/features", features.grad)
+    check_gradients(case, decoder, "model")
 
 
 @golden("26_*", where=lambda case: "min_prob" in case.parameters)
@@ -40,6 +53,7 @@ def test_class_images_with_a_least_probability(case: Case, optimized):
         obs_shapes={"map": tuple(image.shape[2:])},
         classes={"map": classes},
     )
+    check_probe_decoder(case, optimized)
     head = vector_decoder(model.decoder, "map")
     load_head(head, weights)
     optimized(model)
