@@ -50,7 +50,7 @@ def describe_cost(cost: Cost) -> str:
     )
     if total > SLOW:
         line += (
-            ". On a CPU, try +experiment=cpu (about an hour), model=tiny with fewer total_frames, "
+            ". On a CPU, try experiment=cpu (about an hour), model=tiny with fewer total_frames, "
             "or debug=fast (a minute)"
         )
     return line
