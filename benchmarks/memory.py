@@ -1,10 +1,10 @@
 """Does a world model remember a cue over several sequences? With and without carried states.
 
 `python -m benchmarks.memory build/memory` trains the world model of experiment=carried_state on a
-fixed replay: one cue at the start of an episode, and a reward of 1 or -1 at its end that depends on
-it, because the action is always the same. An episode has 7 steps and a sequence 4, so that none has
-both. It writes the squared errors of the predicted rewards, 1 for a model without memory, and draws
-them. Files that exist are not computed again.
+fixed replay: one cue at the start of an episode, and three rewards of 1 or -1 that depend on it,
+because the action is always the same. An episode has 8 steps and a sequence 4, so that none has
+the cue and the last reward. It writes the squared errors of the last reward's predictions, 1 for
+a model without memory, and draws them. Files that exist are not computed again.
 """
 
 import argparse
@@ -29,7 +29,7 @@ LABELS = {True: "carry_state=true", False: "carry_state=false"}
 
 
 def errors(carry_state: bool, seed: int, updates: int) -> list[float]:
-    """Train on 600 episodes; returns the mean squared error of rewards at the end, per update."""
+    """Train on 600 episodes; returns the mean squared error of the last rewards, per update."""
     words = ["env=dummy", "task=vector_memory", "experiment=carried_state", f"seed={seed}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", [*words, f"replay.carry_state={carry_state}"])
@@ -51,7 +51,7 @@ def errors(carry_state: bool, seed: int, updates: int) -> list[float]:
             seed=seed,
         )
         right = np.array([[0, 1]], np.float32)
-        Collector(envs).collect(lambda step, state: (right, None), steps=3600, on_step=replay.add)
+        Collector(envs).collect(lambda step, state: (right, None), steps=4800, on_step=replay.add)
         for _ in range(updates):
             batch = replay.sample(cfg.batch.size, cfg.batch.length)
             output = model.loss(batch, carried.start(batch.reward.device))
@@ -63,7 +63,7 @@ def errors(carry_state: bool, seed: int, updates: int) -> list[float]:
             carried.keep(posterior.at(-1))
             with torch.no_grad():
                 error = model.heads["reward"](posterior.features).mean - batch.reward
-            ends = batch.reward != 0
+            ends = batch.is_terminal
             found.append(error[ends].square().mean().item())
     return found
 

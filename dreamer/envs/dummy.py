@@ -24,10 +24,8 @@ def make_dummy(
     *,
     count: EnvCount,
     seed: int,
-    rounds: Annotated[PositiveCount, doc("memory: choices per episode.")],
-    corridor: Annotated[
-        Count, doc("memory: steps between a cue and its choice.", unit="policy steps")
-    ],
+    rounds: Annotated[PositiveCount, doc("memory: cues per episode.")],
+    corridor: Annotated[Count, doc("memory: steps before each choice.", unit="policy steps")],
     length: Annotated[PositiveCount, doc("point: length of an episode.", unit="policy steps")],
     speed: Annotated[
         PositiveFraction,
@@ -39,6 +37,7 @@ def make_dummy(
     maze_goal: Annotated[
         PositiveCount, doc("maze: steps from the start to the goal.", unit="policy steps")
     ] = 40,
+    doors: Annotated[PositiveCount, doc("memory: choices per cue.")] = 1,
 ) -> "DummyEnvs":
     """Build E copies of one small world.
 
@@ -49,13 +48,14 @@ def make_dummy(
             goal).
         count: E, copies that step together.
         seed: Of the initial states; the worlds are otherwise deterministic.
-        rounds: memory: choices per episode.
-        corridor: memory: policy steps between a cue and its choice, in which neither is visible.
+        rounds: memory: cues per episode.
+        corridor: memory: policy steps before each choice, in which neither cue nor door is visible.
         length: point: policy steps per episode.
         speed: point: fraction in (0, 1] of the way towards the action, per policy step.
         maze_length: maze: maximum policy steps per episode.
         maze_goal: maze: steps of the shortest path from the start to the goal; of several such
             cells it is the first, row by row.
+        doors: memory: choices per cue; the side of the cue is right at all of them.
 
     Raises:
         ValueError: The task is unknown, or a number is out of range.
@@ -64,7 +64,7 @@ def make_dummy(
     task = find_task(task, TASKS, "dummy")
     if task in ("memory", "vector_memory"):
         pixels = task == "memory"
-        return MemoryEnvs(count, seed, rounds=rounds, corridor=corridor, pixels=pixels)
+        return MemoryEnvs(count, seed, rounds=rounds, corridor=corridor, doors=doors, pixels=pixels)
     if task in ("maze", "maze_noreward"):
         return MazeEnvs(
             count, seed, length=maze_length, distance=maze_goal, rewarded=task == "maze"
@@ -73,7 +73,7 @@ def make_dummy(
 
 
 class MemoryEnvs(DummyEnvs):
-    """Remember the side of a cue, and choose that side at the door.
+    """Remember the side of a cue, and choose that side at the doors.
 
     # image     cue  corridor ... corridor  door | cue  ...  door | dark: the end, terminal
     # reward     0       0            0       0  | +-1         0  | +-1
@@ -81,10 +81,10 @@ class MemoryEnvs(DummyEnvs):
     Each round starts with a cue: the left or the right half of the image is bright, with equal
     probability. After `corridor` dim steps, the lower half is bright: the door. The action chosen
     there is rewarded with +1 on the cue's side and -1 on the other. All other actions have no
-    effect. Action 0 is left, 1 is right.
+    effect. Action 0 is left, 1 is right. With several `doors`, each is behind another corridor.
 
-    A policy with memory earns `rounds`. Any other earns 0 on average, because the door does not
-    show the side.
+    A policy with memory earns `rounds` times `doors`. Any other earns 0 on average, because a door
+    does not show the side.
 
     Without pixels, a one-hot vector (5,) tells which image it would be: cue left, cue right,
     corridor, door or dark.
@@ -92,12 +92,15 @@ class MemoryEnvs(DummyEnvs):
 
     action_space = ActionSpace(2, discrete=True)
 
-    def __init__(self, count: int, seed: int, *, rounds: int, corridor: int, pixels: bool = True):
-        self._round_length = corridor + 2
+    def __init__(
+        self, count: int, seed: int, *, rounds: int, corridor: int, doors: int = 1, pixels: bool
+    ):
+        self._section = corridor + 1  # steps of a corridor and its door
+        self._round_length = 1 + doors * self._section
         self._pixels = pixels
         self.obs_shapes = {"image": (1, IMAGE_SIZE, IMAGE_SIZE)} if pixels else {"vector": (5,)}
         super().__init__(count, seed, rounds * self._round_length)
-        self.optimum, self.random_return = float(rounds), 0.0
+        self.optimum, self.random_return = float(rounds * doors), 0.0
         self._cue = np.zeros((count, rounds + 1), int)  # (E, rounds + 1): 0 left, 1 right, 4 dark
         self._images = np.zeros((5, 1, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
         half = IMAGE_SIZE // 2
@@ -112,8 +115,7 @@ class MemoryEnvs(DummyEnvs):
 
     def _advance(self, action: np.ndarray) -> np.ndarray:
         cue, phase = self._cue_and_phase()
-        at_door = phase == self._round_length - 1
-        return np.where(at_door, np.where(action.argmax(1) == cue, 1, -1), 0)
+        return np.where(self._at_door(phase), np.where(action.argmax(1) == cue, 1, -1), 0)
 
     def _is_terminal(self) -> np.ndarray:
         return self._time == self.length
@@ -129,8 +131,12 @@ class MemoryEnvs(DummyEnvs):
     def _index(self) -> np.ndarray:
         """Return (E,) the number of the image that is shown."""
         cue, phase = self._cue_and_phase()
-        index = np.where(phase == self._round_length - 1, 3, 2)
+        index = np.where(self._at_door(phase), 3, 2)
         return np.where(phase == 0, cue, index)
+
+    def _at_door(self, phase: np.ndarray) -> np.ndarray:
+        """Return (E,) whether so many steps after the cue there is a door."""
+        return (phase > 0) & (phase % self._section == 0)
 
     def _cue_and_phase(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (E,) the cue of the current round, and (E,) policy steps since it was shown."""

@@ -16,7 +16,7 @@ MOVED = {  # modules in `_target_`: name before format 3 -> current name
 }
 ENV_KEYS = {  # of format 5, by the function that builds the environment
     "dreamer.envs.atari.make_atari": {"resize_through": None},
-    "dreamer.envs.dummy.make_dummy": {"maze_goal": 40},
+    "dreamer.envs.dummy.make_dummy": {"maze_goal": 40, "doors": 1},
     "dreamer.envs.gym.make_gym": {"class_keys": "$^"},
     "dreamer.envs.minigrid.make_minigrid": {"map": False, "goals": False, "layouts": None},
     "dreamer.envs.user.make_user": {"class_keys": "$^"},

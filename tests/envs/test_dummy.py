@@ -73,6 +73,21 @@ def test_memory_shows_the_cue_once_and_pays_at_the_door():
     assert doors == [[0, 0, 255, 255]] * 3
 
 
+def test_memory_pays_at_every_door_for_the_side_of_the_last_cue():
+    envs = make("memory", seed=5, rounds=2, corridor=1, doors=3)
+    remember, step = Remember(1), envs.reset()
+    seen, rewards = [], []
+    for _ in range(14):
+        seen.append(step.obs["image"][0, 0, [0, 0, 63], [0, 63, 0]].tolist())
+        step = envs.step(remember(step))
+        rewards.append(step.reward[0])
+    for cue, *others in (seen[:7], seen[7:]):
+        assert cue in ([255, 0, 255], [0, 255, 0])
+        assert others == [[85] * 3, [0, 0, 255]] * 3
+    assert rewards == [0, 0, 1, 0, 1, 0, 1] * 2
+    assert sum(rewards) == envs.optimum and step.is_terminal[0]
+
+
 def test_the_vector_of_memory_names_the_image():
     pixels, vectors = make("memory", count=5), make("vector_memory", count=5)
     assert vectors.obs_shapes == {"vector": (5,)}
@@ -177,7 +192,8 @@ def test_a_misspelt_task_names_the_nearest():
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("rounds", 0), ("corridor", -1), ("length", 0), ("speed", 0.0)]
+    ("option", "value"),
+    [("rounds", 0), ("corridor", -1), ("doors", 0), ("length", 0), ("speed", 0.0)],
 )
 def test_numbers_out_of_range_are_refused_by_name(option, value):
     with pytest.raises(ValueError, match=f"`{option}` must be .*, got {value}"):

@@ -53,7 +53,7 @@ SMALL = ("debug=fast", "total_frames=120", "prefill_policy_steps=48", "train_eve
 
 AFTER_DEBUG = {  # what an experiment is about, and debug=fast replaces
     "carried_state": ["replay/sampling=sequential", "replay.across_episodes=false"]
-    + ["batch.length=4", "env.rounds=1", "env.corridor=4"],
+    + ["batch.length=4", "env.rounds=1", "env.corridor=1", "env.doors=3"],
 }
 
 

@@ -148,9 +148,9 @@ def test_older_runs_have_no_entropy_in_their_targets_and_resize_at_once():
     assert migrate({"format": 4} | own)["model"] == own["model"]
 
 
-def test_dummy_worlds_get_the_keys_of_the_maze():
+def test_dummy_worlds_get_the_keys_of_maze_and_memory():
     dummy = {"_target_": "dreamer.envs.dummy.make_dummy", "length": 12}
-    new = dummy | {"maze_length": 80, "maze_goal": 40}
+    new = dummy | {"maze_length": 80, "maze_goal": 40, "doors": 1}
     assert migrate({"format": 3, "env": dummy})["env"] == new
     crafter = {"_target_": "dreamer.envs.crafter.make_crafter"}
     assert migrate({"format": 3, "env": crafter})["env"] == crafter
