@@ -14,7 +14,8 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
 from dreamer.envs.base import ActionRepeat, GroupOptions, Task
-from dreamer.envs.group import EnvGroup, EnvironmentFault, Observation, SingleEnv, Transition
+from dreamer.envs.current_api import read_flag, read_reward, with_current_api
+from dreamer.envs.group import EnvGroup, Observation, SingleEnv, Transition
 from dreamer.envs.processes import make_group
 from dreamer.envs.rendering import draw
 from dreamer.envs.spaces import ActionDecoder, GymSpaces, ObservationEncoder
@@ -87,6 +88,7 @@ def make_gym(
     return make_group(
         make,
         action_repeat=action_repeat,
+        name=task,
         **group,
     )
 
@@ -126,7 +128,8 @@ class GymEnv(SingleEnv):
         """Wrap an environment.
 
         Args:
-            env: With the current Gymnasium API; images need the `render_mode` "rgb_array".
+            env: With the interface of Gymnasium or of the old Gym; images need the `render_mode`
+                "rgb_array".
             action_repeat: Environment steps per policy step.
             grayscale: See `ObservationEncoder`.
             flat_keys: See `ObservationEncoder`.
@@ -135,7 +138,9 @@ class GymEnv(SingleEnv):
             ValueError: A space is not supported, or a number is too small.
         """
         require_at_least(1, action_repeat=action_repeat)
-        self.env, self._action_repeat = env, action_repeat
+        self.accepted: set[str] = set()  # sentences about what is unusual and was converted
+        self.env: gymnasium.Env = with_current_api(env, self.accepted)
+        self._action_repeat = action_repeat
         unwrapped = env.unwrapped
         self.name = str(getattr(unwrapped.spec, "id", type(unwrapped).__name__))
         self._encode = ObservationEncoder(
@@ -148,6 +153,8 @@ class GymEnv(SingleEnv):
         self._can_render = env.render_mode == "rgb_array"
         self.notes = tuple(
             f"The observation `{name}` is ignored: {space} is neither an image nor a vector."
+            if space.shape is None or 0 not in space.shape
+            else f"The observation `{name}` is ignored: {space} contains no number."
             for name, space in self._encode.left_out.items()
         )
 
@@ -162,18 +169,13 @@ class GymEnv(SingleEnv):
         raw_action = self._decode(action)
         total, raw, terminated, truncated = 0.0, None, False, False
         for _ in range(self._action_repeat):
-            result = self.env.step(raw_action)
-            if len(result) != 5:
-                raise EnvironmentFault(
-                    "`step` must return observation, reward, terminated, truncated and info, got "
-                    f"{len(result)} values. Does the environment have the API of the old Gym?"
-                )
-            raw, reward, terminated, truncated, _ = result
-            total += float(reward)
+            raw, reward, *ends, _ = self.env.step(raw_action)
+            total += read_reward(reward, self.accepted)
+            terminated, truncated = map(read_flag, ("terminated", "truncated"), ends)
             if terminated or truncated:
                 break
         self._obs = self._encode(raw)
-        return Transition(self._obs, total, bool(terminated), bool(terminated or truncated))
+        return Transition(self._obs, total, terminated, terminated or truncated)
 
     def render(self) -> np.ndarray:
         """See `SingleEnv`; draws the observation if the environment cannot render."""

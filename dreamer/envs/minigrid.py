@@ -58,6 +58,7 @@ def make_minigrid(
     return make_group(
         partial(MiniGrid, names[find_task(task, names, "MiniGrid")], observation == "pixels"),
         action_repeat=1,
+        name=task,
         **group,
     )
 

@@ -88,15 +88,6 @@ def test_actions_arrive_in_the_environments_own_terms():
     assert toy.actions[0].tolist() == [3, 1]
 
 
-def test_an_environment_of_the_old_gym_is_named(monkeypatch):
-    toy = Toy()
-    monkeypatch.setattr(toy, "step", lambda action: (SIGHT.sample(), 0.0, False, {}))
-    env = GymEnv(toy)
-    env.reset(seed=0)
-    with pytest.raises(EnvironmentFault, match=r"got 4 values\. .* old Gym"):
-        env.step(FIRST)
-
-
 # Pictures
 
 
