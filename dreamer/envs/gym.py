@@ -6,6 +6,7 @@ them in `GymEnv`. This file knows no policy.
 
 import importlib
 import os
+import re
 from functools import partial
 from typing import Annotated, Any, Unpack
 
@@ -15,6 +16,7 @@ from gymnasium.envs.registration import load_env_creator
 
 from dreamer.envs.base import ActionRepeat, GroupOptions, Task
 from dreamer.envs.current_api import read_flag, read_reward, with_current_api
+from dreamer.envs.faults import EnvironmentFault, describe
 from dreamer.envs.group import EnvGroup, Observation, SingleEnv, Transition
 from dreamer.envs.processes import make_group
 from dreamer.envs.rendering import draw
@@ -22,6 +24,9 @@ from dreamer.envs.spaces import ActionDecoder, GymSpaces, ObservationEncoder
 from dreamer.envs.tasks import find_task, require_at_least
 from dreamer.schema.types import Pattern, PositiveCount, doc
 from dreamer.schema.validation import checked_call
+
+ATARI = "ale_py"  # package of the Atari games
+ATARI_ID = re.compile(r"ALE/|\w+(Deterministic|NoFrameskip)-v\d")
 
 # Keys of every Gymnasium environment.
 GymTimeLimit = Annotated[
@@ -190,8 +195,21 @@ class GymEnv(SingleEnv):
 def _find_id(task: str) -> str:
     """Return the id of a task, with its module, which is imported."""
     module, colon, name = task.rpartition(":")
-    if module:
-        importlib.import_module(module)
+    if not module and name not in gymnasium.registry and ATARI_ID.match(name):
+        module, colon = ATARI, ":"  # it registers the games
+    try:
+        if module:
+            importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != ATARI:
+            raise
+        raise ImportError(f"{name} needs `pip install 'ale-py>=0.11.2,<0.13'`") from error
+    except Exception as error:
+        if isinstance(error, ImportError):
+            raise
+        raise EnvironmentFault(
+            f"{task}: the import of {module} raised {describe(error)}"
+        ) from error
     exact = name in gymnasium.registry
     return module + colon + (name if exact else find_task(name, gymnasium.registry, "Gymnasium"))
 
