@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +19,63 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from dreamer.schema.types import doc
 from dreamer.video import encode_gif, write_mp4
 
+START_SECONDS = 30.0  # time that W&B has to connect; then the run is offline
+FINISH_SECONDS = 300.0  # time that W&B has to upload the rest; `wandb sync` does so later
 RETURN = "collect/return"  # the raw return that W&B's summary normalises
+
+
+class GuardedLogger(Logger):
+    """Lets a logger fail: the run continues, and the logger is tried again the next time."""
+
+    def __init__(self, logger: Logger, on_failure: Callable[[str, Exception], None]):
+        """Guard `logger`; `on_failure` gets its name and what it raised."""
+        super().__init__()
+        self.logger, self._on_failure = logger, on_failure
+        start = getattr(logger, "start_failure", None)
+        if start is not None:
+            self.report(start)
+
+    @property
+    def name(self) -> str | None:
+        """Name of the logger."""
+        return self.logger.name
+
+    @property
+    def version(self) -> int | str | None:
+        """Version of the logger."""
+        return self.logger.version
+
+    @property
+    def save_dir(self) -> str | None:
+        """Folder of the logger."""
+        return self.logger.save_dir
+
+    def report(self, error: Exception) -> None:
+        """Report a failure."""
+        self._on_failure(f"the logger {type(self.logger).__name__}", error)
+
+    def attempt(self, call: Callable[[Any], Any]) -> None:
+        """Call a function of the logger; report what it raises."""
+        try:
+            call(self.logger)
+        except Exception as error:
+            self.report(error)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """See `Logger`."""
+        self.attempt(lambda logger: logger.log_metrics(metrics, step=step))
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any):
+        """See `Logger`."""
+        self.attempt(lambda logger: logger.log_hyperparams(params, *args, **kwargs))
+
+    def save(self) -> None:
+        """See `Logger`."""
+        self.attempt(lambda logger: logger.save())
+
+    def finalize(self, status: str) -> None:
+        """See `Logger`."""
+        self.attempt(lambda logger: logger.finalize(status))
 
 
 class JsonLinesLogger(Logger):
@@ -87,10 +143,21 @@ class SummarizingWandbLogger(WandbLogger):
     summary holds `score/<player>_normalised`.
     """
 
-    def __init__(self, run: Any, reference_returns: Mapping[str, float]):
-        """`run` is a W&B run; `reference_returns` are those of a `VectorEnvs`."""
+    def __init__(
+        self,
+        run: Any,
+        reference_returns: Mapping[str, float],
+        start_failure: Exception | None = None,
+    ):
+        """Log to a W&B run.
+
+        Args:
+            run: W&B run.
+            reference_returns: Those of a `VectorEnvs`.
+            start_failure: Why the run is offline, although it was to be online.
+        """
         super().__init__(experiment=run)
-        self._references = reference_returns
+        self._references, self.start_failure = reference_returns, start_failure
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log numbers; `step` is the frame count."""
@@ -139,26 +206,58 @@ def make_wandb(
     id_file = run_dir / "wandb_id"
     if not id_file.exists():
         id_file.write_text(secrets.token_hex(4))
-    mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
-    if mode == "offline":
-        print(f"W&B is offline. To upload: `wandb sync {run_dir / 'wandb'}/offline-run-*`")
-    run = wandb.init(
-        project=project,
-        group=_shorten(group, 128),
-        job_type=_shorten(job_type, 64),
-        name=_shorten(name, 128),
-        tags=[_shorten(tag, 64) for tag in tags],
-        config=config,
-        dir=run_dir,
-        id=id_file.read_text(),
-        resume="allow",
-        mode=mode,  # pyright: ignore[reportArgumentType]
-        settings=wandb.Settings(silent=True),
-    )
+    mode, problem = _choose_mode()
+
+    def start(mode: str) -> Any:
+        if mode == "offline":
+            print(f"W&B is offline. To upload: `wandb sync {run_dir / 'wandb'}/offline-run-*`")
+        return wandb.init(
+            project=project,
+            group=_shorten(group, 128),
+            job_type=_shorten(job_type, 64),
+            name=_shorten(name, 128),
+            tags=[_shorten(tag, 64) for tag in tags],
+            config=config,
+            dir=run_dir,
+            id=id_file.read_text(),
+            resume="allow",
+            mode=mode,  # pyright: ignore[reportArgumentType]
+            settings=_settings(),
+        )
+
+    try:
+        run = start(mode)
+    except Exception as error:  # no connection, or the key is refused
+        if mode == "offline":
+            raise
+        problem, run = error, start("offline")
     id_file.write_text(run.id)  # an agent of a W&B sweep sets its own id
     run.define_metric("frames")
     run.define_metric("*", step_metric="frames")
-    return SummarizingWandbLogger(run, reference_returns)
+    return SummarizingWandbLogger(run, reference_returns, problem)
+
+
+def _choose_mode() -> tuple[str, Exception | None]:
+    """Return W&B's mode, and what keeps it from being the one that was asked for."""
+    asked = os.environ.get("WANDB_MODE")
+    if asked not in (None, "", "online"):
+        return asked, None
+    if _has_key():
+        return "online", None
+    if not asked:
+        return "offline", None
+    return "offline", ConnectionError(
+        "WANDB_MODE is online, but there is no API key. Run `wandb login`, or set WANDB_API_KEY"
+    )
+
+
+def _settings() -> Any:
+    """Return settings with which W&B neither prompts nor waits forever for its server."""
+    import wandb
+
+    known = vars(wandb.Settings(silent=True))
+    limits = {"init_timeout": START_SECONDS, "finish_timeout": FINISH_SECONDS}
+    return wandb.Settings(silent=True, **{name: limits[name] for name in limits if name in known})
 
 
 def _shorten(text: str, limit: int) -> str:
@@ -198,8 +297,8 @@ def log_video(
         frames: Frame count of the run.
         fps: Images per second.
     """
-    write_mp4(path, images, fps=fps)
-    for logger in loggers:
+
+    def log_to(logger: Logger) -> None:
         if isinstance(logger, WandbLogger):
             import wandb
 
@@ -208,12 +307,20 @@ def log_video(
         elif isinstance(logger, TensorBoardLogger):
             _add_gif(logger, key, images, frames, fps)
 
+    write_mp4(path, images, fps=fps)
+    for logger in loggers:
+        _attempt(logger, log_to)
+
 
 def truncate(loggers: list[Logger], frames: int) -> None:
     """Drop the lines that an interrupted run wrote after its checkpoint's frame."""
-    for logger in loggers:
+
+    def truncate_one(logger: Logger) -> None:
         if isinstance(logger, JsonLinesLogger):
             logger.truncate(frames)
+
+    for logger in loggers:
+        _attempt(logger, truncate_one)
 
 
 def finish(loggers: list[Logger], *, exit_code: int) -> None:
@@ -224,11 +331,23 @@ def finish(loggers: list[Logger], *, exit_code: int) -> None:
         exit_code: 0: finished; 1: failed; 128 + n: stopped by signal n, so that it can be
             resumed, as W&B's sweeps do.
     """
-    for logger in loggers:
+
+    def finish_one(logger: Logger) -> None:
         if isinstance(logger, WandbLogger):
             if exit_code > 128:
                 logger.experiment.mark_preempting()
             logger.experiment.finish(exit_code)
+
+    for logger in loggers:
+        _attempt(logger, finish_one)
+
+
+def _attempt(logger: Logger, call: Callable[[Any], None]) -> None:
+    """Call a function of a logger, which may be guarded."""
+    if isinstance(logger, GuardedLogger):
+        logger.attempt(call)
+    else:
+        call(logger)
 
 
 def _add_gif(logger: TensorBoardLogger, key: str, images: np.ndarray, frames: int, fps: int):

@@ -6,7 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dreamer.loggers import JsonLinesLogger, log_metrics, log_video, make_tensorboard
+from dreamer.loggers import (
+    GuardedLogger,
+    JsonLinesLogger,
+    finish,
+    log_metrics,
+    log_video,
+    make_tensorboard,
+    truncate,
+)
 from dreamer.run.train import train
 
 FRAMES = 2 * 10**8  # float32 knows no odd number of this size
@@ -109,3 +117,57 @@ def test_a_run_writes_to_tensorboard_what_it_writes_to_json_lines(compose_tiny):
         for event in events.Scalars(key)
     }
     assert written == pytest.approx(expected)
+
+
+# --------------------------------------------------------------------- loggers that fail
+
+
+class Sulky(JsonLinesLogger):
+    """Refuses everything until it is told to work."""
+
+    works = False
+
+    def log_metrics(self, metrics, step=None):
+        if not self.works:
+            raise BrokenPipeError("its service was killed")
+        super().log_metrics(metrics, step)
+
+    def finalize(self, status):
+        raise OSError(28, "No space left on device")
+
+
+def test_a_logger_that_fails_is_reported_and_tried_again(tmp_path):
+    reported, sulky, fine = [], Sulky(tmp_path), JsonLinesLogger(tmp_path)
+    loggers = [
+        GuardedLogger(logger, lambda *failure: reported.append(failure)) for logger in (sulky, fine)
+    ]
+    log_metrics(loggers, {"a": 1.0}, 5)
+    assert [line["frames"] for line in lines(fine.path)] == [5]
+    sulky.works = True
+    log_metrics(loggers, {"a": 1.0}, 6)
+    assert [line["frames"] for line in lines(fine.path)] == [5, 6, 6]
+    truncate(loggers, 5)
+    for logger in loggers:
+        logger.finalize("success")
+        logger.log_hyperparams({})
+        logger.save()
+    finish(loggers, exit_code=0)
+    assert [line["frames"] for line in lines(fine.path)] == [5]
+    assert [(name, type(error)) for name, error in reported] == [
+        ("the logger Sulky", BrokenPipeError),
+        ("the logger Sulky", OSError),
+    ]
+
+
+@pytest.mark.slow
+def test_a_run_continues_without_its_loggers_and_counts_their_failures(compose_tiny, tmp_path):
+    run_dir = tmp_path / "dummy" / "memory" / "debug" / "seed0"
+    run_dir.mkdir(parents=True)
+    (run_dir / "tensorboard").write_text("a file in the way")
+    with pytest.warns(UserWarning, match="the logger TensorBoardLogger failed, .*File") as warned:
+        summary = train(compose_tiny("logger=[jsonl,tensorboard]"))
+    assert sum("TensorBoard" in str(w.message) for w in warned) == 1
+    assert summary.frames == 81
+    last = lines(run_dir / "metrics.jsonl")[-1]
+    assert last["logger/failures"] > 1
+    assert summary.metrics["logger/failures"] >= last["logger/failures"]

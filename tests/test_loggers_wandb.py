@@ -14,6 +14,7 @@ from dreamer.callbacks.interrupt import Interrupted
 from dreamer.envs.atari_scores import reference_returns
 from dreamer.envs.dummy import MemoryEnvs
 from dreamer.loggers import (
+    GuardedLogger,
     SummarizingWandbLogger,
     _shorten,
     finish,
@@ -337,3 +338,47 @@ def test_a_job_of_a_wandb_sweep_is_the_run_that_its_agent_began(
     assert (run.settings.run_id, run.settings.sweep_id) == ("brought", "grid")
     assert (run_dir / "wandb_id").read_text() == "brought"
     assert (run.config["latents"], run.config["task"]) == ("gaussian", "memory")
+
+
+# ------------------------------------------------------------------------- without a server
+
+
+@pytest.fixture
+def started(monkeypatch, tmp_path):
+    """Start a logger with a W&B that fails online; returns the modes that were tried."""
+    import wandb
+
+    def start(problem=None):
+        modes = []
+
+        def init(**options):
+            modes.append(options["mode"])
+            if options["mode"] == "online" and problem:
+                raise problem
+            run = FakeRun()
+            run.id, run.define_metric = options["id"], lambda *_, **__: None
+            return run
+
+        monkeypatch.setattr(wandb, "init", init)
+        options = dict(project="p", group="g", job_type="j", name="n", tags=[], config={})
+        return make_wandb(tmp_path, **options, reference_returns={}), modes
+
+    return start
+
+
+def test_an_unreachable_server_means_offline(started, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr("dreamer.loggers._has_key", lambda: True)
+    logger, modes = started(TimeoutError("no answer within 30 s"))
+    assert modes == ["online", "offline"]
+    reported = []
+    GuardedLogger(logger, lambda *failure: reported.append(failure))
+    assert reported == [("the logger SummarizingWandbLogger", logger.start_failure)]
+
+
+def test_online_without_a_key_means_offline_and_no_prompt(started, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr("dreamer.loggers._has_key", lambda: False)
+    logger, modes = started()
+    assert modes == ["offline"]
+    assert "WANDB_MODE is online, but there is no API key" in str(logger.start_failure)

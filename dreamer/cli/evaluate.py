@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dreamer.cli.command import fail, start
+from dreamer.envs.faults import EnvironmentFault
 from dreamer.run.config import checked_settings
 from dreamer.run.overrides import explain, prepared
 from dreamer.run.paths import CONF, expanded
@@ -59,8 +60,9 @@ def main(cfg: DictConfig) -> None:
             sample_actions=cfg.sample_actions,
             video_policy_steps=cfg.video_policy_steps if cfg.video else 0,
             video_fps=cfg.video_fps,
+            max_episode_policy_steps=cfg.max_episode_policy_steps,
         )
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, EnvironmentFault) as error:
         fail(error)
     print(json.dumps(result, indent=2))
 

@@ -52,8 +52,8 @@ def make_atari(
     """Build E emulators of one game.
 
     Args:
-        task: Any game in ale-py, as "ms_pacman", "MsPacman" or "ALE/MsPacman-v5". Of an id, only the
-            game counts.
+        task: Any game in ale-py, as "ms_pacman", "MsPacman" or "ALE/MsPacman-v5"; the version does
+            not matter.
         count: E, emulators that step together, on one thread per core.
         seed: Of the no-ops and the sticky actions.
         action_repeat: Frames per policy step; the image is the maximum of the last two.

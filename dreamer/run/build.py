@@ -22,6 +22,7 @@ from dreamer.kernels import optimize
 from dreamer.kernels.captured_policy import CapturedPolicy, CapturedSnapshotPolicy
 from dreamer.kernels.captured_update import CapturedUpdate
 from dreamer.kernels.cuda_graph import CudaCapture
+from dreamer.loggers import GuardedLogger
 from dreamer.models.actor_critic import ActorCritic
 from dreamer.policy import DreamerPolicy, PolicyContext, RandomPolicy, SnapshotPolicy
 from dreamer.replay.buffer import ReplayConfig
@@ -185,9 +186,15 @@ def has_cuda_graphs(cfg: DictConfig) -> bool:
 
 
 def make_loggers(
-    cfg: DictConfig, folder: RunFolder, envs: VectorEnvs, resume: ResumePoint | None
-) -> list[Any]:
+    cfg: DictConfig,
+    folder: RunFolder,
+    envs: VectorEnvs,
+    resume: ResumePoint | None,
+    on_failure: Callable[[str, Exception], None],
+) -> list[GuardedLogger]:
     """Build the loggers, without changing earlier logs of a resumed run.
+
+    A logger that fails does not end the run; `on_failure` gets its name and what it raised.
 
     W&B draws one curve per group, the mean of its runs. So a group contains the seeds of one
     variant on one task, like a run folder's parent. The job type is the variant, over all tasks.
@@ -210,7 +217,15 @@ def make_loggers(
             }
         if name == "tensorboard":
             options = {"resumed_at": resumed_at}
-        loggers.append(instantiate(config)(folder.path, **options))
+        make = instantiate(config)
+        try:
+            logger = make(folder.path, **options)
+        except (ImportError, TypeError, ValueError):  # of the configuration
+            raise
+        except Exception as error:
+            on_failure(f"the logger {name}", error)
+        else:
+            loggers.append(GuardedLogger(logger, on_failure))
     return loggers
 
 

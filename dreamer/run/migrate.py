@@ -119,8 +119,18 @@ def _from_3_to_4(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
-    """Keys for PyDreamer's features; older runs had none of them."""
-    return config
+    """Keys for PyDreamer's features; older runs had none of them. Evaluations got a limit."""
+    return _with_evaluation_limit(config)
+
+
+def _with_evaluation_limit(config: dict[str, Any]) -> dict[str, Any]:
+    """Add the maximum length of an evaluation episode."""
+    callbacks = _mapping(config, "callbacks")
+    evaluate = _mapping(callbacks, "evaluate")
+    if evaluate.get("_target_") != "dreamer.callbacks.evaluate.Evaluate":
+        return config
+    evaluate = {"max_episode_policy_steps": 30_000, **evaluate}
+    return config | {"callbacks": {**callbacks, "evaluate": evaluate}}
 
 
 MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (
