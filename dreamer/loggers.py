@@ -256,7 +256,7 @@ def _settings() -> Any:
     import wandb
 
     known = vars(wandb.Settings(silent=True))
-    limits = {"init_timeout": START_SECONDS, "finish_timeout": FINISH_SECONDS}
+    limits: dict[str, Any] = {"init_timeout": START_SECONDS, "finish_timeout": FINISH_SECONDS}
     return wandb.Settings(silent=True, **{name: limits[name] for name in limits if name in known})
 
 

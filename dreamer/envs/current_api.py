@@ -16,7 +16,9 @@ from dreamer.envs.faults import EnvironmentFault, one_line
 
 OLD_RESET = "`reset` returns only the observation, as in the old Gym"
 OLD_STEP = "`step` returns four values, as in the old Gym"
+NO_INFO = "The information is None instead of a dictionary"
 ARRAY_REWARD = "The reward is an array of one number"
+ARRAY_FLAG = "`terminated` or `truncated` is an array of one value"
 OWN = {"env", "accepted", "_parameters", "_action_space", "_observation_space", "_metadata"}
 
 
@@ -56,7 +58,7 @@ class CurrentApi(gymnasium.Wrapper):
         except ValueError as error:
             raise _translated(error) from error
         if self._is_pair(result):
-            return result[0], result[1] or {}
+            return result[0], self._info(result[1])
         self.accepted.add(OLD_RESET)
         return result, {}
 
@@ -78,11 +80,17 @@ class CurrentApi(gymnasium.Wrapper):
                 f"{one_line(got)}"
             )
         if len(result) == 5:
+            self._info(result[4])
             return result
         self.accepted.add(OLD_STEP)
         obs, reward, done, info = result
         cut = bool(isinstance(info, Mapping) and info.get("TimeLimit.truncated", False))
-        return obs, reward, read_flag("done", done) and not cut, cut, info
+        return obs, reward, read_flag("done", done, self.accepted) and not cut, cut, info
+
+    def _info(self, info: Any) -> Any:
+        if info is None:
+            self.accepted.add(NO_INFO)
+        return info or {}
 
     def _is_pair(self, result: Any) -> bool:
         """Whether `reset` returned an observation and its information."""
@@ -126,7 +134,7 @@ def read_reward(value: Any, accepted: set[str]) -> float:
     return float(array.item())
 
 
-def read_flag(name: str, value: Any) -> bool:
+def read_flag(name: str, value: Any, accepted: set[str]) -> bool:
     """Return `terminated` or `truncated`; arrays of one value, numbers and None are accepted.
 
     Raises:
@@ -137,6 +145,8 @@ def read_flag(name: str, value: Any) -> bool:
     array = _as_array(value)
     if array is None or array.size != 1 or array.dtype.kind not in "biuf":
         raise EnvironmentFault(f"`{name}` must be true or false, got {_kind_of(value)}")
+    if array.ndim:
+        accepted.add(ARRAY_FLAG)
     return bool(array.item())
 
 

@@ -176,7 +176,8 @@ class GymEnv(SingleEnv):
         for _ in range(self._action_repeat):
             raw, reward, *ends, _ = self.env.step(raw_action)
             total += read_reward(reward, self.accepted)
-            terminated, truncated = map(read_flag, ("terminated", "truncated"), ends)
+            terminated = read_flag("terminated", ends[0], self.accepted)
+            truncated = read_flag("truncated", ends[1], self.accepted)
             if terminated or truncated:
                 break
         self._obs = self._encode(raw)

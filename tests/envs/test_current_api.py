@@ -8,7 +8,9 @@ from gymnasium import spaces
 from gymnasium.wrappers import OrderEnforcing, TimeLimit, TransformReward
 
 from dreamer.envs.current_api import (
+    ARRAY_FLAG,
     ARRAY_REWARD,
+    NO_INFO,
     OLD_RESET,
     OLD_STEP,
     read_flag,
@@ -138,7 +140,7 @@ def test_the_current_interface_passes_unchanged(info):
 
     accepted = set()
     assert play(New(), accepted) == [(2.0, False, True)] * 3
-    assert accepted == set()
+    assert accepted == (set() if info == {} else {NO_INFO})
 
 
 @pytest.mark.parametrize("result", [None, (), (np.zeros(2), 0.0, False), np.zeros(5)])
@@ -168,11 +170,13 @@ def test_any_other_reward_is_a_fault(value):
 
 @pytest.mark.parametrize("value", [True, 1, np.True_, np.array([True]), torch.tensor(True)])
 def test_a_flag_may_be_any_single_truth_value(value):
-    assert read_flag("terminated", value) is True
-    assert read_flag("terminated", None) is False
+    accepted = set()
+    assert read_flag("terminated", value, accepted) is True
+    assert accepted == ({ARRAY_FLAG} if np.ndim(value) else set())
+    assert read_flag("terminated", None, set()) is False
 
 
 @pytest.mark.parametrize("value", ["False", {}, np.zeros(2, bool), []])
 def test_any_other_flag_is_a_fault(value):
     with pytest.raises(EnvironmentFault, match="`terminated` must be true or false, got "):
-        read_flag("terminated", value)
+        read_flag("terminated", value, set())
