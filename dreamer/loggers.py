@@ -51,8 +51,10 @@ class GuardedLogger(Logger):
         return self.logger.save_dir
 
     def report(self, error: Exception) -> None:
-        """Report a failure."""
-        self._on_failure(f"the logger {type(self.logger).__name__}", error)
+        """Report a failure; Lightning's loggers hide a full disk behind another message."""
+        cause = error.__cause__
+        reason = cause if isinstance(cause, Exception) else error
+        self._on_failure(f"the logger {type(self.logger).__name__}", reason)
 
     def attempt(self, call: Callable[[Any], Any]) -> None:
         """Call a function of the logger; report what it raises."""
