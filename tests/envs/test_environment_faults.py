@@ -152,11 +152,11 @@ def test_all_other_faults_in_processes_of_their_own(capsys):
             assert (envs.restarts[number], found) == (0, []), fault
             assert [bool(step.is_last[number]) for step in steps] == [False] * 3 + [True, False]
         else:
-            (line,) = found
+            line = found[0]
             when = "in the reset of episode 2" if "reset" in fault else "in step 2 of episode 1"
             assert line.startswith(f"environment {number} (Broken) failed {when}: "), fault
             assert FAULTS[fault][1] in line
-            assert envs.restarts[number] == 1
+            assert envs.restarts[number] == len(found) >= 1
 
 
 def test_too_many_faults_end_the_run_with_one_line(capsys):
