@@ -91,7 +91,7 @@ def read_run(path: Path) -> Run:
     if repeated.any():
         problems.append(
             f"{path}: {repeated.sum()} point(s) of metrics.jsonl with a repeated frame count. "
-            "left out."
+            "Left out."
         )
     points = points[~repeated].sort_values("frames", ignore_index=True)
 

@@ -1,4 +1,4 @@
-"""Initial weights of a run, from an earlier run or from the authors' program.
+"""Initial weights of a run, from an earlier run, the authors' program or PyDreamer.
 
 `train.py` loads them before optimisers, kernels and policies are made. It knows the names and
 shapes of weights, but not what the networks compute.
@@ -6,10 +6,10 @@ shapes of weights, but not what the networks compute.
 
 import copy
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -17,11 +17,13 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from dreamer.agent import DreamerAgent
-from dreamer.convert import load_variables_pkl
+from dreamer.convert import load_pydreamer, load_variables_pkl
 from dreamer.models.world_model import rename_heads
 from dreamer.run.folder import RunFolder, read_checkpoint
 
 MUST = "`init_from` must be a run folder or a checkpoint"
+# Files of other programs, by what their names end in.
+FOREIGN: dict[str, Callable[..., Any]] = {".pkl": load_variables_pkl, ".pt": load_pydreamer}
 NAMED = 3  # parts of a network that a line of the summary names
 
 
@@ -75,8 +77,8 @@ def _read(path: Path, agent: DreamerAgent) -> tuple[str, dict[str, Tensor]]:
     if not path.exists():
         raise ValueError(f"{MUST}, got {path}, which does not exist")
     try:
-        if path.suffix == ".pkl":
-            return str(path), _read_authors(path, agent)
+        if load := FOREIGN.get(path.suffix):
+            return str(path), _read_foreign(load, path, agent)
         return _read_checkpoint(path)
     except (ValueError, OSError, EOFError, TypeError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split()[:80]) or type(error).__name__
@@ -100,10 +102,10 @@ def _read_checkpoint(path: Path) -> tuple[str, dict[str, Tensor]]:
     return f"{file}, of frame {state['counters']['frames']:,}", weights
 
 
-def _read_authors(path: Path, agent: DreamerAgent) -> dict[str, Tensor]:
-    """Read a file `variables.pkl` of the authors, whose networks must be those of the agent."""
+def _read_foreign(load: Callable[..., Any], path: Path, agent: DreamerAgent) -> dict[str, Tensor]:
+    """Read a file of another program, whose networks must be those of the agent."""
     model, heads = copy.deepcopy((agent.world_model, agent.actor_critic))
-    load_variables_pkl(path, model, heads)
+    load(path, model, heads)
     parts = {"world_model": model, "actor_critic": heads}
     return {
         f"{part}.{key}": x for part, net in parts.items() for key, x in net.state_dict().items()
