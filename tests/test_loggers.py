@@ -1,12 +1,16 @@
 """Where metrics go, read back from what lies on the disk."""
 
+import csv
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from descriptions import described
 
 from dreamer.loggers import (
+    CsvLogger,
     GuardedLogger,
     JsonLinesLogger,
     finish,
@@ -57,13 +61,65 @@ def test_truncate_drops_what_is_beyond_a_frame_and_what_is_torn(tmp_path):
     assert lines(logger.path)[-1] == {"frames": 25, "a": 2.0}
 
 
+# -------------------------------------------------------------------------------------- CSV
+
+
+def table(path) -> list[dict]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_new_metric_becomes_a_column_of_the_table(tmp_path):
+    logger = CsvLogger(tmp_path)
+    log_metrics([logger], {"actor/loss": 0.5}, FRAMES - 1)
+    log_metrics([logger], {"actor/loss": 0.25, "eval/return_mean": np.float32(2)}, FRAMES + 1)
+    log_metrics([CsvLogger(tmp_path)], {"eval/return_mean": float("nan")}, FRAMES + 2)
+    assert table(logger.path) == [
+        {"frames": "199999999", "actor/loss": "0.5", "eval/return_mean": ""},
+        {"frames": "200000001", "actor/loss": "0.25", "eval/return_mean": "2.0"},
+        {"frames": "200000002", "actor/loss": "", "eval/return_mean": "nan"},
+    ]
+
+
+def test_a_resumed_run_continues_the_table_at_its_checkpoint(tmp_path):
+    logger = CsvLogger(tmp_path)
+    truncate([logger], 0)  # nothing there yet
+    for frames in (10, 20, 30):
+        log_metrics([logger], {"a": 1.0, "b": 2.0}, frames)
+    with logger.path.open("a") as file:
+        file.write("15,1")
+    resumed = CsvLogger(tmp_path)
+    truncate([resumed], 20)
+    log_metrics([resumed], {"a": 3.0}, 25)
+    assert [(row["frames"], row["a"]) for row in table(logger.path)] == [
+        ("10", "1.0"),
+        ("20", "1.0"),
+        ("25", "3.0"),
+    ]
+
+
 # ------------------------------------------------------------------------------ TensorBoard
+
+
+def test_tensorboard_lists_the_parameters_of_a_run_once(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for run in (described(), described(resumed_at=20)):
+        logger = make_tensorboard(tmp_path, run=run)
+        log_metrics([logger], {"critic/value": 0.5}, 30)
+        logger.finalize("success")
+    parameters = yaml.safe_load((tmp_path / "tensorboard" / "hparams.yaml").read_text())
+    assert parameters == {"batch.size": 3, "task": "memory"}
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    data = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"batch.size" in data and b"memory" in data
+    assert len(list((tmp_path / "tensorboard").glob("events*"))) == 2
 
 
 def test_tensorboard_holds_scalars_at_their_frames_and_a_moving_picture(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    logger = make_tensorboard(tmp_path, resumed_at=None)
+    logger = make_tensorboard(tmp_path, run=described())
     log_metrics([logger], {"critic/value": 0.5}, FRAMES - 1)
     log_metrics([logger], {"critic/value": 1.5}, FRAMES + 1)
     video = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.full((8, 6, 3), 50, np.uint8)
@@ -83,11 +139,11 @@ def test_tensorboard_holds_scalars_at_their_frames_and_a_moving_picture(tmp_path
 def test_tensorboard_hides_what_a_resumed_run_plays_again(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    killed = make_tensorboard(tmp_path, resumed_at=None)
+    killed = make_tensorboard(tmp_path, run=described())
     for frames in (10, 20, 30):
         log_metrics([killed], {"critic/value": 0.0}, frames)
     killed.finalize("failed")
-    resumed = make_tensorboard(tmp_path, resumed_at=20)
+    resumed = make_tensorboard(tmp_path, run=described(resumed_at=20))
     log_metrics([resumed], {"critic/value": 1.0}, 30)
     resumed.finalize("success")
 
@@ -164,7 +220,7 @@ def test_a_run_continues_without_its_loggers_and_counts_their_failures(compose_t
     run_dir = tmp_path / "dummy" / "memory" / "debug" / "seed0"
     run_dir.mkdir(parents=True)
     (run_dir / "tensorboard").write_text("a file in the way")
-    with pytest.warns(UserWarning, match="the logger TensorBoardLogger failed, .*File") as warned:
+    with pytest.warns(UserWarning, match="the logger RunTensorBoardLogger failed, .*File") as warned:
         summary = train(compose_tiny("logger=[jsonl,tensorboard]"))
     assert sum("TensorBoard" in str(w.message) for w in warned) == 1
     assert summary.frames == 81

@@ -16,7 +16,8 @@ from dreamer.cli.command import fail, start
 from dreamer.envs.faults import EnvironmentFault
 from dreamer.run.config import checked_settings
 from dreamer.run.overrides import explain, prepared
-from dreamer.run.paths import CONF, expanded
+from dreamer.run.paths import CONF
+from dreamer.run.remote import local_folder
 from dreamer.run.settings import EvaluateSettings
 from dreamer.schema.help import Usage, head, keys, print_lines
 from dreamer.schema.keys import keys_of
@@ -52,7 +53,7 @@ def main(cfg: DictConfig) -> None:
         from dreamer.run.evaluate import evaluate
 
         result = evaluate(
-            expanded(cfg.run_dir),
+            local_folder(cfg.run_dir),
             episodes=cfg.episodes,
             checkpoint=cfg.checkpoint,
             policy=cfg.policy,
