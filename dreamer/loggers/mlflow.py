@@ -206,7 +206,7 @@ def make_mlflow(
     """Make an MLflow logger: for the server of MLFLOW_TRACKING_URI, else for a local database.
 
     The runs of a sweep are nested in a run of its name. To see local runs:
-    `mlflow ui --backend-store-uri sqlite:///runs/mlflow.db`.
+    `mlflow server --backend-store-uri sqlite:///runs/mlflow.db`.
 
     Args:
         run_dir: mlflow.json in it keeps the run's id, so that a resumed run continues there.
