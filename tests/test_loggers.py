@@ -220,7 +220,9 @@ def test_a_run_continues_without_its_loggers_and_counts_their_failures(compose_t
     run_dir = tmp_path / "dummy" / "memory" / "debug" / "seed0"
     run_dir.mkdir(parents=True)
     (run_dir / "tensorboard").write_text("a file in the way")
-    with pytest.warns(UserWarning, match="the logger RunTensorBoardLogger failed, .*File") as warned:
+    with pytest.warns(
+        UserWarning, match="the logger RunTensorBoardLogger failed, .*File"
+    ) as warned:
         summary = train(compose_tiny("logger=[jsonl,tensorboard]"))
     assert sum("TensorBoard" in str(w.message) for w in warned) == 1
     assert summary.frames == 81
