@@ -41,6 +41,7 @@ class EpisodeStats(NamedTuple):
     episode_return: float  # sum of raw rewards
     length: int  # policy steps
     metrics: Mapping[str, float] = {}  # other metrics of the environment, by name
+    is_cut: bool = False  # it reached `max_length` and was not played to its end
 
 
 class Collector:
@@ -62,7 +63,13 @@ class Collector:
         self._policy = None
 
     def collect(
-        self, policy: Policy, *, steps: int = 0, episodes: int = 0, on_step: OnStep | None = None
+        self,
+        policy: Policy,
+        *,
+        steps: int = 0,
+        episodes: int = 0,
+        max_length: int | None = None,
+        on_step: OnStep | None = None,
     ) -> list[EpisodeStats]:
         """Let the policy act for a number of policy steps, or of episodes.
 
@@ -75,6 +82,8 @@ class Collector:
                 starts anew, in mid-episode.
             steps: Minimum number of policy steps; all environments step together.
             episodes: Exact number of episodes.
+            max_length: Maximum length of these episodes, in policy steps; a longer one is cut and
+                counts as it is. None: no maximum.
             on_step: Called with each step, resets included, and the action (E, A) that led to it,
                 zeros where `is_first`. By then the policy may have chosen the next action, and
                 environments that step in the background have started it.
@@ -98,24 +107,26 @@ class Collector:
             self._policy, self._policy_state = policy, None
 
         try:
-            return self._collect(policy, steps, episodes, on_step)
+            return self._collect(policy, steps, episodes, max_length or math.inf, on_step)
         except BaseException:
             self.restart()  # the environments may be ahead by a step that was not recorded
             raise
 
     def _collect(
-        self, policy: Policy, steps: int, episodes: int, on_step: OnStep | None
+        self,
+        policy: Policy,
+        steps: int,
+        episodes: int,
+        max_length: float,
+        on_step: OnStep | None,
     ) -> list[EpisodeStats]:
         # environments | step t |        | step t + 1           |        | step t + 2
         # here         |        | policy | arrive at t, on_step | policy | arrive at t + 1, on_step
         count = self.envs.count
         due = np.array([len(range(env, episodes, count)) for env in range(count)])  # (E,)
+        is_cut = np.zeros(count, bool)  # (E,) counted already, and not over yet
         ended: list[EpisodeStats] = []
-        step = self._step
-        if step is None:
-            step = self.envs.reset()
-            no_action = np.zeros((count, self.envs.action_space.size), np.float32)
-            self._record(step, no_action, on_step)
+        step = self._step if self._step is not None else self._reset(on_step)
         left, record = steps, _nothing
         while left > 0 or due.any():
             action, self._policy_state = policy(step, self._policy_state)
@@ -123,23 +134,38 @@ class Collector:
             step = self._step_envs(action, meanwhile=record)
             record = functools.partial(self._record, step, action, on_step)
             left -= self._policy_steps_in(step)
-            if not np.count_nonzero(step.is_last):
+            is_long = ~step.is_first & (self._length + 1 >= max_length) & (due > 0)
+            if not np.count_nonzero(step.is_last | is_long):
                 continue
             record()
             record = _nothing
-            counted = step.is_last & ((due > 0) | (steps > 0))
+            counted = (step.is_last | is_long) & ((due > 0) | (steps > 0)) & ~is_cut
             due = np.maximum(due - counted, 0)
+            is_cut = (is_cut | is_long) & ~step.is_last
             ended += [
-                EpisodeStats(
-                    env,
-                    float(self._episode_return[env]),
-                    int(self._length[env]),
-                    episode_metrics(self.envs, env),
-                )
-                for env in np.flatnonzero(counted).tolist()
+                self._stats(env, bool(is_cut[env])) for env in np.flatnonzero(counted).tolist()
             ]
+            if due.any() and is_cut[due > 0].all():  # none of them would start another one
+                is_cut[:] = False
+                step = self._reset(on_step)
         record()
         return ended
+
+    def _reset(self, on_step: OnStep | None) -> TimeStep:
+        """Start an episode in every environment."""
+        step = self.envs.reset()
+        no_action = np.zeros((self.envs.count, self.envs.action_space.size), np.float32)
+        self._record(step, no_action, on_step)
+        return step
+
+    def _stats(self, env: int, is_cut: bool) -> EpisodeStats:
+        return EpisodeStats(
+            env,
+            float(self._episode_return[env]),
+            int(self._length[env]),
+            {} if is_cut else episode_metrics(self.envs, env),
+            is_cut,
+        )
 
     def _step_envs(self, action: np.ndarray, meanwhile: Callable[[], None]) -> TimeStep:
         if self._background is None:

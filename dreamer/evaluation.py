@@ -31,8 +31,10 @@ class Evaluation(NamedTuple):
         returns = np.array([e.episode_return for e in self.episodes])
         keys = {name for e in self.episodes for name in e.metrics}
         means = {n: np.mean([e.metrics[n] for e in self.episodes if n in e.metrics]) for n in keys}
+        cut = sum(e.is_cut for e in self.episodes)
         return {
             **{f"eval/{name}": float(means[name]) for name in sorted(keys)},
+            **({"eval/cut_episodes": float(cut)} if cut else {}),
             "eval/return_mean": float(returns.mean()),
             "eval/return_std": float(returns.std()),
             "eval/length": float(np.mean([e.length for e in self.episodes])),
@@ -97,15 +99,17 @@ def play(
     episodes: int,
     *,
     recorder: VideoRecorder,
+    max_length: int | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Play whole episodes.
+    """Play whole episodes; a warning says if some were cut.
 
     Args:
         envs: E environments, used by nothing else; the caller closes them.
         policy: Chooses actions.
         episodes: Number of episodes over all environments.
         recorder: Records a video of the first environment.
+        max_length: Maximum length of an episode, in policy steps; None: no maximum.
         on_step: Called at every step.
     """
     images: list[np.ndarray] = []
@@ -116,5 +120,14 @@ def play(
 
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):  # fork only the current device; forking all warns
-        stats = Collector(envs).collect(policy, episodes=episodes, on_step=record)
+        stats = Collector(envs).collect(
+            policy, episodes=episodes, max_length=max_length, on_step=record
+        )
+    if cut := sum(episode.is_cut for episode in stats):
+        warnings.warn(
+            f"{cut} of {len(stats)} evaluation episodes were cut after {max_length} policy steps "
+            "(`max_episode_policy_steps`). Set a time limit, such as env.time_limit_frames, if "
+            "episodes do not end.",
+            stacklevel=2,
+        )
     return Evaluation(stats, np.stack(images) if images else None)

@@ -26,6 +26,7 @@ RUN_FILES = {
     "failure.txt",
 }  # any of them marks a run folder
 REQUIRED_KEYS = ("env_name", "task", "seed", "total_frames", "experiment_name", "env")
+MAX_SCORE = 1e100  # larger returns are errors; their squares overflow
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times faster
 
 
@@ -77,6 +78,15 @@ def read_run(path: Path) -> Run:
     if unreadable:
         problems.append(f"{path}: {unreadable} unreadable line(s) of metrics.jsonl. Left out.")
     points = _points(lines)
+    is_huge = points["score"].abs() > MAX_SCORE
+    if is_huge.any():
+        problems.append(
+            f"{path}: {is_huge.sum()} point(s) of metrics.jsonl with a return beyond "
+            f"{MAX_SCORE:g}. Left out."
+        )
+    points = points[~is_huge]
+    if points.empty and any("collect/return" in line for line in lines):
+        problems.append(f"{path}: metrics.jsonl has returns, and none can be used.")
     repeated = points["frames"].duplicated(keep="last")
     if repeated.any():
         problems.append(
@@ -86,7 +96,8 @@ def read_run(path: Path) -> Run:
     points = points[~repeated].sort_values("frames", ignore_index=True)
 
     def latest(key: str) -> Any:
-        return next((line[key] for line in reversed(lines) if line.get(key) is not None), None)
+        values = (line.get(key) for line in reversed(lines))
+        return next((x for x in values if isinstance(x, int | float) and abs(x) <= MAX_SCORE), None)
 
     row = {
         "env": str(cfg["env_name"]),

@@ -61,6 +61,9 @@ def read_runs(folder: Path) -> Runs:
             problems += found[-1].problems
         except UnusableError as reason:
             problems.append(f"{path}: {reason}. Left out.")
+        except (OSError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            problems.append(f"{path}: cannot be read ({reason}). Left out.")
     for choose in (_without_duplicates, _with_one_action_repeat):
         found = choose(found, problems)
     problems += _mixed_settings(found)

@@ -269,3 +269,42 @@ def test_actions_of_a_wrong_shape_are_refused(shape):
         ValueError, match=r"array of shape \(2, 2\), got shape \(.*" + str(shape[-1])
     ):
         Collector(Clocks(5, 5)).collect(lambda *_: (np.zeros(shape), None), steps=1)
+
+
+@pytest.mark.parametrize(("episodes", "max_length"), [(3, 6), (7, 6), (7, 8), (7, 20)])
+def test_episodes_that_are_too_long_are_cut_and_all_are_played(episodes, max_length):
+    envs = Corridor(lengths=(5, 9, 1000))
+    stats = Collector(envs).collect(envs.stay, episodes=episodes, max_length=max_length)
+    expected = {env: min(n, max_length) for env, n in enumerate((5, 9, 1000))}
+    assert sorted(s.env for s in stats) == sorted(e % 3 for e in range(episodes))
+    assert [s.length for s in stats] == [expected[s.env] for s in stats]
+    assert [s.is_cut for s in stats] == [(5, 9, 1000)[s.env] > max_length for s in stats]
+    assert [s.episode_return for s in stats] == [s.length for s in stats]
+
+
+class Corridor:
+    """Environments of given lengths, with a reward of 1 at every step."""
+
+    obs_shapes = {"time": (1,)}
+    action_space, action_repeat, reference_returns = ActionSpace(2, discrete=True), 1, {}
+
+    def __init__(self, lengths):
+        self.lengths, self.count = np.array(lengths), len(lengths)
+
+    def reset(self):
+        self.time = np.zeros(self.count, int)
+        return self.observe(is_first=np.ones(self.count, bool))
+
+    def step(self, action):
+        is_first = self.time == self.lengths
+        self.time = np.where(is_first, 0, self.time + 1)
+        return self.observe(is_first)
+
+    def observe(self, is_first):
+        is_last = self.time == self.lengths
+        reward = np.where(is_first, 0, 1).astype(np.float32)
+        obs = {"time": np.float32(self.time)[:, None]}
+        return TimeStep(obs, reward, is_first, is_last, is_last)
+
+    def stay(self, step, state):
+        return np.eye(2, dtype=np.float32)[[0] * self.count], None

@@ -1,12 +1,24 @@
 """Where metrics go, read back from what lies on the disk."""
 
+import csv
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from descriptions import described
 
-from dreamer.loggers import JsonLinesLogger, log_metrics, log_video, make_tensorboard
+from dreamer.loggers import (
+    CsvLogger,
+    GuardedLogger,
+    JsonLinesLogger,
+    finish,
+    log_metrics,
+    log_video,
+    make_tensorboard,
+    truncate,
+)
 from dreamer.run.train import train
 
 FRAMES = 2 * 10**8  # float32 knows no odd number of this size
@@ -49,13 +61,65 @@ def test_truncate_drops_what_is_beyond_a_frame_and_what_is_torn(tmp_path):
     assert lines(logger.path)[-1] == {"frames": 25, "a": 2.0}
 
 
+# -------------------------------------------------------------------------------------- CSV
+
+
+def table(path) -> list[dict]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_new_metric_becomes_a_column_of_the_table(tmp_path):
+    logger = CsvLogger(tmp_path)
+    log_metrics([logger], {"actor/loss": 0.5}, FRAMES - 1)
+    log_metrics([logger], {"actor/loss": 0.25, "eval/return_mean": np.float32(2)}, FRAMES + 1)
+    log_metrics([CsvLogger(tmp_path)], {"eval/return_mean": float("nan")}, FRAMES + 2)
+    assert table(logger.path) == [
+        {"frames": "199999999", "actor/loss": "0.5", "eval/return_mean": ""},
+        {"frames": "200000001", "actor/loss": "0.25", "eval/return_mean": "2.0"},
+        {"frames": "200000002", "actor/loss": "", "eval/return_mean": "nan"},
+    ]
+
+
+def test_a_resumed_run_continues_the_table_at_its_checkpoint(tmp_path):
+    logger = CsvLogger(tmp_path)
+    truncate([logger], 0)  # nothing there yet
+    for frames in (10, 20, 30):
+        log_metrics([logger], {"a": 1.0, "b": 2.0}, frames)
+    with logger.path.open("a") as file:
+        file.write("15,1")
+    resumed = CsvLogger(tmp_path)
+    truncate([resumed], 20)
+    log_metrics([resumed], {"a": 3.0}, 25)
+    assert [(row["frames"], row["a"]) for row in table(logger.path)] == [
+        ("10", "1.0"),
+        ("20", "1.0"),
+        ("25", "3.0"),
+    ]
+
+
 # ------------------------------------------------------------------------------ TensorBoard
+
+
+def test_tensorboard_lists_the_parameters_of_a_run_once(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for run in (described(), described(resumed_at=20)):
+        logger = make_tensorboard(tmp_path, run=run)
+        log_metrics([logger], {"critic/value": 0.5}, 30)
+        logger.finalize("success")
+    parameters = yaml.safe_load((tmp_path / "tensorboard" / "hparams.yaml").read_text())
+    assert parameters == {"batch.size": 3, "task": "memory"}
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    data = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"batch.size" in data and b"memory" in data
+    assert len(list((tmp_path / "tensorboard").glob("events*"))) == 2
 
 
 def test_tensorboard_holds_scalars_at_their_frames_and_a_moving_picture(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    logger = make_tensorboard(tmp_path, resumed_at=None)
+    logger = make_tensorboard(tmp_path, run=described())
     log_metrics([logger], {"critic/value": 0.5}, FRAMES - 1)
     log_metrics([logger], {"critic/value": 1.5}, FRAMES + 1)
     video = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.full((8, 6, 3), 50, np.uint8)
@@ -75,11 +139,11 @@ def test_tensorboard_holds_scalars_at_their_frames_and_a_moving_picture(tmp_path
 def test_tensorboard_hides_what_a_resumed_run_plays_again(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    killed = make_tensorboard(tmp_path, resumed_at=None)
+    killed = make_tensorboard(tmp_path, run=described())
     for frames in (10, 20, 30):
         log_metrics([killed], {"critic/value": 0.0}, frames)
     killed.finalize("failed")
-    resumed = make_tensorboard(tmp_path, resumed_at=20)
+    resumed = make_tensorboard(tmp_path, run=described(resumed_at=20))
     log_metrics([resumed], {"critic/value": 1.0}, 30)
     resumed.finalize("success")
 
@@ -109,3 +173,59 @@ def test_a_run_writes_to_tensorboard_what_it_writes_to_json_lines(compose_tiny):
         for event in events.Scalars(key)
     }
     assert written == pytest.approx(expected)
+
+
+# --------------------------------------------------------------------- loggers that fail
+
+
+class Sulky(JsonLinesLogger):
+    """Refuses everything until it is told to work."""
+
+    works = False
+
+    def log_metrics(self, metrics, step=None):
+        if not self.works:
+            raise BrokenPipeError("its service was killed")
+        super().log_metrics(metrics, step)
+
+    def finalize(self, status):
+        raise OSError(28, "No space left on device")
+
+
+def test_a_logger_that_fails_is_reported_and_tried_again(tmp_path):
+    reported, sulky, fine = [], Sulky(tmp_path), JsonLinesLogger(tmp_path)
+    loggers = [
+        GuardedLogger(logger, lambda *failure: reported.append(failure)) for logger in (sulky, fine)
+    ]
+    log_metrics(loggers, {"a": 1.0}, 5)
+    assert [line["frames"] for line in lines(fine.path)] == [5]
+    sulky.works = True
+    log_metrics(loggers, {"a": 1.0}, 6)
+    assert [line["frames"] for line in lines(fine.path)] == [5, 6, 6]
+    truncate(loggers, 5)
+    for logger in loggers:
+        logger.finalize("success")
+        logger.log_hyperparams({})
+        logger.save()
+    finish(loggers, exit_code=0)
+    assert [line["frames"] for line in lines(fine.path)] == [5]
+    assert [(name, type(error)) for name, error in reported] == [
+        ("the logger Sulky", BrokenPipeError),
+        ("the logger Sulky", OSError),
+    ]
+
+
+@pytest.mark.slow
+def test_a_run_continues_without_its_loggers_and_counts_their_failures(compose_tiny, tmp_path):
+    run_dir = tmp_path / "dummy" / "memory" / "debug" / "seed0"
+    run_dir.mkdir(parents=True)
+    (run_dir / "tensorboard").write_text("a file in the way")
+    with pytest.warns(
+        UserWarning, match="the logger RunTensorBoardLogger failed, .*File"
+    ) as warned:
+        summary = train(compose_tiny("logger=[jsonl,tensorboard]"))
+    assert sum("TensorBoard" in str(w.message) for w in warned) == 1
+    assert summary.frames == 81
+    last = lines(run_dir / "metrics.jsonl")[-1]
+    assert last["logger/failures"] > 1
+    assert summary.metrics["logger/failures"] >= last["logger/failures"]

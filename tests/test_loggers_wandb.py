@@ -9,18 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from descriptions import described
 
 from dreamer.callbacks.interrupt import Interrupted
 from dreamer.envs.atari_scores import reference_returns
 from dreamer.envs.dummy import MemoryEnvs
-from dreamer.loggers import (
-    SummarizingWandbLogger,
-    _shorten,
-    finish,
-    log_metrics,
-    log_video,
-    make_wandb,
-)
+from dreamer.loggers import GuardedLogger, finish, log_metrics, log_video, make_wandb
+from dreamer.loggers.base import AGENT_FILES
+from dreamer.loggers.wandb import SummarizingWandbLogger, _shorten
+from dreamer.run.remote import local_folder
 from dreamer.run.train import train
 from experiments import dashboard, scores
 
@@ -61,6 +58,13 @@ class OfflineRun(NamedTuple):
         """What the table of runs shows: the newest value of every key."""
         updates = [u for r in self.records if r.HasField("summary") for u in r.summary.update]
         return {_key(update): json.loads(update.value_json) for update in updates}
+
+    @property
+    def artifacts(self) -> list:
+        """What is uploaded at the end."""
+        return [r.request.log_artifact.artifact for r in self.records if r.HasField("request")] + [
+            r.artifact for r in self.records if r.HasField("artifact")
+        ]
 
     @property
     def exit_code(self) -> int:
@@ -161,6 +165,37 @@ def test_names_are_cut_to_what_wandb_takes_and_stay_different():
     assert _shorten(long, 64) != _shorten(longer, 64)
 
 
+class FakeApi:
+    """W&B's public interface with one artifact; it downloads by writing files."""
+
+    def artifact(self, name, type):
+        import wandb
+
+        if (name, type) != ("team/pong/agent-1a2b:latest", "model"):
+            raise wandb.errors.CommError(f"artifact {name} not found")
+        return self
+
+    def download(self, root):
+        Path(root, "config.yaml").parent.mkdir(parents=True)
+        Path(root, "config.yaml").write_text("seed: 0")
+        return root
+
+
+def test_the_agent_of_a_run_at_wandb_is_downloaded(monkeypatch, tmp_path):
+    monkeypatch.setattr("wandb.Api", FakeApi)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = local_folder("wandb:team/pong/1a2b")
+    assert tmp_path in folder.parents and (folder / "config.yaml").read_text() == "seed: 0"
+    with pytest.raises(FileNotFoundError, match="team/pong/agent-3c4d:latest: artifact .* not"):
+        local_folder("wandb:team/pong/3c4d")
+
+
+@pytest.mark.parametrize("address", ["wandb:", "wandb:a/b", "wandb:a/../c", "wandb:/etc/a/b"])
+def test_an_address_must_be_that_of_a_run(address):
+    with pytest.raises(ValueError, match=r"`run_dir` must be as in wandb:<entity>.* got"):
+        local_folder(address)
+
+
 # -------------------------------------------------------------------------------- offline
 
 
@@ -175,17 +210,17 @@ def run_wandb_jobs(root: str) -> None:
     for frames, value in ((FRAMES - 1, 0.5), (FRAMES + 1, 1.5)):
         logger = make_wandb(
             Path(root) / "run",
+            run=described(),
             project="dreamerv2",
-            group="dummy/memory/no_kl",
-            job_type="no_kl",
-            name="no_kl-memory-seed3",
-            tags=["dummy", "memory", "t" * 65],
-            config={"batch": {"size": 3}, "variant": "no_kl"},
-            reference_returns={"random": 0.0, "optimum": 2.0},
+            tags=["t" * 65],
+            artifacts=True,
         )
         log_metrics([logger], {"actor/loss": value}, frames)
         video = np.zeros((3, 16, 16, 3), np.uint8)
         path = Path(root) / "run" / "videos" / f"{frames}.mp4"
+        for name in AGENT_FILES:
+            (Path(root) / "run" / name).parent.mkdir(exist_ok=True)
+            (Path(root) / "run" / name).write_text(name)
         log_video([logger], "video/policy", video, path, frames=frames, fps=5)
         finish([logger], exit_code=0)
 
@@ -208,9 +243,12 @@ def test_wandb_writes_offline_without_a_key_and_goes_on_under_the_same_id(tmp_pa
         assert (settings.run_id, settings.project) == (id_, "dreamerv2")
         assert (settings.run_group, settings.job_type) == ("dummy/memory/no_kl", "no_kl")
         assert settings.display_name == "no_kl-memory-seed3"
-        assert list(settings.tags)[:2] == ["dummy", "memory"]
-        assert run.config["batch"] == {"size": 3}
+        assert list(settings.tags)[:3] == ["dummy", "memory", "no_kl"]
+        assert run.config["batch"] == {"size": 3} and run.config["variant"] == "no_kl"
         assert run.exit_code == 0
+        logged = {a.name: {e.path for e in a.manifest.contents} for a in run.artifacts}
+        assert logged[f"agent-{id_}"] == set(AGENT_FILES)
+        assert f"videos/{frames}.mp4" in logged[f"videos-{id_}"]
         (row,) = run.history
         assert (row["frames"], row["_step"], row["actor/loss"]) == (frames, frames, loss)
         assert row["video/policy._type"] == "video-file"
@@ -337,3 +375,46 @@ def test_a_job_of_a_wandb_sweep_is_the_run_that_its_agent_began(
     assert (run.settings.run_id, run.settings.sweep_id) == ("brought", "grid")
     assert (run_dir / "wandb_id").read_text() == "brought"
     assert (run.config["latents"], run.config["task"]) == ("gaussian", "memory")
+
+
+# ------------------------------------------------------------------------- without a server
+
+
+@pytest.fixture
+def started(monkeypatch, tmp_path):
+    """Start a logger with a W&B that fails online; returns the modes that were tried."""
+    import wandb
+
+    def start(problem=None):
+        modes = []
+
+        def init(**options):
+            modes.append(options["mode"])
+            if options["mode"] == "online" and problem:
+                raise problem
+            run = FakeRun()
+            run.id, run.define_metric = options["id"], lambda *_, **__: None
+            return run
+
+        monkeypatch.setattr(wandb, "init", init)
+        return make_wandb(tmp_path, run=described(), project="p", tags=[]), modes
+
+    return start
+
+
+def test_an_unreachable_server_means_offline(started, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr("dreamer.loggers.wandb._has_key", lambda: True)
+    logger, modes = started(TimeoutError("no answer within 30 s"))
+    assert modes == ["online", "offline"]
+    reported = []
+    GuardedLogger(logger, lambda *failure: reported.append(failure))
+    assert reported == [("the logger SummarizingWandbLogger", logger.start_failure)]
+
+
+def test_online_without_a_key_means_offline_and_no_prompt(started, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr("dreamer.loggers.wandb._has_key", lambda: False)
+    logger, modes = started()
+    assert modes == ["offline"]
+    assert "WANDB_MODE is online, but there is no API key" in str(logger.start_failure)

@@ -232,6 +232,13 @@ def check_tensorboard(conf: Path, words: list[str]) -> None:
     assert words[0] == "--logdir" and len(words) == 2
 
 
+def check_mlflow(conf: Path, words: list[str]) -> None:
+    from mlflow.cli import cli
+
+    command = cli.commands[words[0]]
+    command.make_context(words[0], words[1:])
+
+
 def check_figures(conf: Path, words: list[str]) -> None:
     from docs.make_figures import main  # noqa: F401 -- run by hand, on runs that take an hour
 
@@ -317,6 +324,7 @@ CHECKS: dict[str, Callable[[Path, list[str]], object]] = {
     "pytest": check_pytest,
     "wandb": check_wandb,
     "tensorboard": check_tensorboard,
+    "mlflow": check_mlflow,
     "docker": check_docker,
     "kubectl": check_kubectl,
     "sbatch": check_sbatch,

@@ -48,3 +48,11 @@ register("MultiDiscrete", actions=MultiDiscrete([3, 2], start=[1, 0]))
 register("MultiBinary", actions=MultiBinary(3), observations=Box(0, 1, (12, 12), np.float32))
 register("Bounded", actions=Box(0, 10, (3,)), observations=Tuple([Discrete(2), Box(-1, 1, ())]))
 register("Unbounded", actions=Box(-np.inf, np.inf, (3,)))
+
+
+def fail(render_mode=None):
+    """Fail as a window does that finds no screen."""
+    raise NameError('Cannot connect to "None"')
+
+
+gymnasium.register("toys/Blind-v0", fail)

@@ -99,6 +99,7 @@ class Collect(AgentCallback):
         self._on_frames = on_frames
         self._refresh = refresh
         self._counted = collector.policy_steps  # those that the agent has counted
+        self._restarts = 0  # of environments, those that are counted
         # One thread on one core: the policy is small, and the update needs the other cores.
         self._worker = ThreadPoolExecutor(1, "collect", initializer=_use_one_core)
         self._running: Future[list[EpisodeStats]] | None = None
@@ -206,6 +207,10 @@ class Collect(AgentCallback):
         agent.policy_steps += self._collector.policy_steps - self._counted
         agent.frames = agent.policy_steps * self._action_repeat
         self._counted = self._collector.policy_steps
+        restarts = sum(getattr(self._collector.envs, "restarts", ()))
+        for _ in range(restarts - self._restarts):
+            self._metrics.count("collect/restarts")
+        self._restarts = restarts
 
     def _report(self, agent: DreamerAgent, episodes: list[EpisodeStats]) -> None:
         for episode in episodes:

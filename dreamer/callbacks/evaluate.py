@@ -23,9 +23,14 @@ from dreamer.schema.types import Count, PositiveCount, doc
 from dreamer.schema.validation import checked_call
 from dreamer.types import Batch
 
+MaxEpisodePolicySteps = Annotated[
+    PositiveCount,
+    doc("Maximum length of an evaluation episode; a longer one is cut.", unit="policy steps"),
+]
+
 
 class Evaluate(FrameCallback):
-    """Plays episodes and reports their scores."""
+    """Plays episodes and reports their scores; a failure does not end the run."""
 
     @checked_call
     def __init__(
@@ -44,6 +49,7 @@ class Evaluate(FrameCallback):
             Count, doc("Maximum length of the video; 0: no video.", unit="policy steps")
         ],
         video_fps: Annotated[PositiveCount, doc("Frames per second of the video.")],
+        max_episode_policy_steps: MaxEpisodePolicySteps,
     ):
         """Prepare the evaluation; environments are made at the first one.
 
@@ -58,12 +64,14 @@ class Evaluate(FrameCallback):
             episodes: number of episodes.
             video_policy_steps: maximum length of the video; 0 for none.
             video_fps: frames per second of the video.
+            max_episode_policy_steps: maximum length of an episode.
         """
         super().__init__(every_frames)
         self._make_envs, self._policies = make_envs, policies
         self._metrics, self._interrupt, self._run_dir = metrics, interrupt, run_dir
         self._episodes = episodes
         self._video_steps, self._fps = video_policy_steps, video_fps
+        self._max_length = max_episode_policy_steps
         self._envs: VectorEnvs | None = None
         self._played_at = -1
 
@@ -92,6 +100,14 @@ class Evaluate(FrameCallback):
             self._envs = None
 
     def _play(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
+        try:
+            self._play_all(trainer, agent)
+        except Exception as error:
+            self._metrics.fail("the evaluation", "eval/failures", error)
+            self._close()  # the next one begins with new environments
+        self._played_at = agent.frames
+
+    def _play_all(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
         if self._envs is None:
             self._envs = self._make_envs()
             self._recorder = VideoRecorder(self._envs, self._video_steps)
@@ -101,6 +117,7 @@ class Evaluate(FrameCallback):
                 policy,
                 self._episodes,
                 recorder=self._recorder,
+                max_length=self._max_length,
                 on_step=self._interrupt.check,
             )
             is_actor = name == ACTOR
@@ -109,12 +126,12 @@ class Evaluate(FrameCallback):
             self._metrics.write(trainer, agent.frames, scores)
             if result.images is not None:
                 video = "policy" if is_actor else f"policy_{name}"
-                log_video(
-                    trainer.loggers,
-                    f"video/{video}",
-                    result.images,
-                    self._run_dir / "videos" / f"{video}_{agent.frames:010d}.mp4",
-                    frames=agent.frames,
-                    fps=self._fps,
-                )
-        self._played_at = agent.frames
+                with self._metrics.tolerating("the video", "video/failures"):
+                    log_video(
+                        trainer.loggers,
+                        f"video/{video}",
+                        result.images,
+                        self._run_dir / "videos" / f"{video}_{agent.frames:010d}.mp4",
+                        frames=agent.frames,
+                        fps=self._fps,
+                    )

@@ -5,7 +5,9 @@ until they are written, so that no update waits for a number.
 """
 
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import pytorch_lightning as pl
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from dreamer.agent import DreamerAgent
 from dreamer.callbacks.frame import FrameCallback
+from dreamer.envs.faults import describe
 from dreamer.loggers import log_metrics
 from dreamer.replay.buffer import Replay
 from dreamer.schema.types import PositiveCount, doc
@@ -43,6 +46,7 @@ class Metrics(FrameCallback):
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int | Tensor] = {}
         self._totals: list[str] = []  # keys of `latest` that cover the whole run
+        self._warned: set[tuple[str, type[Exception]]] = set()  # failures that were reported
         self._mark = (0.0, 0, 0)  # seconds, frames, updates at the last line
 
     def observe(self, values: Mapping[str, Tensor | float]) -> None:
@@ -62,6 +66,31 @@ class Metrics(FrameCallback):
     def best(self, key: str, value: float) -> None:
         """Keep the highest value of the whole run, written with every line."""
         self._keep(key, max(self.latest.get(key, value), value))
+
+    def fail(self, part: str, key: str, error: Exception) -> None:
+        """Count a failure of an optional part, and warn once for each part and kind of error.
+
+        Args:
+            part: For the warning, such as "the evaluation".
+            key: Of the count.
+            error: What it raised.
+        """
+        self.count(key)
+        if (part, type(error)) not in self._warned:
+            self._warned.add((part, type(error)))
+            warnings.warn(
+                f"{part} failed, and the run continues: {describe(error)}. `{key}` counts this; "
+                "further warnings of the kind are left out.",
+                stacklevel=2,
+            )
+
+    @contextmanager
+    def tolerating(self, part: str, key: str) -> Iterator[None]:
+        """Let an optional part fail; see `fail`."""
+        try:
+            yield
+        except Exception as error:
+            self.fail(part, key, error)
 
     def _keep(self, key: str, value: float) -> None:
         self.latest[key] = value

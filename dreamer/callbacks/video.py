@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dreamer.agent import DreamerAgent
 from dreamer.callbacks.frame import FrameCallback
+from dreamer.callbacks.metrics import Metrics
 from dreamer.components import DrawsPictures
 from dreamer.loggers import log_video
 from dreamer.schema.types import PositiveCount, doc
@@ -30,6 +31,7 @@ class OpenLoopVideo(FrameCallback):
     def __init__(
         self,
         run_dir: Path,
+        metrics: Metrics,
         *,
         every_frames: Annotated[PositiveCount, doc("Interval between videos.", unit="frames")],
         sequences: Annotated[PositiveCount, doc("Sequences side by side.")],
@@ -40,13 +42,14 @@ class OpenLoopVideo(FrameCallback):
 
         Args:
             run_dir: videos go to its folder `videos`.
+            metrics: counts videos that fail; they do not end the run.
             every_frames: interval between videos.
             sequences: number of sequences, side by side.
             context: steps whose observations the model gets.
             fps: frames per second of the video.
         """
         super().__init__(every_frames)
-        self._run_dir = run_dir
+        self._run_dir, self._metrics = run_dir, metrics
         self._sequences, self._context, self._fps = sequences, context, fps
         self._batch: Batch | None = None
 
@@ -59,12 +62,16 @@ class OpenLoopVideo(FrameCallback):
 
     def on_due(self, trainer: pl.Trainer, agent: DreamerAgent, batch: Batch) -> None:
         """Record the batch of the last update."""
-        self._record(trainer, agent, batch)
+        self._record_or_warn(trainer, agent, batch)
 
     def on_end(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
         """Record the last batch."""
         if self._batch is not None:
-            self._record(trainer, agent, self._batch)
+            self._record_or_warn(trainer, agent, self._batch)
+
+    def _record_or_warn(self, trainer: pl.Trainer, agent: DreamerAgent, batch: Batch) -> None:
+        with self._metrics.tolerating("the video", "video/failures"):
+            self._record(trainer, agent, batch)
 
     def _record(self, trainer: pl.Trainer, agent: DreamerAgent, batch: Batch) -> None:
         if self._context >= len(batch.reward):

@@ -5,7 +5,7 @@ speed, statistics and warnings.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import hydra
@@ -24,7 +24,8 @@ from dreamer.schema.validation import validate_words
 
 if TYPE_CHECKING:
     from dreamer.envs.base import VectorEnvs
-    from dreamer.envs.diagnostics import Diagnostics
+    from dreamer.envs.diagnostics import Act, Diagnostics
+    from dreamer.types import TimeStep
 
 USAGE = Usage(
     "Check an environment before training: play random actions, and print spaces, keys, speed, "
@@ -66,14 +67,31 @@ def main(words: Sequence[str]) -> None:
 
 def check(cfg: DictConfig, policy_steps: int) -> None:
     """Play, and print statistics and warnings."""
-    from dreamer.envs.diagnostics import Act, diagnose, find_warnings, repeats
+    from dreamer.callbacks.interrupt import Interrupt
     from dreamer.policy import RandomPolicy
-    from dreamer.run.build import make_agent, make_envs
+    from dreamer.run.build import make_envs
+
+    interrupt = Interrupt()
 
     def make() -> "tuple[VectorEnvs, Act]":
         envs = make_envs(cfg, seed=cfg.seed)
         policy = RandomPolicy(envs.action_space, cfg.seed)
-        return envs, lambda step: policy(step, None)[0]
+
+        def act(step: "TimeStep") -> np.ndarray:
+            interrupt.check()
+            return policy(step, None)[0]
+
+        return envs, act
+
+    with interrupt.listening():  # a KeyboardInterrupt is now the environment's own
+        _check(cfg, policy_steps, make)
+
+
+def _check(
+    cfg: DictConfig, policy_steps: int, make: "Callable[[], tuple[VectorEnvs, Act]]"
+) -> None:
+    from dreamer.envs.diagnostics import diagnose, find_warnings, repeats
+    from dreamer.run.build import make_agent
 
     envs, act = make()
     try:
@@ -96,6 +114,8 @@ def check(cfg: DictConfig, policy_steps: int) -> None:
     print("\n" + ("Warnings:" if warnings else "No warnings."))
     for line in warnings:
         print(f"  - {line}")
+    for fault in {fault.line: fault for fault in reversed(found.faults)}.values():
+        print(f"\n{fault.traceback.rstrip()}")
 
 
 def _describe(
@@ -153,10 +173,13 @@ def run() -> None:
         own = keys({}, CheckSettings, title="Keys of this command:")
         print_lines(help_lines(USAGE, words, own))
         sys.exit(0 if words else 2)
+    from dreamer.callbacks.interrupt import Interrupted
     from dreamer.envs.group import EnvironmentFault
 
     try:
         main(words)
+    except Interrupted as stop:
+        sys.exit(128 + stop.signal_number)
     except (ValueError, OSError, ImportError, EnvironmentFault) as error:
         fail(error)
     except (HydraException, OmegaConfBaseException) as error:

@@ -13,9 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dreamer.cli.command import fail, start
+from dreamer.envs.faults import EnvironmentFault
 from dreamer.run.config import checked_settings
 from dreamer.run.overrides import explain, prepared
-from dreamer.run.paths import CONF, expanded
+from dreamer.run.paths import CONF
+from dreamer.run.remote import local_folder
 from dreamer.run.settings import EvaluateSettings
 from dreamer.schema.help import Usage, head, keys, print_lines
 from dreamer.schema.keys import keys_of
@@ -51,7 +53,7 @@ def main(cfg: DictConfig) -> None:
         from dreamer.run.evaluate import evaluate
 
         result = evaluate(
-            expanded(cfg.run_dir),
+            local_folder(cfg.run_dir),
             episodes=cfg.episodes,
             checkpoint=cfg.checkpoint,
             policy=cfg.policy,
@@ -59,8 +61,9 @@ def main(cfg: DictConfig) -> None:
             sample_actions=cfg.sample_actions,
             video_policy_steps=cfg.video_policy_steps if cfg.video else 0,
             video_fps=cfg.video_fps,
+            max_episode_policy_steps=cfg.max_episode_policy_steps,
         )
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, EnvironmentFault) as error:
         fail(error)
     print(json.dumps(result, indent=2))
 

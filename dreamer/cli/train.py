@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dreamer.cli.command import fail, start
 from dreamer.run.compose import help_lines, known_keys, register_suites
 from dreamer.run.overrides import explain, prepared
-from dreamer.run.paths import CONF
+from dreamer.run.paths import CONF, SWEEP
 from dreamer.schema.help import Usage, print_lines
 
 USAGE = Usage(
@@ -76,6 +76,8 @@ def run() -> None:
             print_lines(help_lines(USAGE, sys.argv[1:]))
             return
         sys.argv[1:] = prepared(sys.argv[1:])
+        if {"-m", "--multirun"} & set(sys.argv):  # for loggers that nest the runs of a sweep
+            os.environ.setdefault(SWEEP, shlex.join(w for w in sys.argv[1:] if w[0] != "-"))
         main()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         fail(explain(error, lambda: known_keys(sys.argv[1:])))

@@ -10,7 +10,7 @@ import numpy as np
 from dreamer.envs.atari_scores import reference_returns
 from dreamer.envs.base import ActionRepeat, EnvCount, Task, TimeLimit
 from dreamer.envs.rendering import enlarge, shrink
-from dreamer.envs.tasks import find_task, require_at_least
+from dreamer.envs.tasks import atari_game, find_task, print_once, require_at_least
 from dreamer.schema.types import Count, Fraction, PositiveCount, doc
 from dreamer.schema.validation import checked_call
 from dreamer.types import ActionSpace, TimeStep
@@ -60,7 +60,8 @@ def make_atari(
     """Build E emulators of one game.
 
     Args:
-        task: Any game in ale-py, as "ms_pacman" or "MsPacman".
+        task: Any game in ale-py, as "ms_pacman", "MsPacman" or "ALE/MsPacman-v5"; the version does
+            not matter.
         count: E, emulators that step together, on one thread per core.
         seed: Of the no-ops and the sticky actions.
         action_repeat: Frames per policy step; the image is the maximum of the last two.
@@ -89,7 +90,12 @@ def make_atari(
         require_at_least(IMAGE_SIZE, resize_through=resize_through)
     paths = {name: roms.get_rom_path(name) for name in roms.get_all_rom_ids()}
     playable = [name for name, path in paths.items() if path and ALEInterface.isSupportedROM(path)]
-    game = find_task(task, playable, "Atari")
+    game = find_task(atari_game(task), playable, "Atari")
+    if atari_game(task) != task:
+        print_once(
+            f"{task} plays {game} with the settings of `env`: frame skip {action_repeat}, sticky "
+            f"actions {sticky_action_prob:g}. env=gym task={task} plays it as Gymnasium does."
+        )
 
     def emulate(height: int, width: int, grayscale: bool) -> "AtariVectorEnv":
         return AtariVectorEnv(

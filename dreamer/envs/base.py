@@ -23,7 +23,7 @@ Processes = Annotated[
 ]
 HangSeconds = Annotated[
     Positive,
-    doc("Kill and restart a process that has not answered for this long.", unit="seconds"),
+    doc("Restart an environment that has not answered for this long.", unit="seconds"),
 ]
 MaxRestarts = Annotated[Count, doc("Maximum number of restarts of each environment in a run.")]
 

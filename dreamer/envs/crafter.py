@@ -49,6 +49,7 @@ def make_crafter(
     return make_group(
         partial(Crafter, rewarded, time_limit_frames),
         action_repeat=1,
+        name="Crafter",
         **group,
         # Mean return of an episode; Table 1 of the paper.
         reference_returns={"random": 2.1, "gamer": 14.3} if rewarded else None,

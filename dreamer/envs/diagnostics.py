@@ -4,6 +4,7 @@
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,13 +12,16 @@ import gymnasium
 import numpy as np
 
 from dreamer.envs.base import VectorEnvs
-from dreamer.envs.group import EnvGroup
+from dreamer.envs.faults import EnvironmentFault
+from dreamer.envs.group import EnvGroup, Fault
 from dreamer.envs.gym import GymEnv
+from dreamer.envs.rendering import RenderingFault
 from dreamer.envs.spaces import find_part, list_parts
 from dreamer.types import TimeStep
 
 Act = Callable[[TimeStep], np.ndarray]  # a step of E environments -> actions (E, A)
 LARGE = 100.0  # larger values of a vector dominate its loss
+VERY_LARGE = 1e4  # larger rewards need a transform
 SATURATED = 2.0  # tanh hardly distinguishes larger rewards
 
 
@@ -42,12 +46,15 @@ class Diagnostics(NamedTuple):
     steps_per_second: float  # policy steps, without the policy's own time
     outside: dict[str, int]  # observations outside their space, counted by problem
     restarts: int  # of the environments, after failures
+    faults: tuple[Fault, ...] = ()  # one for each restart
+    accepted: tuple[str, ...] = ()  # sentences about what is unusual and harmless
 
 
 def diagnose(envs: VectorEnvs, act: Act, policy_steps: int) -> Diagnostics:
     """Reset the environments and play at least `policy_steps` policy steps in all."""
     outside: dict[str, int] = {}
-    step = _checked(envs, outside, envs.reset)
+    accepted: list[set[str]] = []  # of each environment, as it grows
+    step = _checked(envs, outside, accepted, envs.reset)
     first, ranges = step.obs, {key: _RunningRange(value) for key, value in step.obs.items()}
     rewards, ended, seconds = [], [], 0.0
     episode_return, length = np.zeros(envs.count), np.zeros(envs.count, int)
@@ -55,7 +62,7 @@ def diagnose(envs: VectorEnvs, act: Act, policy_steps: int) -> Diagnostics:
     while len(rewards) < policy_steps:
         action = act(step)
         start = time.perf_counter()
-        step = _checked(envs, outside, lambda action=action: envs.step(action))
+        step = _checked(envs, outside, accepted, lambda action=action: envs.step(action))
         seconds += time.perf_counter() - start
         for key, value in step.obs.items():
             ranges[key].add(value, first[key])
@@ -64,6 +71,7 @@ def diagnose(envs: VectorEnvs, act: Act, policy_steps: int) -> Diagnostics:
         length = np.where(step.is_first, 0, length + 1)
         ended += [(episode_return[e], length[e]) for e in np.flatnonzero(step.is_last)]
         terminal += int(step.is_terminal.sum())
+    accepted.append(_render_problem(envs))
     returns, lengths = np.array(ended).reshape(-1, 2).T
     return Diagnostics(
         {key: running.range() for key, running in ranges.items()},
@@ -74,7 +82,18 @@ def diagnose(envs: VectorEnvs, act: Act, policy_steps: int) -> Diagnostics:
         len(rewards) / seconds,
         outside,
         sum(envs.restarts) if isinstance(envs, EnvGroup) else 0,
+        tuple(envs.faults) if isinstance(envs, EnvGroup) else (),
+        tuple(sorted(set().union(*accepted))),
     )
+
+
+def _render_problem(envs: VectorEnvs) -> set[str]:
+    """Return why videos will not show what the environments render, if so."""
+    try:
+        envs.render()
+    except RenderingFault as fault:
+        return {f"Videos will show observations, because {fault}"}
+    return set()
 
 
 def repeats(make: Callable[[], tuple[VectorEnvs, Act]], rounds: int) -> bool:
@@ -117,7 +136,13 @@ def find_warnings(
     total = len(found.rewards)
     lines = [f"{count} observations: {what}." for what, count in found.outside.items()]
     if found.restarts:
-        lines.append(f"The environment failed {found.restarts} times; see the tracebacks above.")
+        lines.append(
+            f"The environment failed {found.restarts} times; a run restarts it at most "
+            "`env.max_restarts` times."
+        )
+    for line, count in Counter(fault.line for fault in found.faults).items():
+        lines.append(f"{count} times: {line}.")
+    lines += [f"{sentence}. This is accepted." for sentence in found.accepted]
     if not repeatable:
         lines.append(
             "The same seed gives different steps, so runs are not reproducible. Draw all "
@@ -141,8 +166,17 @@ def find_warnings(
             f"{share:.0%} of the rewards are beyond {SATURATED:g}, where tanh hardly distinguishes "
             "them. Set model.world_model.reward_transform=identity, or scale them."
         )
+    elif not tanh_rewards and (largest := np.abs(found.rewards).max()) > VERY_LARGE:
+        lines.append(
+            f"A reward reaches {largest:.4g}, and its squared error dominates the loss. Scale the "
+            "rewards, or set model.world_model.reward_transform=tanh."
+        )
     if not len(found.lengths):
-        lines.append(f"No episode ended in {total} policy steps. Is there a time limit?")
+        lines.append(
+            f"No episode ended in {total} policy steps. Is there a time limit? "
+            "Without one, evaluation episodes are cut at "
+            "callbacks.evaluate.max_episode_policy_steps."
+        )
     elif short := int((found.lengths + 1 < sequence).sum()):
         lines.append(
             f"{short} of {len(found.lengths)} episodes are shorter than a sequence of "
@@ -178,12 +212,18 @@ class _RunningRange:
         return Range(float(least), mean, float(most), self._changes, self._is_image)
 
 
-def _checked(envs: VectorEnvs, outside: dict[str, int], step: Callable[[], TimeStep]) -> TimeStep:
+def _checked(
+    envs: VectorEnvs,
+    outside: dict[str, int],
+    accepted: list[set[str]],
+    step: Callable[[], TimeStep],
+) -> TimeStep:
     """Make a step; wrap Gymnasium environments of this process to check their observations."""
     members = envs.members if isinstance(envs, EnvGroup) else []
     for member in members:
         if isinstance(member, GymEnv) and not isinstance(member.env, _SpaceChecker):
             member.env = _SpaceChecker(member.env, outside)
+            accepted += [member.accepted, {note.rstrip(".") for note in member.notes}]
     return step()
 
 
@@ -211,7 +251,10 @@ class _SpaceChecker(gymnasium.Wrapper):
             return
         for path, space in list_parts(self.observation_space):
             name = "/".join(map(str, path)) or "observation"
-            what = _mismatch(name, space, find_part(obs, path, name))
+            try:
+                what = _mismatch(name, space, find_part(obs, path, name))
+            except EnvironmentFault:
+                what = f"`{name}` is missing"
             if what:
                 self._outside[what] = self._outside.get(what, 0) + 1
 

@@ -81,6 +81,7 @@ def make_dmc(
             can_render=can_render,
         ),
         action_repeat=action_repeat,
+        name=task,
         **group,
     )
 

@@ -4,24 +4,26 @@ Suites whose environments are Python objects subclass `SingleEnv` and pass funct
 to `EnvGroup`, which also restarts environments that fail. This file knows no suite.
 """
 
+import math
 import sys
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from dreamer.envs.faults import EnvironmentFault, build_error, describe, is_fault, one_line
 from dreamer.envs.rendering import call_render, resize
 from dreamer.envs.tasks import print_once, require_at_least
+from dreamer.envs.watch import Watchdog
 from dreamer.types import ActionSpace, TimeStep, obs_dtype
 
 Observation = dict[str, np.ndarray]  # of one environment, without a leading axis
 
-
-class EnvironmentFault(RuntimeError):  # noqa: N818 -- the environment's, not this program's
-    """An environment raised, hung, crashed or returned an invalid observation."""
+LARGEST = float(np.finfo(np.float32).max)
+Result = TypeVar("Result")
 
 
 class Transition(NamedTuple):
@@ -32,6 +34,13 @@ class Transition(NamedTuple):
     is_terminal: bool = False
     is_last: bool = False
     episode_metrics: Mapping[str, float] = {}  # of the episode that ends here
+
+
+class Fault(NamedTuple):
+    """A fault after which an environment was restarted."""
+
+    line: str
+    traceback: str
 
 
 class SingleEnv(ABC):
@@ -97,6 +106,8 @@ class EnvGroup:
         seed: int,
         action_repeat: int,
         max_restarts: int,
+        hang_seconds: float | None = None,
+        name: str = "environment",
         reference_returns: dict[str, float] | None = None,
     ):
         """Make every environment; their attributes are read after all of them have been started.
@@ -107,21 +118,28 @@ class EnvGroup:
             seed: Seed of the random streams; that of environment e is derived from it and e.
             action_repeat: Frames per policy step; the members do the repeating.
             max_restarts: Restarts allowed per environment; the next failure ends the run.
+            hang_seconds: Time limit of each call of a member; None: none, as members in processes
+                have their own.
+            name: Of the environment, for messages.
             reference_returns: See `VectorEnvs`.
 
         Raises:
-            ValueError: A number is out of range, or the environments have different spaces.
+            ValueError: A number is out of range, the environments have different spaces, or one
+                cannot be built.
+            ImportError: A package is missing.
+            EnvironmentFault: An environment cannot be built for another reason.
         """
         require_at_least(1, count=len(makers), action_repeat=action_repeat)
         require_at_least(0, seed=seed, max_restarts=max_restarts)
         self.count = len(makers)
         self.action_repeat = action_repeat
         self.reference_returns = reference_returns or {}
-        self._makers, self._max_restarts = makers, max_restarts
+        self._makers, self._max_restarts, self.name = makers, max_restarts, name
+        self._watchdog = None if hang_seconds is None else Watchdog(hang_seconds, name)
         self._rngs = [np.random.default_rng([seed, env]) for env in range(self.count)]
         self.members: list[SingleEnv] = []
         try:
-            self.members += [make() for make in makers]
+            self._build()
             self.obs_shapes, self.action_space = kind = self._kind(0)
             for env in range(self.count):
                 if self._kind(env) != kind:
@@ -136,6 +154,8 @@ class EnvGroup:
         for note in self.members[0].notes:
             print_once(note)
         self.restarts = [0] * self.count
+        self.faults: list[Fault] = []  # after which an environment was restarted
+        self._episodes, self._steps = [0] * self.count, [0] * self.count  # steps of the episode
         self._unseeded = [True] * self.count  # new: its first reset gets a seed
         self._broken = [False] * self.count  # replace it before the next reset
         self._obs: list[Observation | None] = [None] * self.count  # the last valid ones
@@ -173,20 +193,48 @@ class EnvGroup:
         Raises:
             RenderingFault: An environment returned no image. All of them can continue.
         """
-        images = [call_render(member.render, member.name) for member in self.members]
+        images = [
+            call_render(lambda member=member: self._call(member.render), member.name)
+            for member in self.members
+        ]
         return np.stack([resize(image, *images[0].shape[:2]) for image in images])
 
     def close(self) -> None:
         """See `VectorEnvs`."""
         while self.members:
-            _close(self.members.pop())
+            self._close(self.members.pop())
+        if self._watchdog is not None:
+            self._watchdog.close()
+
+    def _build(self) -> None:
+        """Make all members; their errors name the environment."""
+        try:
+            for make in self._makers:
+                self.members.append(self._call(make))
+            self._kind(0)  # waits for a process
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            raise build_error(self.name, error) from error
+
+    def _call(self, call: Callable[[], Result]) -> Result:
+        """Call something of a member, with the time limit if there is one."""
+        return call() if self._watchdog is None else self._watchdog.run(call)
+
+    def _close(self, member: SingleEnv) -> None:
+        try:
+            self._call(member.close)
+        except BaseException as error:  # a broken one may fail to close; the run continues
+            if not is_fault(error):
+                raise
+            print(f"{self.name} failed to close: {describe(error)}", file=sys.stderr)
 
     def _kind(self, env: int) -> tuple[dict[str, tuple[int, ...]], ActionSpace]:
         return self.members[env].obs_shapes, self.members[env].action_space
 
     def _start_reset(self, env: int) -> None:
         if self._broken[env]:
-            _close(self.members[env])
+            self._close(self.members[env])
             self._replace(env)
         seed = int(self._rngs[env].integers(2**31)) if self._unseeded[env] else None
         self._unseeded[env] = False
@@ -195,19 +243,24 @@ class EnvGroup:
     def _replace(self, env: int) -> None:
         while self._broken[env]:
             try:
-                self.members[env] = self._makers[env]()
-            except Exception as fault:
-                self._handle_failure(env, fault)
+                self.members[env] = self._call(self._makers[env])
+            except BaseException as fault:
+                self._handle_failure(env, fault, "when it was made again")
             else:
                 self._broken[env], self._unseeded[env] = False, True
 
     def _finish(self, env: int, is_first: bool) -> Transition:
         """Return an environment's transition; after a failure, end its episode or reset again."""
+        if is_first:
+            self._episodes[env], self._steps[env] = self._episodes[env] + 1, 0
+        else:
+            self._steps[env] += 1
+        when = f"in step {self._steps[env]}" if self._steps[env] else "in the reset"
         try:
-            transition = self.members[env].finish()
+            transition = self._call(self.members[env].finish)
             self._check(transition)
-        except Exception as fault:
-            self._handle_failure(env, fault)
+        except BaseException as fault:
+            self._handle_failure(env, fault, f"{when} of episode {self._episodes[env]}")
         else:
             self._obs[env] = transition.obs
             return transition
@@ -231,31 +284,34 @@ class EnvGroup:
                     f"Observation `{key}` must be {shape} {dtype}, got {value.shape} {value.dtype}"
                 )
             if dtype.kind == "f" and not np.isfinite(value).all():
-                raise EnvironmentFault(f"Observation `{key}` must be finite, got {value}")
-        if not np.isfinite(transition.reward):
+                raise EnvironmentFault(
+                    f"Observation `{key}` must be finite, got {one_line(str(value))}"
+                )
+        if not math.isfinite(transition.reward):
             raise EnvironmentFault(f"The reward must be finite, got {transition.reward}")
-
-    def _handle_failure(self, env: int, fault: Exception) -> None:
-        """Report a failure; mark the environment for replacement, at most `max_restarts` times."""
-        trace = "".join(traceback.format_exception(fault))
-        if self._obs[env] is None or self.restarts[env] == self._max_restarts:
-            when = "in its first reset" if self._obs[env] is None else "again"
-            print(f"environment {env} failed {when}:\n{trace}", file=sys.stderr)
+        if abs(transition.reward) > LARGEST:
             raise EnvironmentFault(
-                f"Environment {env} failed {when}, after {self.restarts[env]} of `max_restarts` "
-                f"{self._max_restarts} restarts: {type(fault).__name__}: {fault}"
+                f"The reward must be at most {LARGEST:.2g} in size, as float32 is, got "
+                f"{transition.reward:g}. Scale the rewards"
+            )
+
+    def _handle_failure(self, env: int, fault: BaseException, when: str) -> None:
+        """Report a failure; mark the environment for replacement, at most `max_restarts` times."""
+        if not is_fault(fault):
+            raise fault
+        line, is_first = describe(fault), self._obs[env] is None
+        if is_first or self.restarts[env] == self._max_restarts:
+            raise EnvironmentFault(
+                f"Environment {env} ({self.name}) failed "
+                f"{'in its first reset' if is_first else f'again, {when}'}, after "
+                f"{self.restarts[env]} of `max_restarts` {self._max_restarts} restarts: {line}. "
+                "Correct it, and repeat the command to resume"
             ) from fault
         self.restarts[env] += 1
         self._broken[env] = True
+        self.faults.append(Fault(line, "".join(traceback.format_exception(fault))))
         print(
-            f"environment {env} failed; restart {self.restarts[env]} of at most "
-            f"{self._max_restarts}:\n{trace}",
+            f"environment {env} ({self.name}) failed {when}: {line}. Restart {self.restarts[env]} "
+            f"of at most {self._max_restarts}; its episode counts as cut short.",
             file=sys.stderr,
         )
-
-
-def _close(member: SingleEnv) -> None:
-    try:
-        member.close()
-    except Exception:  # a broken environment may fail to close; the run continues
-        print(f"an environment failed to close:\n{traceback.format_exc()}", file=sys.stderr)

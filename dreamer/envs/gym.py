@@ -6,6 +6,7 @@ them in `GymEnv`. This file knows no policy.
 
 import importlib
 import os
+import re
 from functools import partial
 from typing import Annotated, Any, Unpack
 
@@ -14,13 +15,18 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
 from dreamer.envs.base import ActionRepeat, GroupOptions, Task
-from dreamer.envs.group import EnvGroup, EnvironmentFault, Observation, SingleEnv, Transition
+from dreamer.envs.current_api import read_flag, read_reward, with_current_api
+from dreamer.envs.faults import EnvironmentFault, describe
+from dreamer.envs.group import EnvGroup, Observation, SingleEnv, Transition
 from dreamer.envs.processes import make_group
 from dreamer.envs.rendering import draw
 from dreamer.envs.spaces import ActionDecoder, GymSpaces, ObservationEncoder
 from dreamer.envs.tasks import find_task, require_at_least
 from dreamer.schema.types import Pattern, PositiveCount, doc
 from dreamer.schema.validation import checked_call
+
+ATARI = "ale_py"  # package of the Atari games
+ATARI_ID = re.compile(r"ALE/|\w+(Deterministic|NoFrameskip)-v\d")
 
 # Keys of every Gymnasium environment.
 GymTimeLimit = Annotated[
@@ -95,6 +101,7 @@ def make_gym(
     return make_group(
         make,
         action_repeat=action_repeat,
+        name=task,
         **group,
     )
 
@@ -135,7 +142,8 @@ class GymEnv(SingleEnv):
         """Wrap an environment.
 
         Args:
-            env: With the current Gymnasium API; images need the `render_mode` "rgb_array".
+            env: With the interface of Gymnasium or of the old Gym; images need the `render_mode`
+                "rgb_array".
             action_repeat: Environment steps per policy step.
             grayscale: See `ObservationEncoder`.
             flat_keys: See `ObservationEncoder`.
@@ -145,7 +153,9 @@ class GymEnv(SingleEnv):
             ValueError: A space is not supported, or a number is too small.
         """
         require_at_least(1, action_repeat=action_repeat)
-        self.env, self._action_repeat = env, action_repeat
+        self.accepted: set[str] = set()  # sentences about what is unusual and was converted
+        self.env: gymnasium.Env = with_current_api(env, self.accepted)
+        self._action_repeat = action_repeat
         unwrapped = env.unwrapped
         self.name = str(getattr(unwrapped.spec, "id", type(unwrapped).__name__))
         self._encode = ObservationEncoder(
@@ -163,6 +173,8 @@ class GymEnv(SingleEnv):
         self._can_render = env.render_mode == "rgb_array"
         self.notes = tuple(
             f"The observation `{name}` is ignored: {space} is neither an image nor a vector."
+            if space.shape is None or 0 not in space.shape
+            else f"The observation `{name}` is ignored: {space} contains no number."
             for name, space in self._encode.left_out.items()
         )
 
@@ -177,18 +189,14 @@ class GymEnv(SingleEnv):
         raw_action = self._decode(action)
         total, raw, terminated, truncated = 0.0, None, False, False
         for _ in range(self._action_repeat):
-            result = self.env.step(raw_action)
-            if len(result) != 5:
-                raise EnvironmentFault(
-                    "`step` must return observation, reward, terminated, truncated and info, got "
-                    f"{len(result)} values. Does the environment have the API of the old Gym?"
-                )
-            raw, reward, terminated, truncated, _ = result
-            total += float(reward)
+            raw, reward, *ends, _ = self.env.step(raw_action)
+            total += read_reward(reward, self.accepted)
+            terminated = read_flag("terminated", ends[0], self.accepted)
+            truncated = read_flag("truncated", ends[1], self.accepted)
             if terminated or truncated:
                 break
         self._obs = self._encode(raw)
-        return Transition(self._obs, total, bool(terminated), bool(terminated or truncated))
+        return Transition(self._obs, total, terminated, terminated or truncated)
 
     def render(self) -> np.ndarray:
         """See `SingleEnv`; draws the observation if the environment cannot render."""
@@ -203,8 +211,21 @@ class GymEnv(SingleEnv):
 def _find_id(task: str) -> str:
     """Return the id of a task, with its module, which is imported."""
     module, colon, name = task.rpartition(":")
-    if module:
-        importlib.import_module(module)
+    if not module and name not in gymnasium.registry and ATARI_ID.match(name):
+        module, colon = ATARI, ":"  # it registers the games
+    try:
+        if module:
+            importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != ATARI:
+            raise
+        raise ImportError(f"{name} needs `pip install 'ale-py>=0.11.2,<0.13'`") from error
+    except Exception as error:
+        if isinstance(error, ImportError):
+            raise
+        raise EnvironmentFault(
+            f"{task}: the import of {module} raised {describe(error)}"
+        ) from error
     exact = name in gymnasium.registry
     return module + colon + (name if exact else find_task(name, gymnasium.registry, "Gymnasium"))
 

@@ -78,6 +78,7 @@ def make_minigrid(
             layouts=layouts,
         ),
         action_repeat=1,
+        name=task,
         **group,
     )
 

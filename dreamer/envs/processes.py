@@ -18,7 +18,8 @@ import cloudpickle
 import numpy as np
 
 from dreamer.envs.base import ActionRepeat, EnvCount, HangSeconds, MaxRestarts, Processes
-from dreamer.envs.group import EnvGroup, EnvironmentFault, Observation, SingleEnv, Transition
+from dreamer.envs.faults import EnvironmentFault
+from dreamer.envs.group import EnvGroup, Observation, SingleEnv, Transition
 from dreamer.envs.rendering import RenderingFault
 from dreamer.envs.worker import SINGLE_THREADED, EnvDescription, Failure, map_observations, serve
 from dreamer.schema.validation import checked_call
@@ -37,6 +38,7 @@ def make_group(
     processes: Processes,
     hang_seconds: HangSeconds,
     max_restarts: MaxRestarts,
+    name: str = "environment",
     reference_returns: dict[str, float] | None = None,
 ) -> EnvGroup:
     """Build E environments of one kind that step together.
@@ -48,21 +50,24 @@ def make_group(
         action_repeat: See `EnvGroup`.
         processes: Whether each runs in its own process; "auto" if there are several environments
             and several cores.
-        hang_seconds: A process that has not answered for this long is killed and restarted. It has
-            no effect without processes.
+        hang_seconds: An environment that has not answered for this long is restarted; its process,
+            if it has one, is killed.
         max_restarts: See `EnvGroup`.
+        name: Of the environment, for messages.
         reference_returns: See `VectorEnvs`.
 
     Raises:
         ValueError: An option is out of range.
     """
     separate = count > 1 and _cores() > 1 if processes == "auto" else processes
-    maker = partial(ProcessEnv, make, hang_seconds=hang_seconds) if separate else make
+    maker = partial(ProcessEnv, make, hang_seconds=hang_seconds, name=name) if separate else make
     return EnvGroup(
         [maker] * count,
         seed=seed,
         action_repeat=action_repeat,
         max_restarts=max_restarts,
+        hang_seconds=None if separate else hang_seconds,
+        name=name,
         reference_returns=reference_returns,
     )
 
@@ -73,7 +78,9 @@ class ProcessEnv(SingleEnv):
     The process ends on `close`, after a failure, and whenever this process ends.
     """
 
-    def __init__(self, make: Callable[[], SingleEnv], *, hang_seconds: float):
+    def __init__(
+        self, make: Callable[[], SingleEnv], *, hang_seconds: float, name: str = "environment"
+    ):
         """Start the process without waiting for it; cloudpickle serialises `make`."""
         self._hang_seconds = hang_seconds
         self._views: dict[str, np.ndarray] | None = None  # None until the first message arrives
@@ -85,7 +92,7 @@ class ProcessEnv(SingleEnv):
         self._pipe, child_pipe = context.Pipe()
         pickled_make = cloudpickle.dumps(make)
         self._process = context.Process(
-            target=serve, args=(child_pipe, pickled_make, dict(os.environ)), daemon=True
+            target=serve, args=(child_pipe, pickled_make, dict(os.environ), name), daemon=True
         )
         with _clean_start():
             self._process.start()
@@ -199,7 +206,9 @@ class ProcessEnv(SingleEnv):
                     )
                 number, answer = self._pipe.recv()
                 if isinstance(answer, Failure):
-                    raise EnvironmentFault(f"It failed in its process:\n{answer.traceback}")
+                    fault = EnvironmentFault(answer.line)
+                    fault.add_note(answer.traceback)
+                    raise fault
         except EnvironmentFault:
             self._end()
             raise
@@ -207,7 +216,10 @@ class ProcessEnv(SingleEnv):
             self._process.join(CLOSE_SECONDS)
             code = self._process.exitcode
             self._end()
-            raise EnvironmentFault(f"Its process died with exit code {code}") from error
+            raise EnvironmentFault(
+                f"Its process died with exit code {code}"
+                + (", that of a lack of memory, for example" if code == -9 else "")
+            ) from error
         return answer
 
 

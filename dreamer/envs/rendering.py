@@ -5,13 +5,12 @@ Groups of environments and the evaluation use it. Only this file turns errors of
 """
 
 import functools
-import textwrap
-import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from dreamer.envs.faults import describe, is_fault
 from dreamer.types import visible
 
 MAX_EDGE = 4096  # pixels; a larger array is not accepted as an image
@@ -36,9 +35,10 @@ def call_render(render: Callable[[], Any], name: str) -> np.ndarray:
         image = np.asarray(result)
     except RenderingFault:  # from a process or a group member; it already has a name
         raise
-    except Exception as error:
-        reason = " ".join(traceback.format_exception_only(error))
-        raise RenderingFault(f"{name}: `render` raised {textwrap.shorten(reason, 500)}") from error
+    except BaseException as error:
+        if not is_fault(error):
+            raise
+        raise RenderingFault(f"{name}: `render` raised {describe(error)}") from error
     is_rgb = image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8
     if not (is_rgb and image.size and max(image.shape) <= MAX_EDGE):
         raise RenderingFault(

@@ -27,7 +27,7 @@ import numpy as np
 from gymnasium import spaces
 from PIL import Image
 
-from dreamer.envs.group import EnvironmentFault
+from dreamer.envs.faults import EnvironmentFault, one_line
 from dreamer.types import HIDDEN, ActionSpace
 
 IMAGE_SIZE = 64  # pixels, both edges
@@ -77,7 +77,6 @@ class ObservationEncoder:
         self.left_out: dict[str, spaces.Space] = {}  # by name, parts that cannot be observed
         self.shapes: dict[str, tuple[int, ...]] = {}  # by name, of the encoded parts
         self._parts: dict[str, tuple[tuple, Encode]] = {}  # by name, path and encoding
-        self._kinds: dict[str, str] = {}  # by name, `dtype.kind` of the first data
         for path, part in list_parts(space):
             name = "/".join(map(str, path)).replace(".", "_")  # no dots in module names
             if name.startswith(HIDDEN) and not hidden:
@@ -110,21 +109,23 @@ class ObservationEncoder:
         Images (C, 64, 64) and class images (h, w) are uint8, vectors (O,) float32.
 
         Raises:
-            EnvironmentFault: A part is missing, or has another shape or type than its space; or an
-                image contains NaN.
+            EnvironmentFault: A part is missing, has another shape than its space, is not an array
+                of numbers or is too large for float32; or an image has another type than its space
+                or contains NaN.
         """
         return {name: self._encode(name, raw) for name in self._parts}
 
     def _encode(self, name: str, raw: Any) -> np.ndarray:
         path, encode = self._parts[name]
-        raw = find_part(raw, path, name)
-        array = np.asarray(raw)
-        if isinstance(raw, np.ndarray):  # a plain float may be an int by chance
-            first = self._kinds.setdefault(name, array.dtype.kind)
-            if array.dtype.kind != first:
-                raise EnvironmentFault(
-                    f"`{name}` must keep the type of its first value, {first!r}, got {array.dtype}"
-                )
+        part = find_part(raw, path, name)
+        try:
+            array = np.asarray(part)
+        except (ValueError, TypeError, RuntimeError) as error:  # ragged lists, some tensors
+            raise EnvironmentFault(f"`{name}` must be an array of numbers: {error}") from error
+        if array.dtype.kind not in "biuf":
+            raise EnvironmentFault(
+                f"`{name}` must be an array of numbers, got {one_line(repr(part))}"
+            )
         return encode(array)
 
 
@@ -193,7 +194,9 @@ def find_part(raw: Any, path: tuple, name: str) -> Any:
         try:
             part = part[key]
         except (KeyError, IndexError, TypeError) as error:
-            raise EnvironmentFault(f"The observation must have `{name}`, got {raw}") from error
+            raise EnvironmentFault(
+                f"The observation must have `{name}`, got {one_line(repr(raw))}"
+            ) from error
     return part
 
 
@@ -201,6 +204,8 @@ def _choose_encoding(
     space: spaces.Space, name: str, grayscale: bool, flat: bool
 ) -> tuple[tuple[int, ...], Encode] | None:
     """Return the shape and encoding of one part; None if it cannot be observed."""
+    if space.shape is not None and 0 in space.shape:  # a goal without numbers, for example
+        return None
     match space:
         case spaces.Box():
             axis = None if flat else _channel_axis(space)
@@ -350,8 +355,14 @@ def _encode_classes(
 
 def _encode_vector(space: spaces.Space, name: str, array: np.ndarray) -> np.ndarray:
     assert space.shape is not None
-    _require_shape(name, array, space.shape)
-    return array.astype(np.float32).reshape(-1)
+    _require_numbers(name, array, space.shape)
+    with np.errstate(over="ignore"):
+        vector = array.astype(np.float32).reshape(-1)
+    if array.dtype == np.float64 and np.isinf(vector).any() and np.isfinite(array).all():
+        raise EnvironmentFault(
+            f"`{name}` must be at most 3.4e38 in size, as float32 is, got {np.abs(array).max():g}"
+        )
+    return vector
 
 
 def _encode_choices(
@@ -361,10 +372,11 @@ def _encode_choices(
     array: np.ndarray,
 ) -> np.ndarray:
     assert space.shape is not None
-    _require_shape(name, array, space.shape)
-    chosen = (array - space.start).reshape(-1)
-    if array.dtype.kind not in "biu" or (chosen < 0).any() or (chosen >= counts).any():
-        raise EnvironmentFault(f"`{name}` must be of {space}, got {array}")
+    _require_numbers(name, array, space.shape)
+    whole = array.astype(np.int64) if np.isfinite(array).all() else array
+    chosen = (whole.reshape(space.shape) - space.start).reshape(-1)
+    if not np.array_equal(whole, array) or (chosen < 0).any() or (chosen >= counts).any():
+        raise EnvironmentFault(f"`{name}` must be of {space}, got {one_line(str(array))}")
     vector = np.zeros(sum(counts), np.float32)
     vector[_offsets(counts) + chosen] = 1
     return vector
@@ -373,6 +385,12 @@ def _encode_choices(
 def _require_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
     if array.shape != shape:
         raise EnvironmentFault(f"`{name}` must have shape {shape}, got {array.shape}")
+
+
+def _require_numbers(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Reject another shape; axes of length 1 do not matter, because the result is flat."""
+    if tuple(n for n in array.shape if n != 1) != tuple(n for n in shape if n != 1):
+        _require_shape(name, array, shape)
 
 
 def _offsets(counts: tuple[int, ...]) -> np.ndarray:

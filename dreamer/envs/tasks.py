@@ -2,7 +2,12 @@
 
 import difflib
 import functools
+import re
 from collections.abc import Iterable
+
+# Gymnasium's ids of Atari games: ALE/Pong-v5, PongNoFrameskip-v4, Pong-ramDeterministic-v4.
+ATARI_ID = re.compile(r"(?:ALE/)?(\w+?)(?:-ram)?(?:Deterministic|NoFrameskip)?-v[045]")
+LISTED = 10  # tasks in an error, if none is similar
 
 
 def find_task(task: str, known: Iterable[str], suite: str) -> str:
@@ -13,10 +18,17 @@ def find_task(task: str, known: Iterable[str], suite: str) -> str:
     """
     names = {_letters(name): name for name in known}
     if _letters(task) not in names:
-        nearest = difflib.get_close_matches(_letters(task), names, n=3, cutoff=0.5) or sorted(names)
-        choices = ", ".join(f"`{names[match]}`" for match in nearest)
-        raise ValueError(f"Unknown {suite} task `{task}`. The nearest: {choices}")
+        nearest = difflib.get_close_matches(_letters(task), names, n=3, cutoff=0.5)
+        choices = ", ".join(f"`{names[match]}`" for match in nearest or sorted(names)[:LISTED])
+        label = "The nearest" if nearest else f"Some of the {len(names)} known"
+        raise ValueError(f"Unknown {suite} task `{task}`. {label}: {choices}")
     return names[_letters(task)]
+
+
+def atari_game(task: str) -> str:
+    """Return the game that one of Gymnasium's ids of Atari games names; other tasks as they are."""
+    match = ATARI_ID.fullmatch(task)
+    return match[1] if match else task
 
 
 def require_at_least(minimum: int, **values: int) -> None:

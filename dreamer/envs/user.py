@@ -142,6 +142,7 @@ def make_group_with(
     return make_group(
         make,
         action_repeat=action_repeat,
+        name=getattr(factory, "__qualname__", repr(factory)),
         **group,
     )
 

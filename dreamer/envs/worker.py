@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 import numpy as np
 
+from dreamer.envs.faults import build_fault, describe
 from dreamer.envs.group import SingleEnv, Transition
 from dreamer.envs.rendering import RenderingFault, call_render
 from dreamer.types import ActionSpace, obs_dtype
@@ -47,17 +48,27 @@ class EnvDescription(NamedTuple):
 class Failure(NamedTuple):
     """The last message of an environment that failed."""
 
+    line: str
     traceback: str
 
 
-def serve(pipe: Connection, pickled_make: bytes, environ: dict[str, str]) -> None:
-    """Build the environment and answer requests until one says to close."""
+def serve(pipe: Connection, pickled_make: bytes, environ: dict[str, str], name: str) -> None:
+    """Build the environment and answer requests until one says to close.
+
+    Args:
+        pipe: Brings the requests, and takes the answers.
+        pickled_make: Function that makes the environment.
+        environ: Environment variables of the run.
+        name: Of the environment, for an error while it is built.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run handles Ctrl-C and closes this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.update(environ | SINGLE_THREADED)
     number = 0
+    built = False
     try:
         env: SingleEnv = cloudpickle.loads(pickled_make)()
+        built = True
         shapes = dict(env.obs_shapes)
         description = EnvDescription(shapes, env.action_space, env.user_spaces, env.notes, env.name)
         pipe.send((number, description))
@@ -70,9 +81,10 @@ def serve(pipe: Connection, pickled_make: bytes, environ: dict[str, str]) -> Non
                 break
             pipe.send((number, _call(env, method, argument, views)))
         env.close()
-    except Exception:
+    except BaseException as error:  # SystemExit and KeyboardInterrupt are the environment's, too
+        line = describe(error) if built else str(build_fault(name, error))
         with suppress(OSError):
-            pipe.send((number, Failure(traceback.format_exc())))
+            pipe.send((number, Failure(line, traceback.format_exc())))
 
 
 def _call(env: SingleEnv, method: str, argument: Any, views: dict[str, np.ndarray]) -> Any:

@@ -5,6 +5,7 @@ values.
 """
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from dreamer.kernels import optimize
 from dreamer.kernels.captured_policy import CapturedPolicy, CapturedSnapshotPolicy
 from dreamer.kernels.captured_update import CapturedUpdate
 from dreamer.kernels.cuda_graph import CudaCapture
+from dreamer.loggers import GuardedLogger, RunDescription
 from dreamer.models.actor_critic import ActorCritic
 from dreamer.policy import DreamerPolicy, PolicyContext, RandomPolicy, SnapshotPolicy
 from dreamer.precision import trainer_options
@@ -31,6 +33,7 @@ from dreamer.replay.buffer import ReplayConfig
 from dreamer.run.choices import choice_of
 from dreamer.run.config import check_one_device
 from dreamer.run.folder import ResumePoint, RunFolder
+from dreamer.run.paths import SWEEP, expanded
 from dreamer.types import ActionSpace
 
 
@@ -216,32 +219,42 @@ def has_cuda_graphs(cfg: DictConfig) -> bool:
 
 
 def make_loggers(
-    cfg: DictConfig, folder: RunFolder, envs: VectorEnvs, resume: ResumePoint | None
-) -> list[Any]:
+    cfg: DictConfig,
+    folder: RunFolder,
+    envs: VectorEnvs,
+    resume: ResumePoint | None,
+    on_failure: Callable[[str, Exception], None],
+) -> list[GuardedLogger]:
     """Build the loggers, without changing earlier logs of a resumed run.
 
-    W&B draws one curve per group, the mean of its runs. So a group contains the seeds of one
-    variant on one task, like a run folder's parent. The job type is the variant, over all tasks.
+    A logger that fails does not end the run; `on_failure` gets its name and what it raised.
     """
-    resumed_at = resume.frames if resume else None
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    run = RunDescription(
+        root=expanded(cfg.root),
+        env=cfg.env_name,
+        task=cfg.task,
+        variant=folder.variant,
+        seed=cfg.seed,
+        config=plain,
+        reference_returns=envs.reference_returns,
+        resumed_at=resume.frames if resume else None,
+        sweep=os.environ.get(SWEEP),
+    )
     loggers = []
-    # W&B comes last, so that no W&B run starts if another logger fails.
+    # Services come last, so that no run starts there if another logger fails.
     chosen = [(name, config) for name, config in cfg.logger.items() if config]  # null: no logger
-    for name, config in sorted(chosen, key=lambda item: item[0] == "wandb"):
-        options: dict[str, Any] = {}
-        if name == "wandb":
-            plain: Any = OmegaConf.to_container(cfg, resolve=True)
-            options = {
-                "group": f"{cfg.env_name}/{cfg.task}/{folder.variant}",
-                "job_type": folder.variant,
-                "name": f"{folder.variant}-{cfg.task}-seed{cfg.seed}",
-                "tags": [cfg.env_name, cfg.task, folder.variant, *cfg.logger.wandb.tags],
-                "config": {**plain, "variant": folder.variant},
-                "reference_returns": envs.reference_returns,
-            }
-        if name == "tensorboard":
-            options = {"resumed_at": resumed_at}
-        loggers.append(instantiate(config)(folder.path, **options))
+    for name, config in sorted(chosen, key=lambda item: item[0] in ("mlflow", "wandb")):
+        make = instantiate(config)
+        options = {"run": run} if "run" in inspect.signature(make).parameters else {}
+        try:
+            logger = make(folder.path, **options)
+        except (ImportError, TypeError, ValueError):  # of the configuration
+            raise
+        except Exception as error:
+            on_failure(f"the logger {name}", error)
+        else:
+            loggers.append(GuardedLogger(logger, on_failure))
     return loggers
 
 

@@ -4,11 +4,13 @@
 """
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dreamer.envs.faults import describe
 from dreamer.evaluation import EVALUATION_SEED, VideoRecorder, play
 from dreamer.exploration import ACTOR
 from dreamer.run.build import make_envs
@@ -29,6 +31,7 @@ def evaluate(
     sample_actions: bool,
     video_policy_steps: int,
     video_fps: int,
+    max_episode_policy_steps: int = 30_000,
 ) -> dict[str, Any]:
     """Play whole episodes with the agent of a run folder.
 
@@ -41,6 +44,7 @@ def evaluate(
         sample_actions: See `load`.
         video_policy_steps: Maximum length of the video; 0: no video.
         video_fps: Images per second.
+        max_episode_policy_steps: Maximum length of an episode; a longer one is cut.
 
     Returns:
         Scores, all raw returns, and the path of the video.
@@ -54,7 +58,13 @@ def evaluate(
     )
     try:
         recorder = VideoRecorder(envs, video_policy_steps)
-        result = play(envs, agent.step_policy, episodes, recorder=recorder)
+        result = play(
+            envs,
+            agent.step_policy,
+            episodes,
+            recorder=recorder,
+            max_length=max_episode_policy_steps,
+        )
     finally:
         envs.close()
     frames = agent.frames
@@ -64,7 +74,10 @@ def evaluate(
     scores["returns"] = [e.episode_return for e in result.episodes]
     if result.images is not None:
         path = Path(run_dir) / "videos" / f"evaluation{suffix}_{frames:010d}.mp4"
-        write_mp4(path, result.images, fps=video_fps)
-        scores["video"] = str(path)
+        try:
+            write_mp4(path, result.images, fps=video_fps)
+            scores["video"] = str(path)
+        except Exception as error:
+            warnings.warn(f"There is no video: {describe(error)}", stacklevel=2)
     (Path(run_dir) / f"evaluation{suffix}.json").write_text(json.dumps(scores, indent=2) + "\n")
     return scores

@@ -35,7 +35,10 @@ MUTABLE_KEYS = (
     *("env.processes", "env.hang_seconds", "env.max_restarts"),
 )
 REQUIRED_KEYS = {"env_name", "task", "seed", "total_frames", "prefill_policy_steps", "env"}
-EARLY_FILES = ("replay", "wandb", "wandb_id", "tensorboard")  # may exist before `begin`
+EARLY_FILES = (  # may exist before `begin`
+    *("replay", "wandb", "wandb_id", "tensorboard"),
+    *("mlflow.json", "mlflow.tmp"),
+)
 LOCK_PATIENCE = 0.3  # seconds: others hold the lock for a moment, to see whether it is free
 
 

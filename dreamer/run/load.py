@@ -15,7 +15,7 @@ from dreamer.models.actor_critic import ActorCritic
 from dreamer.run.build import make_agent, make_envs
 from dreamer.run.config import reasons
 from dreamer.run.folder import RunFolder
-from dreamer.run.paths import expanded
+from dreamer.run.remote import local_folder
 from dreamer.schema.words import format_value
 
 
@@ -34,7 +34,8 @@ def load(
     Checkpoints are read as tensors and plain types only.
 
     Args:
-        run_dir: Of a finished or active run.
+        run_dir: Of a finished or active run; or `wandb:<entity>/<project>/<run id>`, whose agent is
+            downloaded from W&B.
         checkpoint: `best`, which falls back to `last`; or `last`.
         policy: `actor`, which learns from the task's reward; or `explore`, the explorer of a run
             with exploration.
@@ -48,7 +49,7 @@ def load(
     """
     if checkpoint not in ("best", "last"):
         raise ValueError(f"`checkpoint` must be best or last, got {format_value(checkpoint)}")
-    folder = RunFolder(expanded(run_dir))
+    folder = RunFolder(local_folder(run_dir))
     cfg = folder.config()
     path = folder.checkpoints / f"{checkpoint}.ckpt"
     path = path if path.exists() else folder.checkpoints / "last.ckpt"

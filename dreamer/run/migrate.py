@@ -135,7 +135,17 @@ def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
         config = config | {"replay": {"carry_state": False, **replay}}
     if env := _mapping(config, "env"):
         config = config | {"env": {**ENV_KEYS.get(str(env.get("_target_")), {}), **env}}
-    return config
+    return _with_evaluation_limit(config)
+
+
+def _with_evaluation_limit(config: dict[str, Any]) -> dict[str, Any]:
+    """Add the maximum length of an evaluation episode."""
+    callbacks = _mapping(config, "callbacks")
+    evaluate = _mapping(callbacks, "evaluate")
+    if evaluate.get("_target_") != "dreamer.callbacks.evaluate.Evaluate":
+        return config
+    evaluate = {"max_episode_policy_steps": 30_000, **evaluate}
+    return config | {"callbacks": {**callbacks, "evaluate": evaluate}}
 
 
 def _with_cell(config: dict[str, Any]) -> dict[str, Any]:

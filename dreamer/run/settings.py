@@ -259,3 +259,7 @@ class EvaluateSettings(Section):
         PositiveCount, doc("Maximum length of the video.", unit="policy steps")
     ]
     video_fps: Annotated[PositiveCount, doc("Images per second of the video.")]
+    max_episode_policy_steps: Annotated[
+        PositiveCount,
+        doc("Maximum length of an episode; a longer one is cut.", unit="policy steps"),
+    ] = 30_000

@@ -200,7 +200,7 @@ def _fit(
         make_envs=make_envs,
     )
     trainer = make_trainer(cfg, logger=False, callbacks=callbacks, default_root_dir=folder.path)
-    with _open_loggers(cfg, folder, envs, resume) as loggers:
+    with _open_loggers(cfg, folder, envs, resume, metrics) as loggers:
         trainer.loggers = loggers
         # All parts are built without an error; only now change the run folder.
         folder.begin(cfg, codec_of(envs).to_dict())
@@ -242,10 +242,18 @@ def _fit(
 
 @contextmanager
 def _open_loggers(
-    cfg: DictConfig, folder: RunFolder, envs: VectorEnvs, resume: ResumePoint | None
+    cfg: DictConfig,
+    folder: RunFolder,
+    envs: VectorEnvs,
+    resume: ResumePoint | None,
+    metrics: Metrics,
 ) -> Iterator[list[Logger]]:
     """Open the loggers, and close them with the exit code of the run."""
-    loggers = make_loggers(cfg, folder, envs, resume)
+
+    def count(name: str, error: Exception) -> None:
+        metrics.fail(name, "logger/failures", error)
+
+    loggers: list[Logger] = [*make_loggers(cfg, folder, envs, resume, count)]
     exit_code = 1
     try:
         yield loggers
@@ -301,7 +309,7 @@ def _make_callbacks(
             )
         )
     if cfg.callbacks.video:
-        callbacks.append(instantiate(cfg.callbacks.video)(folder.path))
+        callbacks.append(instantiate(cfg.callbacks.video)(folder.path, metrics))
     checkpoint = instantiate(cfg.callbacks.checkpoint)(folder.checkpoints, metrics)
     return [*callbacks, checkpoint, *([progress] if progress else []), interrupt]
 

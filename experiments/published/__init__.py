@@ -7,6 +7,7 @@ the source of each file.
 import difflib
 import gzip
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+ATARI_ID = re.compile(r"^(?:ALE/)?(\w+?)(?:-ram)?(?:Deterministic|NoFrameskip)?-v\d$")
 HERE = Path(__file__).parent
 CURVE_COLUMNS = ("env", "task", "variant", "seed", "frames", "score")
 
@@ -106,12 +108,13 @@ def games() -> tuple[str, ...]:
 def game(task: str) -> str | None:
     """Return the published spelling of an Atari game, whatever the case and separators of `task`.
 
-    ale-py writes `jamesbond` where the authors write `james_bond`.
+    `ALE/Pong-v5` and `PongNoFrameskip-v4` are Pong. ale-py writes `jamesbond` where the authors
+    write `james_bond`.
 
     Returns:
         None if it is not among the games with published baselines.
     """
-    return _spellings().get(_letters(task))
+    return _spellings().get(_letters(ATARI_ID.sub(r"\1", task)))
 
 
 def table_1() -> pd.DataFrame:

@@ -28,6 +28,7 @@ from dreamer.run.compose import known_keys, register_suites
 from dreamer.run.config import checked, reasons
 from dreamer.run.folder import RunFolder
 from dreamer.run.overrides import explain
+from dreamer.run.paths import SWEEP
 from dreamer.runtime import prepare
 from dreamer.schema.help import Usage, head, keys, print_lines
 from dreamer.schema.keys import keys_of
@@ -76,6 +77,7 @@ def main(words: Sequence[str]) -> int:
     if command.dry_run:
         describe(plan, command)
         return 0
+    os.environ[SWEEP] = f"sweep {Path(command.grid).stem}"  # for loggers that nest its runs
     return carry_out(plan, command)
 
 

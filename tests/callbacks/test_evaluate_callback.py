@@ -26,10 +26,11 @@ def make_evaluate(compose_tiny, replay, tmp_path):
 
     def make(**changes):
         options = {"every_frames": 100, "episodes": 3, "video_policy_steps": 0, "video_fps": 5}
+        options["max_episode_policy_steps"] = 100
         metrics, interrupt = Metrics(replay, every_frames=1), Interrupt()
         policies = changes.pop("policies", {"actor": noisy_left})
         evaluate = Evaluate(worlds, policies, metrics, interrupt, tmp_path, **options | changes)
-        evaluate.made, evaluate.interrupt = made, interrupt
+        evaluate.made, evaluate.interrupt, evaluate.metrics = made, interrupt, metrics
         return evaluate
 
     return make
@@ -131,3 +132,36 @@ def test_actor_and_explorer_play_their_own_episodes(make_evaluate, trainer, agen
 def test_no_episode_is_refused(make_evaluate):
     with pytest.raises(ValueError, match="`episodes` must be at least 1"):
         make_evaluate(episodes=0)
+
+
+def test_a_failure_is_one_warning_and_a_count_and_the_next_one_begins_anew(
+    make_evaluate, trainer, agent
+):
+    broken = [True]
+
+    def policy(step, state):
+        if broken:
+            raise RuntimeError("the simulator\nis gone")
+        return noisy_left(step, state)
+
+    evaluate = make_evaluate(policies={"actor": policy})
+    with pytest.warns(
+        UserWarning, match="the evaluation failed, and the run .*Error: the sim"
+    ) as all_:
+        assert play_at(evaluate, trainer, agent, 100, 200) == []
+    assert len(all_) == 1
+    assert "\n" not in str(all_[0].message)
+    assert evaluate.metrics.latest == {"eval/failures": 2}
+    broken.clear()
+    assert play_at(evaluate, trainer, agent, 300) == [300]
+    assert len(evaluate.made) == 3
+
+
+def test_episodes_that_do_not_end_are_cut(make_evaluate, trainer, agent):
+    evaluate = make_evaluate(max_episode_policy_steps=5, episodes=6)
+    with pytest.warns(
+        UserWarning, match="6 of 6 evaluation episodes were cut after 5 policy steps"
+    ):
+        play_at(evaluate, trainer, agent, 100)
+    ((_, values),) = trainer.loggers[0].lines
+    assert (values["eval/length"], values["eval/cut_episodes"]) == (5, 6)

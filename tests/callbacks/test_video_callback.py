@@ -4,6 +4,7 @@ import imageio.v2 as imageio
 import pytest
 import torch
 
+from dreamer.callbacks.metrics import Metrics
 from dreamer.callbacks.video import OpenLoopVideo
 from dreamer.types import Batch
 
@@ -18,9 +19,11 @@ def batch():
 
 
 @pytest.fixture
-def make_video(tmp_path):
+def make_video(tmp_path, replay):
     options = {"every_frames": 100, "sequences": 3, "context": 5, "fps": 5}
-    return lambda **changes: OpenLoopVideo(tmp_path, **options | changes)
+    return lambda **changes: OpenLoopVideo(
+        tmp_path, Metrics(replay, every_frames=1), **options | changes
+    )
 
 
 @pytest.fixture
@@ -76,3 +79,15 @@ def test_a_run_without_an_update_has_nothing_to_film(make_video, trainer, agent,
 def test_no_context_is_refused(make_video):
     with pytest.raises(ValueError, match="`context` must be at least 1, got 0"):
         make_video(context=0)
+
+
+def test_a_video_that_cannot_be_written_is_counted_and_nothing_else(
+    make_video, trainer, agent, batch, tmp_path
+):
+    (tmp_path / "videos").write_text("a file in the way")
+    agent.frames, video = 100, make_video()
+    with pytest.warns(UserWarning, match="the video failed, and the run continues: FileExists"):
+        video.on_train_batch_end(trainer, agent, {}, batch, 0)
+    agent.frames = 200
+    video.on_train_batch_end(trainer, agent, {}, batch, 0)
+    assert video._metrics.latest == {"video/failures": 2}

@@ -308,7 +308,7 @@ def test_every_game_of_the_paper_can_be_played():
     [
         ("pongg", "`pong`"),
         ("montezumas_revenge", "`montezuma_revenge`"),
-        ("joust", "The nearest"),  # the ROM is there, but its rewards are not known
+        ("joust", "Some of the"),  # the ROM is there, but its rewards are not known
     ],
 )
 def test_a_misspelt_task_names_the_nearest(task, nearest):
@@ -342,3 +342,23 @@ def test_a_missing_emulator_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ale_py", None)
     with pytest.raises(ImportError, match="pip install 'ale-py"):
         make("pong")
+
+
+@pytest.mark.parametrize(
+    "task", ["ALE/Pong-v5", "PongNoFrameskip-v4", "PongDeterministic-v0", "Pong-ramNoFrameskip-v4"]
+)
+def test_ids_of_gymnasium_name_the_game(task, capsys):
+    envs = make(task, full_action_space=False)
+    assert (envs.action_space.size, envs.action_repeat) == (6, 4)
+    assert envs.reference_returns["random"] == -20.7
+    envs.close()
+    said = capsys.readouterr().out
+    assert said == "" or f"{task} plays pong with the settings of `env`: frame skip 4" in said
+
+
+def test_an_unknown_game_gets_a_short_answer():
+    with pytest.raises(
+        ValueError, match=r"Unknown Atari task `qqqq`\. Some of the \d+ known: "
+    ) as error:
+        make("qqqq")
+    assert len(str(error.value)) < 300

@@ -1,5 +1,6 @@
 """Groups of environments: what they do when a member fails."""
 
+import re
 from functools import partial
 
 import numpy as np
@@ -113,8 +114,10 @@ def test_a_fault_ends_the_episode_as_cut_short_and_the_next_step_begins_anew(mes
     assert [s.reward[0] for s in steps] == [0, 1, 1, 0, 0, 1, 1]
     assert log == ["made", "reset", "failed", "closed", "made", "reset"]
     said = capsys.readouterr().err
-    assert "environment 0 failed; restart 1 of at most 2" in said
-    assert "Traceback" in said
+    assert said.count("\n") == 1
+    assert said.startswith("environment 0 (environment) failed in step 3 of episode 1: ")
+    assert "Restart 1 of at most 2" in said
+    assert re.search(message, said)
 
 
 def test_the_neighbours_of_a_fault_go_on(capsys):
@@ -122,20 +125,22 @@ def test_the_neighbours_of_a_fault_go_on(capsys):
     steps = play(envs, 7)
     assert times(steps, 0) == times(steps, 2) == [0, 1, 2, 3, 4, 5, 0, 1]
     assert times(steps, 1) == [0, 1, 2, 2, 0, 1, 2, 3]
-    assert "environment 1 failed" in capsys.readouterr().err
+    assert "environment 1 (environment) failed in step 3" in capsys.readouterr().err
 
 
 def test_too_many_faults_end_the_run_with_the_last_one(capsys):
     envs = group(partial(Faulty, [], raise_error, every_time=True), max_restarts=2)
     steps = [envs.reset()]
     with pytest.raises(
-        EnvironmentFault, match="Environment 0 failed again, after 2 of .*KeyError"
+        EnvironmentFault,
+        match=r"Environment 0 \(environment\) failed again, in step 3 of episode 3, after 2 .*Key",
     ) as fault:
         for _ in range(20):
             steps.append(envs.step(STAY))
     assert times(steps) == [0, 1, 2, 2] * 2 + [0, 1, 2]
     assert isinstance(fault.value.__cause__, KeyError)
-    assert capsys.readouterr().err.count("Traceback") == 3
+    assert capsys.readouterr().err.count("\n") == 2
+    assert [fault.traceback.count("Traceback") for fault in envs.faults] == [1, 1]
 
 
 def test_without_restarts_the_first_fault_ends_the_run(capsys):

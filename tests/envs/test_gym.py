@@ -1,5 +1,6 @@
 """Gymnasium's environments: how they step, what they show, and how they are found."""
 
+import sys
 from pathlib import Path
 
 import gymnasium
@@ -88,15 +89,6 @@ def test_actions_arrive_in_the_environments_own_terms():
     assert toy.actions[0].tolist() == [3, 1]
 
 
-def test_an_environment_of_the_old_gym_is_named(monkeypatch):
-    toy = Toy()
-    monkeypatch.setattr(toy, "step", lambda action: (SIGHT.sample(), 0.0, False, {}))
-    env = GymEnv(toy)
-    env.reset(seed=0)
-    with pytest.raises(EnvironmentFault, match=r"got 4 values\. .* old Gym"):
-        env.step(FIRST)
-
-
 # Pictures
 
 
@@ -183,6 +175,45 @@ def test_environments_in_processes_of_their_own_step_the_same(capfd):
 def test_what_cannot_be_made_is_refused_with_the_reason(task, options, error, message):
     with pytest.raises(error, match=message):
         make(task, **options)
+
+
+@pytest.mark.parametrize(
+    ("task", "id_"),
+    [("ALE/Pong-v5", "ALE/Pong-v5"), ("PongNoFrameskip-v4", "PongNoFrameskip-v4")],
+)
+def test_atari_games_are_registered_when_they_are_wanted(task, id_):
+    pytest.importorskip("ale_py")
+    envs = make(task)
+    assert envs.obs_shapes == {"image": (3, 64, 64)}
+    assert envs.members[0].name == id_
+    envs.reset()
+    envs.close()
+
+
+def test_atari_games_without_their_package_say_what_to_install(monkeypatch):
+    monkeypatch.setattr(gym.gymnasium, "registry", {})
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    with pytest.raises(ImportError, match="ALE/Pong-v5 needs `pip install 'ale-py"):
+        make("ALE/Pong-v5")
+
+
+def test_a_module_that_cannot_be_imported_is_named(tmp_path, monkeypatch):
+    (tmp_path / "broken_toys.py").write_text("raise RuntimeError('no licence')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        EnvironmentFault, match=r"import of broken_toys raised RuntimeError: no licence .*py:1"
+    ):
+        make("broken_toys:Toy-v0")
+
+
+@pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_an_error_of_a_constructor_names_the_environment(apart, monkeypatch):
+    with pytest.raises(
+        EnvironmentFault,
+        match=r'^toys:toys/Blind-v0 cannot be built: NameError: Cannot connect to "None" '
+        r"\(.*toys.py:\d+ in fail\)\. Without a screen, start the command with `xvfb-run -a`",
+    ):
+        make("toys:toys/Blind-v0", processes=apart)
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -186,6 +186,46 @@ def test_figures_films_and_page_are_written_beside_the_runs(tmp_path, monkeypatc
     assert "2 run(s): 2 finished" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (
+            lambda run: write_returns(run, 1e308, -1e308),
+            "2 point(s) of metrics.jsonl with a return",
+        ),
+        (lambda run: write_returns(run, None, None), "metrics.jsonl has returns, and none can be"),
+        (
+            lambda run: replace_by_folder(run / "metrics.jsonl"),
+            "cannot be read (IsADirectoryError: ",
+        ),
+        (
+            lambda run: replace_by_folder(run / "config.yaml"),
+            "config.yaml cannot be read (IsADirec",
+        ),
+        (lambda run: replace_by_folder(run / "failure.txt"), "cannot be read (IsADirectoryError: "),
+    ],
+)
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_one_broken_run_is_named_and_the_rest_is_reported(damage, problem, tmp_path, reported):
+    make_run(tmp_path / "runs")
+    broken = make_run(tmp_path / "runs", seed=1, finished=False)
+    damage(broken)
+    printed, _ = reported()
+    assert f"! {broken}: " in printed
+    assert problem in printed
+    assert "memory" in printed.partition("! ")[0]
+
+
+def write_returns(run, *returns):
+    lines = [{"frames": 1000 * n, "collect/return": x} for n, x in enumerate(returns, 1)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def replace_by_folder(path):
+    path.unlink(missing_ok=True)
+    path.mkdir()
+
+
 def test_probes_have_a_table_with_their_latest_numbers_and_their_pictures(tmp_path, reported):
     for seed, accuracy in ((0, 0.7), (1, 0.9)):
         path = make_run(tmp_path / "runs", variant="probed", seed=seed)

@@ -1,0 +1,88 @@
+"""Faults of environments: which exceptions are theirs, and how one line describes them.
+
+The groups of environments and their processes use it. It knows no environment.
+"""
+
+import re
+import signal
+import sysconfig
+import textwrap
+import threading
+import traceback
+from pathlib import Path
+
+MAX_LETTERS = 400  # of a message; an array may print thousands
+PACKAGE = str(Path(__file__).parents[1])
+LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<")
+# Exceptions that are neither an Exception nor a request to stop: asyncio's, and those of Rust.
+FOREIGN = ("CancelledError", "PanicException")
+SCREEN = re.compile(r"display|opengl|\begl\b|glx|x11|screen|framebuffer|\"None\"", re.IGNORECASE)
+
+
+class EnvironmentFault(RuntimeError):  # noqa: N818 -- the environment's, not this program's
+    """An environment raised, hung, crashed or returned something invalid."""
+
+
+def is_fault(error: BaseException) -> bool:
+    """Whether an environment may be restarted after an exception; all others stop the run.
+
+    `SystemExit` and `KeyboardInterrupt` are faults if the environment raised them, and not a signal
+    handler.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        is_main = threading.current_thread() is threading.main_thread()
+        return not (is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+    if isinstance(error, SystemExit):
+        return error.code != 128 + signal.SIGTERM  # the commands' handler raises it
+    return isinstance(error, Exception) or type(error).__name__ in FOREIGN
+
+
+def describe(error: BaseException) -> str:
+    """Describe an exception in one line: type, message and place in the user's code."""
+    if isinstance(error, EnvironmentFault):
+        return one_line(str(error))
+    message, kind = one_line(message_of(error)), type(error).__name__
+    place = where(error)
+    return f"{kind}{': ' if message else ''}{message}{f' ({place})' if place else ''}"
+
+
+def message_of(error: BaseException) -> str:
+    """Return the message of an exception; a user's may fail to print."""
+    try:
+        return str(error)
+    except Exception as failure:
+        return f"no message: `__str__` raised {type(failure).__name__}"
+
+
+def one_line(text: str) -> str:
+    """Join the lines of a text, and shorten it."""
+    return textwrap.shorten(text, MAX_LETTERS)
+
+
+def where(error: BaseException) -> str:
+    """Return file, line and function of an exception: the last that is no library's, if any."""
+    stack = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in stack if not frame.filename.startswith(PACKAGE)]
+    own = [frame for frame in frames if not frame.filename.startswith(LIBRARIES)] or frames
+    return f"{own[-1].filename}:{own[-1].lineno} in {own[-1].name}" if own else ""
+
+
+def build_error(name: str, error: BaseException) -> Exception:
+    """Return the error of an environment that cannot be built; it names the environment.
+
+    A `ValueError` or an `ImportError` stays one; anything else becomes an `EnvironmentFault`.
+    """
+    if not isinstance(error, ValueError | ImportError):
+        return build_fault(name, error)
+    text = message_of(error)
+    named = one_line(text if name in text else f"{name}: {text}")
+    return (ImportError if isinstance(error, ImportError) else ValueError)(named)
+
+
+def build_fault(name: str, error: BaseException) -> EnvironmentFault:
+    """Return the fault of an environment that cannot be built; it names the environment."""
+    text = message_of(error)
+    if isinstance(error, EnvironmentFault) and name in text:  # from its process
+        return error
+    hint = " Without a screen, start the command with `xvfb-run -a`." if SCREEN.search(text) else ""
+    return EnvironmentFault(f"{name} cannot be built: {describe(error)}.{hint}")

@@ -1,0 +1,160 @@
+"""What every logger of a run gets and may do, and a guard that lets it fail.
+
+A logger is one of Lightning's. If it is a `RunLogger`, it also gets the videos and the end of the
+run. Loggers know no metric; only W&B's summary reads one, the return.
+"""
+
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pytorch_lightning.loggers import Logger
+
+# What a run folder must hold for its agent to be loaded; the last checkpoint replaces the best.
+AGENT_FILES = ("config.yaml", "spaces.json", "checkpoints/best.ckpt")
+
+
+Parameters = dict[str, str | bool | int | float]  # without nesting: {"batch.size": 16, ...}
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """What services show of a run. A logger's factory gets it if it has a parameter `run`."""
+
+    root: Path  # of all run folders
+    env: str
+    task: str
+    variant: str  # the experiment and the changed switches
+    seed: int
+    config: dict[str, Any]  # plain types
+    reference_returns: Mapping[str, float]  # raw returns of known players, see `VectorEnvs`
+    resumed_at: int | None  # frames; None: a new run
+    sweep: str | None  # its name; None: the run belongs to none
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return f"{self.variant}-{self.task}-seed{self.seed}"
+
+    @property
+    def group(self) -> str:
+        """Name that the seeds of one variant on one task share."""
+        return f"{self.env}/{self.task}/{self.variant}"
+
+    def parameters(self) -> Parameters:
+        """Return the configuration without nesting."""
+        return dict(_flat(self.config, ""))
+
+
+def _flat(value: Any, key: str) -> list[tuple[str, Any]]:
+    """Return the leaves below a key; what is no number, text or truth value becomes text."""
+    if isinstance(value, Mapping):
+        return [
+            leaf
+            for name, part in value.items()
+            for leaf in _flat(part, f"{key}.{name}" if key else str(name))
+        ]
+    return [(key, value if isinstance(value, str | bool | int | float) else str(value))]
+
+
+def agent_files(run_dir: Path) -> list[Path]:
+    """Return the files from which the run's agent can be loaded; empty before a checkpoint."""
+    files = [run_dir / name for name in AGENT_FILES]
+    if not files[-1].exists():
+        files[-1] = files[-1].with_name("last.ckpt")
+    return files if files[-1].exists() else []
+
+
+class RunLogger(Logger):
+    """A logger that may also take videos, forget frames and end; by default it does not."""
+
+    def log_video(self, key: str, images: np.ndarray, path: Path, *, frames: int, fps: int) -> None:
+        """Log a video.
+
+        Args:
+            key: Metric key of the video, such as `video/open_loop`.
+            images: (T, H, W, 3) uint8.
+            path: Path of the MP4 file with these images.
+            frames: Frame count of the run.
+            fps: Images per second.
+        """
+
+    def truncate(self, frames: int) -> None:
+        """Drop what an interrupted run logged after its checkpoint's frame."""
+
+    def finish(self, exit_code: int) -> None:
+        """End the run; 0: finished, 1: failed, 128 + n: stopped by signal n, to be resumed."""
+
+
+class GuardedLogger(RunLogger):
+    """Lets a logger fail: the run continues, and the logger is tried again the next time."""
+
+    def __init__(self, logger: Logger, on_failure: Callable[[str, Exception], None]):
+        """Guard `logger`; `on_failure` gets its name and what it raised."""
+        super().__init__()
+        self.logger, self._on_failure = logger, on_failure
+        start = getattr(logger, "start_failure", None)
+        if start is not None:
+            self.report(start)
+
+    @property
+    def name(self) -> str | None:
+        """Name of the logger."""
+        return self.logger.name
+
+    @property
+    def version(self) -> int | str | None:
+        """Version of the logger."""
+        return self.logger.version
+
+    @property
+    def save_dir(self) -> str | None:
+        """Folder of the logger."""
+        return self.logger.save_dir
+
+    def report(self, error: Exception) -> None:
+        """Report a failure; Lightning's loggers hide a full disk behind another message."""
+        cause = error.__cause__
+        reason = cause if isinstance(cause, Exception) else error
+        self._on_failure(f"the logger {type(self.logger).__name__}", reason)
+
+    def attempt(self, call: Callable[[Any], Any]) -> None:
+        """Call a function of the logger; report what it raises."""
+        try:
+            call(self.logger)
+        except Exception as error:
+            self.report(error)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """See `Logger`."""
+        self.attempt(lambda logger: logger.log_metrics(metrics, step=step))
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any):
+        """See `Logger`."""
+        self.attempt(lambda logger: logger.log_hyperparams(params, *args, **kwargs))
+
+    def save(self) -> None:
+        """See `Logger`."""
+        self.attempt(lambda logger: logger.save())
+
+    def finalize(self, status: str) -> None:
+        """See `Logger`."""
+        self.attempt(lambda logger: logger.finalize(status))
+
+    def log_video(self, key: str, images: np.ndarray, path: Path, *, frames: int, fps: int) -> None:
+        """See `RunLogger`; Lightning's loggers take no videos."""
+        if isinstance(self.logger, RunLogger):
+            self.attempt(lambda logger: logger.log_video(key, images, path, frames=frames, fps=fps))
+
+    def truncate(self, frames: int) -> None:
+        """See `RunLogger`."""
+        if isinstance(self.logger, RunLogger):
+            self.attempt(lambda logger: logger.truncate(frames))
+
+    def finish(self, exit_code: int) -> None:
+        """See `RunLogger`."""
+        if isinstance(self.logger, RunLogger):
+            self.attempt(lambda logger: logger.finish(exit_code))

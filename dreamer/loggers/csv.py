@@ -1,0 +1,77 @@
+"""metrics.csv: a table with one row per line of metrics, for spreadsheets and `pandas.read_csv`."""
+
+import csv
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dreamer.loggers.base import RunLogger
+
+
+class CsvLogger(RunLogger):
+    """Writes a table; a metric that is logged for the first time becomes a new column.
+
+    Lightning's own CSV logger deletes the table of a run that is resumed. This one continues it.
+    """
+
+    def __init__(self, run_dir: Path):
+        super().__init__()
+        self.path = Path(run_dir) / "metrics.csv"
+        self._columns: list[str] = []
+
+    @property
+    def name(self) -> str:
+        """Name of the logger."""
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        """Always empty: the run folder identifies the run."""
+        return ""
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any):
+        """Do nothing: the run folder holds the configuration."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append one row; `step` is the frame count."""
+        row = {"frames": step, **{key: float(value) for key, value in metrics.items()}}
+        if not self._columns:
+            self._columns = self._read()[0]
+        added = [key for key in row if key not in self._columns]
+        if added:
+            _, rows = self._read()
+            self._columns += added
+            self._write([*rows, row])
+            return
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self._columns).writerow(row)
+
+    def truncate(self, frames: int) -> None:
+        """Drop the rows after a frame count, and an incomplete row of a killed process."""
+        self._columns, rows = self._read()
+        if self._columns:
+            self._write(row for row in rows if _complete(row) and int(row["frames"]) <= frames)
+
+    def _read(self) -> tuple[list[str], list[dict[str, Any]]]:
+        """Return columns and rows; both are empty if there is no table yet."""
+        if not self.path.exists():
+            return [], []
+        with self.path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+        return list(reader.fieldnames or []), rows
+
+    def _write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Replace the table."""
+        temporary = self.path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+        temporary.replace(self.path)
+
+
+def _complete(row: Mapping[Any, Any]) -> bool:
+    """Whether a row has all columns, and no other."""
+    return None not in row and None not in row.values() and str(row["frames"]).isdecimal()

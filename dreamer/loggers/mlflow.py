@@ -1,0 +1,283 @@
+"""MLflow: metrics, parameters, and the run's agent and videos as artifacts.
+
+A thread of its own sends everything, so that a slow server does not slow down the run. What a
+server that is down does not take is kept and sent later.
+"""
+
+import importlib.util
+import json
+import logging
+import os
+import time
+from argparse import Namespace
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from filelock import FileLock
+
+from dreamer.loggers.base import RunDescription, RunLogger, agent_files
+from dreamer.schema.types import doc
+
+KEPT = 10_000  # entries that wait for the server at most; then the oldest are dropped
+FINISH_SECONDS = 300.0  # time to send the rest at the end
+SETTINGS = {  # of MLflow, unless the environment has others
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # we send again what was not taken
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+BATCH = 100  # parameters in one request; MLflow's limit
+LONGEST = 6000  # characters of a parameter; MLflow's limit
+STATUS = {0: "FINISHED", 1: "FAILED"}  # by exit code; the others are signals
+SWEEPS = "mlflow_sweeps.json"  # in the root folder: the parent run of each sweep, by its name
+
+Call = Callable[["MlflowRun"], None]
+
+
+class MlflowRun:
+    """One run on the server. Every method is a request, which may raise or take long."""
+
+    def __init__(self, client: Any, run_id: str, file: Path, frames: int = -1):
+        """Use a run that exists.
+
+        Args:
+            client: `MlflowClient`.
+            run_id: Id of the run.
+            file: Keeps the id and the last frame count, for when the run is resumed.
+            frames: Frame count up to which metrics were logged before the run was resumed.
+        """
+        self._client, self.id, self._file = client, run_id, file
+        self._logged_before = self._frames = frames
+
+    @classmethod
+    def open(cls, address: str, experiment: str, file: Path, run: RunDescription) -> "MlflowRun":
+        """Continue the run that the file names, or create one."""
+        from mlflow.exceptions import MlflowException
+
+        client = _client(address)
+        if file.exists():
+            known = json.loads(file.read_text())
+            try:
+                client.update_run(known["run_id"], status="RUNNING")
+                return cls(client, known["run_id"], file, known["frames"])
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+        experiment_id = _experiment(client, experiment, address, run.root)
+        tags = {"env": run.env, "task": run.task, "variant": run.variant, "group": run.group}
+        tags["seed"] = str(run.seed)
+        if run.sweep:
+            tags["mlflow.parentRunId"] = _parent(client, experiment_id, run.root, run.sweep)
+        created = client.create_run(experiment_id, tags=tags, run_name=run.name)
+        new = cls(client, created.info.run_id, file)
+        new._save()
+        new._log_parameters(run.parameters())
+        return new
+
+    def log_metrics(self, metrics: Mapping[str, float], frames: int, milliseconds: int) -> None:
+        """Log numbers at a frame count, unless it was logged before the run was resumed."""
+        from mlflow.entities import Metric
+
+        if frames <= self._logged_before:
+            return
+        values = [Metric(key, float(x), milliseconds, frames) for key, x in metrics.items()]
+        self._client.log_batch(self.id, metrics=values)
+        if frames > self._frames:
+            self._frames = frames
+            self._save()
+
+    def log_file(self, path: Path, folder: str) -> None:
+        """Upload a file into a folder of the artifacts."""
+        self._client.log_artifact(self.id, str(path), folder or None)
+
+    def finish(self, status: str) -> None:
+        """End the run."""
+        self._client.set_terminated(self.id, status)
+
+    def _save(self) -> None:
+        temporary = self._file.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"run_id": self.id, "frames": self._frames}))
+        temporary.replace(self._file)
+
+    def _log_parameters(self, parameters: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        items = [Param(key, str(value)[:LONGEST]) for key, value in parameters.items()]
+        for start in range(0, len(items), BATCH):
+            self._client.log_batch(self.id, params=items[start : start + BATCH])
+
+
+class MlflowLogger(RunLogger):
+    """Sends to MLflow from a thread; a failure is raised by the next call, for `GuardedLogger`.
+
+    MLflow keeps what a killed run logged after its checkpoint. The resumed run does not log those
+    frames again.
+    """
+
+    def __init__(self, run_dir: Path, connect: Callable[[], MlflowRun], *, artifacts: bool):
+        """Log the run in a folder.
+
+        Args:
+            run_dir: The run folder.
+            connect: Opens the run on the server; called in the thread when something was
+                logged, until it succeeds.
+            artifacts: Upload videos, and the agent at the end.
+        """
+        super().__init__()
+        self._run_dir, self._connect, self._artifacts = run_dir, connect, artifacts
+        self._run: MlflowRun | None = None
+        self._waiting: deque[Call] = deque(maxlen=KEPT)
+        self._thread = ThreadPoolExecutor(1, "mlflow")
+        self._sending: Future[None] | None = None  # None: nothing was logged yet
+
+    @property
+    def name(self) -> str:
+        """Name of the logger."""
+        return "mlflow"
+
+    @property
+    def version(self) -> str | None:
+        """Id of the run on the server; None before it is known."""
+        return self._run and self._run.id
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any):
+        """Do nothing: the configuration was logged when the run was created."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log numbers; `step` is the frame count."""
+        values, frames, now = dict(metrics), step or 0, int(1000 * time.time())
+        self._put(lambda run: run.log_metrics(values, frames, now))
+
+    def log_video(self, key: str, images: np.ndarray, path: Path, *, frames: int, fps: int) -> None:
+        """Upload the video file."""
+        if self._artifacts:
+            self._put(lambda run: run.log_file(path, "videos"))
+
+    def finish(self, exit_code: int) -> None:
+        """Upload the agent, send what is left, and end the run, if it has logged anything."""
+        if self._sending is None:
+            return
+        for path in agent_files(self._run_dir) if self._artifacts else ():
+            folder = path.parent.relative_to(self._run_dir).as_posix().strip(".")
+            self._waiting.append(lambda run, path=path, folder=folder: run.log_file(path, folder))
+        status = STATUS.get(exit_code, "KILLED")
+        self._waiting.append(lambda run: run.finish(status))
+        with suppress(Exception):  # it was or will be raised
+            self._sending.result(FINISH_SECONDS)
+        last = self._thread.submit(self._send)
+        self._thread.shutdown(wait=False)
+        last.result(FINISH_SECONDS)
+
+    def _put(self, call: Call) -> None:
+        """Queue a call, and raise what the calls before have raised."""
+        self._waiting.append(call)
+        failure = None
+        if self._sending is None or self._sending.done():
+            failure = self._sending and self._sending.exception()
+            self._sending = self._thread.submit(self._send)
+        if failure:
+            raise failure
+
+    def _send(self) -> None:
+        """Send what waits, in the thread; after a failure the rest keeps waiting."""
+        if self._run is None:
+            self._run = self._connect()
+        while self._waiting:
+            call = self._waiting[0]
+            call(self._run)
+            with suppress(IndexError, ValueError):  # dropped meanwhile, as too many waited
+                self._waiting.remove(call)
+
+
+def make_mlflow(
+    run_dir: Path,
+    *,
+    run: RunDescription,
+    experiment: Annotated[str, doc("Experiment on MLflow.")],
+    artifacts: Annotated[
+        bool, doc("Upload the best agent at the end, and videos when they are made.")
+    ],
+) -> MlflowLogger:
+    """Make an MLflow logger: for the server of MLFLOW_TRACKING_URI, else for a local database.
+
+    The runs of a sweep are nested in a run of its name. To see local runs:
+    `mlflow server --backend-store-uri sqlite:///runs/mlflow.db`.
+
+    Args:
+        run_dir: mlflow.json in it keeps the run's id, so that a resumed run continues there.
+        run: What MLflow shows of the run.
+        experiment: MLflow experiment.
+        artifacts: Upload agent and videos.
+
+    Raises:
+        ImportError: MLflow is not installed; the message has the command.
+    """
+    run_dir, address = Path(run_dir), _address(run.root)
+    if importlib.util.find_spec("mlflow") is None:
+        raise ImportError("logger=mlflow needs `pip install -r requirements-mlflow.txt`")
+
+    def connect() -> MlflowRun:
+        run.root.mkdir(parents=True, exist_ok=True)
+        return MlflowRun.open(address, experiment, run_dir / "mlflow.json", run)
+
+    return MlflowLogger(run_dir, connect, artifacts=artifacts)
+
+
+def log_report(root: Path, folder: Path) -> None:
+    """Upload the files of a report to the sweeps below a root folder that have used MLflow."""
+    file = root / SWEEPS
+    if file.exists():
+        client = _client(_address(root))
+        for run_id in json.loads(file.read_text()).values():
+            client.log_artifacts(run_id, str(folder), "report")
+
+
+def _address(root: Path) -> str:
+    """Return the server's address, or that of the local database."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.absolute() / 'mlflow.db'}"
+
+
+def _client(address: str) -> Any:
+    """Connect to MLflow, which then neither waits long nor reports to its makers."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    from mlflow.tracking import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(address)
+
+
+def _experiment(client: Any, name: str, address: str, root: Path) -> str:
+    """Return the id of an experiment, which is created if necessary."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        local = address.startswith("sqlite:")
+        place = (root.absolute() / "mlartifacts").as_uri() if local else None  # else the server's
+        try:
+            return client.create_experiment(name, artifact_location=place)
+        except MlflowException:  # another run has just created it
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    return found.experiment_id
+
+
+def _parent(client: Any, experiment_id: str, root: Path, sweep: str) -> str:
+    """Return the id of the run in which a sweep's runs are nested."""
+    file = root / SWEEPS
+    with FileLock(file.with_suffix(".lock")):
+        known = json.loads(file.read_text()) if file.exists() else {}
+        if sweep not in known:
+            created = client.create_run(experiment_id, run_name=sweep)
+            client.set_terminated(created.info.run_id)
+            known[sweep] = created.info.run_id
+            file.write_text(json.dumps(known))
+    return known[sweep]

@@ -1,0 +1,201 @@
+"""Weights & Biases: metrics, videos, and the best agent as an artifact.
+
+Online with an API key, else offline in the run folder.
+"""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pytorch_lightning.loggers import WandbLogger
+
+from dreamer.loggers.base import RunDescription, RunLogger, agent_files
+from dreamer.schema.types import doc
+
+START_SECONDS = 30.0  # time that W&B has to connect; then the run is offline
+FINISH_SECONDS = 300.0  # time that W&B has to upload the rest; `wandb sync` does so later
+RETURN = "collect/return"  # the raw return that W&B's summary normalises
+
+
+class SummarizingWandbLogger(WandbLogger, RunLogger):
+    """W&B with frames as its step; its summary also normalises the latest return.
+
+    W&B accepts increasing steps only, and merges entries of the same step. So it keeps what a
+    killed run logged after its checkpoint, and drops what the resumed run logs for those frames.
+
+    Elsewhere only `experiments/scores.py` normalises. W&B's table of runs cannot compute, so its
+    summary holds `score/<player>_normalised`.
+    """
+
+    def __init__(
+        self,
+        run: Any,
+        reference_returns: Mapping[str, float],
+        start_failure: Exception | None = None,
+        artifacts: Path | None = None,
+    ):
+        """Log to a W&B run.
+
+        Args:
+            run: W&B run.
+            reference_returns: Those of a `VectorEnvs`.
+            start_failure: Why the run is offline, although it was to be online.
+            artifacts: The run folder, if its agent and videos are to be uploaded at the end.
+        """
+        super().__init__(experiment=run)
+        self._references, self.start_failure = reference_returns, start_failure
+        self._artifacts = artifacts
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log numbers; `step` is the frame count."""
+        self.experiment.log({"frames": step, **metrics}, step=step)
+        if RETURN in metrics:
+            self.experiment.summary.update(self._scores(metrics[RETURN]))
+
+    def log_video(self, key: str, images: np.ndarray, path: Path, *, frames: int, fps: int) -> None:
+        """Upload the video file."""
+        import wandb
+
+        video = wandb.Video(str(path), format="mp4")
+        self.experiment.log({"frames": frames, key: video}, step=frames)
+
+    def finish(self, exit_code: int) -> None:
+        """Upload the agent and the videos, and end the run."""
+        if self._artifacts:
+            self._log_artifacts(self._artifacts)
+        if exit_code > 128:
+            self.experiment.mark_preempting()
+        self.experiment.finish(exit_code)
+
+    def _log_artifacts(self, run_dir: Path) -> None:
+        """Log the agent as `agent-<run id>`, and all videos as `videos-<run id>`."""
+        import wandb
+
+        for name, kind, files in (
+            ("agent", "model", agent_files(run_dir)),
+            ("videos", "videos", sorted(run_dir.glob("videos/*.mp4"))),
+        ):
+            if files:
+                artifact = wandb.Artifact(f"{name}-{self.experiment.id}", type=kind)
+                for path in files:
+                    artifact.add_file(str(path), name=path.relative_to(run_dir).as_posix())
+                self.experiment.log_artifact(artifact)
+
+    def _scores(self, value: float) -> dict[str, float]:
+        """Normalise a return so that random play is 0 and a reference player is 1."""
+        if "random" not in self._references:
+            return {}
+        low = self._references["random"]
+        return {
+            f"score/{player}_normalised": (value - low) / (high - low)
+            for player, high in self._references.items()
+            if player != "random"
+        }
+
+
+def make_wandb(
+    run_dir: Path,
+    *,
+    run: RunDescription,
+    project: Annotated[str, doc("Project on W&B.")],
+    tags: Annotated[list[str], doc("More tags to filter by.")],
+    artifacts: Annotated[
+        bool | Literal["auto"],
+        doc("Upload the best agent and the videos at the end; auto: if the run is online."),
+    ] = "auto",
+) -> SummarizingWandbLogger:
+    """Make a W&B logger: online with an API key, else offline in the run folder.
+
+    W&B draws one curve per group, the mean of its runs. So a group contains the seeds of one
+    variant on one task, like a run folder's parent. The job type is the variant, over all tasks.
+
+    Args:
+        run_dir: Stores the run's id, so that a resumed run keeps it.
+        run: What W&B shows of the run.
+        project: W&B project.
+        tags: W&B tags, beside environment, task and variant.
+        artifacts: Whether agent and videos become artifacts at the end.
+    """
+    import wandb
+
+    run_dir = Path(run_dir)
+    id_file = run_dir / "wandb_id"
+    if not id_file.exists():
+        id_file.write_text(secrets.token_hex(4))
+    mode, problem = _choose_mode()
+
+    def start(mode: str) -> Any:
+        if mode == "offline":
+            print(f"W&B is offline. To upload: `wandb sync {run_dir / 'wandb'}/offline-run-*`")
+        return wandb.init(
+            project=project,
+            group=_shorten(run.group, 128),
+            job_type=_shorten(run.variant, 64),
+            name=_shorten(run.name, 128),
+            tags=[_shorten(tag, 64) for tag in (run.env, run.task, run.variant, *tags)],
+            config={**run.config, "variant": run.variant},
+            dir=run_dir,
+            id=id_file.read_text(),
+            resume="allow",
+            mode=mode,  # pyright: ignore[reportArgumentType]
+            settings=_settings(),
+        )
+
+    try:
+        experiment = start(mode)
+    except Exception as error:  # no connection, or the key is refused
+        if mode == "offline":
+            raise
+        mode, problem, experiment = "offline", error, start("offline")
+    id_file.write_text(experiment.id)  # an agent of a W&B sweep sets its own id
+    experiment.define_metric("frames")
+    experiment.define_metric("*", step_metric="frames")
+    uploads = mode == "online" if artifacts == "auto" else artifacts
+    return SummarizingWandbLogger(
+        experiment, run.reference_returns, problem, run_dir if uploads else None
+    )
+
+
+def _choose_mode() -> tuple[str, Exception | None]:
+    """Return W&B's mode, and what keeps it from being the one that was asked for."""
+    asked = os.environ.get("WANDB_MODE")
+    if asked not in (None, "", "online"):
+        return asked, None
+    if _has_key():
+        return "online", None
+    if not asked:
+        return "offline", None
+    return "offline", ConnectionError(
+        "WANDB_MODE is online, but there is no API key. Run `wandb login`, or set WANDB_API_KEY"
+    )
+
+
+def _settings() -> Any:
+    """Return settings with which W&B neither prompts nor waits forever for its server."""
+    import wandb
+
+    known = vars(wandb.Settings(silent=True))
+    limits: dict[str, Any] = {"init_timeout": START_SECONDS, "finish_timeout": FINISH_SECONDS}
+    return wandb.Settings(silent=True, **{name: limits[name] for name in limits if name in known})
+
+
+def _shorten(text: str, limit: int) -> str:
+    """Shorten a text to W&B's limit; a hash keeps different texts different."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _has_key() -> bool:
+    """Whether W&B accepts the API key from the environment or from `wandb login`."""
+    import wandb
+
+    try:
+        return wandb.login(prompt=False)
+    except wandb.Error as error:
+        print(f"W&B does not accept the API key: {error}")
+        return False
