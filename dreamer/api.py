@@ -6,7 +6,7 @@ reads no command line and does not change Hydra's state.
 
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from dreamer.inference import TrainedAgent
 from dreamer.run.build import make_envs
 from dreamer.run.compose import compose
 from dreamer.run.load import load
+from dreamer.run.permission import code_of
 from dreamer.run.train import EnvsMaker, Summary
 from dreamer.run.train import train as run
 
@@ -45,9 +46,11 @@ NO_EVALUATION = (
 class Run:
     """The results of `train`."""
 
-    def __init__(self, summary: Summary):
+    def __init__(self, summary: Summary, allow: Sequence[str] = ()):
+        """`allow` is the code that the program's own configuration named, see `load`."""
         self.summary = summary
         self.run_dir = Path(summary.run_dir)
+        self._allow = allow
 
     @property
     def metrics(self) -> "pandas.DataFrame":
@@ -66,7 +69,7 @@ class Run:
     @cached_property
     def agent(self) -> TrainedAgent:
         """The trained agent, as `dreamer.load` returns it."""
-        return load(self.run_dir)
+        return load(self.run_dir, allow=self._allow)
 
     def __repr__(self) -> str:
         return f"Run({str(self.run_dir)!r}, {self.summary.frames} frames)"
@@ -114,7 +117,7 @@ def train(
         cfg = compose(DEFAULTS, {"env": "own"}, changes)
         maker = _maker_of(env, cfg)
     try:
-        return Run(run(cfg, maker))
+        return Run(run(cfg, maker), code_of(cfg))
     except Interrupted as stop:
         print(
             f"\nStopped by {stop}; everything is saved. Repeat the call to resume.", file=sys.stderr

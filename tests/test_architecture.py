@@ -12,7 +12,7 @@ LAYERS = (
     ("schema",),
     (
         *("types", "losses", "distributions", "bounded_normals", "schedules"),
-        *("finite_check", "optim", "video", "runtime"),
+        *("finite_check", "optim", "video", "runtime", "array_pickle"),
     ),
     ("models", "replay", "envs"),
     ("agent", "components", "exploration", "policy", "collector"),

@@ -4,6 +4,7 @@
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from dreamer.run.build import make_envs
 from dreamer.run.config import reasons
 from dreamer.run.folder import RunFolder
 from dreamer.run.load import load
+from dreamer.run.permission import check_permitted
 from dreamer.video import write_mp4
 
 
@@ -29,6 +31,7 @@ def evaluate(
     sample_actions: bool,
     video_policy_steps: int,
     video_fps: int,
+    allow: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Play whole episodes with the agent of a run folder.
 
@@ -41,17 +44,19 @@ def evaluate(
         sample_actions: See `load`.
         video_policy_steps: Maximum length of the video; 0: no video.
         video_fps: Images per second.
+        allow: See `load`; here it applies to the environment as well.
 
     Returns:
         Scores, all raw returns, and the path of the video.
     """
     if episodes < 1:
         raise ValueError(f"`episodes` must be at least 1, got {episodes}")
-    agent = load(run_dir, checkpoint, policy=policy, sample_actions=sample_actions)
+    folder = RunFolder(run_dir)
+    cfg = folder.config()
+    check_permitted(cfg, folder.path, allow, ("env",))  # before any code is imported
+    agent = load(run_dir, checkpoint, policy=policy, sample_actions=sample_actions, allow=allow)
     torch.manual_seed(seed)
-    envs = make_envs(
-        RunFolder(run_dir).config(), seed=seed + EVALUATION_SEED, count=min(episodes, 10)
-    )
+    envs = make_envs(cfg, seed=seed + EVALUATION_SEED, count=min(episodes, 10))
     try:
         recorder = VideoRecorder(envs, video_policy_steps)
         result = play(envs, agent.step_policy, episodes, recorder=recorder)

@@ -3,6 +3,7 @@
 `dreamer.load` and `python -m dreamer.evaluate` call it. It does not change the folder.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -16,6 +17,7 @@ from dreamer.run.build import make_agent, make_envs
 from dreamer.run.config import reasons
 from dreamer.run.folder import RunFolder
 from dreamer.run.paths import expanded
+from dreamer.run.permission import check_permitted
 from dreamer.schema.words import format_value
 
 
@@ -27,11 +29,12 @@ def load(
     policy: str = ACTOR,
     sample_actions: bool = False,
     device: str = "cpu",
+    allow: Sequence[str] = (),
 ) -> TrainedAgent:
     """Load the agent of a run folder; its environment need not be installed.
 
-    Do not load a run folder that you do not trust: its configuration names the classes to build.
-    Checkpoints are read as tensors and plain types only.
+    Somebody else may have made the folder: it can name classes of this program only, and those of
+    `allow`. Checkpoints are read as tensors and plain types only.
 
     Args:
         run_dir: Of a finished or active run.
@@ -40,21 +43,24 @@ def load(
             with exploration.
         sample_actions: Sample actions as in training, instead of the policy's mode.
         device: torch device of the networks.
+        allow: Packages or modules, such as `["my_package"]`, whose classes the run may name as
+            well; their code is run.
 
     Raises:
         FileNotFoundError: There is no such run or checkpoint.
-        ValueError: The checkpoint is damaged or belongs to another agent, or the run has no such
-            policy.
+        ValueError: The checkpoint is damaged or belongs to another agent, the run has no such
+            policy, or its configuration names code that is not allowed.
     """
     if checkpoint not in ("best", "last"):
         raise ValueError(f"`checkpoint` must be best or last, got {format_value(checkpoint)}")
     folder = RunFolder(expanded(run_dir))
     cfg = folder.config()
+    check_permitted(cfg, folder.path, allow, ("model", "explore"))
     path = folder.checkpoints / f"{checkpoint}.ckpt"
     path = path if path.exists() else folder.checkpoints / "last.ckpt"
     state = folder.read_checkpoint(path)
     spaces = folder.spaces()
-    codec = codec_from_dict(spaces) if spaces else _codec_from_environment(cfg)
+    codec = codec_from_dict(spaces) if spaces else _codec_from_environment(cfg, folder, allow)
     networks = make_agent(cfg, codec)
     try:
         networks.load_state_dict(state["state_dict"])
@@ -76,8 +82,9 @@ def _choose_actor(networks: DreamerAgent, policy: str) -> ActorCritic:
     return actors[policy]
 
 
-def _codec_from_environment(cfg: DictConfig) -> SpaceCodec:
+def _codec_from_environment(cfg: DictConfig, folder: RunFolder, allow: Sequence[str]) -> SpaceCodec:
     """Make the codec of an older run, whose folder does not contain it."""
+    check_permitted(cfg, folder.path, allow, ("env",))
     envs = make_envs(cfg, seed=cfg.seed, count=1)
     envs.close()
     return codec_of(envs)

@@ -235,3 +235,7 @@ class EvaluateSettings(Section):
         PositiveCount, doc("Maximum length of the video.", unit="policy steps")
     ]
     video_fps: Annotated[PositiveCount, doc("Images per second of the video.")]
+    allow: Annotated[
+        str | list[str],
+        doc("Packages whose code the run may use: my_package, or a list; it is run."),
+    ]
