@@ -7,6 +7,7 @@ return.
 import hashlib
 import json
 import os
+import re
 import secrets
 from argparse import Namespace
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
+from dreamer.files import move_aside, warn_once, write_text
 from dreamer.schema.types import doc
 from dreamer.video import encode_gif, write_mp4
 
@@ -53,19 +55,19 @@ class JsonLinesLogger(Logger):
             file.write(json.dumps({"frames": step, **values}) + "\n")
 
     def truncate(self, frames: int) -> None:
-        """Drop the lines after a frame count, and incomplete lines of a killed process."""
-        if not self.path.exists():
+        """Drop the lines after a frame count, and lines that a killed process or a disk damaged."""
+        if not self.path.is_file():
             return
-        kept = []
-        for line in self.path.read_text().splitlines():
+        kept, damaged = [], 0
+        for line in self.path.read_bytes().splitlines():
             try:
                 if json.loads(line)["frames"] <= frames:
-                    kept.append(line + "\n")
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        temporary.replace(self.path)
+                    kept.append(line.decode() + "\n")
+            except (ValueError, KeyError, TypeError, RecursionError):
+                damaged += 1
+        if damaged > 1:  # the last line of a killed process is incomplete
+            warn_once(f"{self.path}: {damaged} damaged lines are dropped.")
+        write_text(self.path, "".join(kept))
 
 
 def make_tensorboard(run_dir: Path, *, resumed_at: int | None) -> TensorBoardLogger:
@@ -137,8 +139,8 @@ def make_wandb(
 
     run_dir = Path(run_dir)
     id_file = run_dir / "wandb_id"
-    if not id_file.exists():
-        id_file.write_text(secrets.token_hex(4))
+    run_id = _read_id(id_file)
+    write_text(id_file, run_id)
     mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
     if mode == "offline":
         print(f"W&B is offline. To upload: `wandb sync {run_dir / 'wandb'}/offline-run-*`")
@@ -150,15 +152,30 @@ def make_wandb(
         tags=[_shorten(tag, 64) for tag in tags],
         config=config,
         dir=run_dir,
-        id=id_file.read_text(),
+        id=run_id,
         resume="allow",
         mode=mode,  # pyright: ignore[reportArgumentType]
         settings=wandb.Settings(silent=True),
     )
-    id_file.write_text(run.id)  # an agent of a W&B sweep sets its own id
+    write_text(id_file, run.id)  # an agent of a W&B sweep sets its own id
     run.define_metric("frames")
     run.define_metric("*", step_metric="frames")
     return SummarizingWandbLogger(run, reference_returns)
+
+
+def _read_id(path: Path) -> str:
+    """Return the id of a run that exists, or a new one.
+
+    The id names folders, so it must not lead to another one.
+    """
+    if path.is_dir():
+        warn_once(f"{path} is a folder; it is now {move_aside(path).name}.")
+    text = path.read_bytes() if path.exists() else None
+    if text is not None and re.fullmatch(rb"[\w-]{1,64}", text.strip()):
+        return text.strip().decode()
+    if text is not None:
+        warn_once(f"{path} is damaged: it is no W&B id. The run gets a new one.")
+    return secrets.token_hex(4)
 
 
 def _shorten(text: str, limit: int) -> str:

@@ -13,6 +13,7 @@ LAYERS = (
     (
         *("types", "losses", "distributions", "bounded_normals", "schedules"),
         *("finite_check", "optim", "video", "runtime", "array_pickle"),
+        *("files", "checkpoint_file"),
     ),
     ("models", "replay", "envs"),
     ("agent", "components", "exploration", "policy", "collector"),

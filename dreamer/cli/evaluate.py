@@ -5,6 +5,7 @@ It prints raw returns, and writes them and the video to the run folder. The run 
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -15,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dreamer.cli.command import fail, start
 from dreamer.run.config import checked_settings
 from dreamer.run.overrides import explain, prepared
-from dreamer.run.paths import CONF, expanded
+from dreamer.run.paths import CONF
 from dreamer.run.settings import EvaluateSettings
 from dreamer.schema.help import Usage, head, keys, print_lines
 from dreamer.schema.keys import keys_of
@@ -55,7 +56,7 @@ def main(cfg: DictConfig) -> None:
         from dreamer.run.evaluate import evaluate
 
         result = evaluate(
-            expanded(cfg.run_dir),
+            Path(cfg.run_dir),
             episodes=cfg.episodes,
             checkpoint=cfg.checkpoint,
             policy=cfg.policy,

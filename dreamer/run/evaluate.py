@@ -12,10 +12,11 @@ import torch
 
 from dreamer.evaluation import EVALUATION_SEED, VideoRecorder, play
 from dreamer.exploration import ACTOR
+from dreamer.files import move_aside, warn_once, write_text
 from dreamer.run.build import make_envs
 from dreamer.run.config import reasons
 from dreamer.run.folder import RunFolder
-from dreamer.run.load import load
+from dreamer.run.load import load_from
 from dreamer.run.permission import check_permitted
 from dreamer.video import write_mp4
 
@@ -54,7 +55,9 @@ def evaluate(
     folder = RunFolder(run_dir)
     cfg = folder.config()
     check_permitted(cfg, folder.path, allow, ("env",))  # before any code is imported
-    agent = load(run_dir, checkpoint, policy=policy, sample_actions=sample_actions, allow=allow)
+    agent, source = load_from(
+        folder, checkpoint, policy=policy, sample_actions=sample_actions, allow=allow
+    )
     torch.manual_seed(seed)
     envs = make_envs(cfg, seed=seed + EVALUATION_SEED, count=min(episodes, 10))
     try:
@@ -64,12 +67,15 @@ def evaluate(
         envs.close()
     frames = agent.frames
     suffix = "" if policy == ACTOR else f"_{policy}"
-    scores: dict[str, Any] = {"frames": frames, "checkpoint": checkpoint, "policy": policy}
+    scores: dict[str, Any] = {"frames": frames, "checkpoint": source.stem, "policy": policy}
     scores |= result.summary()
     scores["returns"] = [e.episode_return for e in result.episodes]
     if result.images is not None:
-        path = Path(run_dir) / "videos" / f"evaluation{suffix}_{frames:010d}.mp4"
-        write_mp4(path, result.images, fps=video_fps)
-        scores["video"] = str(path)
-    (Path(run_dir) / f"evaluation{suffix}.json").write_text(json.dumps(scores, indent=2) + "\n")
-    return scores
+        video = Path("videos", f"evaluation{suffix}_{frames:010d}.mp4")
+        write_mp4(folder.path / video, result.images, fps=video_fps)
+        scores["video"] = str(video)  # within the folder, which may move
+    path = folder.path / f"evaluation{suffix}.json"
+    if path.is_dir():
+        warn_once(f"{path} is a folder; it is now {move_aside(path).name}.")
+    write_text(path, json.dumps(scores, indent=2) + "\n")
+    return scores | ({"video": str(folder.path / scores["video"])} if "video" in scores else {})

@@ -124,7 +124,8 @@ def test_no_environment_of_other_code_is_made(env, key, spaces, plant):
     if spaces == "with spaces":  # they take the environment's place
         assert dreamer.load(run_dir).frames
         return
-    (run_dir / "spaces.json").unlink()
+    for folder in (run_dir, run_dir / "checkpoints"):
+        (folder / "spaces.json").unlink()
     with pytest.raises(ValueError, match=f"`{key}`"):
         dreamer.load(run_dir)
 
