@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import pandas as pd
 
+from dreamer.run.paths import expanded
 from dreamer.schema.help import Usage, head, keys, print_lines
 from dreamer.schema.types import PositiveCount, Section, doc
 from dreamer.schema.validation import validate_words
@@ -92,13 +93,13 @@ def parse(words: Sequence[str]) -> Request:
         )
     if "source" in options and "compare" in options:
         raise ValueError("`compare` must come with a folder of runs, got source=published")
-    folder = Path(folders[0]) if folders else None
+    folder = expanded(folders[0]) if folders else None
     default = folder / "report" if folder else Path("reports/published")
     return Request(
         folder,
         compare="compare" in options,
         frames=options.get("frames"),
-        out=Path(options.get("out", default)),
+        out=expanded(options.get("out", default)),
     )
 
 

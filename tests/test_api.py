@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -134,7 +135,7 @@ def test_groups_that_follow_the_protocol_are_trained_in():
 @pytest.mark.slow
 def test_ours_are_named_by_the_overrides():
     run = dreamer.train(overrides={**SMALL, "env": "dummy", "task": "memory"})
-    assert run.run_dir.as_posix() == "runs/dummy/memory/debug/seed0"
+    assert run.run_dir == Path.cwd() / "runs/dummy/memory/debug/seed0"
 
 
 @pytest.mark.slow
@@ -146,6 +147,31 @@ def test_the_same_call_goes_on(capsys):
     longer = dreamer.train(Valve, {**SMALL, "total_frames": 100})
     assert longer.summary.frames == 100
     assert "(resumed at frame 81)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_that_moved_answers_with_its_new_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert dreamer.train(Valve, SMALL, run_dir="~/a").run_dir == tmp_path / "a"
+    (tmp_path / "a").rename(tmp_path / "b")
+    monkeypatch.chdir(tmp_path)
+    run = dreamer.train(Valve, SMALL, run_dir="b")
+    monkeypatch.chdir("/")
+    assert run.run_dir == tmp_path / "b"
+    assert len(run.metrics) and run.agent.frames == 81
+    level = spaces.Box(-2, 10, (1,), np.float64)  # of the same shape
+    wide = type(
+        "Valve",
+        (Valve,),
+        {"observation_space": spaces.Dict(level=level, goal=spaces.Discrete(3, start=1))},
+    )
+    wide.__module__, wide.__qualname__ = Valve.__module__, Valve.__qualname__
+    longer = {**SMALL, "total_frames": 100}
+    with pytest.raises(
+        ValueError, match=r"observation.high \(there 1.0, here 2.0\), .*low"
+    ) as told:
+        dreamer.train(wide, longer, run_dir=tmp_path / "b")
+    assert "env.factory" not in str(told.value)
 
 
 @pytest.mark.slow

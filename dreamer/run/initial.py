@@ -21,6 +21,7 @@ from dreamer.convert import load_variables_pkl
 from dreamer.files import DamagedFile
 from dreamer.models.world_model import rename_heads
 from dreamer.run.folder import RunFolder
+from dreamer.tensor_file import SUFFIX, load_tensors
 
 MUST = "`init_from` must be a run folder or a checkpoint"
 NAMED = 3  # parts of a network that a line of the summary names
@@ -108,6 +109,8 @@ def _read(path: Path, agent: DreamerAgent) -> tuple[str, dict[str, Tensor]]:
     try:
         if path.suffix == ".pkl":
             return str(path), _read_authors(path, agent)
+        if path.suffix == SUFFIX and path.is_file():
+            return str(path), _weights({"state_dict": load_tensors(path)})
         return _read_checkpoint(path)
     except (ValueError, OSError, EOFError, TypeError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split()[:80]) or type(error).__name__

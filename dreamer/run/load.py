@@ -20,6 +20,8 @@ from dreamer.run.folder import RunFolder
 from dreamer.run.permission import check_permitted
 from dreamer.schema.words import format_value
 
+OTHER = {"best": "last", "last": "best", "previous": "best"}  # what to try instead
+
 
 class Loaded(NamedTuple):
     """An agent, and the checkpoint that it was read from."""
@@ -92,7 +94,8 @@ def load_from(
         networks.load_state_dict(state["state_dict"])
     except (RuntimeError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} must be a checkpoint of the agent in config.yaml and spaces.json"
+            f"{path} must be a checkpoint of the agent in config.yaml and spaces.json, got other "
+            f"weights. Restore these files, or choose checkpoint={OTHER[path.stem]}."
         ) from error
     networks.on_load_checkpoint(state)
     actor = _choose_actor(networks, policy)
