@@ -72,8 +72,13 @@ def load_initial(cfg: DictConfig, agent: DreamerAgent) -> dict[str, str]:
     return {"weights": source, **_describe(matched, there, here)}
 
 
-def check_same_weights(path: Path, agent: DreamerAgent) -> None:
+def check_same_weights(path: Path, agent: DreamerAgent, remedies: str) -> None:
     """Check that a checkpoint of a run holds the weights of this agent, to go on with them.
+
+    Args:
+        path: The checkpoint.
+        agent: As built.
+        remedies: The end of the message: what to do.
 
     Raises:
         ValueError: It is that of another agent; the message names a weight that differs.
@@ -84,7 +89,7 @@ def check_same_weights(path: Path, agent: DreamerAgent) -> None:
         if shapes[0] != shapes[1]:
             raise ValueError(
                 f"{path} is the checkpoint of another run: it differs in {name} (there "
-                f"{shapes[0]}, here {shapes[1]})."
+                f"{shapes[0]}, here {shapes[1]}). {remedies}"
             )
 
 

@@ -113,7 +113,7 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
         folder.check_same_spaces(codec_of(envs).to_dict())
         agent = make_agent(cfg, envs)
         if resume:
-            check_same_weights(resume.path, agent)
+            check_same_weights(resume.path, agent, folder.remedies())
         sources = {} if resume else load_initial(cfg, agent)  # before anything copies the networks
         experience = None if resume else find_experience(cfg, folder, envs)
         with folder.lock():
