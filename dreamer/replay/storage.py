@@ -82,7 +82,10 @@ class RingFiles:
         self.columns = {name: _map(_path(directory, name), array) for name, array in stored.items()}
         self._journal = self.columns.pop(JOURNAL)
         if self._journal.min() < 0:
-            raise ValueError(f"The replay in {directory} is damaged: its journal is negative.")
+            raise ValueError(
+                f"The replay in {directory} is damaged: its journal is negative. "
+                "Restore it, or choose another run_dir=."
+            )
         self._journal[1] = min(self._journal)  # a roll-back to nothing was interrupted
         self._rows = {name: torch.from_numpy(c).flatten(0, 1) for name, c in self.columns.items()}
         self._pin = torch.cuda.is_available()
@@ -161,7 +164,10 @@ def peek(directory: Path) -> Stored | None:
     journal = columns.pop(JOURNAL)
     steps, oldest = int(journal[0]), _oldest(journal, layout["capacity"])
     if steps < 0:
-        raise ValueError(f"The replay in {directory} is damaged: its journal is negative.")
+        raise ValueError(
+            f"The replay in {directory} is damaged: its journal is negative. "
+            "Restore it, or choose another run_dir=."
+        )
     return Stored(steps, oldest, columns, journal)
 
 
@@ -239,6 +245,6 @@ def _map(path: Path, array: Column, mode: Literal["r", "r+"] = "r+") -> np.ndarr
     if found != expected:
         raise ValueError(
             f"The replay in {path.parent} is damaged: its file {path.name} must have "
-            f"{expected:,} bytes, got {found:,}."
+            f"{expected:,} bytes, got {found:,}. Restore it, or choose another run_dir=."
         )
     return np.asarray(np.memmap(path, array.dtype, mode=mode, shape=array.shape))
