@@ -9,6 +9,8 @@ from filelock import lock_descriptor
 from folders import make_run
 from omegaconf import OmegaConf
 
+from dreamer.run.config import checked
+from dreamer.run.migrate import FORMAT
 from experiments.report import write
 from experiments.results import of_runs
 from experiments.runs import CURVE_COLUMNS, RUN_COLUMNS, read_runs
@@ -205,9 +207,9 @@ def test_a_variant_is_what_the_configuration_says_wherever_the_run_is(compose_an
     """An id of a task may have a slash; the folder of a run may move."""
     for name, words in (("full", ()), ("plain", ("kl_balance=false",))):
         cfg = compose_any("env=gym", "task=my_module:lab/MyEnv-v0", *words)
-        config = OmegaConf.to_container(cfg, resolve=True)
+        config = {"format": FORMAT, **checked(cfg)}
         path = make_run(tmp_path, env="gym", task="lab/MyEnv-v0", variant=name)
-        (path / "config.yaml").write_text(yaml.safe_dump(config))
+        (path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
         path.rename(tmp_path / name)
     found = read_runs(tmp_path)
     assert found.problems == []
@@ -230,9 +232,10 @@ def test_runs_of_one_seed_with_other_settings_are_no_copies_of_each_other(tmp_pa
 
 def test_no_name_in_a_configuration_leads_out_of_the_report(tmp_path):
     out, env = tmp_path / "runs" / "report", "/../../../../planted"
-    path = make_run(tmp_path / "runs", seed=1, env_name=env, task="../x", variant="/../y")
+    path = make_run(tmp_path / "runs", seed=1)
     config = yaml.safe_load((path / "config.yaml").read_text())
-    (path / "config.yaml").write_text(yaml.safe_dump(config | {"variant": "<script>"}))
+    config |= {"env_name": env, "task": "../x", "variant": "<script>"}
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
     before = {p for p in tmp_path.rglob("*")}
     write(of_runs(tmp_path / "runs", None, compare=False), out)
     added = {p for p in tmp_path.rglob("*")} - before
