@@ -5,6 +5,7 @@ environments, run schedules or loggers: it returns its metrics.
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
+from torch.nn import Parameter
 
+from dreamer.carried_state import CarriedState, NoCarriedState
 from dreamer.components import (
     AgentShape,
     Component,
@@ -26,9 +29,11 @@ from dreamer.components import (
     trained_by,
 )
 from dreamer.finite_check import FiniteCheck
+from dreamer.loss_scaling import LossScaling
 from dreamer.models.actor_critic import ActorCriticConfig
 from dreamer.models.world_model import WorldModelConfig
-from dreamer.optim import EpsilonHatAdam, OptimizerConfig, clip_gradients
+from dreamer.optim import EpsilonHatAdam, GatedAdamW, OptimizerConfig, set_learning_rate
+from dreamer.schedules import Schedule, is_constant, parse_schedule
 from dreamer.schema.types import AtLeastTwo, doc
 from dreamer.schema.validation import check
 from dreamer.types import ActionSpace, Batch, RSSMState
@@ -51,6 +56,9 @@ class AgentConfig:
         Mapping[str, ComponentConfig],
         doc("Other trained parts, by name: see dreamer/components.py."),
     ] = field(default_factory=dict)
+    carry_state: Annotated[
+        bool, doc("Start each batch from the states after the last one; see `replay.carry_state`.")
+    ] = False
 
     def build(
         self, obs_shapes: dict[str, tuple[int, ...]], action_space: ActionSpace
@@ -61,6 +69,12 @@ class AgentConfig:
     def __post_init__(self):
         check_components(self.components)
         check(self)
+        gamma = getattr(self.actor_critic.returns, "discount", self.world_model.discount)
+        if gamma != self.world_model.discount:
+            raise ValueError(
+                "`returns.discount` must be that of the world model, "
+                f"{self.world_model.discount}, got {gamma}"
+            )
 
 
 class UpdateNoise(NamedTuple):
@@ -78,6 +92,9 @@ class NonFiniteError(RuntimeError):
 class DreamerAgent(pl.LightningModule):
     """DreamerV2: a world model, and an actor and a critic that learn from imagined trajectories."""
 
+    moves_target_first = False  # whether the slow critic moves before an update, not after it
+    samples_in_evaluation = False  # whether evaluations during a run sample actions
+
     def __init__(
         self,
         config: AgentConfig,
@@ -88,7 +105,7 @@ class DreamerAgent(pl.LightningModule):
 
         Args:
             config: networks and optimisers.
-            obs_shapes: by key, one observation: (C, 64, 64) or (O,).
+            obs_shapes: by key, one observation: (C, 64, 64) or (O,); hidden ones, too.
             action_space: what the environment accepts.
         """
         super().__init__()
@@ -112,6 +129,8 @@ class DreamerAgent(pl.LightningModule):
                 f"The names of trained networks must differ, got {', '.join(twice)} twice"
             )
         self.finite_check = FiniteCheck(names)
+        self.carried = CarriedState() if config.carry_state else NoCarriedState()
+        self._rates: dict[str, Schedule] = {}  # of the optimisers whose rate is not constant
         self.frames = 0  # emulator frames, prefill included: the time of the run
         self.policy_steps = 0  # decisions, prefill included
         self.updates = 0  # trained batches
@@ -133,10 +152,13 @@ class DreamerAgent(pl.LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Make one optimiser per loss, in the order of `trainables`."""
-        return [EpsilonHatAdam(x.parameters, x.optimizer) for x in self.trainables]
+        rates = {x.name: x.optimizer.learning_rate for x in self.trainables}
+        self._rates = {k: parse_schedule(x) for k, x in rates.items() if not is_constant(x)}
+        return [x.optimizer.build(x.parameters) for x in self.trainables]
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Learn from one batch (T, B, ...); returns detached metrics, each ()."""
+        self._begin_update()
         metrics = self.learn(batch)
         self._end_update()
         return metrics
@@ -147,7 +169,10 @@ class DreamerAgent(pl.LightningModule):
         Nothing in it waits for the device. With CUDA graphs,
         `kernels.captured_update.CapturedUpdate` replaces it.
         """
-        return self._learn(batch, None, UpdateNoise())[1]
+        start = self.carried.start(batch.reward.device)
+        state, metrics = self._learn(batch, start, UpdateNoise())
+        self.carried.keep(state)
+        return metrics
 
     def update(
         self,
@@ -168,9 +193,16 @@ class DreamerAgent(pl.LightningModule):
         Raises:
             NonFiniteError: a loss or gradient is not finite; its weights are unchanged.
         """
+        self._begin_update()
         result = self._learn(batch, start, noise or UpdateNoise())
         self._end_update()
         return result
+
+    def setup(self, stage: str) -> None:
+        """Scale the losses if the Trainer computes in float16."""
+        kind = LossScaling if self.trainer.precision == "16-mixed" else FiniteCheck
+        if type(self.finite_check) is not kind:
+            self.finite_check = kind(self.finite_check.names)
 
     def on_train_start(self) -> None:
         """Reset the finite check of an earlier training."""
@@ -202,7 +234,7 @@ class DreamerAgent(pl.LightningModule):
             with torch.set_grad_enabled(self.actor_critic.through_dynamics):
                 trajectory = self.world_model.imagine(
                     starts,
-                    batch.is_terminal.flatten(),
+                    model.batch.is_terminal.flatten(),
                     self.actor_critic.act,
                     horizon,
                     action_noise=action_noise,
@@ -214,7 +246,7 @@ class DreamerAgent(pl.LightningModule):
         critic = self.actor_critic.critic_loss(trajectory.detach(), actor.target.detach())
         metrics |= critic.metrics | self._step("critic", critic.loss)
 
-        context = UpdateContext.of(batch, model, trajectory, self.policy_steps, self.world_model)
+        context = UpdateContext.of(model, trajectory, self.policy_steps, self.world_model)
         for name, component in self._components():
             with self._training(component):
                 metrics |= self._learn_component(name, component, context)
@@ -248,16 +280,56 @@ class DreamerAgent(pl.LightningModule):
     def _step(self, name: str, loss: Tensor) -> dict[str, Tensor]:
         """Minimise one loss: backward pass, clipping, finite check, optimiser step.
 
-        This is the only place where weights change. Gradients reach only the weights of this loss.
+        Gradients reach only the weights of this loss. Returns metrics, each ().
         """
-        index = self.finite_check.names.index(name)
-        optimizer = self._optimizers()[index].optimizer
-        assert isinstance(optimizer, EpsilonHatAdam)
-        parameters = [p for p in optimizer.param_groups[0]["params"] if p.requires_grad]
-        self.manual_backward(loss, inputs=parameters)
-        norm = clip_gradients(parameters, optimizer.config.clip)
-        optimizer.step(allowed=self.finite_check.check(name, norm + loss.detach()))
-        return {f"grad_norm/{name}": norm}
+        self._backward(name, loss)
+        return self._make_steps({name: loss.detach()})
+
+    def _backward(self, name: str, loss: Tensor) -> None:
+        """Add the gradient of a loss to those of its weights."""
+        self.manual_backward(self.finite_check.scale(name, loss), inputs=self._trained(name))
+
+    def _make_steps(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Clip and check the gradients of losses (), then make their steps; returns metrics ().
+
+        This is the only place where weights change. If one loss or gradient is not finite, none do.
+        """
+        metrics, allowed = {}, []
+        for name, loss in losses.items():
+            parameters = self._trained(name)
+            self.finite_check.unscale(name, [p.grad for p in parameters if p.grad is not None])
+            norm = self._optimizer(name).config.clip_gradients(parameters)
+            one_allowed, checked = self.finite_check.allow(name, loss, norm)
+            allowed.append(one_allowed)
+            metrics |= checked
+        all_allowed = math.prod(allowed[1:], start=allowed[0])
+        for name in losses:
+            optimizer = self._optimizer(name)
+            optimizer.step(allowed=all_allowed)
+            if name in self._rates:
+                metrics[f"learning_rate/{name}"] = optimizer.param_groups[0]["lr"].clone()
+        return metrics
+
+    def _optimizer(self, name: str) -> EpsilonHatAdam | GatedAdamW:
+        optimizer = self._optimizers()[self.finite_check.names.index(name)].optimizer
+        assert isinstance(optimizer, EpsilonHatAdam | GatedAdamW)
+        return optimizer
+
+    def _trained(self, name: str) -> list[Parameter]:
+        """Return the weights that a loss trains now."""
+        return [p for p in self._optimizer(name).param_groups[0]["params"] if p.requires_grad]
+
+    def _begin_update(self) -> None:
+        """Do what depends on the number of the update or on the time, before the losses.
+
+        CUDA graphs do not capture it.
+        """
+        self.world_model.begin_update(self.updates)
+        self.world_model.set_time(self.policy_steps)
+        for name, schedule in self._rates.items():
+            set_learning_rate(self._optimizer(name), schedule(self.policy_steps))
+        if self.moves_target_first:
+            self.actor_critic.update_target_critic(self.updates)
 
     def _end_update(self) -> None:
         """Do the parts of an update that run on the host."""
@@ -266,7 +338,8 @@ class DreamerAgent(pl.LightningModule):
         for optimizer in self._optimizers():  # so that the Trainer counts the steps
             optimizer._on_before_step()
             optimizer._on_after_step()
-        self.actor_critic.update_target_critic(self.updates)
+        if not self.moves_target_first:
+            self.actor_critic.update_target_critic(self.updates)
         for _, component in self._components():
             component.end_update(self.updates)
         self.updates += 1
@@ -306,14 +379,20 @@ class DreamerAgent(pl.LightningModule):
         return optimizers  # pyright: ignore[reportReturnType]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the counters to a checkpoint."""
+        """Add the counters, the carried state and the scales of losses to a checkpoint."""
         checkpoint["counters"] = {
             "frames": self.frames,
             "policy_steps": self.policy_steps,
             "updates": self.updates,
         }
+        if carried := self.carried.state_dict():
+            checkpoint["carried_state"] = carried
+        if scales := self.finite_check.saved():
+            checkpoint["loss_scaling"] = scales
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Restore the counters from a checkpoint."""
+        """Restore what `on_save_checkpoint` added."""
         for name, value in checkpoint["counters"].items():
             setattr(self, name, value)
+        self.carried.load_state_dict(checkpoint.get("carried_state", {}))
+        self.finite_check.restore(checkpoint.get("loss_scaling", {}))

@@ -180,3 +180,17 @@ class TanhNormal:
     def sample(self, noise: Tensor | None = None) -> Tensor:
         """Tanh of a reparameterised normal sample."""
         return self.normal.sample(noise).tanh()
+
+
+class TanhNormalBaseEntropy(TanhNormal):
+    """A normal squashed by tanh, with the entropy of the normal before tanh, in closed form.
+
+    It is no entropy of the actions: it grows with the standard deviation without a bound.
+
+    Source: PyDreamer, https://github.com/jurgisp/pydreamer
+    """
+
+    @property
+    def entropy(self) -> Tensor:
+        """(...) in nats."""
+        return sum_event(self.normal.entropy, self.event_dims)

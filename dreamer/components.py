@@ -6,8 +6,9 @@ update. They know neither the agent nor the Trainer.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -19,7 +20,8 @@ BUILT_IN = ("world_model", "actor", "critic")
 # Other first parts of the names of metrics.
 AREAS = (
     *("imagine", "grad_norm", "observations", "collect", "eval", "eval_explore", "replay"),
-    *("perf", "video", "updates"),
+    *("perf", "video", "updates", "learning_rate"),
+    *("grad_scale", "grad_overflow"),
 )
 
 
@@ -62,7 +64,10 @@ class AgentShape(NamedTuple):
 
 
 class UpdateContext(NamedTuple):
-    """Results of an update, for the components; all tensors are detached."""
+    """Results of an update, for the components; all tensors are detached.
+
+    With several samples (`iwae_samples`), B counts all of them.
+    """
 
     batch: Batch  # (T, B, ...), raw
     embed: Tensor  # (T, B, M) of the observations
@@ -77,7 +82,6 @@ class UpdateContext(NamedTuple):
     @classmethod
     def of(
         cls,
-        batch: Batch,
         output: WorldModelOutput,
         trajectory: Trajectory,
         policy_steps: int,
@@ -85,7 +89,7 @@ class UpdateContext(NamedTuple):
     ) -> "UpdateContext":
         """Collect and detach the results of an update."""
         return cls(
-            batch,
+            output.batch,
             embed=output.embed.detach(),
             posterior=output.posterior.detach(),
             prior_stats=output.prior_stats.detach(),
@@ -112,6 +116,23 @@ class Step(Protocol):
 
     def __call__(self, loss: Tensor, network: str = "") -> None:
         """See above."""
+        ...
+
+
+@runtime_checkable
+class DrawsPictures(Protocol):
+    """A component that shows what it predicts."""
+
+    def pictures(self, features: Tensor, batch: Batch) -> Mapping[str, np.ndarray]:
+        """Draw the predictions beside the truth, for videos.
+
+        Args:
+            features: (T, B, F) of the posteriors, without a graph.
+            batch: (T, B, ...), raw.
+
+        Returns:
+            By name, images (T, height, width, 3) uint8, the B sequences side by side.
+        """
         ...
 
 

@@ -2,6 +2,7 @@
 
 The parity tests use it, and users with a `variables.pkl` of https://github.com/danijar/dreamerv2.
 It knows the networks and a table of names, but neither the agent nor Lightning.
+`load_pydreamer` is that of `convert_pydreamer.py`.
 """
 
 import pickle
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamer.array_pickle import ArrayPickleError, read_arrays
+from dreamer.convert_pydreamer import load_pydreamer as load_pydreamer
 from dreamer.models.actor import Actor
 from dreamer.models.actor_critic import ActorCritic
 from dreamer.models.heads import DistributionLayer, Head
@@ -239,6 +241,8 @@ def _dense(name: str, norm: str, layer: object) -> Iterator[tuple[str, nn.Module
     yield f"{norm}/", layer.norm
 
 
-def _layers(mlp: MLP, norm: str) -> Iterator[tuple[str, nn.Module]]:
+def _layers(mlp: nn.Module, norm: str) -> Iterator[tuple[str, nn.Module]]:
+    if not isinstance(mlp, MLP):
+        raise TypeError(f"Dense layers must be an MLP of the authors, got {type(mlp).__name__}")
     for i, layer in enumerate(mlp):
         yield from _dense(f"dense{i}", f"{norm}{i}", layer)

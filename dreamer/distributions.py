@@ -50,6 +50,12 @@ def gumbel_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
     return noise.log_().neg_().log_().neg_()
 
 
+def logistic_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw standard logistic noise like `x`, float32: logit + noise > 0 is a sample of a bit."""
+    uniform = torch.empty_like(x, dtype=torch.float32).uniform_(generator=generator)
+    return uniform.logit_()
+
+
 def sum_event(x: Tensor, dims: int) -> Tensor:
     """Sum over the last `dims` axes: (..., *event) -> (...)."""
     return x.flatten(x.ndim - dims).sum(-1) if dims else x
@@ -196,6 +202,17 @@ class Normal:
         """(..., *event): mean + std * noise, with standard normal noise of that shape."""
         noise = torch.randn_like(self.mean) if noise is None else noise
         return self.mean + self.std * noise
+
+
+class SquaredError(Normal):
+    """A unit normal whose log-density leaves out the constant: minus half the squared error."""
+
+    def __init__(self, mean: Tensor, event_dims: int = 0):
+        super().__init__(mean, 1.0, event_dims)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """(..., *event) -> (...), minus half the sum of squared errors."""
+        return sum_event(-0.5 * (value - self.mean).square(), self.event_dims)
 
 
 class Bernoulli:

@@ -1,9 +1,10 @@
 """Checks on the device that all losses are finite, and reports the first failure to the host.
 
-The agent uses it before every optimiser step. It knows names and numbers, but no networks.
+The agent uses it in every optimiser step. With float16, `loss_scaling.py` has a subclass. It knows
+names and numbers, but no networks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +28,35 @@ class FiniteCheck(nn.Module):
         self.register_buffer("_first_failure", first_failure, persistent=False)
         self._on_host: Tensor | None = None  # a copy in pinned memory
 
+    def scale(self, name: str, loss: Tensor) -> Tensor:
+        """Return the loss () whose gradients are computed: in float16, a multiple of this one."""
+        return loss
+
+    def unscale(self, name: str, gradients: Sequence[Tensor]) -> None:
+        """Undo `scale` in the gradients, in place."""
+
+    def allow(self, name: str, loss: Tensor, norm: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Decide whether a step may change weights.
+
+        Args:
+            name: of the loss.
+            loss: (), detached, without scale.
+            norm: () of the gradients, without scale.
+
+        Returns:
+            1 or 0, () float; and metrics, each ().
+        """
+        return self.check(name, norm + loss), {f"grad_norm/{name}": norm}
+
+    def saved(self) -> dict[str, list[float]]:
+        """Return what a resumed run needs, by name."""
+        return {}
+
+    def restore(self, saved: Mapping[str, Sequence[float]]) -> None:
+        """Restore what `saved` returned; other names, or another precision, are ignored."""
+
     def check(self, name: str, norm: Tensor) -> Tensor:
-        """Return 1 if this gradient norm () and all checked before are finite, else 0; () float.
+        """Return 1 if this number () and all checked before are finite, else 0; () float.
 
         Nothing waits for the device.
         """

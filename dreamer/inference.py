@@ -39,6 +39,8 @@ class _Context(NamedTuple):
     actions: Tensor  # (T - 1 + H, B, A) at most; chosen at the step of the same index
     is_first: Tensor  # (T, B)
     batched: bool  # false: one sequence without a batch axis, B = 1
+    reward: Tensor | None  # (T, B), if the agent reads it
+    is_terminal: Tensor | None  # (T, B), the same
 
 
 class TrainedAgent:
@@ -84,7 +86,13 @@ class TrainedAgent:
         save_tensors(path, self.networks.state_dict(), counters)
 
     def policy(
-        self, observation: Any, state: MemoryState | None = None, *, is_first: Any = None
+        self,
+        observation: Any,
+        state: MemoryState | None = None,
+        *,
+        is_first: Any = None,
+        reward: Any = None,
+        is_terminal: Any = None,
     ) -> tuple[Any, MemoryState]:
         """Choose the next action in one environment or in B environments.
 
@@ -94,6 +102,9 @@ class TrainedAgent:
             observation: Of one step, or of B with a leading axis.
             state: Returned at the previous step; None starts an episode.
             is_first: (B,) bool, where a new episode starts; None: only without a state.
+            reward: Of arriving at the observation, raw, a number or (B,). Only agents that were
+                trained with `reward_input` read it; None without a state is 0.
+            is_terminal: Whether the episode has ended there, bool or (B,); None: no.
 
         Returns:
             The action of the environment's space, of one step or (B, ...) like the observation,
@@ -101,7 +112,7 @@ class TrainedAgent:
 
         Raises:
             ValueError: The observation does not match the environment's space, or the state has
-                another number of environments.
+                another number of environments, or a reward that is needed is missing.
         """
         obs, leading = self.codec.encode_observations(observation)
         if len(leading) > 1:
@@ -117,17 +128,31 @@ class TrainedAgent:
             raise ValueError(f"`is_first` must have shape ({count},), got {first.shape}")
         tensors = {k: self._tensor(x if leading else x[None]) for k, x in obs.items()}
         with torch.no_grad():
-            state = self.step_policy.act(tensors, self._tensor(first), state)
+            arrived = self._arrived((count,), reward, is_terminal, required=state is not None)
+            state = self.step_policy.act(
+                tensors, self._tensor(first), state, reward=arrived[0], is_terminal=arrived[1]
+            )
         actions = state.action.cpu().numpy()
         return self.codec.decode_actions(actions if leading else actions[0]), state
 
-    def encode(self, observations: Any, actions: Any, *, is_first: Any = None) -> np.ndarray:
+    def encode(
+        self,
+        observations: Any,
+        actions: Any,
+        *,
+        is_first: Any = None,
+        rewards: Any = None,
+        is_terminal: Any = None,
+    ) -> np.ndarray:
         """Compute the posterior features of one sequence or of B sequences.
 
         Args:
             observations: (T, ...) or (T, B, ...).
             actions: Chosen at the observations, (T - 1, ...); an action at the last is ignored.
             is_first: (T,) or (T, B) bool, where episodes start; None: at the first step only.
+            rewards: (T,) or (T, B) raw, of arriving at the observations. Only agents that were
+                trained with `reward_input` read them, and need them if T is more than 1.
+            is_terminal: (T,) or (T, B) bool, where an episode has ended; None: nowhere.
 
         Returns:
             (T, F) or (T, B, F) float32: the sampled stochastic state and the deterministic one.
@@ -136,13 +161,20 @@ class TrainedAgent:
             ValueError: Observations or actions do not match the environment's spaces, or their
                 numbers do not match each other.
         """
-        context = self._read(observations, actions, is_first, imagined=0)
+        context = self._read(observations, actions, is_first, (rewards, is_terminal), imagined=0)
         with torch.no_grad():
             features = self._observe(context).features
         return self._numpy(features, context.batched)
 
     def imagine(
-        self, observations: Any, actions: Any, horizon: int, *, is_first: Any = None
+        self,
+        observations: Any,
+        actions: Any,
+        horizon: int,
+        *,
+        is_first: Any = None,
+        rewards: Any = None,
+        is_terminal: Any = None,
     ) -> Dream:
         """Imagine H steps after a context.
 
@@ -152,13 +184,16 @@ class TrainedAgent:
                 imagine with; the actor chooses the remaining ones.
             horizon: H, steps to imagine.
             is_first: See `encode`.
+            rewards: See `encode`.
+            is_terminal: See `encode`.
 
         Raises:
             ValueError: As in `encode`, or `horizon` is not positive.
         """
         if horizon < 1:
             raise ValueError(f"`horizon` must be at least 1, got {horizon}")
-        context = self._read(observations, actions, is_first, imagined=horizon)
+        arrived = rewards, is_terminal
+        context = self._read(observations, actions, is_first, arrived, imagined=horizon)
         given = iter(context.actions[len(context.is_first) - 1 :])
 
         def choose(features: Tensor, noise: Tensor | None) -> Tensor:
@@ -181,7 +216,15 @@ class TrainedAgent:
             self._numpy(features, batched),
         )
 
-    def _read(self, observations: Any, actions: Any, is_first: Any, *, imagined: int) -> _Context:
+    def _read(
+        self,
+        observations: Any,
+        actions: Any,
+        is_first: Any,
+        arrived: tuple[Any, Any],
+        *,
+        imagined: int,
+    ) -> _Context:
         obs, leading = self.codec.encode_observations(observations)
         if len(leading) not in (1, 2) or 0 in leading:
             raise ValueError(
@@ -209,14 +252,46 @@ class TrainedAgent:
             self._tensor(np.expand_dims(done, axis)),
             self._tensor(np.expand_dims(first, axis)),
             bool(batch),
+            *(
+                None if x is None else x.reshape(length, -1)
+                for x in self._arrived(leading, *arrived, required=length > 1)
+            ),
         )
+
+    def _arrived(
+        self, leading: tuple[int, ...], reward: Any, is_terminal: Any, *, required: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return reward and terminal (*leading); None if the agent does not read them.
+
+        Raises:
+            ValueError: The reward is missing though required, or has another shape.
+        """
+        if not self.networks.world_model.encoder.reads_reward:
+            return None, None
+        if reward is None and required:
+            raise ValueError(
+                "`reward` (`rewards` of a sequence) must be given, got None: the agent was trained "
+                "with reward_input=true"
+            )
+        values = {
+            "reward": np.zeros(leading, np.float32) if reward is None else np.float32(reward),
+            "is_terminal": np.zeros(leading, bool)
+            if is_terminal is None
+            else np.asarray(is_terminal, bool),
+        }
+        for key, value in values.items():
+            if value.shape != leading and (value.shape, leading) != ((), (1,)):
+                raise ValueError(f"`{key}` must have shape {leading}, got {value.shape}")
+        first, second = (self._tensor(np.reshape(x, leading)) for x in values.values())
+        return first, second
 
     def _observe(self, context: _Context) -> RSSMState:
         """Return the posterior states (T, B, ...) of a context."""
         model = self.networks.world_model
         done = context.actions[: len(context.is_first) - 1]
         prev_action = torch.cat([done.new_zeros(1, *done.shape[1:]), done])
-        return model.rssm.observe(model.encoder(context.obs), prev_action, context.is_first)
+        embed = model.encode(context.obs, context.reward, context.is_terminal)
+        return model.rssm.observe(embed, prev_action, context.is_first)
 
     def _choose(self, features: Tensor) -> Tensor:
         policy = self.actor_critic.policy(features)

@@ -1,7 +1,7 @@
-"""The losses of DreamerV2, as pure functions of tensors.
+"""The losses, as pure functions of tensors.
 
 The world model and the actor-critic call them. They know no modules, configuration or logging.
-Every function names its equation in the paper (https://arxiv.org/abs/2010.02193).
+Every function names its source, an equation of https://arxiv.org/abs/2010.02193 if no other.
 """
 
 import math
@@ -62,6 +62,22 @@ def trajectory_weight(discount: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(discount[:1]), discount[:-1]]).cumprod(0)
 
 
+def gae_weight(continues: Tensor) -> Tensor:
+    """Compute the probability that the episode runs on after each state: w[t] = prod_{i<=t} c[i].
+
+    Unlike in `trajectory_weight`, the end at t itself counts, and gamma does not.
+
+    Args:
+        continues: (H+1, N) probability that the episode continues after t.
+
+    Returns:
+        (H+1, N). Differentiable; the losses detach it.
+
+    Source: PyDreamer, https://github.com/jurgisp/pydreamer
+    """
+    return continues.cumprod(0)
+
+
 def balanced_kl(
     posterior_stats: Tensor,
     prior_stats: Tensor,
@@ -105,6 +121,45 @@ def balanced_kl(
     return mix * left_loss + (1 - mix) * right_loss, divergences[0].detach()
 
 
+def sampled_kl(
+    posterior_stats: Tensor,
+    prior_stats: Tensor,
+    stoch: Tensor,
+    log_prob: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Estimate the KL divergence from the sample itself: log q(z) - log p(z).
+
+    Args:
+        posterior_stats: (..., S, P).
+        prior_stats: (..., S, P).
+        stoch: (..., S, K) the posterior's samples.
+        log_prob: maps such statistics and samples to log-densities (...) in nats.
+
+    Returns:
+        (...) in nats, may be negative. Gradients flow into both statistics, and into the samples if
+        those of `log_prob` do: so for Gaussian latents, not for categorical ones.
+
+    Source: Burda et al. 2016, "Importance Weighted Autoencoders", https://arxiv.org/abs/1509.00519
+    """
+    return log_prob(posterior_stats, stoch) - log_prob(prior_stats, stoch)
+
+
+def importance_weighted(loss: Tensor) -> Tensor:
+    """Combine the losses of several samples to the bound of IWAE: -log mean exp(-loss).
+
+    It is at most the mean of the losses, and as tight as more samples make it.
+
+    Args:
+        loss: (..., I) negative log-weights of I samples, in nats.
+
+    Returns:
+        (...) in nats. A sample's gradient is weighted by its share, softmax(-loss).
+
+    Source: Eq. 8 of https://arxiv.org/abs/1509.00519
+    """
+    return math.log(loss.shape[-1]) - torch.logsumexp(-loss, -1)
+
+
 def actor_loss(
     log_prob: Tensor | None,
     entropy: Tensor,
@@ -118,11 +173,11 @@ def actor_loss(
     """Maximise the lambda return, by Reinforce or through the dynamics, and the entropy.
 
     Args:
-        log_prob: (H-1, N) of the imagined actions; None where `dynamics_mix` is 1.
-        entropy: (H-1, N) of the policy, in nats.
-        target: (H-1, N) lambda returns of the states that the actions led to.
-        baseline: (H-1, N) values of the states in which the actions were chosen.
-        weight: (H-1, N).
+        log_prob: (L, N) of the first L imagined actions; None where `dynamics_mix` is 1.
+        entropy: (L, N) of the policy, in nats.
+        target: (L, N) returns that the actions are credited with.
+        baseline: (L, N) values of the states in which the actions were chosen.
+        weight: (L, N).
         dynamics_mix: 0 is Reinforce, 1 is gradients through the dynamics, values between mix both.
         entropy_scale: weight of the entropy bonus.
 
@@ -142,18 +197,26 @@ def actor_loss(
     return -(weight.detach() * objective).mean()
 
 
-def critic_loss(value: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+def critic_loss(
+    value: Tensor, target: Tensor, weight: Tensor, *, constant: float = HALF_LOG_2PI
+) -> Tensor:
     """Regress the critic onto the targets: negative log-likelihood under a unit normal.
 
     Args:
         value: (H, N) of the critic.
         target: (H, N) lambda returns, detached here.
         weight: (H, N), detached here.
+        constant: the normaliser, 0.919; 0 leaves half the squared error.
 
     Returns:
         The loss (), 0.5 * squared error + 0.919 per step. Gradients flow into `value` only.
 
     Source: Eq. 5.
     """
-    nll = 0.5 * (value - target.detach()).square() + HALF_LOG_2PI
+    nll = 0.5 * (value - target.detach()).square() + constant
     return (weight.detach() * nll).mean()
+
+
+def mean_where(loss: Tensor, mask: Tensor) -> Tensor:
+    """Average a loss (T, B) over the entries of a mask (T, B): (), nan if there are none."""
+    return (loss * mask).sum() / mask.sum()

@@ -19,7 +19,7 @@ from torch.nn import Parameter
 from dreamer.distributions import explore, gumbel_like
 from dreamer.models.actor_critic import ActorCritic
 from dreamer.models.world_model import WorldModel
-from dreamer.types import ActionSpace, RSSMState, TimeStep
+from dreamer.types import ActionSpace, RSSMState, TimeStep, visible
 
 STEPS_PER_DRAW = 128  # drawing actions for many steps at once saves 10 microseconds a step
 
@@ -96,9 +96,13 @@ class DreamerPolicy:
     def __call__(self, step: TimeStep, state: MemoryState | None) -> tuple[np.ndarray, MemoryState]:
         """Return actions (E, A) for a step, and the new memory; None starts anew."""
         device = self._device
-        obs = {k: torch.from_numpy(x).to(device) for k, x in step.obs.items()}
+        obs = {k: torch.from_numpy(x).to(device) for k, x in visible(step.obs).items()}
         is_first = torch.from_numpy(step.is_first).to(device)
-        state = self.act(obs, is_first, state)
+        reward = is_terminal = None
+        if self.world_model.encoder.reads_reward:
+            reward = torch.from_numpy(step.reward).to(device)
+            is_terminal = torch.from_numpy(step.is_terminal).to(device)
+        state = self.act(obs, is_first, state, reward=reward, is_terminal=is_terminal)
         return state.action.cpu().numpy(), state
 
     def act(
@@ -107,6 +111,9 @@ class DreamerPolicy:
         is_first: Tensor,
         state: MemoryState | None = None,
         noise: PolicyNoise | None = None,
+        *,
+        reward: Tensor | None = None,
+        is_terminal: Tensor | None = None,
     ) -> MemoryState:
         """Act on tensors.
 
@@ -115,14 +122,19 @@ class DreamerPolicy:
             is_first: (E,) bool; there the memory is reset.
             state: memory of the last step, None for zeros.
             noise: of the step; None draws it.
+            reward: (E,) raw, of arriving at the observations; only needed with `reward_input`.
+            is_terminal: (E,) bool; only needed with `reward_input`.
         """
         state = self._initial(len(is_first)) if state is None else state
+        obs = self.world_model.encoder.inputs(obs, reward, is_terminal)
         return self._act(obs, is_first, state, noise or PolicyNoise())
 
     def _act(
         self, obs: dict[str, Tensor], is_first: Tensor, state: MemoryState, noise: PolicyNoise
     ) -> MemoryState:
-        """Act as `act` does, with a memory."""
+        """Act as `act` does, with a memory and the encoder's inputs."""
+        if not self.world_model.rssm.resets_actions:
+            state = state._replace(action=state.action * (~is_first).unsqueeze(-1))
         latent_noise, action_noise, exploration_noise = self._fill_noise(state, noise)
         embed = self.world_model.encoder(obs)
         latent = self.world_model.rssm.obs_step(*state, embed, is_first, latent_noise)
@@ -185,7 +197,7 @@ class SnapshotPolicy(DreamerPolicy):
         `options` go to the next base class of a subclass.
         """
         model, heads = world_model, actor_critic
-        unused = (model.decoder, model.heads)
+        unused = (model.decoder, model.heads, model.auxiliary)
         unused += (heads.critic, heads.target_critic, heads.reward_norm)
         memo = {id(module): module for module in unused}
         super().__init__(

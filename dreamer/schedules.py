@@ -1,7 +1,7 @@
 """Schedules: numbers that change over a run, written as strings in the configuration.
 
-The actor-critic uses them for the entropy scale and the gradient mix. Time is counted in policy
-steps, as in the authors' code.
+Learning rates, the scale of the KL loss, the actor's entropy scale and its gradient mix may be
+schedules. Time is counted in policy steps, as in the authors' code.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from dreamer.schema.types import Words, allowed
+from dreamer.schema.types import NonNegative, Positive, Words, allowed
 
 Schedule = Callable[[int], float]
 
@@ -53,15 +53,45 @@ def parse_schedule(text: str | float) -> Schedule:
     raise ValueError(f"A schedule must be {_FORMS}, got {text!r}")
 
 
-def _check(text: Any) -> str | float:
+def _check(text: Any, forms: str = _FORMS) -> str | float:
     try:
         parse_schedule(text)
     except ValueError:
-        raise allowed(_FORMS) from None
+        raise allowed(forms) from None
     return text
 
 
+def _check_range(text: Any, *, positive: bool, forms: str) -> str | float:
+    """Check all values of a schedule; a number becomes a float.
+
+    A schedule is monotonic, so its first and last value are its extremes. It may touch 0.
+    """
+    schedule = parse_schedule(_check(text, forms))
+    if is_constant(text):
+        value = schedule(0)
+        if value < 0 or (positive and value == 0):
+            raise allowed("greater than 0" if positive else "at least 0")
+        return value
+    if min(schedule(0), schedule(_END)) < 0:
+        raise allowed("a schedule whose values are at least 0")
+    return text
+
+
+_END = 10**30  # policy steps; every schedule has ended
+_POSITIVE = _FORMS.replace("a number", "a number greater than 0", 1)
+_NON_NEGATIVE = _FORMS.replace("a number", "a number of at least 0", 1)
+
 ScheduleText = Annotated[str | float, BeforeValidator(_check), Words(_FORMS)]
+PositiveSchedule = Annotated[
+    str | Positive,
+    BeforeValidator(partial(_check_range, positive=True, forms=_POSITIVE)),
+    Words(_POSITIVE),
+]
+NonNegativeSchedule = Annotated[
+    str | NonNegative,
+    BeforeValidator(partial(_check_range, positive=False, forms=_NON_NEGATIVE)),
+    Words(_NON_NEGATIVE),
+]
 
 
 def is_constant(text: str | float) -> bool:

@@ -10,13 +10,24 @@ Shape letters, project-wide:
     H  imagination horizon    O  one vector observation     S x K  stochastic state
     N = T * B  imagined starts                              P  statistics per variable
     C  image channels                                       F = S * K + D  features
+    I  samples of a sequence (IWAE); if more than one, B of what is computed counts all of them
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+# Observations whose names begin so are stored in the replay for probes; no agent observes them.
+HIDDEN = "probe/"
+Value = TypeVar("Value")
+
+
+def visible(observations: Mapping[str, Value]) -> dict[str, Value]:
+    """Return what belongs to the agent's own observations, by name: all but those for probes."""
+    return {key: value for key, value in observations.items() if not key.startswith(HIDDEN)}
 
 
 class ActionSpace(NamedTuple):
@@ -31,10 +42,16 @@ class ActionSpace(NamedTuple):
     choices: tuple[int, ...] = ()  # empty: one choice, or continuous
 
 
+def obs_dtype(shape: tuple[int, ...]) -> type[np.uint8] | type[np.float32]:
+    """Return the type of an observation: uint8 for images and class images, float32 for vectors."""
+    return np.float32 if len(shape) == 1 else np.uint8
+
+
 class TimeStep(NamedTuple):
     """One step of E environments, as NumPy arrays."""
 
-    obs: dict[str, np.ndarray]  # image (E, C, 64, 64) uint8; a vector (E, O) float32
+    # Image (E, C, 64, 64) uint8; class image (E, h, w) uint8; a vector (E, O) float32.
+    obs: dict[str, np.ndarray]
     reward: np.ndarray  # (E,) float32, raw, summed over the action repeat; 0 where is_first
     is_first: np.ndarray  # (E,) bool
     is_last: np.ndarray  # (E,) bool, the episode ends here: terminal OR time limit
@@ -44,18 +61,26 @@ class TimeStep(NamedTuple):
 class Batch(NamedTuple):
     """Sequences from the replay, time first. Images are uint8 and rewards raw."""
 
-    obs: dict[str, Tensor]  # image (T, B, C, 64, 64) uint8; a vector (T, B, O) float32
+    # Image (T, B, C, 64, 64) uint8; class image (T, B, h, w) uint8; a vector (T, B, O) float32.
+    obs: dict[str, Tensor]
     prev_action: Tensor  # (T, B, A) the action that led INTO obs[t]; zeros at an episode's reset
     reward: Tensor  # (T, B)
     is_first: Tensor  # (T, B) bool; also set at t = 0 of every sequence
     is_terminal: Tensor  # (T, B) bool
+
+    def repeat(self, samples: int) -> "Batch":
+        """Repeat every sequence, the copies side by side: (T, B, ...) -> (T, B * I, ...)."""
+        if samples == 1:
+            return self
+        obs = {key: x.repeat_interleave(samples, 1) for key, x in self.obs.items()}
+        return Batch(obs, *(x.repeat_interleave(samples, 1) for x in self[1:]))
 
 
 class RSSMState(NamedTuple):
     """The latent state of the world model, for any leading shape."""
 
     deter: Tensor  # (..., D)
-    stoch: Tensor  # (..., S, K) one-hot rows; Gaussian latents have K = 1
+    stoch: Tensor  # (..., S, K) one-hot rows; Gaussian and binary latents have K = 1
     stats: Tensor  # (..., S, P) logits (P = K), or mean and raw standard deviation (P = 2)
 
     @property

@@ -9,6 +9,18 @@ from pathlib import Path
 import imageio.v2 as imageio
 import numpy as np
 
+CELL = 8  # pixels, both edges of a cell of a map
+UNSEEN = 0.4  # light of a cell that was never visible
+RIGHT, WRONG = (200, 200, 200), (220, 60, 50)
+COLOURS = np.array(  # of the classes of a map; MiniGrid's: empty, wall, floor, door, key, ball, ...
+    [
+        *((20, 20, 20), (150, 150, 150), (90, 70, 60), (230, 200, 60), (160, 80, 200)),
+        *((70, 120, 220), (220, 140, 50), (60, 180, 75), (230, 90, 40), (90, 200, 210)),
+        *((240, 150, 190), (110, 110, 40)),
+    ],
+    np.uint8,
+)
+
 
 def to_rgb(images: np.ndarray) -> np.ndarray:
     """Convert images (..., C, H, W) in [0, 1] or uint8 to (..., H, W, 3) uint8.
@@ -39,6 +51,72 @@ def open_loop_grid(truth: np.ndarray, model: np.ndarray, context: int) -> np.nda
     bar[:context] = (60, 180, 75)
     bar[context:] = (220, 60, 50)
     return np.concatenate([bar, grid], 2)
+
+
+def draw_maps(
+    truth: np.ndarray,
+    model: np.ndarray,
+    *,
+    seen: np.ndarray | None,
+    position: np.ndarray,
+    direction: np.ndarray,
+) -> np.ndarray:
+    """Draw maps above predicted ones above the errors; cells that were never visible are darker.
+
+    Args:
+        truth: (T, B, h, w) class of each cell.
+        model: (T, B, h, w) predicted classes.
+        seen: (T, B, h, w) bool, None: everywhere.
+        position: (T, B, 2) of the agent, x and y in cells.
+        direction: (T, B, 2) in which it looks.
+
+    Returns:
+        (T, 3 * 8 h, B * 8 w, 3) uint8. In the third row, wrong cells are red.
+    """
+    errors = np.where((truth != model)[..., None], np.array(WRONG), np.array(RIGHT))
+    rows = [COLOURS[truth % len(COLOURS)], COLOURS[model % len(COLOURS)], errors]
+    light = np.ones(truth.shape) if seen is None else np.where(seen, 1, UNSEEN)
+    drawn = []
+    for row in rows:  # (T, B, h, w, 3)
+        cells = (row * light[..., None]).astype(np.uint8).repeat(CELL, 2).repeat(CELL, 3)
+        _mark(cells, CELL * (position + 0.5), CELL // 2)
+        _mark(cells, CELL * (position + 0.5 + 0.375 * direction), CELL // 4)
+        cells[:, :, :, -1] = 255  # a line between sequences
+        drawn.append(np.concatenate(list(cells.swapaxes(0, 1)), 2))
+    return np.concatenate(drawn, 1)
+
+
+def draw_goals(truth: np.ndarray, model: np.ndarray, edge: int = 96) -> np.ndarray:
+    """Draw where goals are, as seen from the agent in the middle, which looks up.
+
+    Args:
+        truth: (T, B, G, 2) vectors, ahead and to the right.
+        model: (T, B, G, 2) predicted vectors.
+        edge: Height and width of a sequence's image.
+
+    Returns:
+        (T, edge, B edge, 3) uint8. Large squares are goals, small ones of their colour predictions.
+    """
+    images = np.full((*truth.shape[:2], edge, edge, 3), 40, np.uint8)
+    scale = (edge / 2 - CELL) / max(np.abs(truth).max(), 1e-6)
+    middle = np.full((*truth.shape[:2], 2), edge / 2)
+    _mark(images, middle, CELL // 2)
+    for goal in range(truth.shape[2]):
+        colour = COLOURS[(7 + goal) % len(COLOURS)]
+        for vectors, size in ((truth, CELL), (model, CELL // 2)):
+            ahead, right = vectors[:, :, goal, 0], vectors[:, :, goal, 1]
+            place = middle + scale * np.stack([right, -ahead], -1)
+            _mark(images, place.clip(0, edge), size, colour if size == CELL else colour // 2 + 127)
+    images[:, :, :, -1] = 255  # a line between sequences
+    return np.concatenate(list(images.swapaxes(0, 1)), 2)
+
+
+def _mark(images: np.ndarray, place: np.ndarray, edge: int, colour: np.ndarray | int = 255) -> None:
+    """Draw a square of that edge into each image (T, B, height, width, 3), around (x, y) pixels."""
+    corner = np.rint(place - edge / 2).astype(int).clip(0)  # (T, B, 2)
+    for t, b in np.ndindex(*corner.shape[:2]):
+        x, y = corner[t, b]
+        images[t, b, y : y + edge, x : x + edge] = colour
 
 
 def write_mp4(path: Path, frames: np.ndarray, *, fps: int) -> None:

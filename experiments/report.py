@@ -15,7 +15,7 @@ from dreamer.schema.types import PositiveCount, Section, doc
 from dreamer.schema.validation import validate_words
 from experiments import plots, tables, text_tables
 from experiments.html import write_page
-from experiments.results import Results, of_published, of_runs
+from experiments.results import Compare, Results, of_published, of_runs
 
 USAGE = Usage(
     "Print tables of runs or of the published data, and write them with figures and a page.",
@@ -39,7 +39,11 @@ class ReportSettings(Section):
         Literal["published"] | None, doc("Report on the published data, without a folder.")
     ] = None
     compare: Annotated[
-        Literal["published"] | None, doc("Show published scores beside those of the runs.")
+        Compare | None,
+        doc(
+            "Show published scores beside those of the runs: the authors', and with pydreamer "
+            "PyDreamer's, too."
+        ),
     ] = None
     frames: Annotated[
         PositiveCount | None,
@@ -54,7 +58,7 @@ class Request(NamedTuple):
     """The parsed arguments; a `folder` of None is the published data."""
 
     folder: Path | None
-    compare: bool
+    compare: Compare | None
     frames: int | None
     out: Path
 
@@ -97,7 +101,7 @@ def parse(words: Sequence[str]) -> Request:
     default = folder / "report" if folder else Path("reports/published")
     return Request(
         folder,
-        compare="compare" in options,
+        compare=options.get("compare"),
         frames=options.get("frames"),
         out=expanded(options.get("out", default)),
     )
@@ -145,7 +149,8 @@ def write(results: Results, out: Path) -> None:
         figures = plots.published_figures(folder, frames=frames["atari"])
     else:
         figures = plots.figures(results.curves, results.published, folder, frames=frames)
-    shown = {"Runs": results.extra["runs.csv"]} if "runs.csv" in results.extra else {}
+    titles = {"probes.csv": "Probes, latest means over seeds", "runs.csv": "Runs"}
+    shown = {title: results.extra[x] for x, title in titles.items() if x in results.extra}
     write_page(
         out / "report.html",
         title=results.title,

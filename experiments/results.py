@@ -6,11 +6,14 @@ and problems.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from experiments import data_warnings, published, tables
+from experiments.plots.curves import binned
+from experiments.probes import probe_table
 from experiments.runs import read_runs
 
 TABLE_1_FRAMES = 199_000_000  # the bin of the published curves that gives the paper's Table 1
@@ -20,6 +23,9 @@ PUBLISHED = {
     "atari": ("atari-dreamerv2",),
     "dmc_vision": ("dmc-vision-dreamerv2", "humanoid-dreamerv2"),
 }
+# Another agent's, by env, with compare=pydreamer; not on the grid of the others.
+PYDREAMER = {"atari": ("pydreamer-atari",)}
+Compare = Literal["published", "pydreamer"]
 MAX_VIDEOS = 12  # in a report
 
 
@@ -88,13 +94,14 @@ def of_published(frames: int | None) -> Results:
     )
 
 
-def of_runs(folder: Path, frames: int | None, *, compare: bool) -> Results:
+def of_runs(folder: Path, frames: int | None, *, compare: Compare | None) -> Results:
     """Compute the results of all runs in and under a folder, separately for each env.
 
     Args:
         folder: Where to look for run folders.
         frames: Where scores are read; None: the most that all runs of an env have reached.
-        compare: Add the published DreamerV2, on the same tasks and at the same frames.
+        compare: Add the published DreamerV2, on the same tasks and at the same frames; with
+            `pydreamer`, PyDreamer, too.
 
     Raises:
         ValueError: There is no run.
@@ -103,11 +110,12 @@ def of_runs(folder: Path, frames: int | None, *, compare: bool) -> Results:
     curves, runs, problems = read_runs(folder)
     if runs.empty:
         raise ValueError(" ".join([f"No runs in {folder}.", *problems]))
-    videos = _videos(runs)
+    videos, probed = _videos(runs), probe_table(runs)
     results = Results(
         title=f"Runs in {folder}",
         tidy=pd.DataFrame(columns=list(tables.TIDY)),
-        extra={"runs.csv": runs, "curves.csv": curves},
+        extra={"runs.csv": runs, "curves.csv": curves}
+        | ({} if probed.empty else {"probes.csv": probed}),
         curves=curves,
         videos=videos[:MAX_VIDEOS],
         notes=data_warnings.states(runs),
@@ -122,7 +130,7 @@ def of_runs(folder: Path, frames: int | None, *, compare: bool) -> Results:
         results.notes.append(f"{MAX_VIDEOS} of {len(videos)} videos are shown.")
     parts, compared = [], []
     for env, of_env in curves.groupby("env"):
-        reference = _published_curves(str(env), of_env, results.problems) if compare else None
+        reference = compare and _published_curves(str(env), of_env, results, compare)
         if reference is not None:
             compared.append(reference)
         parts.append(_scores(str(env), of_env, reference, frames, results))
@@ -180,14 +188,30 @@ def _choose_frames(env: str, of_env: pd.DataFrame, requested: int | None, result
     return common
 
 
-def _published_curves(env: str, of_env: pd.DataFrame, problems: list[str]) -> pd.DataFrame | None:
-    """Return the published DreamerV2 on the tasks of the runs; None if there is none."""
+def _published_curves(
+    env: str, of_env: pd.DataFrame, results: Results, compare: Compare
+) -> pd.DataFrame | None:
+    """Return the published curves on the tasks of the runs; None if there are none."""
     tasks = set(of_env["task"])
     found = [published.curves(name) for name in PUBLISHED.get(env, ())]
+    if compare == "pydreamer":
+        others = [published.curves(name) for name in PYDREAMER.get(env, ())]
+        found += [binned(curves, PUBLISHED_BIN) for curves in others]
+        with_it = {task for curves in others for task in curves["task"]}
+        if absent := sorted(tasks - with_it):
+            results.problems.append(
+                f"{env}: PyDreamer has published nothing for {data_warnings.listed(absent)}."
+            )
+        if tasks & with_it:
+            results.notes.append(
+                f"{env}: PyDreamer's agent differs from the paper's, among others in its colour "
+                "images and batches of 48 x 32. Its frames are those of the stored episodes; about "
+                "5 % more were played."
+            )
     found = [curves[curves["task"].isin(tasks)] for curves in found]
     there = {task for curves in found for task in curves["task"]}
     if absent := sorted(tasks - there):
-        problems.append(f"{env}: nothing is published for {data_warnings.listed(absent)}.")
+        results.problems.append(f"{env}: nothing is published for {data_warnings.listed(absent)}.")
     return pd.concat(found, ignore_index=True) if there else None
 
 
@@ -195,6 +219,6 @@ def _videos(runs: pd.DataFrame) -> list[Path]:
     """Return the latest videos of one run per variant and task."""
     videos: list[Path] = []
     for path in runs.groupby(["env", "task", "variant"])["path"].first():
-        for kind in ("policy", "open_loop"):
+        for kind in ("policy", "open_loop", "probe_map", "probe_goals"):
             videos += sorted((Path(path) / "videos").glob(f"{kind}_*.mp4"))[-1:]
     return videos

@@ -255,6 +255,42 @@ def test_policy_steps_drive_the_schedules():
     assert_close(metrics["actor/entropy_scale"].item(), 0.25)
 
 
+RATE, KL = "linear(2e-3,4e-3,100)", "linear(1,3,100)"
+
+
+def scheduled_agent(rate: str | float, kl: str | float) -> DreamerAgent:
+    optimizer = dataclasses.replace(OPTIMIZER, learning_rate=rate)
+    names = ("world_model_optimizer", "actor_optimizer", "critic_optimizer")
+    model = dataclasses.replace(WORLD_MODEL, loss_scales={"kl": kl})
+    return make_agent(world_model=model, **dict.fromkeys(names, optimizer))
+
+
+def test_scheduled_rates_and_kl_scale_learn_like_their_values_at_that_time():
+    batches, agents, metrics = [make_batch(), make_batch(seed=1)], [], []
+    for agent in (scheduled_agent(RATE, KL), scheduled_agent(3e-3, 2.0)):
+        agent.policy_steps = 50
+        torch.manual_seed(2)
+        metrics.append([numbers(m) for m in fit(agent, batches)][-1])
+        agents.append(weights_of(agent))
+    assert_close(*agents, rtol=1e-5, atol=1e-6)
+    added = {k: metrics[0][k] for k in metrics[0].keys() - metrics[1].keys()}
+    rates = {f"learning_rate/{name}": 3e-3 for name in ("world_model", "actor", "critic")}
+    assert added == pytest.approx(rates | {"world_model/kl_scale": 2.0})
+
+
+def test_scheduled_rates_and_kl_scale_follow_the_policy_steps():
+    agent = scheduled_agent(RATE, KL)
+
+    def advance(batch):
+        agent.policy_steps += 25
+        return DreamerAgent.training_step(agent, batch, 0)
+
+    metrics = fit(agent, [make_batch()] * 3, advance)
+    rates = [m["learning_rate/actor"].item() for m in metrics]
+    assert rates == pytest.approx([2.5e-3, 3e-3, 3.5e-3])
+    assert [m["world_model/kl_scale"].item() for m in metrics] == pytest.approx([1.5, 2, 2.5])
+
+
 def test_same_seed_gives_the_same_losses_twice():
     batches = [make_batch(), make_batch(seed=1)]
 

@@ -12,13 +12,17 @@ LAYERS = (
     ("schema",),
     (
         *("types", "losses", "distributions", "bounded_normals", "schedules"),
-        *("finite_check", "optim", "video", "runtime", "array_pickle"),
+        *("class_distributions", "finite_check", "loss_scaling", "precision", "optim"),
+        *("carried_state", "video", "runtime", "array_pickle"),
         *("files", "checkpoint_file", "tensor_file"),
     ),
     ("models", "replay", "envs"),
-    ("agent", "components", "exploration", "policy", "collector"),
+    (
+        *("agent", "pydreamer", "components", "exploration", "policy"),
+        *("probes", "collector"),
+    ),
     ("kernels",),
-    ("callbacks", "loggers", "evaluation", "inference", "convert"),
+    ("callbacks", "loggers", "evaluation", "inference", "convert", "convert_pydreamer"),
     ("run",),
     ("api", "cli", "evaluate", "check"),
 )
@@ -117,7 +121,7 @@ def test_words_of_processors_are_found():
 
 
 def test_from_the_world_models_loss_to_torch_are_few_files():
-    """At most ten, of 1,800 lines in all, for whoever wants to read the whole algorithm."""
+    """At most thirteen, of 2,400 lines in all, for whoever wants to read the whole algorithm."""
     files, left = set(), ["dreamer.models.world_model"]
     while left:
         module = left.pop()
@@ -128,8 +132,8 @@ def test_from_the_world_models_loss_to_torch_are_few_files():
     files = {name for name in files if not within(name, "dreamer.schema")} - {"dreamer.models"}
     lines = sum(len(modules()[module].read_text().splitlines()) for module in files)
     assert {"dreamer.models.rssm", "dreamer.models.vision", "dreamer.losses"} <= files
-    assert len(files) <= 10, sorted(files)
-    assert lines <= 1800
+    assert len(files) <= 13, sorted(files)
+    assert lines <= 2400
 
 
 def test_replay_and_envs_know_no_networks():

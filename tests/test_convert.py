@@ -23,7 +23,7 @@ from dreamer.models.actor_critic import (
 from dreamer.models.heads import HeadConfig
 from dreamer.models.latents import CategoricalLatent
 from dreamer.models.observations import ObservationConfig, VectorConfig
-from dreamer.models.rssm import RSSMConfig
+from dreamer.models.rssm import GRUConfig, RSSMConfig
 from dreamer.models.vision import ConvConfig
 from dreamer.models.world_model import KLConfig, ModelHeadConfig, WorldModel, WorldModelConfig
 from dreamer.types import ActionSpace
@@ -43,7 +43,7 @@ def make_networks(*, slow_critic: bool = True, deter: int = 7) -> tuple[WorldMod
     model = WorldModel(
         WorldModelConfig(
             latent=CategoricalLatent(3, 5),
-            rssm=RSSMConfig(deter, 6, "elu", "layer", layer_norm=True, ensemble=2),
+            rssm=RSSMConfig(deter, 6, "elu", "layer", GRUConfig(layer_norm=True), ensemble=2),
             encoder=observation_config([4, 4, 4, 4], [9, 4]),
             decoder=observation_config([5, 5, 6, 6], [4, 9]),
             heads={
@@ -57,6 +57,7 @@ def make_networks(*, slow_critic: bool = True, deter: int = 7) -> tuple[WorldMod
             image_gradients=True,
             reward_transform="tanh",
             discount=0.99,
+            iwae_samples=1,
         ),
         OBS_SHAPES,
         ACTIONS.size,
@@ -81,6 +82,7 @@ def make_networks(*, slow_critic: bool = True, deter: int = 7) -> tuple[WorldMod
         slow_critic=slow_critic,
         slow_critic_updates=100,
         slow_critic_fraction=1.0,
+        entropy_in_target=False,
     )
     return model, ActorCritic(config, model.feature_size, ACTIONS)
 

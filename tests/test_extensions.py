@@ -10,7 +10,6 @@ from omegaconf import OmegaConf
 
 import dreamer
 from dreamer.policy import SnapshotPolicy
-from dreamer.replay.buffer import Replay
 from dreamer.run.compose import compose
 from dreamer.run.config import checked
 from dreamer.run.train import train
@@ -123,16 +122,16 @@ def test_a_name_may_stand_for_a_file_in_an_experiment(compose_tiny):
 
 @pytest.mark.slow
 def test_a_sampler_of_a_users_own_decides_what_is_learned_from(compose_tiny, monkeypatch):
-    samplers, keep = [], Replay.sample
+    samplers, keep = [], Recent.propose
 
-    def sample(self, *args):
-        samplers.append(self._sampler)
+    def propose(self, *args):
+        samplers.append(self)
         return keep(self, *args)
 
-    monkeypatch.setattr(Replay, "sample", sample)
+    monkeypatch.setattr(Recent, "propose", propose)
     recent = "replay.sampling._target_=extensions.Recent"
     train(compose_tiny(recent, "+replay.sampling.window_policy_steps=40"))
-    assert isinstance(samplers[0], Recent) and samplers[0].window == 40
+    assert samplers[0].window == 40
     with pytest.raises(
         ValueError, match="`replay.sampling` cannot be built from extensions.Recent"
     ):

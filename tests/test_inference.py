@@ -1,5 +1,7 @@
 """A trained agent in NumPy: acting, dreaming, encoding; single or batched."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tiny
@@ -9,6 +11,8 @@ from tiny import CONTINUOUS, DISCRETE, IMAGE, VECTORS, A, B, H, T
 import dreamer
 from dreamer.envs.codecs import NativeCodec
 from dreamer.inference import TrainedAgent
+from dreamer.models.decoders import DecoderConfig
+from dreamer.models.inputs import EncoderConfig
 from dreamer.types import TimeStep
 
 F = 4 * 6 + 16
@@ -260,3 +264,82 @@ def test_the_package_gives_it():
     assert dreamer.load.__module__ == "dreamer.run.load"
     with pytest.raises(AttributeError, match="has no attribute 'lod'"):
         dreamer.lod  # noqa: B018
+
+
+# ---------------------------------------------------------------------------- reward as an input
+
+
+def trained_with_reward(obs_shapes=VECTORS) -> TrainedAgent:
+    encoder = EncoderConfig(**vars(tiny.WORLD_MODEL.encoder), reward_input=True)
+    # Gaussian latents, so that any change of the input changes them.
+    model = dataclasses.replace(tiny.WORLD_MODEL, encoder=encoder, latent=tiny.GAUSSIAN)
+    networks = tiny.make_agent(DISCRETE, obs_shapes=obs_shapes, world_model=model)
+    return TrainedAgent(networks, NativeCodec(obs_shapes, DISCRETE), sample_actions=False)
+
+
+@pytest.mark.parametrize("batch", [(), (B,)])
+def test_an_agent_that_reads_rewards_acts_and_encodes_with_them(batch):
+    agent, obs = trained_with_reward(), observed(VECTORS, T, *batch)
+    reward = np.random.default_rng(0).normal(size=(T, *batch)).astype(np.float32)
+    reward[0] = 0
+    actions, state = [], None
+    for t in range(T):
+        torch.manual_seed(t)
+        action, state = agent.policy(at(obs, t), state, reward=None if t == 0 else reward[t])
+        actions.append(action)
+    torch.manual_seed(5)
+    features = agent.encode(obs, np.array(actions[:-1]), rewards=reward)
+    assert features.shape == (T, *batch, 4 + 16)
+    torch.manual_seed(5)
+    other = agent.encode(obs, np.array(actions[:-1]), rewards=reward + 1)
+    assert not np.allclose(features, other)
+    dream = agent.imagine(obs, np.array(actions[:-1]), H, rewards=reward)
+    assert dream.rewards.shape == (H, *batch)
+
+
+def test_the_ends_of_a_context_change_what_is_encoded():
+    agent, obs = trained_with_reward(), observed(VECTORS, T)
+    actions, rewards = actions_of(DISCRETE, T - 1), np.zeros(T)
+    results = []
+    for ends in (None, np.zeros(T, bool), np.arange(T) == 3):
+        torch.manual_seed(0)
+        results.append(agent.encode(obs, actions, rewards=rewards, is_terminal=ends))
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0][:3], results[2][:3])
+    assert not np.array_equal(results[0][3], results[2][3])
+
+
+def test_a_reward_that_is_needed_and_missing_or_misshapen_is_named():
+    agent, obs = trained_with_reward(), observed(VECTORS, T)
+    _, state = agent.policy(at(obs, 0))  # the start of an episode has none
+    with pytest.raises(
+        ValueError, match="`reward` .* must be given, got None: .*reward_input=true"
+    ):
+        agent.policy(at(obs, 1), state)
+    with pytest.raises(ValueError, match="`reward` .* must be given"):
+        agent.encode(obs, actions_of(DISCRETE, T - 1))
+    with pytest.raises(ValueError, match=r"`reward` must have shape \(7,\), got \(3,\)"):
+        agent.encode(obs, actions_of(DISCRETE, T - 1), rewards=np.zeros(3))
+    with pytest.raises(ValueError, match=r"`reward` must have shape \(7, 3\), got \(3, 7\)"):
+        many = observed(VECTORS, T, B)
+        agent.encode(many, actions_of(DISCRETE, T - 1, B), rewards=np.zeros((B, T)))
+    agent.encode(at(obs, slice(0, 1)), [])
+
+
+def test_a_dream_of_class_images_holds_class_indices():
+    shapes = {"grid": (5, 6)}
+    options = {"vector_keys": "grid"}
+    encoder = EncoderConfig(**{**vars(tiny.WORLD_MODEL.encoder), **options}, classes={"grid": 4})
+    decoder = DecoderConfig(**{**vars(tiny.WORLD_MODEL.decoder), **options}, classes={"grid": 4})
+    model = dataclasses.replace(tiny.WORLD_MODEL, encoder=encoder, decoder=decoder)
+    networks = tiny.make_agent(DISCRETE, obs_shapes=shapes, world_model=model)
+    agent = TrainedAgent(networks, NativeCodec(shapes, DISCRETE), sample_actions=False)
+    grid = np.random.default_rng(0).integers(4, size=(T, 5, 6), dtype=np.uint8)
+    action, _ = agent.policy({"grid": grid[0]})
+    assert action in range(A)
+    dream = agent.imagine({"grid": grid}, actions_of(DISCRETE, T - 1), H)
+    predicted = dream.observations["grid"]
+    assert predicted.shape == (H, 5, 6) and predicted.dtype == np.uint8
+    assert predicted.max() < 4
+    with pytest.raises(ValueError, match="Image `grid` must be uint8, got int64"):
+        agent.policy({"grid": grid[0].astype(int)})

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+from benchmarks.memory import errors
 from dreamer.run.build import make_envs
 from dreamer.run.train import train
 from experiments.coverage import states_seen
@@ -64,3 +65,10 @@ def test_plan2explore_sees_more_of_a_maze_than_random_actions(tmp_path):
         seen[explorer] = states_seen(place / "replay")[-1]
     # docs/results.md: after 2,000 frames 14 to 18 cells of 69 with random actions, 5 seeds.
     assert seen["plan2explore"] >= 1.3 * seen["random"], seen
+
+
+@pytest.mark.slow
+def test_a_cue_is_remembered_over_several_sequences_with_carried_states_only():
+    # Measured: 0.55 with them, 1.0 without; 1 is no memory.
+    last = {carry: sum(errors(carry, 0, 250)[-50:]) / 50 for carry in (True, False)}
+    assert last[True] < 0.7 and last[False] > 0.9, last

@@ -11,10 +11,17 @@ from tiny import A, B, K
 from torch.nn import Parameter
 from torch.testing import assert_close
 
-from dreamer.optim import EpsilonHatAdam, OptimizerConfig, clip_gradients
+from dreamer.optim import (
+    AdamWConfig,
+    EpsilonHatAdam,
+    OptimizerConfig,
+    clip_gradients,
+    set_learning_rate,
+)
 
 STEPS = 6
 CONFIG = OptimizerConfig(learning_rate=0.01, epsilon=0.02, clip=None, weight_decay=0.1)
+ADAMW = AdamWConfig(learning_rate=0.01, epsilon=0.02, clip=2.0, weight_decay=0.1)
 SHAPES = (B, K), (A,)
 
 
@@ -29,7 +36,7 @@ def start() -> list[Parameter]:
     return [Parameter(torch.randn(s)) for s in SHAPES]
 
 
-def apply(optimizer: EpsilonHatAdam, gradient: list[np.ndarray]) -> None:
+def apply(optimizer: torch.optim.Optimizer, gradient: list[np.ndarray]) -> None:
     for parameter, g in zip(optimizer.param_groups[0]["params"], gradient, strict=True):
         parameter.grad = torch.tensor(g, dtype=torch.float32)
     optimizer.step()
@@ -169,6 +176,22 @@ def test_a_learning_rate_that_is_changed_by_hand_counts():
     assert_close(parameter.detach(), torch.full((A,), -0.5))
 
 
+def test_a_rate_that_follows_a_schedule_keeps_its_place_and_counts():
+    parameter = Parameter(torch.zeros(A))
+    config = dataclasses.replace(CONFIG, weight_decay=0.0, learning_rate="warmup(100,0.5)")
+    optimizer = EpsilonHatAdam([parameter], config)
+    apply(optimizer, [np.full(A, 1e6)])
+    assert_close(parameter.detach(), torch.zeros(A))  # the schedule begins with 0
+    set_learning_rate(optimizer, 0.25)
+    rate = optimizer.param_groups[0]["lr"]
+    apply(optimizer, [np.full(A, 1e6)])
+    assert_close(parameter.detach(), torch.full((A,), -0.25))
+    set_learning_rate(optimizer, 0.5)
+    assert optimizer.param_groups[0]["lr"] is rate
+    apply(optimizer, [np.full(A, 1e6)])
+    assert_close(parameter.detach(), torch.full((A,), -0.75))
+
+
 def test_a_first_gradient_that_comes_late_leaves_the_steps_of_the_others_alone():
     (late, early), (_, alone) = start(), start()
     optimizer, reference = EpsilonHatAdam([late, early], CONFIG), EpsilonHatAdam([alone], CONFIG)
@@ -225,6 +248,8 @@ def test_a_state_of_an_older_program_goes_on():
     ("change", "message"),
     [
         ({"learning_rate": 0.0}, "`learning_rate` must be greater than 0, got 0.0"),
+        ({"learning_rate": "cosine(1,2)"}, "must be a number greater than 0, linear.*got `cosine"),
+        ({"learning_rate": "exp(1,-1e-9,5)"}, "a schedule whose values are at least 0, got `exp"),
         ({"epsilon": -1.0}, "`epsilon` must be greater than 0, got -1.0"),
         ({"clip": 0.0}, "`clip` must be a number greater than 0 or null, got 0.0"),
         ({"weight_decay": 1.0}, r"`weight_decay` must be in \[0, 1\), got 1.0"),
@@ -233,3 +258,72 @@ def test_a_state_of_an_older_program_goes_on():
 def test_config_refuses_values_out_of_range(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(CONFIG, **change)
+
+
+def test_adamw_equals_a_plain_loop():
+    """With bias corrections before epsilon, and a decay times the learning rate."""
+    parameters = start()
+    expected = [p.detach().double().numpy() for p in parameters]
+    optimizer = ADAMW.build(parameters)
+    first, second = ([np.zeros(s) for s in SHAPES] for _ in range(2))
+    for t, gradient in enumerate(gradients(), 1):
+        apply(optimizer, gradient)
+        for i, g in enumerate(gradient):
+            first[i] = 0.9 * first[i] + 0.1 * g
+            second[i] = 0.999 * second[i] + 0.001 * g**2
+            mean, square = first[i] / (1 - 0.9**t), second[i] / (1 - 0.999**t)
+            expected[i] = (1 - 0.01 * 0.1) * expected[i] - 0.01 * mean / (np.sqrt(square) + 0.02)
+        for parameter, e in zip(parameters, expected, strict=True):
+            assert_close(parameter.detach().double().numpy(), e, rtol=1e-5, atol=1e-6)
+
+
+def test_adamw_leaves_parameters_without_gradient_alone():
+    parameters = start()
+    before = parameters[1].detach().clone()
+    optimizer = ADAMW.build(parameters)
+    parameters[0].grad = torch.ones_like(parameters[0])
+    optimizer.step()
+    assert_close(parameters[1].detach(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("allowed", [0.0, 1.0])
+def test_adamw_steps_only_if_it_is_allowed(allowed):
+    parameters, others = start(), start()
+    optimizer, other = ADAMW.build(parameters), ADAMW.build(others)
+    steps = gradients()
+    for each in (optimizer, other):
+        apply(each, steps[0])
+    for parameter, g in zip(parameters, steps[1], strict=True):
+        parameter.grad = torch.tensor(g * (1 if allowed else np.nan), dtype=torch.float32)
+    optimizer.step(allowed=torch.tensor(allowed))
+    for each in [other] if allowed else []:
+        apply(each, steps[1])
+    apply(optimizer, steps[2])
+    apply(other, steps[2])  # the state is that of the allowed steps, too
+    for parameter, expected in zip(parameters, others, strict=True):
+        assert_close(parameter, expected, rtol=0, atol=0)
+
+
+def test_adamw_continues_identically_from_a_saved_state():
+    parameters, others = start(), start()
+    optimizer, other = ADAMW.build(parameters), ADAMW.build(others)
+    apply(optimizer, gradients()[0])
+    with torch.no_grad():
+        for parameter, copied in zip(others, parameters, strict=True):
+            parameter.copy_(copied)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for each in (optimizer, other):
+        apply(each, gradients()[1])
+    for parameter, expected in zip(others, parameters, strict=True):
+        assert_close(parameter, expected, rtol=0, atol=0)
+
+
+def test_adamw_clips_as_torch_does():
+    ours, theirs = start(), start()
+    for parameter in (*ours, *theirs):
+        parameter.grad = torch.full_like(parameter, 1e-3 * parameter.numel())
+    config = dataclasses.replace(ADAMW, clip=1e-5)  # so small that torch's 1e-6 is seen
+    norm = config.clip_gradients(ours)
+    assert_close(norm, torch.nn.utils.clip_grad_norm_(theirs, 1e-5))
+    for parameter, expected in zip(ours, theirs, strict=True):
+        assert_close(parameter.grad, expected.grad)

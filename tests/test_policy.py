@@ -1,5 +1,7 @@
 """Acting: chance, memory and its resets, and the difference between training and evaluation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from tiny import (
     IMAGE,
     PLAN2EXPLORE,
     VECTORS,
+    WORLD_MODEL,
     A,
     B,
     K,
@@ -19,6 +22,7 @@ from tiny import (
 )
 from torch.testing import assert_close
 
+from dreamer.models.inputs import EncoderConfig
 from dreamer.policy import (
     DreamerPolicy,
     ExplorerThenActor,
@@ -355,3 +359,35 @@ def test_the_explorer_collects_first_where_there_is_one(monkeypatch):
     assert acted == ["explorer", "explorer", "actor", "actor"]
     assert choose_actor(context._replace(explorer=None)) is context.actor
     assert choose_random(context) is context.random
+
+
+@pytest.mark.parametrize("shapes", [IMAGE, VECTORS], ids=["image", "vector"])
+def test_with_reward_input_the_policy_reads_reward_and_terminal_of_the_step(shapes):
+    encoder = EncoderConfig(**vars(WORLD_MODEL.encoder), reward_input=True)
+    agent = make_agent(obs_shapes=shapes, world_model=replace(WORLD_MODEL, encoder=encoder))
+    model = agent.world_model
+    policy = DreamerPolicy(model, agent.actor_critic, sample_actions=False)
+    torch.manual_seed(3)
+    obs = {k: x.numpy() for k, x in make_obs(shapes, E).items()}
+    reward = np.linspace(-1, 1, E, dtype=np.float32)
+    is_terminal = np.arange(E) % 3 == 0
+    first = np.ones(E, bool)
+
+    def latent(reward, is_terminal):
+        torch.manual_seed(0)
+        step = TimeStep(obs, reward, first, is_terminal, is_terminal)
+        return policy(step, None)[1].latent
+
+    tensors = {k: torch.from_numpy(x) for k, x in obs.items()}
+    embed = model.encode(tensors, torch.from_numpy(reward), torch.from_numpy(is_terminal))
+    torch.manual_seed(0)
+    expected = model.rssm.obs_step(
+        model.rssm.initial(E), torch.zeros(E, A), embed, torch.from_numpy(first)
+    )
+    ours = latent(reward, is_terminal)
+    assert_close(ours.stats, expected.stats)
+    for other in (latent(reward + 1, is_terminal), latent(reward, ~is_terminal)):
+        assert not torch.allclose(other.stats, ours.stats)
+    snapshot = SnapshotPolicy(model, agent.actor_critic, exploration_noise=0.0, seed=0)
+    snapshot.refresh(0)
+    snapshot(TimeStep(obs, reward, first, is_terminal, is_terminal), None)

@@ -2,7 +2,9 @@
 
 import pytest
 
-from dreamer.schedules import parse_schedule
+from dreamer.schedules import NonNegativeSchedule, PositiveSchedule, parse_schedule
+from dreamer.schema.validation import validate_value
+from dreamer.schema.words import describe
 
 
 @pytest.mark.parametrize(
@@ -75,3 +77,29 @@ def test_malformed_schedule_is_refused_with_what_was_written(text):
     with pytest.raises(ValueError, match="A schedule must be a number, linear") as error:
         parse_schedule(text)
     assert repr(text) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "message"),
+    [
+        (PositiveSchedule, 0, "`x` must be greater than 0, got 0"),
+        (PositiveSchedule, "warmup(5,-1)", "`x` must be a schedule whose values are at least 0, g"),
+        (NonNegativeSchedule, "-1e-9", "`x` must be at least 0, got `-1e-9`"),
+        (NonNegativeSchedule, "linear(1,2)", r"`x` must be a number of at least 0, linear\(a,b,d"),
+        (NonNegativeSchedule, True, "`x` must be a number of at least 0, linear"),
+    ],
+)
+def test_schedule_out_of_range_is_refused(annotation, value, message):
+    with pytest.raises(ValueError, match=message):
+        validate_value(value, annotation, "x")
+
+
+def test_numbers_of_schedules_are_floats_and_schedules_stay_as_written():
+    assert repr(validate_value("3e-4", PositiveSchedule, "x")) == "0.0003"
+    assert repr(validate_value(2, NonNegativeSchedule, "x")) == "2.0"
+    for text in ("linear(1e-3, 0, 5)", "warmup(5,1)", "horizon(1,9,5)", "exp(1,0,5)"):
+        assert validate_value(text, PositiveSchedule, "x") == text
+
+
+def test_a_schedule_is_described_in_a_union_too():
+    assert describe(NonNegativeSchedule | None).startswith("a number of at least 0, linear(a,b,d)")

@@ -31,6 +31,7 @@ from omegaconf import DictConfig
 from packaging.requirements import Requirement
 
 import dreamer.api
+from benchmarks import memory
 from dreamer.run.compose import register_suites
 from dreamer.run.config import checked
 from dreamer.run.folder import RunFolder
@@ -164,7 +165,8 @@ def check_train(conf: Path, words: list[str]) -> DictConfig | None:
     words = [re.sub(r"^\+(experiment|debug)=", r"\1=", w) for w in words]
     overrides = OverridesParser.create().parse_overrides(words)
     sweeps = [one.is_sweep_override() for one in overrides]
-    assert any(sweeps) == ("-m" in options), words
+    searches = any(word.startswith("search=") for word in words)  # its file lists the values
+    assert (any(sweeps) or searches) == ("-m" in options), words
     first = [
         f"{one.get_key_element()}={next(iter(one.sweep_string_iterator()))}" if sweep else word
         for word, one, sweep in zip(words, overrides, sweeps, strict=True)
@@ -309,6 +311,7 @@ CHECKS: dict[str, Callable[[Path, list[str]], object]] = {
     "dreamer-report": lambda conf, words: report.parse(words) and None,
     "python -m experiments.coverage": lambda conf, words: coverage.parse(words) and None,
     "python -m experiments.dashboard": lambda conf, words: dashboard.parse(words) and None,
+    "python -m benchmarks.memory": lambda conf, words: memory.parse(words) and None,
     "python -m docs.make_figures": check_figures,
     "pip": check_pip,
     "pytest": check_pytest,

@@ -4,7 +4,17 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
-from dreamer.video import encode_gif, open_loop_grid, to_rgb, write_mp4
+from dreamer.video import (
+    COLOURS,
+    RIGHT,
+    WRONG,
+    draw_goals,
+    draw_maps,
+    encode_gif,
+    open_loop_grid,
+    to_rgb,
+    write_mp4,
+)
 
 T, B, HEIGHT, WIDTH, BAR = 7, 3, 10, 12, 4
 
@@ -85,3 +95,58 @@ def test_gif_is_read_back_with_its_frames():
     decoded = np.stack([x[..., :3] for x in imageio.mimread(encode_gif(frames, fps=10))])
     assert decoded.shape == frames.shape
     assert np.abs(decoded.astype(int) - frames).mean() < 8
+
+
+def map_pictures(**changes):
+    """A map of 2 x 3 cells, two steps of one sequence; the agent is in the middle below."""
+    truth = np.array([[[[0, 1, 2], [0, 0, 0]]]]).repeat(2, 0)
+    given = {
+        "model": truth,
+        "seen": None,
+        "position": np.array([1.0, 1.0]) + np.zeros((2, 1, 2)),
+        "direction": np.array([1.0, 0.0]) + np.zeros((2, 1, 2)),
+    }
+    return draw_maps(truth, **given | changes)
+
+
+def test_maps_show_truth_prediction_and_what_is_wrong():
+    model = np.array([[[[0, 1, 1], [0, 0, 0]]]]).repeat(2, 0)
+    pictures = map_pictures(model=model)
+    assert pictures.shape == (2, 3 * 2 * 8, 3 * 8, 3)
+    truth, predicted, errors = np.split(pictures[0], 3)
+    corner = (2, 18)  # in the third cell of the first row
+    assert truth[corner].tolist() == COLOURS[2].tolist()
+    assert predicted[corner].tolist() == COLOURS[1].tolist()
+    assert errors[corner].tolist() == list(WRONG)
+    assert errors[2, 2].tolist() == list(RIGHT)
+
+
+def test_cells_that_were_never_seen_are_darker_on_all_maps():
+    seen = np.array([[[[True, True, False], [True, True, True]]]]).repeat(2, 0)
+    everywhere, partly = map_pictures()[0].astype(int), map_pictures(seen=seen)[0].astype(int)
+    for rows in (slice(0, 8), slice(16, 24), slice(32, 40)):
+        np.testing.assert_array_equal(partly[rows, :16], everywhere[rows, :16])
+        assert (partly[rows, 16:23] < everywhere[rows, 16:23]).all()
+
+
+def test_the_agent_is_white_and_its_nose_is_ahead():
+    picture = map_pictures()[0]
+    white = (picture[:16] == 255).all(-1)[:, :-1]  # without the line between sequences
+    rows, columns = np.nonzero(white)
+    assert (rows.min(), rows.max()) == (10, 13)
+    assert (columns.min(), columns.max()) == (10, 15)  # the nose is two pixels to the right
+
+
+def test_goals_ahead_are_above_the_middle_and_those_to_the_right_are_right_of_it():
+    truth = np.array([[[[4.0, 0.0], [0.0, 4.0]]]])
+    (picture,) = draw_goals(truth, truth, edge=64)
+    for goal, (y, x) in enumerate([(8, 32), (32, 56)]):
+        found = np.argwhere((picture == COLOURS[7 + goal]).all(-1))
+        np.testing.assert_allclose(found.mean(0), [y, x], atol=1)
+
+
+def test_a_predicted_goal_is_where_the_prediction_says():
+    truth, model = np.array([[[[4.0, 0.0]]]]), np.array([[[[0.0, -2.0]]]])
+    (picture,) = draw_goals(truth, model, edge=64)
+    found = np.argwhere((picture == COLOURS[7] // 2 + 127).all(-1))
+    np.testing.assert_allclose(found.mean(0), [32, 20], atol=1)

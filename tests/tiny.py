@@ -16,9 +16,9 @@ from dreamer.exploration import ModelLossConfig, Plan2ExploreConfig
 from dreamer.models.actor_critic import ActorConfig, ActorCriticConfig, RewardNormConfig
 from dreamer.models.ensemble import EnsembleConfig
 from dreamer.models.heads import HeadConfig
-from dreamer.models.latents import CategoricalLatent, GaussianLatent
+from dreamer.models.latents import BinaryLatent, CategoricalLatent, GaussianLatent
 from dreamer.models.observations import ObservationConfig, ObsShapes, VectorConfig
-from dreamer.models.rssm import RSSMConfig
+from dreamer.models.rssm import GRUConfig, RSSMConfig
 from dreamer.models.vision import ConvConfig
 from dreamer.models.world_model import KLConfig, ModelHeadConfig, WorldModelConfig
 from dreamer.optim import OptimizerConfig
@@ -29,6 +29,7 @@ S, K, D, A = 4, 6, 16, 2
 N = T * B
 CATEGORICAL = CategoricalLatent(S, K)
 GAUSSIAN = GaussianLatent(S, "sigmoid2", 0.1)
+BINARY = BinaryLatent(S)
 VECTORS = {"angle": (9,), "speed": (1,)}
 IMAGE = {"image": (1, 64, 64)}
 DISCRETE, CONTINUOUS = ActionSpace(A, discrete=True), ActionSpace(A, discrete=False)
@@ -54,7 +55,7 @@ def observations(kernels: Sequence[int]) -> ObservationConfig:
 
 ENCODER, DECODER = observations([4, 4, 4, 4]), observations([5, 5, 6, 6])
 RSSM_CONFIG = RSSMConfig(
-    deter=D, hidden=12, activation="elu", norm="none", layer_norm=True, ensemble=1
+    deter=D, hidden=12, activation="elu", norm="none", cell=GRUConfig(layer_norm=True), ensemble=1
 )
 WORLD_MODEL = WorldModelConfig(
     latent=CATEGORICAL,
@@ -67,6 +68,7 @@ WORLD_MODEL = WorldModelConfig(
     image_gradients=True,
     reward_transform="tanh",
     discount=0.9,
+    iwae_samples=1,
 )
 ACTOR = ActorConfig(
     layers=2,
@@ -89,6 +91,7 @@ ACTOR_CRITIC = ActorCriticConfig(
     slow_critic=True,
     slow_critic_updates=2,
     slow_critic_fraction=1.0,
+    entropy_in_target=False,
 )
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, epsilon=1e-5, clip=100.0, weight_decay=1e-6)
 EXPLORER = dict(

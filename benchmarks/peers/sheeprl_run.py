@@ -63,7 +63,7 @@ def run_ours(
 ) -> WholeRun:
     """Run our command with the same sizes and schedule; arguments and errors are the same."""
     folder = folder.absolute()
-    command = [sys.executable, "train.py", "task=ms_pacman", f"+experiment={OUR_EXPERIMENT}"]
+    command = [sys.executable, "train.py", "task=ms_pacman", f"experiment={OUR_EXPERIMENT}"]
     command += [f"root={folder / 'runs'}", *settings]
     seconds = _time(command, folder, ROOT, environment)
     (path,) = (folder / "runs").rglob("summary.json")

@@ -20,6 +20,8 @@ from dreamer.schema.types import PositiveCount, doc
 from dreamer.schema.validation import checked_call
 from dreamer.types import Batch
 
+PARTIAL = "_where_"  # in keys of averages over some steps, nan where a batch has no such step
+
 
 class Metrics(FrameCallback):
     """The only writer of metrics."""
@@ -39,7 +41,7 @@ class Metrics(FrameCallback):
         self.written_at: dict[str, int] = {}  # frame of the latest `write` of every key
         self._replay = replay
         self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._counts: dict[str, int | Tensor] = {}
         self._totals: list[str] = []  # keys of `latest` that cover the whole run
         self._mark = (0.0, 0, 0)  # seconds, frames, updates at the last line
 
@@ -47,8 +49,11 @@ class Metrics(FrameCallback):
         """Add numbers to the next averages."""
         for key, value in values.items():
             value = torch.as_tensor(value)
+            count: int | Tensor = 1
+            if PARTIAL in key:
+                count, value = (~value.isnan()).int(), value.nan_to_num()
             self._sums[key] = self._sums[key] + value if key in self._sums else value
-            self._counts[key] = self._counts.get(key, 0) + 1
+            self._counts[key] = self._counts.get(key, 0) + count
 
     def count(self, key: str) -> None:
         """Add one to a count over the whole run, written with every line."""
@@ -80,7 +85,7 @@ class Metrics(FrameCallback):
             "latest": self.latest,
             "totals": self._totals,
             "sums": {key: x.item() for key, x in self._sums.items()},
-            "counts": self._counts,
+            "counts": {key: int(count) for key, count in self._counts.items()},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -108,7 +113,8 @@ class Metrics(FrameCallback):
         """Write the averages since the last line, the throughput and the state of the replay."""
         if not self._sums:
             return
-        values = {k: x.item() / self._counts[k] for k, x in self._sums.items()}
+        counts = {k: int(count) for k, count in self._counts.items()}
+        values = {k: x.item() / counts[k] for k, x in self._sums.items() if counts[k]}
         self._sums, self._counts = {}, {}
         values |= {key: self.latest[key] for key in self._totals}
         now = (time.perf_counter(), agent.frames, agent.updates)
@@ -120,6 +126,8 @@ class Metrics(FrameCallback):
             values["perf/gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
         values["replay/policy_steps"] = self._replay.policy_steps
         values["replay/episodes"] = self._replay.episodes
+        if (restarts := self._replay.stream_restarts) is not None:
+            values["replay/stream_restarts"] = restarts
         values["replay/ratio"] = agent.updates / max(agent.policy_steps, 1)
         values["updates"] = agent.updates
         self.write(trainer, agent.frames, values)

@@ -1,7 +1,7 @@
-"""Records open-loop predictions of the world model every so many frames.
+"""Records open-loop predictions of the world model, and probes, every so many frames.
 
 The videos show sequences from the replay, the predictions of the model from a few steps of context
-and the actions, and the error.
+and the actions, and the error. Beside them, probes show what they read from the features.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dreamer.agent import DreamerAgent
 from dreamer.callbacks.frame import FrameCallback
+from dreamer.components import DrawsPictures
 from dreamer.loggers import log_video
 from dreamer.schema.types import PositiveCount, doc
 from dreamer.schema.validation import checked_call
@@ -23,7 +24,7 @@ from dreamer.video import open_loop_grid
 
 
 class OpenLoopVideo(FrameCallback):
-    """Records videos of truth, model and error; without image observations, none."""
+    """Records videos of truth, model and error, of image observations and of probes."""
 
     @checked_call
     def __init__(
@@ -75,18 +76,42 @@ class OpenLoopVideo(FrameCallback):
         devices = [agent.device] if agent.device.type == "cuda" else []
         with torch.random.fork_rng(devices):  # with all devices, torch warns
             predictions = agent.world_model.open_loop(batch, self._context)
+            pictures = _pictures(agent, batch)
         for key, prediction in predictions.items():
             truth = batch.obs[key].float() / 255
             grid = open_loop_grid(
                 truth.cpu().numpy(), prediction.float().cpu().numpy(), self._context
             )
             name = "open_loop" if len(predictions) == 1 else f"open_loop_{key}"
-            path = self._run_dir / "videos" / f"{name.replace('/', '_')}_{agent.frames:010d}.mp4"
-            log_video(
-                trainer.loggers,
-                f"video/{name}",
-                np.ascontiguousarray(grid),
-                path,
-                frames=agent.frames,
-                fps=self._fps,
-            )
+            self._log(trainer, agent, name, grid)
+        for name, images in pictures.items():
+            self._log(trainer, agent, name, images)
+
+    def _log(self, trainer: pl.Trainer, agent: DreamerAgent, name: str, images: np.ndarray) -> None:
+        """Write a video (T, height, width, 3), and send it to the loggers."""
+        path = self._run_dir / "videos" / f"{name.replace('/', '_')}_{agent.frames:010d}.mp4"
+        log_video(
+            trainer.loggers,
+            f"video/{name}",
+            np.ascontiguousarray(images),
+            path,
+            frames=agent.frames,
+            fps=self._fps,
+        )
+
+
+@torch.no_grad()
+def _pictures(agent: DreamerAgent, batch: Batch) -> dict[str, np.ndarray]:
+    """Return what components show of a batch, by name: images (T, height, width, 3) uint8."""
+    model = agent.world_model
+    parts = [*agent.components.items(), *model.auxiliary.items()]
+    drawing = {name: part for name, part in parts if isinstance(part, DrawsPictures)}
+    if not drawing:
+        return {}
+    embed = model.encode(batch.obs, batch.reward, batch.is_terminal)
+    features = model.rssm.observe(embed, batch.prev_action, batch.is_first).features
+    return {
+        f"{name}_{key}": images
+        for name, component in drawing.items()
+        for key, images in component.pictures(features, batch).items()
+    }

@@ -103,6 +103,7 @@ def _describe(
 ) -> list[tuple[str, str]]:
     """Return the lines of a table, each with its name."""
     from dreamer.run.header import describe_actions
+    from dreamer.types import HIDDEN
 
     lines = [("actions", describe_actions(envs.action_space))]
     spaces = getattr(envs, "user_spaces", None)
@@ -111,6 +112,7 @@ def _describe(
     for key, seen in found.observations.items():
         coder = coders.get(key)
         role = f"encoded with the {coder}" if coder else "not used: see image_keys, vector_keys"
+        role = "for probes only" if key.startswith(HIDDEN) else role
         numbers = f"from {seen.minimum:.4g} to {seen.maximum:.4g}, mean {seen.mean:.4g}"
         lines.append(("observation", f"{key} {envs.obs_shapes[key]}, {role}; {numbers}"))
     rewards, episodes = found.rewards, len(found.returns)

@@ -9,9 +9,9 @@ import numpy as np
 
 from dreamer.envs.atari_scores import reference_returns
 from dreamer.envs.base import ActionRepeat, EnvCount, Task, TimeLimit
-from dreamer.envs.rendering import enlarge
+from dreamer.envs.rendering import enlarge, shrink
 from dreamer.envs.tasks import find_task, require_at_least
-from dreamer.schema.types import Count, Fraction, doc
+from dreamer.schema.types import Count, Fraction, PositiveCount, doc
 from dreamer.schema.validation import checked_call
 from dreamer.types import ActionSpace, TimeStep
 
@@ -45,6 +45,14 @@ def make_atari(
         bool, doc("Use all 18 actions, as in the paper; false: the game's minimal set.")
     ],
     grayscale: Annotated[bool, doc("Use one channel, as in the paper; false: RGB.")],
+    resize_through: Annotated[
+        PositiveCount | None,
+        doc(
+            "Edge of an intermediate image, 84 in the paper; null: resize the screen at once.",
+            unit="pixels",
+            source="the authors' code",
+        ),
+    ] = None,
     native_render: Annotated[
         bool, doc("Emulate twice; videos show the colour screen at full size.")
     ],
@@ -61,6 +69,7 @@ def make_atari(
         time_limit_frames: The episode is truncated here: `is_last` without `is_terminal`.
         full_action_space: All actions of the console, or the game's minimal set.
         grayscale: One channel, else RGB.
+        resize_through: The screen becomes a square of this edge, at least 64, and then 64 x 64.
         native_render: Emulate a second time, in colour at full size, for `render`.
 
     Raises:
@@ -76,6 +85,8 @@ def make_atari(
         raise ImportError("Atari games need `pip install 'ale-py>=0.11.2,<0.13'`") from error
 
     require_at_least(0, seed=seed)
+    if resize_through is not None:
+        require_at_least(IMAGE_SIZE, resize_through=resize_through)
     paths = {name: roms.get_rom_path(name) for name in roms.get_all_rom_ids()}
     playable = [name for name, path in paths.items() if path and ALEInterface.isSupportedROM(path)]
     game = find_task(task, playable, "Atari")
@@ -100,8 +111,9 @@ def make_atari(
             autoreset_mode="NextStep",
         )
 
+    edge = resize_through or IMAGE_SIZE
     return AtariEnvs(
-        emulate(IMAGE_SIZE, IMAGE_SIZE, grayscale),
+        emulate(edge, edge, grayscale),
         emulate(*SCREEN_SIZE, grayscale=False) if native_render else None,
         seed=seed,
         action_repeat=action_repeat,
@@ -185,8 +197,10 @@ class AtariEnvs:
         is_first: np.ndarray,
         is_terminal: np.ndarray,
     ) -> TimeStep:
-        image = pixels[0]  # (E, 1, 64, 64), or (E, 1, 64, 64, 3) in colour
+        image = pixels[0]  # (E, 1, 64, 64), or (E, 1, 64, 64, 3) in colour; or a larger square
         if image.ndim == 5:
             image = np.ascontiguousarray(np.moveaxis(image[:, 0], -1, 1))  # (E, 3, 64, 64)
+        if image.shape[-1] != IMAGE_SIZE:
+            image = shrink(image, IMAGE_SIZE)
         self._screens = pixels[1][:, 0] if len(pixels) == 2 else image
         return TimeStep({"image": image}, reward, is_first, self._is_last, is_terminal)

@@ -15,6 +15,8 @@ from dreamer.schema.types import Count, PositiveCount, PositiveFraction, doc
 from dreamer.schema.validation import checked_call
 from dreamer.types import ActionSpace
 
+TASKS = ("memory", "vector_memory", "point", "pixel_point", "maze", "maze_noreward")
+
 
 @checked_call
 def make_dummy(
@@ -34,13 +36,17 @@ def make_dummy(
     maze_length: Annotated[
         PositiveCount, doc("maze: maximum length of an episode.", unit="policy steps")
     ],
+    maze_goal: Annotated[
+        PositiveCount, doc("maze: steps from the start to the goal.", unit="policy steps")
+    ] = 40,
 ) -> "DummyEnvs":
     """Build E copies of one small world.
 
     Args:
-        task: "memory" (pixels, discrete actions), "point" (a vector, continuous actions),
-            "pixel_point" (the same, with pixels and a vector), "maze" (a vector, discrete actions)
-            or "maze_noreward" (the same, without a goal).
+        task: "memory" (pixels, discrete actions), "vector_memory" (the same, with a vector),
+            "point" (a vector, continuous actions), "pixel_point" (the same, with pixels and a
+            vector), "maze" (a vector, discrete actions) or "maze_noreward" (the same, without a
+            goal).
         count: E, copies that step together.
         seed: Of the initial states; the worlds are otherwise deterministic.
         rounds: memory: choices per episode.
@@ -48,16 +54,21 @@ def make_dummy(
         length: point: policy steps per episode.
         speed: point: fraction in (0, 1] of the way towards the action, per policy step.
         maze_length: maze: maximum policy steps per episode.
+        maze_goal: maze: steps of the shortest path from the start to the goal; of several such
+            cells it is the first, row by row.
 
     Raises:
         ValueError: The task is unknown, or a number is out of range.
     """
     require_at_least(0, seed=seed)
-    task = find_task(task, ["memory", "point", "pixel_point", "maze", "maze_noreward"], "dummy")
-    if task == "memory":
-        return MemoryEnvs(count, seed, rounds=rounds, corridor=corridor)
+    task = find_task(task, TASKS, "dummy")
+    if task in ("memory", "vector_memory"):
+        pixels = task == "memory"
+        return MemoryEnvs(count, seed, rounds=rounds, corridor=corridor, pixels=pixels)
     if task in ("maze", "maze_noreward"):
-        return MazeEnvs(count, seed, length=maze_length, rewarded=task == "maze")
+        return MazeEnvs(
+            count, seed, length=maze_length, distance=maze_goal, rewarded=task == "maze"
+        )
     return PointEnvs(count, seed, length=length, speed=speed, pixels=task == "pixel_point")
 
 
@@ -74,13 +85,17 @@ class MemoryEnvs(DummyEnvs):
 
     A policy with memory earns `rounds`. Any other earns 0 on average, because the door does not
     show the side.
+
+    Without pixels, a one-hot vector (5,) tells which image it would be: cue left, cue right,
+    corridor, door or dark.
     """
 
-    obs_shapes = {"image": (1, IMAGE_SIZE, IMAGE_SIZE)}
     action_space = ActionSpace(2, discrete=True)
 
-    def __init__(self, count: int, seed: int, *, rounds: int, corridor: int):
+    def __init__(self, count: int, seed: int, *, rounds: int, corridor: int, pixels: bool = True):
         self._round_length = corridor + 2
+        self._pixels = pixels
+        self.obs_shapes = {"image": (1, IMAGE_SIZE, IMAGE_SIZE)} if pixels else {"vector": (5,)}
         super().__init__(count, seed, rounds * self._round_length)
         self.optimum, self.random_return = float(rounds), 0.0
         self._cue = np.zeros((count, rounds + 1), int)  # (E, rounds + 1): 0 left, 1 right, 4 dark
@@ -103,10 +118,19 @@ class MemoryEnvs(DummyEnvs):
     def _is_terminal(self) -> np.ndarray:
         return self._time == self.length
 
+    def _observe(self) -> dict[str, np.ndarray]:
+        if self._pixels:
+            return super()._observe()
+        return {"vector": np.eye(5, dtype=np.float32)[self._index()]}
+
     def _draw(self) -> np.ndarray:
+        return self._images[self._index()]
+
+    def _index(self) -> np.ndarray:
+        """Return (E,) the number of the image that is shown."""
         cue, phase = self._cue_and_phase()
         index = np.where(phase == self._round_length - 1, 3, 2)
-        return self._images[np.where(phase == 0, cue, index)]
+        return np.where(phase == 0, cue, index)
 
     def _cue_and_phase(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (E,) the cue of the current round, and (E,) policy steps since it was shown."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from dreamer.envs.rendering import call_render, resize
 from dreamer.envs.tasks import print_once, require_at_least
-from dreamer.types import ActionSpace, TimeStep
+from dreamer.types import ActionSpace, TimeStep, obs_dtype
 
 Observation = dict[str, np.ndarray]  # of one environment, without a leading axis
 
@@ -225,7 +225,7 @@ class EnvGroup:
             )
         for key, shape in self.obs_shapes.items():
             value = transition.obs[key]
-            dtype = np.dtype(np.uint8 if len(shape) == 3 else np.float32)
+            dtype = np.dtype(obs_dtype(shape))
             if value.shape != shape or value.dtype != dtype:
                 raise EnvironmentFault(
                     f"Observation `{key}` must be {shape} {dtype}, got {value.shape} {value.dtype}"

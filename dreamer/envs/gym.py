@@ -31,6 +31,10 @@ Grayscale = Annotated[bool, doc("Convert RGB images to one channel.")]
 FlatKeys = Annotated[
     Pattern, doc("Pattern of observations to flatten although they have an image's shape.")
 ]
+ClassKeys = Annotated[
+    Pattern,
+    doc("Pattern of observations that are tables (h, w) of class indices."),
+]
 Kwargs = Annotated[
     dict[str, Any],
     doc("Arguments of the environment: env.kwargs.gravity=1.6, with a plus if new."),
@@ -44,6 +48,7 @@ class GymOptions(GroupOptions):
     time_limit_frames: GymTimeLimit
     grayscale: Grayscale
     flat_keys: FlatKeys
+    class_keys: ClassKeys
     kwargs: Kwargs
 
 
@@ -56,6 +61,7 @@ def make_gym(
     grayscale: Grayscale,
     flat_keys: FlatKeys,
     kwargs: Kwargs,
+    class_keys: ClassKeys = "$^",
     **group: Unpack[GroupOptions],
 ) -> EnvGroup:
     """Build E copies of a registered environment.
@@ -68,6 +74,7 @@ def make_gym(
         grayscale: See `ObservationEncoder`.
         flat_keys: See `ObservationEncoder`.
         kwargs: Passed to the environment.
+        class_keys: See `ObservationEncoder`.
         group: See `make_group`.
 
     Raises:
@@ -83,6 +90,7 @@ def make_gym(
         action_repeat=action_repeat,
         grayscale=grayscale,
         flat_keys=flat_keys,
+        class_keys=class_keys,
     )
     return make_group(
         make,
@@ -122,6 +130,7 @@ class GymEnv(SingleEnv):
         action_repeat: int = 1,
         grayscale: bool = False,
         flat_keys: str = "$^",
+        class_keys: str = "$^",
     ):
         """Wrap an environment.
 
@@ -130,6 +139,7 @@ class GymEnv(SingleEnv):
             action_repeat: Environment steps per policy step.
             grayscale: See `ObservationEncoder`.
             flat_keys: See `ObservationEncoder`.
+            class_keys: See `ObservationEncoder`.
 
         Raises:
             ValueError: A space is not supported, or a number is too small.
@@ -139,11 +149,16 @@ class GymEnv(SingleEnv):
         unwrapped = env.unwrapped
         self.name = str(getattr(unwrapped.spec, "id", type(unwrapped).__name__))
         self._encode = ObservationEncoder(
-            env.observation_space, grayscale=grayscale, flat_keys=flat_keys
+            env.observation_space,
+            grayscale=grayscale,
+            flat_keys=flat_keys,
+            class_keys=class_keys,
         )
         self._decode = ActionDecoder(env.action_space)
         self.obs_shapes, self.action_space = self._encode.shapes, self._decode.action_space
-        self.user_spaces = GymSpaces(env.observation_space, env.action_space, grayscale, flat_keys)
+        self.user_spaces = GymSpaces(
+            env.observation_space, env.action_space, grayscale, flat_keys, class_keys
+        )
         self._obs: Observation = {}
         self._can_render = env.render_mode == "rgb_array"
         self.notes = tuple(

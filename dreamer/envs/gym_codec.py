@@ -12,6 +12,7 @@ from gymnasium import spaces
 from dreamer.envs.group import EnvironmentFault
 from dreamer.envs.native_codec import Leading, describe, describe_kind, one_hots
 from dreamer.envs.spaces import ActionDecoder, GymSpaces, ObservationEncoder
+from dreamer.types import HIDDEN
 
 Path = tuple[str | int, ...]  # keys and indices that lead to a part of a space
 ROUNDING = 1e-5  # tolerance of an action's bounds, relative to their distance
@@ -21,7 +22,7 @@ class GymCodec:
     """Codec of an observation space and an action space.
 
     Several dictionary or tuple observations are either one such object, whose arrays have leading
-    axes, or a list of such objects.
+    axes, or a list of such objects. Parts for probes need not be given.
     """
 
     def __init__(self, user_spaces: GymSpaces):
@@ -35,20 +36,20 @@ class GymCodec:
         space = self._spaces.observation
         leaves = _leaves(raw, space)
         found = {
-            "/".join(map(str, path)) or "observation": array.shape[: array.ndim - len(shape)]
+            _name(path): array.shape[: array.ndim - len(shape)]
             for path, (array, shape) in leaves.items()
         }
         if len(set(found.values())) > 1:
             raise ValueError(f"Observations must have the same leading axes, got {found}")
         leading = next(iter(found.values()))
-        encode = self._encoder()
+        encode = self._encoder(hidden=False)
         try:
             rows = [encode(_one(space, leaves, index)) for index in np.ndindex(*leading)]
         except EnvironmentFault as fault:
             raise ValueError(str(fault)) from fault
         obs = {
             key: np.array([row[key] for row in rows]).reshape(*leading, *shape)
-            for key, shape in self.obs_shapes.items()
+            for key, shape in encode.shapes.items()
         }
         for key, array in obs.items():
             if not np.isfinite(array).all():
@@ -80,20 +81,27 @@ class GymCodec:
 
     def to_dict(self) -> dict[str, Any]:
         """See `SpaceCodec`."""
-        observation, action, grayscale, flat_keys = self._spaces
+        observation, action, grayscale, flat_keys, class_keys = self._spaces
         return describe_kind(self.obs_shapes, self.action_space) | {
             "gymnasium": {
                 "observation": _plain(observation),
                 "action": _plain(action),
                 "grayscale": grayscale,
                 "flat_keys": flat_keys,
+                "class_keys": class_keys,
             }
         }
 
-    def _encoder(self) -> ObservationEncoder:
+    def _encoder(self, *, hidden: bool = True) -> ObservationEncoder:
         """Make a new encoder, which requires all data to have the type of the first."""
-        observation, _, grayscale, flat_keys = self._spaces
-        return ObservationEncoder(observation, grayscale=grayscale, flat_keys=flat_keys)
+        observation, _, grayscale, flat_keys, class_keys = self._spaces
+        return ObservationEncoder(
+            observation,
+            grayscale=grayscale,
+            flat_keys=flat_keys,
+            class_keys=class_keys,
+            hidden=hidden,
+        )
 
 
 def spaces_from_dict(plain: Mapping[str, Any]) -> GymSpaces:
@@ -103,6 +111,7 @@ def spaces_from_dict(plain: Mapping[str, Any]) -> GymSpaces:
         _space(plain["action"]),
         plain["grayscale"],
         plain["flat_keys"],
+        plain.get("class_keys", "$^"),  # older runs have none
     )
 
 
@@ -127,8 +136,7 @@ def _leaves(
         array = np.asarray(raw)
         tail = array.shape[max(array.ndim - len(space.shape), 0) :]
         if tail != space.shape or array.dtype.kind not in "biuf":
-            name = "/".join(map(str, path)) or "observation"
-            raise ValueError(f"`{name}` must be of {space}, got {describe(array)}")
+            raise ValueError(f"`{_name(path)}` must be of {space}, got {describe(array)}")
         return {path: (array, space.shape)}
     if isinstance(raw, list) and raw:
         many = [_leaves(one, space, path) for one in raw]
@@ -138,13 +146,26 @@ def _leaves(
         }
     parts = {}
     for key, child in children.items():
+        if _is_hidden((*path, key), child):
+            continue
         try:
             part = raw[key]
         except (KeyError, IndexError, TypeError) as error:
-            name = "/".join(map(str, (*path, key)))
+            name = _name((*path, key))
             raise ValueError(f"The observation must have `{name}`, got {raw}") from error
         parts |= _leaves(part, child, (*path, key))
     return parts
+
+
+def _name(path: Path) -> str:
+    """Return the name of a part, for errors."""
+    return "/".join(map(str, path)) or "observation"
+
+
+def _is_hidden(path: Path, space: spaces.Space) -> bool:
+    """Whether a part, or all parts of a Dict or Tuple, are for probes only."""
+    end = "" if _children(space) is None else "/"
+    return f"{_name(path)}{end}".startswith(HIDDEN)
 
 
 def _one(

@@ -29,19 +29,19 @@ MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))  # by action: up, down, left, right
 
 
 class MazeEnvs(DummyEnvs):
-    """Walk through a maze of long corridors, from a fixed start to the farthest cell.
+    """Walk through a maze of long corridors, from a fixed start to a goal.
 
     The maze is the same for every seed and every copy, and nothing in it is random. An action
     moves one cell up, down, left or right; into a wall, it does nothing. With `rewarded`, the
-    farthest cell is the goal: it gives a reward of 1 and ends the episode for good. Without, there
-    is no reward and only the time limit ends an episode. At the end of an episode it reports
+    goal gives a reward of 1 and ends the episode for good. Without, there is no reward and only
+    the time limit ends an episode. At the end of an episode it reports
     `visited_states`, the number of different cells that the episode visited.
 
     The vector holds the row and the column, one-hot, (rows + columns,).
 
     Attributes:
         states: S, the cells that can be reached.
-        distance: Steps of the shortest path from the start to the farthest cell.
+        distance: Steps of the shortest path from the start to the goal.
 
     Optimum: 1 if the time limit is at least `distance`. Random: the probability that a random walk
     arrives within the limit, from its transition matrix.
@@ -49,7 +49,7 @@ class MazeEnvs(DummyEnvs):
 
     action_space = ActionSpace(len(MOVES), discrete=True)
 
-    def __init__(self, count: int, seed: int, *, length: int, rewarded: bool):
+    def __init__(self, count: int, seed: int, *, length: int, distance: int, rewarded: bool):
         super().__init__(count, seed, length)
         self.obs_shapes = {"vector": (len(MAZE) + len(MAZE[0]),)}
         self._cells = np.array(  # (S, 2) row and column
@@ -59,7 +59,13 @@ class MazeEnvs(DummyEnvs):
         self._start = next(i for i, (r, c) in enumerate(self._cells) if MAZE[r][c] == START)
         self.states, self._rewarded = len(self._cells), rewarded
         distances = _distances(self._next, self._start)  # (S,)
-        self._goal, self.distance = int(distances.argmax()), int(distances.max())
+        if distance not in range(1, distances.max() + 1):
+            raise ValueError(
+                f"`maze_goal` must be from 1 to {distances.max()}, the steps from the start to the "
+                f"farthest cell, got {distance}"
+            )
+        self.distance = distance
+        self._goal = int(np.flatnonzero(distances == distance)[0])
         self.optimum = float(rewarded and length >= self.distance)
         self.random_return = self._arrival_prob() if rewarded else 0.0
         self._cell = np.full(count, self._start)  # (E,)

@@ -11,9 +11,10 @@ import numpy as np
 
 from dreamer.envs.base import GroupOptions, Task
 from dreamer.envs.group import EnvGroup, Observation, SingleEnv, Transition
+from dreamer.envs.minigrid_truth import RoomTruth
 from dreamer.envs.processes import make_group
 from dreamer.envs.tasks import find_task
-from dreamer.schema.types import doc
+from dreamer.schema.types import PositiveCount, doc
 from dreamer.schema.validation import checked_call
 from dreamer.types import ActionSpace
 
@@ -29,6 +30,14 @@ def make_minigrid(
         Literal["pixels", "symbolic"],
         doc("Observe the 7 x 7 visible tiles as an RGB image, or their contents one-hot."),
     ],
+    map: Annotated[
+        bool, doc("Provide probes with the map, the agent's place on it, and the cells seen.")
+    ] = False,
+    goals: Annotated[bool, doc("Provide probes with the vector to the goal tile.")] = False,
+    layouts: Annotated[
+        PositiveCount | None,
+        doc("Number of different layouts; null: every episode has a new one."),
+    ] = None,
     **group: Unpack[GroupOptions],
 ) -> EnvGroup:
     """Build E copies of one task.
@@ -39,6 +48,10 @@ def make_minigrid(
             version, the newest.
         observation: How the agent observes the 7 x 7 tiles in front of it: "pixels" is an RGB
             image of them; "symbolic" is the content of each and the agent's direction, one-hot.
+        map: Add what map probes need to the observations; no agent sees it.
+        goals: Add what goals probes need; the task must have a goal tile.
+        layouts: An episode has one of this many layouts, those of the seeds 0, 1, ...; they are
+            the same in every run. The start is part of a layout.
         group: See `make_group`; the seed determines the layouts of the rooms.
 
     Raises:
@@ -56,7 +69,14 @@ def make_minigrid(
         raise ImportError("MiniGrid needs `pip install 'minigrid>=3.2,<4'`") from error
     names = _names()
     return make_group(
-        partial(MiniGrid, names[find_task(task, names, "MiniGrid")], observation == "pixels"),
+        partial(
+            MiniGrid,
+            names[find_task(task, names, "MiniGrid")],
+            observation == "pixels",
+            with_map=map,
+            with_goals=goals,
+            layouts=layouts,
+        ),
         action_repeat=1,
         **group,
     )
@@ -80,8 +100,19 @@ class MiniGrid(SingleEnv):
     episode visited: where everything is, what is open or locked, and the agent's direction.
     """
 
-    def __init__(self, id_: str, pixels: bool):
-        """Make the environment registered under `id_`."""
+    def __init__(
+        self,
+        id_: str,
+        pixels: bool,
+        *,
+        layouts: int | None = None,
+        with_map: bool = False,
+        with_goals: bool = False,
+    ):
+        """Make the environment registered under `id_`.
+
+        For `layouts` see `make_minigrid`, for the last two `RoomTruth`.
+        """
         import minigrid  # noqa: F401 (registers its ids in this process)
         from minigrid.core import constants
 
@@ -104,6 +135,10 @@ class MiniGrid(SingleEnv):
             )
         else:
             self.obs_shapes = {"tiles": (edge**2 * sum(self._kinds),), "direction": (4,)}
+        self._truth = RoomTruth(self._room, with_map=with_map, with_goals=with_goals)
+        self.obs_shapes |= self._truth.shapes
+        self._layouts = layouts
+        self._rng = np.random.default_rng()  # draws layouts
         self._visited: set[tuple[Any, ...]] = set()  # the states of this episode
         self._tiles: list[Any] = []  # the contents of the grid in the latest state
         self._things: tuple[Any, ...] = ()  # of these, positions, kinds and colours of non-walls
@@ -111,8 +146,13 @@ class MiniGrid(SingleEnv):
 
     def reset(self, seed: int | None) -> Observation:
         """See `SingleEnv`."""
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        if self._layouts is not None:
+            seed = int(self._rng.integers(self._layouts))
         obs, _ = self._env.reset(seed=seed)
         self._visited = {self._state()}
+        self._truth.reset()
         return self._observe(obs)
 
     def step(self, action: np.ndarray) -> Transition:
@@ -149,6 +189,9 @@ class MiniGrid(SingleEnv):
         )
 
     def _observe(self, obs: dict[str, Any]) -> Observation:
+        return self._view(obs) | self._truth.observe(obs["image"])
+
+    def _view(self, obs: dict[str, Any]) -> Observation:
         if self._pixels:
             view = self._room.get_frame(tile_size=TILE_SIZE, agent_pov=True)  # (56, 56, 3)
             image = view[np.ix_(self._nearest, self._nearest)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamer.types import ActionSpace
+from dreamer.types import ActionSpace, obs_dtype, visible
 
 Leading = tuple[int, ...]
 
@@ -18,7 +18,7 @@ class NativeCodec:
 
     Observations are a dictionary of arrays, or one array if there is one key: images (C, 64, 64)
     uint8, vectors (O,). Actions are the index of a choice, an array of indices if there are
-    several choices, or A numbers in [-1, 1].
+    several choices, or A numbers in [-1, 1]. Observations for probes need not be given.
     """
 
     def __init__(self, obs_shapes: dict[str, tuple[int, ...]], action_space: ActionSpace):
@@ -28,17 +28,18 @@ class NativeCodec:
 
     def encode_observations(self, raw: Any) -> tuple[dict[str, np.ndarray], Leading]:
         """See `SpaceCodec`."""
+        shapes = visible(self.obs_shapes)
         if not isinstance(raw, Mapping):
-            if len(self.obs_shapes) != 1:
+            if len(shapes) != 1:
                 raise ValueError(
-                    f"Observations must be a dictionary with {list(self.obs_shapes)}, "
+                    f"Observations must be a dictionary with {list(shapes)}, "
                     f"got {type(raw).__name__}"
                 )
-            raw = dict.fromkeys(self.obs_shapes, raw)
-        if missing := self.obs_shapes.keys() - raw.keys():
-            raise ValueError(f"Observations must be {list(self.obs_shapes)}, missing: {missing}")
-        obs = {k: _encode_array(k, raw[k], shape) for k, shape in self.obs_shapes.items()}
-        leading = {k: x.shape[: x.ndim - len(self.obs_shapes[k])] for k, x in obs.items()}
+            raw = dict.fromkeys(shapes, raw)
+        if missing := shapes.keys() - raw.keys():
+            raise ValueError(f"Observations must be {list(shapes)}, missing: {missing}")
+        obs = {k: _encode_array(k, raw[k], shape) for k, shape in shapes.items()}
+        leading = {k: x.shape[: x.ndim - len(shapes[k])] for k, x in obs.items()}
         if len(set(leading.values())) > 1:
             raise ValueError(f"Observations must have the same leading axes, got {leading}")
         return obs, next(iter(leading.values()))
@@ -109,7 +110,7 @@ def _encode_array(key: str, raw: Any, shape: tuple[int, ...]) -> np.ndarray:
     array = np.asarray(raw)
     if array.shape[max(array.ndim - len(shape), 0) :] != shape:
         raise ValueError(f"`{key}` must have shape (..., {shape}), got {array.shape}")
-    if len(shape) == 3:
+    if obs_dtype(shape) is np.uint8:
         if array.dtype != np.uint8:
             raise ValueError(f"Image `{key}` must be uint8, got {array.dtype}")
         return array

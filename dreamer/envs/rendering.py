@@ -1,15 +1,18 @@
-"""Images for videos: rendered by an environment, or drawn from its observations.
+"""Images for videos, rendered by an environment or drawn from its observations; and resizing.
 
 Groups of environments and the evaluation use it. Only this file turns errors of an environment's
 `render` into a `RenderingFault`. It knows arrays, no suite and no group.
 """
 
+import functools
 import textwrap
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+
+from dreamer.types import visible
 
 MAX_EDGE = 4096  # pixels; a larger array is not accepted as an image
 
@@ -66,6 +69,21 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return image[rows[:, None], columns]
 
 
+def shrink(image: np.ndarray, edge: int) -> np.ndarray:
+    """Shrink square images (..., size, size) uint8 to (..., edge, edge), by averages over areas."""
+    weights = _area_weights(image.shape[-1], edge)
+    return np.rint(weights @ image.astype(np.float32) @ weights.T).astype(np.uint8)
+
+
+@functools.cache
+def _area_weights(size: int, edge: int) -> np.ndarray:
+    """Return (edge, size): the share of every old pixel in every new one."""
+    ends = np.arange(edge + 1) * size / edge
+    pixels = np.arange(size)
+    overlap = np.minimum(ends[1:, None], pixels + 1) - np.maximum(ends[:-1, None], pixels)
+    return (overlap.clip(0) * edge / size).astype(np.float32)
+
+
 def draw(obs: Mapping[str, np.ndarray]) -> np.ndarray:
     """Draw an observation: its first image, enlarged; without an image, its numbers as bars.
 
@@ -77,6 +95,7 @@ def draw(obs: Mapping[str, np.ndarray]) -> np.ndarray:
     Returns:
         (4 height, 4 width, 3) for an image, (256, 256, 3) for numbers; uint8.
     """
+    obs = visible(obs)
     images = [value for value in obs.values() if value.ndim == 3]
     if images:
         colours = images[0][:3] if len(images[0]) > 2 else images[0][:1]

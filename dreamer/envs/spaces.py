@@ -6,8 +6,12 @@ How each space is observed, named by its path in Dict and Tuple spaces ("camera/
 
     Box with an image's shape and bounds      image (C, 64, 64) uint8; the bounds become 0 and 255
     any other Box                             vector (O,), flattened, unscaled
+    Box or MultiDiscrete in `class_keys`      class image (h, w) uint8, a table of class indices
     Discrete, MultiDiscrete                   vector of concatenated one-hot choices
     MultiBinary                               vector of zeros and ones
+
+Parts below "probe/" are for probes, not for agents. They are vectors, except "probe/map": a Box of
+integers from 0 or a MultiDiscrete, (height, width). It becomes (C, height, width), one-hot.
 
 A Box has an image's shape if it is (height, width), (height, width, C) or (C, height, width) with
 edges of at least 8 pixels, and fewer channels than pixels on an edge. All four channels of RGBA are
@@ -24,7 +28,7 @@ from gymnasium import spaces
 from PIL import Image
 
 from dreamer.envs.group import EnvironmentFault
-from dreamer.types import ActionSpace
+from dreamer.types import HIDDEN, ActionSpace
 
 IMAGE_SIZE = 64  # pixels, both edges
 MIN_EDGE = 8  # pixels; a smaller array is a table, not an image
@@ -41,12 +45,21 @@ class GymSpaces(NamedTuple):
     action: spaces.Space
     grayscale: bool
     flat_keys: str
+    class_keys: str = "$^"
 
 
 class ObservationEncoder:
-    """Converts observations of one space to dictionaries of images and vectors."""
+    """Converts observations of one space to dictionaries of images, class images and vectors."""
 
-    def __init__(self, space: spaces.Space, *, grayscale: bool, flat_keys: str):
+    def __init__(
+        self,
+        space: spaces.Space,
+        *,
+        grayscale: bool,
+        flat_keys: str,
+        class_keys: str = "$^",
+        hidden: bool = True,
+    ):
         """Choose an encoding for each part.
 
         Args:
@@ -54,10 +67,12 @@ class ObservationEncoder:
             grayscale: Convert RGB images to one channel, the luminance.
             flat_keys: Pattern of names to flatten although they have an image's shape; an
                 observation that is one image is called "image".
+            class_keys: Pattern of names of tables (h, w) of class indices, in the same way.
+            hidden: Encode the parts for probes, too.
 
         Raises:
-            ValueError: No part of the space can be an image or a vector, or two parts have the
-                same name.
+            ValueError: A part in `class_keys` is no such table, no part of the space can be an
+                image or a vector, or two parts have the same name.
         """
         self.left_out: dict[str, spaces.Space] = {}  # by name, parts that cannot be observed
         self.shapes: dict[str, tuple[int, ...]] = {}  # by name, of the encoded parts
@@ -65,13 +80,20 @@ class ObservationEncoder:
         self._kinds: dict[str, str] = {}  # by name, `dtype.kind` of the first data
         for path, part in list_parts(space):
             name = "/".join(map(str, path)).replace(".", "_")  # no dots in module names
-            flat = re.match(flat_keys, name or "image") is not None
-            encoding = _choose_encoding(part, name or "observation", grayscale, flat)
+            if name.startswith(HIDDEN) and not hidden:
+                continue
+            flat = name.startswith(HIDDEN) or re.match(flat_keys, name or "image") is not None
+            if name == HIDDEN + "map":
+                encoding = _choose_map(part, name)
+            elif re.match(class_keys, name or "image") is not None:
+                encoding = _choose_classes(part, name or "image")
+            else:
+                encoding = _choose_encoding(part, name or "observation", grayscale, flat)
             if encoding is None:
                 self.left_out[name] = part
                 continue
             shape, encode = encoding
-            name = name or ("image" if len(shape) == 3 else "vector")
+            name = name or ("vector" if len(shape) == 1 else "image")
             if name in self.shapes:
                 raise ValueError(f"Observations must have different names, got `{name}` twice")
             self.shapes[name], self._parts[name] = shape, (path, encode)
@@ -83,7 +105,9 @@ class ObservationEncoder:
             )
 
     def __call__(self, raw: Any) -> dict[str, np.ndarray]:
-        """Encode an observation as new arrays: images (C, 64, 64) uint8, vectors (O,) float32.
+        """Encode an observation as new arrays.
+
+        Images (C, 64, 64) and class images (h, w) are uint8, vectors (O,) float32.
 
         Raises:
             EnvironmentFault: A part is missing, or has another shape or type than its space; or an
@@ -194,6 +218,56 @@ def _choose_encoding(
     return None
 
 
+def _choose_map(space: spaces.Space, name: str) -> tuple[tuple[int, ...], Encode]:
+    """Return the shape (C, height, width) of a map, and its one-hot encoding.
+
+    Raises:
+        ValueError: The space is no map.
+    """
+    classes: set[int] = set()
+    match space:
+        case spaces.MultiDiscrete() if not np.any(space.start):
+            classes = set(space.nvec.ravel().tolist())
+        case spaces.Box() if space.dtype.kind in "iu" and not space.low.any():
+            classes = {int(high) + 1 for high in space.high.ravel()}
+    if len(classes) != 1 or space.shape is None or len(space.shape) != 2:
+        raise ValueError(
+            f"`{name}` must be a Box of integers from 0 or a MultiDiscrete, (height, width), "
+            f"with the same number of classes everywhere, got {space}"
+        )
+    return (*classes, *space.shape), partial(_encode_map, space, name, *classes)
+
+
+def _encode_map(space: spaces.Space, name: str, classes: int, array: np.ndarray) -> np.ndarray:
+    assert space.shape is not None
+    _require_shape(name, array, space.shape)
+    if array.dtype.kind not in "biu" or not ((array >= 0) & (array < classes)).all():
+        raise EnvironmentFault(f"`{name}` must hold classes below {classes}, got {array}")
+    return np.ascontiguousarray(np.moveaxis(np.eye(classes, dtype=np.uint8)[array], -1, 0))
+
+
+def _choose_classes(space: spaces.Space, name: str) -> tuple[tuple[int, ...], Encode]:
+    """Return the shape and encoding of a table of class indices.
+
+    Raises:
+        ValueError: The space is no table (h, w) of integers from 0 to 255 at most.
+    """
+    match space:
+        case spaces.Box(shape=(_, _)) if space.dtype.kind in "iu":
+            low, high = space.low, space.high
+        case spaces.MultiDiscrete(shape=(_, _)):
+            low, high = space.start, space.start + space.nvec - 1
+        case _:
+            low, high = np.array(-1), np.array(0)
+    if low.min() < 0 or high.max() > np.iinfo(np.uint8).max:
+        raise ValueError(
+            f"`{name}`, which `class_keys` matches, must be a table (height, width) of integers "
+            f"from 0 to 255, got {space}"
+        )
+    assert space.shape is not None
+    return space.shape, partial(_encode_classes, space, name, low, high)
+
+
 def _channel_axis(space: spaces.Box) -> int | None:
     """Return an image's channel axis, 0 or -1 (-1 also without channels); None if not an image."""
     if not (
@@ -262,6 +336,16 @@ def _resize(array: np.ndarray) -> np.ndarray:
 def _resize_plane(array: np.ndarray) -> np.ndarray:
     image = Image.fromarray(np.ascontiguousarray(array))
     return np.asarray(image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX))
+
+
+def _encode_classes(
+    space: spaces.Space, name: str, low: np.ndarray, high: np.ndarray, array: np.ndarray
+) -> np.ndarray:
+    assert space.shape is not None
+    _require_shape(name, array, space.shape)
+    if array.dtype.kind not in "biu" or (array < low).any() or (array > high).any():
+        raise EnvironmentFault(f"`{name}` must be of {space}, got {array}")
+    return array.astype(np.uint8)  # a copy, (h, w)
 
 
 def _encode_vector(space: spaces.Space, name: str, array: np.ndarray) -> np.ndarray:

@@ -15,7 +15,15 @@ import gymnasium
 from gymnasium.wrappers import TimeLimit
 
 from dreamer.envs.base import ActionRepeat, GroupOptions, Task, VectorEnvs
-from dreamer.envs.gym import FlatKeys, Grayscale, GymEnv, GymOptions, GymTimeLimit, Kwargs
+from dreamer.envs.gym import (
+    ClassKeys,
+    FlatKeys,
+    Grayscale,
+    GymEnv,
+    GymOptions,
+    GymTimeLimit,
+    Kwargs,
+)
 from dreamer.envs.processes import make_group
 from dreamer.schema.types import doc
 from dreamer.schema.validation import checked_call
@@ -90,6 +98,7 @@ def make_group_with(
     grayscale: Grayscale,
     flat_keys: FlatKeys,
     kwargs: Kwargs,
+    class_keys: ClassKeys = "$^",
     **group: Unpack[GroupOptions],
 ) -> VectorEnvs:
     """Build E environments with a function.
@@ -101,6 +110,7 @@ def make_group_with(
         grayscale: See `ObservationEncoder`.
         flat_keys: See `ObservationEncoder`.
         kwargs: Passed to the function.
+        class_keys: See `ObservationEncoder`.
         group: See `make_group`.
 
     Raises:
@@ -121,7 +131,13 @@ def make_group_with(
             raise ValueError(f"The environment's function must make a gymnasium.Env, got {env!r}")
         if time_limit_frames is not None:
             env = TimeLimit(env, time_limit_frames)
-        return GymEnv(env, action_repeat=action_repeat, grayscale=grayscale, flat_keys=flat_keys)
+        return GymEnv(
+            env,
+            action_repeat=action_repeat,
+            grayscale=grayscale,
+            flat_keys=flat_keys,
+            class_keys=class_keys,
+        )
 
     return make_group(
         make,

@@ -21,7 +21,7 @@ import numpy as np
 
 from dreamer.envs.group import SingleEnv, Transition
 from dreamer.envs.rendering import RenderingFault, call_render
-from dreamer.types import ActionSpace
+from dreamer.types import ActionSpace, obs_dtype
 
 ALIGNMENT = 64  # bytes: no two observations share a cache line
 
@@ -130,4 +130,4 @@ def map_observations(memory: int, obs_shapes: dict[str, tuple[int, ...]]) -> dic
 
 
 def _empty(shape: tuple[int, ...]) -> np.ndarray:
-    return np.empty(shape, np.uint8 if len(shape) == 3 else np.float32)
+    return np.empty(shape, obs_dtype(shape))

@@ -12,8 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamer.bounded_normals import SampleGradient, TanhNormal, TruncatedNormal
-from dreamer.distributions import Distribution, OneHots, gumbel_like
+from dreamer.bounded_normals import (
+    SampleGradient,
+    TanhNormal,
+    TanhNormalBaseEntropy,
+    TruncatedNormal,
+)
+from dreamer.distributions import Distribution, Normal, OneHots, gumbel_like
 from dreamer.models.heads import DistributionLayer
 from dreamer.models.layers import MLP, ActivationKey, NormKey, init_glorot
 from dreamer.schedules import ScheduleText
@@ -21,7 +26,15 @@ from dreamer.schema.types import Count, NonNegative, PositiveCount, doc
 from dreamer.schema.validation import check
 from dreamer.types import ActionSpace
 
-ActorDistribution = Literal["auto", "onehot", "trunc_normal", "tanh_normal", "normal"]
+ActorDistribution = Literal[
+    "auto",
+    "onehot",
+    "trunc_normal",
+    "tanh_normal",
+    "normal",
+    "normal_tanh",  # of PyDreamer
+    "tanh_normal_base_entropy",  # of PyDreamer
+]
 ActorGradient = Literal["auto", "reinforce", "dynamics", "both"]
 
 
@@ -37,11 +50,9 @@ class ActorConfig:
         ActorDistribution,
         doc("Distribution of actions; auto: onehot if discrete, else trunc_normal."),
     ]
-    min_std: Annotated[
-        NonNegative, doc("Minimum standard deviation of trunc_normal and tanh_normal.")
-    ]
+    min_std: Annotated[NonNegative, doc("Minimum standard deviation of all normals but `normal`.")]
     init_std: Annotated[
-        float, doc("Added to the raw standard deviation of trunc_normal and tanh_normal.")
+        float, doc("Added to the raw standard deviation of all normals but `normal`.")
     ]
     sample_gradient: Annotated[
         SampleGradient,
@@ -75,7 +86,7 @@ class ActionLayer(DistributionLayer):
         sample_gradient: SampleGradient = "exact",
         choices: Sequence[int] = (),
     ):
-        """Besides the names of `DistributionLayer`, trunc_normal and tanh_normal are supported.
+        """Besides the names of `DistributionLayer`, those of `ActorDistribution` are supported.
 
         Args:
             input_size: of the layer.
@@ -102,6 +113,12 @@ class ActionLayer(DistributionLayer):
             case "tanh_normal", Tensor():
                 scale = F.softplus(raw + self.init_std) + self.min_std
                 return TanhNormal(5 * torch.tanh(out / 5), scale, 1)
+            case "tanh_normal_base_entropy", Tensor():
+                scale = F.softplus(raw + self.init_std) + self.min_std
+                return TanhNormalBaseEntropy(5 * torch.tanh(out / 5), scale, 1)
+            case "normal_tanh", Tensor():  # samples may leave [-1, 1]
+                scale = torch.sigmoid(raw + self.init_std) + self.min_std
+                return Normal(out.tanh(), scale, 1)
             case _:
                 return super().distribution(out, raw)
 

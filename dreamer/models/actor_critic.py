@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from dreamer.distributions import Distribution
-from dreamer.losses import actor_loss, critic_loss, lambda_return, trajectory_weight
+from dreamer.losses import HALF_LOG_2PI, actor_loss, critic_loss
 from dreamer.models.actor import Actor, ActorConfig
 from dreamer.models.heads import Head, HeadConfig
+from dreamer.models.returns import LambdaReturns, Returns
 from dreamer.schedules import parse_schedule
 from dreamer.schema.types import Fraction, NonNegative, Positive, PositiveCount, doc
 from dreamer.schema.validation import check
@@ -49,6 +50,17 @@ class ActorCriticConfig:
     slow_critic_fraction: Annotated[
         Fraction, doc("How far the slow copy moves towards the critic; 1 copies it.")
     ]
+    entropy_in_target: Annotated[
+        bool,
+        doc(
+            "Add the entropy bonus of later states to the targets, so that the actor seeks states "
+            "with a high entropy.",
+            source="appendix C",
+        ),
+    ]
+    returns: Annotated[Returns, doc("Targets of actor and critic, and the steps that count.")] = (
+        LambdaReturns()
+    )
 
     def build(self, feature_size: int, action_space: ActionSpace) -> "ActorCritic":
         """Build the actor and the critic; a subclass may build others."""
@@ -119,10 +131,13 @@ class ActorCritic(nn.Module):
         if config.slow_critic:
             self.target_critic = Head(feature_size, (), config.critic).requires_grad_(False)
         self.reward_norm = StreamNorm(config.reward_norm)
-        if config.critic.distribution != "mse":
+        constants = {"mse": HALF_LOG_2PI, "squared_error": 0.0}
+        if config.critic.distribution not in constants:
             raise ValueError(
-                f"The critic's `distribution` must be mse, got {config.critic.distribution}"
+                "The critic's `distribution` must be mse or squared_error, got "
+                f"{config.critic.distribution}"
             )
+        self.critic_constant = constants[config.critic.distribution]
 
     def policy(self, features: Tensor) -> Distribution:
         """(..., F) -> a distribution with batch (...) and event (A,)."""
@@ -141,14 +156,6 @@ class ActorCritic(nn.Module):
         """Draw noise (*shape, A) for `act`."""
         return self.actor.draw_noise(shape, device, generator)
 
-    # states     [z0]   [z1]    z2     z3      H = 3
-    # actions       [a1]   [a2]    a3          a_t was chosen in z_{t-1}
-    # rewards    [r0]   [r1]   [r2]    r3      r_t is the reward of arriving at z_t
-    # values     [v0]   [v1]   [v2]   [v3]
-    # targets     t0    [t1]   [t2]            the actor: a_{t+1} has advantage t_{t+1} - v_t
-    # targets    [t0]   [t1]   [t2]            the critic
-    # weights    [ 1]   [w1]   [w2]    w3      probability that z_t is still alive
-
     def actor_loss(self, trajectory: Trajectory, policy_steps: int) -> ActorOutput:
         """Compute the actor's loss on an imagined trajectory.
 
@@ -161,19 +168,19 @@ class ActorCritic(nn.Module):
         """
         features = trajectory.features  # (H+1, N, F)
         reward = self.reward_norm(trajectory.reward)
-        weight = trajectory_weight(trajectory.discount).detach()
+        entropy_scale = self.entropy_scale(policy_steps)
         with torch.set_grad_enabled(self.through_dynamics and torch.is_grad_enabled()):
             value = self.target_critic(features).mean  # (H+1, N)
-            target = lambda_return(
-                reward[:-1],
-                value[:-1],
-                trajectory.discount[:-1],
-                bootstrap=value[-1],
-                lambda_=self.config.lambda_,
+            gain = reward
+            if self.config.entropy_in_target:
+                gain = gain + entropy_scale * self.policy(features).entropy
+            targets = self.config.returns.targets(
+                gain, value, trajectory.discount, self.config.lambda_
             )
 
-        policy = self.policy(features[:-2].detach())  # of z_0 ... z_{H-2}
-        action = trajectory.prev_action[1:-1]
+        steps = targets.steps  # L
+        policy = self.policy(features[:steps].detach())  # of z_0 ... z_{L-1}
+        action = trajectory.prev_action[1 : steps + 1]
         mix = {"reinforce": 0.0, "dynamics": 1.0}.get(
             self.gradient, self.gradient_mix(policy_steps)
         )
@@ -183,13 +190,12 @@ class ActorCritic(nn.Module):
             action = action.detach() if self.gradient == "reinforce" else action
             log_prob = policy.log_prob(action)
         entropy = policy.entropy
-        entropy_scale = self.entropy_scale(policy_steps)
         loss = actor_loss(
             log_prob,
             entropy,
-            target[1:],
-            value[:-2],
-            weight[:-2],
+            targets.action_target,
+            targets.baseline,
+            targets.weight,
             dynamics_mix=mix,
             entropy_scale=entropy_scale,
         )
@@ -203,33 +209,39 @@ class ActorCritic(nn.Module):
                 "imagine/normed_reward": reward.mean(),
                 "imagine/normed_reward_std": reward.std(correction=0),
                 "imagine/discount": trajectory.discount.mean(),
-                "imagine/return": target[0].mean(),
-                "critic/target": target.mean(),
+                "imagine/return": targets.target[0].mean(),
+                "critic/target": targets.target.mean(),
                 "critic/target_critic_value": value.mean(),
             }
-            advantage = target[1:] - value[:-2]
+            if self.gradient == "both":
+                metrics["actor/gradient_mix"] = loss.new_full((), mix)
             if log_prob is not None:
-                metrics["actor/reinforce"] = (log_prob * advantage).mean()
+                metrics["actor/reinforce"] = (log_prob * targets.advantage).mean()
             if mix > 0:
-                metrics["actor/dynamics"] = target[1:].mean()
-        return ActorOutput(loss, target, {k: x.detach() for k, x in metrics.items()})
+                metrics["actor/dynamics"] = targets.action_target.mean()
+        return ActorOutput(loss, targets.target, {k: x.detach() for k, x in metrics.items()})
 
     def critic_loss(self, trajectory: Trajectory, target: Tensor) -> CriticOutput:
         """Compute the critic's loss on an imagined trajectory (H+1, N, ...) with targets (H, N).
 
         Only the critic gets gradients.
         """
-        value = self.critic(trajectory.features[:-1].detach())
-        weight = trajectory_weight(trajectory.discount)[:-1]
-        loss = critic_loss(value.mean, target, weight)
-        metrics = {"critic/loss": loss.detach(), "critic/value": value.mean.detach().mean()}
-        return CriticOutput(loss, metrics)
+        returns = self.config.returns
+        value = self.critic(trajectory.features[:-1].detach()).mean
+        weight = returns.weight(trajectory.discount)
+        loss = critic_loss(value, target, weight, constant=self.critic_constant)
+        with torch.no_grad():
+            metrics = {"critic/loss": loss, "critic/value": value.mean()}
+            metrics |= returns.metrics(trajectory.reward, value)
+        return CriticOutput(loss, {k: x.detach() for k, x in metrics.items()})
 
     @torch.no_grad()
     def update_target_critic(self, update: int) -> None:
-        """Move the slow critic if it is due after update number `update` (0, 1, ...).
+        """Move the slow critic if it is due at update number `update` (0, 1, ...).
 
-        Update 0 copies the critic. Source: `update_slow_target` of the authors' code.
+        Update 0 copies the critic. The agent calls it after the update; PyDreamer before it.
+
+        Source: `update_slow_target` of the authors' code.
         """
         config = self.config
         if not config.slow_critic or update % config.slow_critic_updates:

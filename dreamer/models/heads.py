@@ -3,19 +3,19 @@
 The world model and the critic predict with them. They know no latent states.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
-from dreamer.distributions import Bernoulli, Distribution, Normal, OneHot
+from dreamer.distributions import Bernoulli, Distribution, Normal, OneHot, SquaredError
 from dreamer.models.layers import MLP, ActivationKey, NormKey, init_glorot
 from dreamer.schema.types import Count, PositiveCount, doc
 from dreamer.schema.validation import check
 
-DistributionName = Literal["mse", "normal", "binary", "onehot"]
+DistributionName = Literal["mse", "squared_error", "normal", "binary", "onehot"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class DistributionLayer(nn.Module):
             case "normal":
                 assert raw is not None
                 return Normal(out, raw, dims)  # no softplus, as in the authors' code
+            case "squared_error":
+                return SquaredError(out, dims)
             case _:  # mse
                 return Normal(out, 1.0, dims)
 
@@ -71,7 +73,14 @@ class DistributionLayer(nn.Module):
 class Head(nn.Module):
     """Dense layers and the distribution they end in: (..., input_size) -> (..., *shape)."""
 
-    def __init__(self, input_size: int, shape: Sequence[int], config: HeadConfig):
+    def __init__(
+        self,
+        input_size: int,
+        shape: Sequence[int],
+        config: HeadConfig,
+        make_layer: Callable[[int], DistributionLayer] | None = None,
+    ):
+        """`make_layer` makes the last layer from its input size; None: as `config` says."""
         super().__init__()
         self.trunk = MLP(
             input_size,
@@ -79,7 +88,11 @@ class Head(nn.Module):
             activation=config.activation,
             norm=config.norm,
         )
-        self.out = DistributionLayer(self.trunk.output_size, shape, config.distribution)
+        size = self.trunk.output_size
+        if make_layer is None:
+            self.out = DistributionLayer(size, shape, config.distribution)
+        else:
+            self.out = make_layer(size)
         self.apply(init_glorot)
 
     def forward(self, x: Tensor) -> Distribution:

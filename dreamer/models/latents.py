@@ -1,7 +1,7 @@
-"""The two kinds of stochastic state, behind one interface without parameters.
+"""The kinds of stochastic state, behind one interface without parameters.
 
-The RSSM works with either; an ablation swaps the object. Statistics are (..., S, P), samples
-(..., S, K); Gaussian latents have K = 1 and P = 2.
+The RSSM works with any; an ablation swaps the object. Statistics are (..., S, P), samples
+(..., S, K); Gaussian latents have K = 1 and P = 2, binary latents K = P = 1.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreamer.distributions import Normal, OneHot, gumbel_like
+from dreamer.distributions import Bernoulli, Normal, OneHot, gumbel_like, logistic_like
 from dreamer.schema.types import AtLeastTwo, NonNegative, PositiveCount, doc
 from dreamer.schema.validation import check
 
@@ -122,8 +122,11 @@ class GaussianLatent:
 
     variables: Annotated[PositiveCount, doc("S, variables of the stochastic state.")]
     std_activation: Annotated[
-        Literal["softplus", "sigmoid", "sigmoid2"],
-        doc("Maps a raw output to a standard deviation.", source="the authors' code"),
+        Literal["softplus", "sigmoid", "sigmoid2", "double_sigmoid"],
+        doc(
+            "Maps a raw output to a standard deviation; double_sigmoid is PyDreamer's.",
+            source="the authors' code",
+        ),
     ]
     min_std: Annotated[NonNegative, doc("Added to every standard deviation.")]
 
@@ -154,6 +157,8 @@ class GaussianLatent:
                 std = raw.sigmoid()
             case "sigmoid2":
                 std = 2 * torch.sigmoid(raw / 2)
+            case "double_sigmoid":
+                std = 2 * raw.sigmoid()
         return mean, std + self.min_std
 
     def draw_noise(self, stats: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -183,3 +188,60 @@ class GaussianLatent:
     def log_prob(self, stats: Tensor, stoch: Tensor) -> Tensor:
         """(..., S, 2), (..., S, 1) -> (...) in nats."""
         return Normal(*self.mean_std(stats), event_dims=1).log_prob(stoch.squeeze(-1))
+
+
+@dataclass(frozen=True)
+class BinaryLatent:
+    """S independent bits with straight-through gradients.
+
+    The statistic is the logit of a one.
+
+    Source: appendix C, "Binary latents": a larger number of bits instead of categoricals was worse.
+    """
+
+    variables: Annotated[PositiveCount, doc("S, variables of the stochastic state.")]
+
+    def __post_init__(self):
+        check(self)
+
+    @property
+    def classes(self) -> int:
+        """K = 1: each variable is one bit."""
+        return 1
+
+    @property
+    def statistics(self) -> int:
+        """P = 1: the logit."""
+        return 1
+
+    def to_stats(self, outputs: Tensor) -> Tensor:
+        """(..., S) -> (..., S, 1) float32."""
+        return outputs.float().unsqueeze(-1)
+
+    def draw_noise(self, stats: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Logistic noise (..., S, 1)."""
+        return logistic_like(stats, generator)
+
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """Bits (..., S, 1) from logistic noise of that shape; straight-through."""
+        bits = (stats + noise > 0).float()
+        probs = stats.sigmoid()
+        return bits + (probs - probs.detach())  # exactly 0 is added
+
+    def mode(self, stats: Tensor) -> Tensor:
+        """The more likely bits (..., S, 1); no gradient."""
+        return (stats > 0).float()
+
+    def kl_divergence(self, left: Tensor, right: Tensor) -> Tensor:
+        """Two (..., S, 1) -> (...) in nats."""
+        one = left.sigmoid() * (F.logsigmoid(left) - F.logsigmoid(right))
+        zero = (-left).sigmoid() * (F.logsigmoid(-left) - F.logsigmoid(-right))
+        return (one + zero).sum((-2, -1))
+
+    def entropy(self, stats: Tensor) -> Tensor:
+        """(..., S, 1) -> (...) in nats."""
+        return Bernoulli(stats, event_dims=2).entropy
+
+    def log_prob(self, stats: Tensor, stoch: Tensor) -> Tensor:
+        """Two (..., S, 1) -> (...) in nats; no gradient flows into the bits."""
+        return Bernoulli(stats, event_dims=2).log_prob(stoch.detach())

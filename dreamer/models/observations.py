@@ -5,7 +5,7 @@ distribution per observation. Keys keep their order; the embedding of the images
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -30,6 +30,10 @@ class VectorConfig:
     activation: ActivationKey
     norm: NormKey
 
+    def build(self, input_size: int) -> nn.Module:
+        """Build an encoder (..., input_size) -> (..., output_size)."""
+        return MLP(input_size, self.layers, activation=self.activation, norm=self.norm)
+
     def __post_init__(self):
         check(self)
 
@@ -42,6 +46,16 @@ class ObservationConfig:
     vector_keys: Annotated[Pattern, doc("Pattern of the vector observations used; '$^' for none.")]
     image: Annotated[ConvConfig, doc("The convolutions, for images.")]
     vector: Annotated[VectorConfig, doc("The dense layers, for vectors.")]
+
+    def build_encoder(
+        self, obs_shapes: ObsShapes, transform: Callable[[Tensor], Tensor]
+    ) -> "Encoder":
+        """Build the encoder; `transform` maps raw rewards to those that a subclass may encode."""
+        return Encoder(obs_shapes, self)
+
+    def build_decoder(self, input_size: int, obs_shapes: ObsShapes) -> "Decoder":
+        """Build the decoder; a subclass may build another."""
+        return Decoder(input_size, obs_shapes, self)
 
     def __post_init__(self):
         check(self)
@@ -72,6 +86,8 @@ def select_keys(obs_shapes: ObsShapes, config: ObservationConfig) -> tuple[list[
 class Encoder(nn.Module):
     """Observations (..., *shape) -> embedding (..., M)."""
 
+    reads_reward = False  # whether `inputs` needs reward and terminal
+
     def __init__(self, obs_shapes: ObsShapes, config: ObservationConfig):
         super().__init__()
         self.image_keys, self.vector_keys = select_keys(obs_shapes, config)
@@ -81,15 +97,23 @@ class Encoder(nn.Module):
             self.image = ConvEncoder(channels, config.image)
             self.output_size += self.image.output_size
         if self.vector_keys:
-            vector = config.vector
-            self.vector = MLP(
-                sum(obs_shapes[k][0] for k in self.vector_keys),
-                vector.layers,
-                activation=vector.activation,
-                norm=vector.norm,
-            )
-            self.output_size += self.vector.output_size
+            self.vector = config.vector.build(sum(obs_shapes[k][0] for k in self.vector_keys))
+            size = self.vector.output_size
+            assert isinstance(size, int)
+            self.output_size += size
         self.apply(init_glorot)
+
+    def inputs(
+        self, obs: dict[str, Tensor], reward: Tensor | None, is_terminal: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Convert raw observations (..., *shape) to what `forward` gets; here they are the same.
+
+        Args:
+            obs: by key.
+            reward: (...) raw, of arriving at the observations; a subclass may read it.
+            is_terminal: (...) bool; a subclass may read it.
+        """
+        return obs
 
     def forward(self, obs: dict[str, Tensor]) -> Tensor:
         """Raw observations (..., *shape) -> (..., M) float32."""

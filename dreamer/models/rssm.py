@@ -7,7 +7,7 @@ embeddings and actions, but no observations and no rewards.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,28 @@ ImaginationPolicy = Callable[[Tensor, Tensor | None], Tensor]
 UPDATE_BIAS = -1.0  # untrained, the GRU keeps most of its state
 
 
+class CellConfig(Protocol):
+    """Interface of a recurrent cell's configuration."""
+
+    def build(self, input_size: int, size: int) -> nn.Module:
+        """Build the cell, which maps (N, input_size) and the state (N, D) to the new state."""
+        ...
+
+
+@dataclass(frozen=True)
+class GRUConfig:
+    """DreamerV2's recurrent cell."""
+
+    layer_norm: Annotated[bool, doc("Use layer norm in the GRU.")]
+
+    def build(self, input_size: int, size: int) -> nn.Module:
+        """See `CellConfig`."""
+        return GRUCell(input_size, size, layer_norm=self.layer_norm)
+
+    def __post_init__(self):
+        check(self)
+
+
 @dataclass(frozen=True)
 class RSSMConfig:
     """Sizes and variants of the recurrent state-space model."""
@@ -31,10 +53,14 @@ class RSSMConfig:
     hidden: Annotated[PositiveCount, doc("Units of the dense layers around the GRU.")]
     activation: ActivationKey
     norm: NormKey  # of the dense layers
-    layer_norm: Annotated[bool, doc("Use layer norm in the GRU.")]
+    cell: Annotated[CellConfig, doc("The recurrent cell.")]
     ensemble: Annotated[
         PositiveCount, doc("Number of priors; each step uses a random one for the whole batch.")
     ]
+
+    def build(self, embed_size: int, action_size: int, latent: Latent) -> "RSSM":
+        """Build the model; a subclass may build another."""
+        return RSSM(embed_size, action_size, latent, self)
 
     def __post_init__(self):
         check(self)
@@ -81,6 +107,8 @@ class RSSM(nn.Module):
     Source: Eq. 1, section 2.1.
     """
 
+    resets_actions = True  # whether `reset` zeroes the action; if not, policies do
+
     def __init__(self, embed_size: int, action_size: int, latent: Latent, config: RSSMConfig):
         super().__init__()
         self.config = config
@@ -91,7 +119,7 @@ class RSSM(nn.Module):
         stats_size = latent.variables * latent.statistics
         dense = functools.partial(DenseLayer, activation=config.activation, norm=config.norm)
         self.img_in = dense(self.stoch_size + action_size, config.hidden)
-        self.gru = GRUCell(config.hidden, config.deter, layer_norm=config.layer_norm)
+        self.gru = config.cell.build(config.hidden, config.deter)
         self.priors = nn.ModuleList(
             Prior(dense(config.deter, config.hidden), config.hidden, stats_size)
             for _ in range(config.ensemble)
@@ -160,11 +188,20 @@ class RSSM(nn.Module):
             is_first: (B,) bool.
             noise: (B, S, K) that determines the sample; None draws it.
         """
-        keep = (~is_first).float().unsqueeze(-1)  # (B, 1)
-        prev = RSSMState(prev.deter * keep, prev.stoch * keep.unsqueeze(-1), prev.stats)
-        deter = self._next_deter(prev, prev_action * keep)
+        deter = self._next_deter(*self.reset(prev, prev_action, is_first))
         x = self.obs_out(torch.cat([deter, embed], -1))
         return self._sample(deter, self.latent.to_stats(self.obs_dist(x)), noise)
+
+    def reset(
+        self, prev: RSSMState, prev_action: Tensor, is_first: Tensor
+    ) -> tuple[RSSMState, Tensor]:
+        """Zero what leads into an episode's first step: the state (B, ...) and the action (B, A).
+
+        `is_first` is (B,) bool.
+        """
+        keep = (~is_first).float().unsqueeze(-1)  # (B, 1)
+        prev = RSSMState(prev.deter * keep, prev.stoch * keep.unsqueeze(-1), prev.stats)
+        return prev, prev_action * keep
 
     def observe(
         self,

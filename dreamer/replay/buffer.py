@@ -16,11 +16,21 @@ import torch
 
 from dreamer.replay.device_cache import DeviceCache
 from dreamer.replay.episodes import EpisodeIndex
-from dreamer.replay.sampling import SAMPLERS, Experience, Sampler, draw
+from dreamer.replay.sampling import (
+    EpisodeSampler,
+    Experience,
+    IndependentSequences,
+    Sampler,
+    StepSampler,
+    StreamSampler,
+    is_stream,
+)
 from dreamer.replay.storage import Column, RingFiles, peek, size_on_disk
 from dreamer.schema.types import PositiveCount, doc
 from dreamer.schema.validation import check
-from dreamer.types import Batch, TimeStep
+from dreamer.types import Batch, TimeStep, obs_dtype
+
+SAMPLERS = {"episodes": EpisodeSampler, "steps": StepSampler}  # by name in conf/, without keys
 
 
 @dataclass(frozen=True)
@@ -36,8 +46,11 @@ class ReplayConfig:
         ),
     ]
     sampling: Annotated[
-        str | Callable[[Experience], Sampler],
-        doc("episodes: uniform over episodes, as the authors; steps: over starts; or a node."),
+        str | Callable[[Experience], Sampler | StreamSampler],
+        doc(
+            "episodes: uniform over episodes, as the authors; steps: over starts; sequential: "
+            "whole episodes in order; or a node."
+        ),
     ]
     across_episodes: Annotated[
         bool,
@@ -47,6 +60,10 @@ class ReplayConfig:
         Literal["cpu", "cuda"],
         doc("Device that gathers batches; cuda: from a copy on the GPU."),
     ] = "cpu"
+    carry_state: Annotated[
+        bool,
+        doc("Start each batch from the states after the last one; needs sampling=sequential."),
+    ] = False
 
     def __post_init__(self):
         check(self)
@@ -55,6 +72,23 @@ class ReplayConfig:
                 "`replay.sampling` must be episodes, steps or a node with `_target_`, "
                 f"got {self.sampling}"
             )
+        check_carry_state(self.carry_state, self.sampling)
+
+
+def check_carry_state(carry_state: bool, sampling: Any) -> None:
+    """Raise a ValueError if states are carried between sequences that do not continue.
+
+    Args:
+        carry_state: whether they are.
+        sampling: a name, a class of samplers, or one with bound keys.
+    """
+    target = getattr(sampling, "func", sampling)
+    if carry_state and not is_stream(target):
+        name = getattr(target, "__name__", target)
+        raise ValueError(
+            "`replay.carry_state` must be false unless each batch continues the one before, got "
+            f"true with {name}. Set replay.sampling=sequential."
+        )
 
 
 class Replay:
@@ -117,7 +151,10 @@ class Replay:
         self._experience = Experience(self._files, self._episodes, config.across_episodes)
         sampling = config.sampling
         make_sampler = SAMPLERS[sampling] if isinstance(sampling, str) else sampling
-        self._sampler: Sampler = make_sampler(self._experience)
+        sampler: Any = make_sampler(self._experience)
+        self._sampler: StreamSampler | IndependentSequences = (
+            sampler if is_stream(sampler) else IndependentSequences(sampler, self._experience)
+        )
         self._is_open = np.zeros(env_count, bool)
         self._open_start = np.zeros(env_count, np.int64)
         self._episode = np.zeros(env_count, np.int32)
@@ -184,6 +221,11 @@ class Replay:
         """Policy steps ever added, of all environments, without those removed by a roll-back."""
         return len(self._episode) * self._files.steps - int((self._episode + 1).sum())
 
+    @property
+    def stream_restarts(self) -> int | None:
+        """Streams that started anew because their steps were overwritten; None without streams."""
+        return self._sampler.restarts
+
     def add(self, step: TimeStep, prev_action: np.ndarray) -> None:
         """Store one step of every environment, resets included; a full ring drops the oldest.
 
@@ -234,14 +276,14 @@ class Replay:
         Returns:
             Copies (T, B, ...) on the device of the replay; on a CPU beside a GPU they are pinned.
             `is_first` is set at t = 0 of every sequence, and `prev_action[0]` is as stored, both as
-            in the authors' code.
+            in the authors' code. Streams set it where they begin or are reset.
 
         Raises:
             ValueError: no sequence of this length is held.
         """
         try:
-            env, start = draw(  # (B,) each
-                self._sampler, self._experience, self._generator, batch_size, length
+            env, step, resets, begins = self._sampler.next_batch(  # (T, B) each
+                self._generator, batch_size, length
             )
         except LookupError:
             raise ValueError(
@@ -250,10 +292,11 @@ class Replay:
                 "in all. Choose a shorter batch length, a longer prefill or "
                 "replay.across_episodes=true."
             ) from None
-        step = start + np.arange(length)[:, None]  # (T, B)
         source = self._device_cache or self._files
         gathered = {name: source.gather(name, env, step) for name in self._sampled}
-        gathered["is_first"][0] = True
+        device = gathered["reward"].device
+        gathered["is_first"] |= torch.from_numpy(resets | begins).to(device)
+        gathered["reward"].masked_fill_(torch.from_numpy(begins).to(device), 0)
         obs = {key: gathered.pop(f"obs_{key}") for key in self._obs_keys}
         return Batch(obs=obs, **gathered)
 
@@ -269,15 +312,17 @@ class Replay:
         self._restore_index()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which steps are held, and the random state; the steps stay on disk.
+        """Return which steps are held, the random state and the streams; the steps stay on disk.
 
         JSON text, because the generator's 128-bit integers fit into no tensor.
         """
-        return {
+        state = {
             "steps": self._files.steps,
             "oldest": self._files.oldest,
             "generator": json.dumps(self._generator.bit_generator.state),
         }
+        sampler = self._sampler.state_dict()
+        return state | ({"sampler": sampler} if sampler else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Roll back to a state: remove the steps added since, and close the open episodes.
@@ -307,6 +352,8 @@ class Replay:
         self._restore_index()
         self.close_episodes()
         self._generator.bit_generator.state = json.loads(state["generator"])
+        if "sampler" in state:
+            self._sampler.load_state_dict(state["sampler"])
 
     def _close_episodes(self, which: np.ndarray) -> None:
         """Mark the newest step of some environments, (E,) bool, as the last of its episode."""
@@ -343,7 +390,7 @@ def columns_of(obs_shapes: dict[str, tuple[int, ...]], action_size: int) -> dict
     """Return the columns of one environment's steps, by name."""
     return {
         **{
-            f"obs_{key}": Column(tuple(shape), "uint8" if len(shape) == 3 else "float32")
+            f"obs_{key}": Column(tuple(shape), np.dtype(obs_dtype(shape)).name)
             for key, shape in obs_shapes.items()
         },
         "prev_action": Column((action_size,), "float32"),

@@ -21,6 +21,7 @@ class EpisodeIndex:
         self._head = np.zeros(env_count, np.int64)
         self._tail = np.zeros(env_count, np.int64)
         self._oldest = sys.maxsize  # start of the oldest episode; maxsize without one
+        self.version = 0  # changes whenever an episode is added or dropped
 
     def __len__(self) -> int:
         """Return the number of episodes."""
@@ -39,6 +40,7 @@ class EpisodeIndex:
         """Drop all episodes."""
         self._head[:] = self._tail[:] = 0
         self._oldest = sys.maxsize
+        self.version += 1
 
     def append(self, env: int, start: int, stop: int) -> None:
         """Add the newest episode of an environment: steps start ... stop - 1."""
@@ -47,6 +49,7 @@ class EpisodeIndex:
         self._bounds[env, self._tail[env]] = start, stop
         self._tail[env] += 1
         self._oldest = min(self._oldest, start)
+        self.version += 1
 
     def drop_before(self, step: int) -> None:
         """Drop the episodes that begin before this step: their start is overwritten."""
@@ -57,6 +60,7 @@ class EpisodeIndex:
             ]
             self._head += np.array(starts) < step
             self._oldest = min(starts)
+            self.version += 1
 
     def draw(self, generator: np.random.Generator, count: int) -> tuple[np.ndarray, ...]:
         """Draw episodes uniformly with replacement: environment, start and stop, each (count,)."""
@@ -65,6 +69,16 @@ class EpisodeIndex:
         env = np.searchsorted(ends, number, side="right")
         start, stop = self._bounds[env, self._tail[env] - (ends[env] - number)].T
         return env, start, stop
+
+    def to_array(self) -> np.ndarray:
+        """Return all episodes (n, 3): environment, start and stop, the oldest of each first."""
+        counts = self._tail - self._head
+        env = np.repeat(np.arange(len(counts)), counts)
+        bounds = [
+            bounds[head:tail]
+            for bounds, head, tail in zip(self._bounds, self._head, self._tail, strict=True)
+        ]
+        return np.column_stack([env, np.concatenate(bounds)])
 
     def _grow(self) -> None:
         """Move all episodes to the front, and double the array unless half of it is free."""

@@ -1,15 +1,16 @@
 """Samplers: which sequences of steps a replay samples, and with which probability.
 
-`replay.sampling` chooses one of the two here, or a user's class by `_target_`. The class is called
-with an `Experience` and the other keys of its node, and follows the protocol `Sampler`. Samplers
-propose sequences by environment and first step; they copy nothing. The two here use rejection
-sampling: valid sequences keep their probabilities, and the cost does not grow with the replay.
+`replay.sampling` chooses one of the two here, the streams of `streams.py`, or a user's class by
+`_target_`. The class is called with an `Experience` and the other keys of its node, and follows the
+protocol `Sampler`, or `StreamSampler` if each batch continues the one before. Samplers name steps
+by environment and number; they copy nothing. The two here use rejection sampling: valid sequences
+keep their probabilities, and the cost does not grow with the replay.
 
 With `across_episodes`, a sequence may continue into the next episode of the same environment, whose
 reset then has `is_first` set. It is for environments with episodes shorter than a sequence.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -74,6 +75,61 @@ class Sampler(Protocol):
         ...
 
 
+class Sequences(NamedTuple):
+    """The steps of a batch, and the resets in it besides the stored ones."""
+
+    env: np.ndarray  # (T, B) int
+    step: np.ndarray  # (T, B) int, numbers of steps as in `Experience`
+    resets: np.ndarray  # (T, B) bool, `is_first` is set here
+    begins: np.ndarray  # (T, B) bool, here, too, and the reward is 0: it belongs to what was before
+
+    @classmethod
+    def empty(cls, length: int, batch_size: int) -> "Sequences":
+        """Make sequences to be filled, without a reset."""
+        numbers = np.zeros((2, length, batch_size), np.int64)
+        flags = np.zeros((2, length, batch_size), bool)
+        return cls(*numbers, *flags)
+
+    def entry(self, index: int) -> "Sequences":
+        """Return one sequence, (T,) each, as a view."""
+        return Sequences(*(x[:, index] for x in self))
+
+
+class StreamSampler(Protocol):
+    """Interface of a sampler with a state: each batch continues the one before.
+
+    A class with the method `next_batch` is one. A run saves its state, and the state of the
+    generator, from which all its random numbers come.
+    """
+
+    restarts: int  # streams that started anew because the replay has overwritten their steps
+
+    def can_sample(self, length: int) -> bool:
+        """Return whether any sequence of this many steps can be sampled; scans the replay."""
+        ...
+
+    def next_batch(self, generator: np.random.Generator, batch_size: int, length: int) -> Sequences:
+        """Return the next batch; the sequences in column b continue those of the last batch.
+
+        Raises:
+            LookupError: there is no such sequence.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state in plain types or tensors."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state. Steps may have been overwritten or removed since."""
+        ...
+
+
+def is_stream(sampler: Any) -> bool:
+    """Whether an object or a class is a `StreamSampler`."""
+    return hasattr(sampler, "next_batch")
+
+
 class EpisodeSampler:
     """Sampling of the authors' code: a uniform complete episode, then a start within it.
 
@@ -136,9 +192,6 @@ class StepSampler:
         return np.stack([env, start], 1)[self._experience.is_valid(env, start, length)]
 
 
-SAMPLERS = {"episodes": EpisodeSampler, "steps": StepSampler}  # by name in conf/
-
-
 def draw(
     sampler: Sampler,
     experience: Experience,
@@ -176,3 +229,33 @@ def draw(
             f"environment {env[wrong]}"
         )
     return env, start
+
+
+class IndependentSequences:
+    """Batches of sequences that a `Sampler` proposes, each beginning with a reset."""
+
+    restarts = None  # there are no streams
+
+    def __init__(self, sampler: Sampler, experience: Experience):
+        self._sampler, self._experience = sampler, experience
+        self.can_sample = sampler.can_sample
+
+    def next_batch(self, generator: np.random.Generator, batch_size: int, length: int) -> Sequences:
+        """Draw a batch.
+
+        Raises:
+            LookupError: there is no such sequence.
+            ValueError: the sampler proposes sequences that are not held, or none.
+        """
+        env, start = draw(self._sampler, self._experience, generator, batch_size, length)
+        sequences = Sequences.empty(length, batch_size)
+        sequences.env[:], sequences.step[:] = env, start + np.arange(length)[:, None]
+        sequences.resets[0] = True
+        return sequences
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: a `Sampler` has no state."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore nothing."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
+import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -24,6 +25,8 @@ from dreamer.kernels.captured_update import CapturedUpdate
 from dreamer.kernels.cuda_graph import CudaCapture
 from dreamer.models.actor_critic import ActorCritic
 from dreamer.policy import DreamerPolicy, PolicyContext, RandomPolicy, SnapshotPolicy
+from dreamer.precision import trainer_options
+from dreamer.probes import PROBE
 from dreamer.replay.buffer import ReplayConfig
 from dreamer.run.choices import choice_of
 from dreamer.run.config import check_one_device
@@ -57,7 +60,7 @@ def make_envs(cfg: DictConfig, *, seed: int, count: int | None = None) -> Vector
 
 def make_agent(cfg: DictConfig, spaces: Spaces) -> DreamerAgent:
     """Build the agent for the spaces of its environments."""
-    config = _with_explorer(instantiate(cfg.model, _convert_="all"), cfg)
+    config = _with_probe(_with_explorer(instantiate(cfg.model, _convert_="all"), cfg), cfg)
     agent = config.build(spaces.obs_shapes, spaces.action_space)
     record_updates(cfg, agent)
     return agent
@@ -78,6 +81,31 @@ def _with_explorer(config: AgentConfig, cfg: DictConfig) -> AgentConfig:
             f"explore={choice_of(cfg, 'explore')}"
         )
     return replace(config, components={**config.components, EXPLORER: exploration})
+
+
+def _with_probe(config: AgentConfig, cfg: DictConfig) -> AgentConfig:
+    """Add the probe of `probe` to the components, or with `probe_gradients` to the world model.
+
+    Raises:
+        ValueError: A component has the probe's name, or the probe cannot train the world model.
+    """
+    probe = instantiate(cfg.get("probe") or {}, _convert_="all")  # older runs lack the key
+    if not hasattr(probe, "build"):
+        return config
+    if cfg.probe_gradients:
+        if not hasattr(probe, "auxiliary"):
+            raise ValueError(
+                "`probe_gradients` must be false with a probe without the method `auxiliary`, got "
+                f"true with probe={choice_of(cfg, 'probe')}"
+            )
+        auxiliary = {**config.world_model.auxiliary, PROBE: probe.auxiliary()}
+        return replace(config, world_model=replace(config.world_model, auxiliary=auxiliary))
+    if PROBE in config.components:
+        raise ValueError(
+            f"`model.components` must not have the name `{PROBE}`, that of the probe of "
+            f"probe={choice_of(cfg, 'probe')}"
+        )
+    return replace(config, components={**config.components, PROBE: probe})
 
 
 def record_updates(cfg: DictConfig, agent: DreamerAgent) -> None:
@@ -164,17 +192,20 @@ def make_factory(node: DictConfig, key: str) -> Callable[..., Any]:
 
 
 def make_evaluation_policies(cfg: DictConfig, agent: DreamerAgent) -> dict[str, DreamerPolicy]:
-    """Build the policies for evaluations during a run: the modes of all actors, by name."""
-    actors = actors_of(agent)
+    """Build the policies for evaluations during a run, those of all actors, by name.
+
+    They act with modes, unless the agent samples actions in evaluations, too.
+    """
+    actors, samples = actors_of(agent), agent.samples_in_evaluation
     if has_cuda_graphs(cfg):
         return {
             name: CapturedPolicy(
-                agent.world_model, actor, sample_actions=False, make_capture=CudaCapture
+                agent.world_model, actor, sample_actions=samples, make_capture=CudaCapture
             )
             for name, actor in actors.items()
         }
     return {
-        name: DreamerPolicy(agent.world_model, actor, sample_actions=False)
+        name: DreamerPolicy(agent.world_model, actor, sample_actions=samples)
         for name, actor in actors.items()
     }
 
@@ -215,10 +246,40 @@ def make_loggers(
 
 
 def choose_precision(cfg: DictConfig) -> str:
-    """Return the Trainer's precision; `auto` is bf16-mixed on CUDA and float32 elsewhere."""
+    """Return the precision of the networks.
+
+    `auto` is float32 without CUDA, bfloat16 on devices that have it, and else float16: older ones,
+    such as T4 and V100, only emulate bfloat16.
+    """
     if cfg.precision != "auto":
         return cfg.precision
-    return "bf16-mixed" if on_cuda(cfg) else "32-true"
+    if not on_cuda(cfg):
+        return "32-true"
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if has_bf16 else "16-mixed"
+
+
+def make_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
+    """Build Lightning's Trainer for the device and the precision of the run.
+
+    Raises:
+        ValueError: the configuration has plugins, and the precision needs one.
+    """
+    accelerator = choose_accelerator(cfg)
+    device = accelerator if accelerator in ("cpu", "mps") else "cuda"
+    precision = trainer_options(choose_precision(cfg), device)
+    if "plugins" in precision and cfg.trainer.get("plugins"):
+        raise ValueError(
+            f"`trainer.plugins` must be null with precision=16-mixed, got {cfg.trainer.plugins}"
+        )
+    return instantiate(cfg.trainer, accelerator=accelerator, **precision, **options)
+
+
+def choose_accelerator(cfg: DictConfig) -> str:
+    """Return the Trainer's accelerator; `auto` never is MPS, which Lightning would prefer."""
+    if cfg.trainer.accelerator != "auto":
+        return cfg.trainer.accelerator
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def check_device(cfg: DictConfig) -> None:

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dreamer.run.paths import CONF
 
 # Groups of conf/ whose value may be a file's name, such as `collect_policy: random`.
-NAMED = ("collect_policy", "collect", "explore", "replay.sampling")
+NAMED = ("collect_policy", "collect", "explore", "probe", "replay.sampling")
 ABSENT = object()  # what `look_up` returns for a missing key
 
 

@@ -30,6 +30,8 @@ OPEN = (
     "env.kwargs.",
     "model.world_model.loss_scales.",
     "model.world_model.heads.",
+    "model.world_model.encoder.classes.",
+    "model.world_model.auxiliary.",
     "model.components.",
 )
 

@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from hydra.errors import InstantiationException
+from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dreamer.replay.buffer import check_carry_state
+from dreamer.replay.streams import SequentialSampler, check_across_episodes, check_reset_interval
 from dreamer.run.choices import choice_of, with_named
 from dreamer.run.overrides import replacement
 from dreamer.run.paths import SOURCES, absolute
@@ -28,7 +31,13 @@ def _kl_share(value: bool | float) -> float:
     return value
 
 
+def _given(key: str, *, _root_: DictConfig) -> bool:
+    """Whether a key has a value; it may be missing."""
+    return OmegaConf.select(_root_, key) is not None
+
+
 OmegaConf.register_new_resolver("kl_share", _kl_share, replace=True)
+OmegaConf.register_new_resolver("given", _given, replace=True)
 
 
 def checked(cfg: DictConfig) -> DictConfig:
@@ -56,10 +65,31 @@ def checked(cfg: DictConfig) -> DictConfig:
             "`collect` must be local or overlap, got none: learning from stored experience alone "
             "is not supported yet"
         )
+    _check_sequences(cfg)
     _check_exploration(cfg)
+    if cfg.probe_gradients and not cfg.probe:
+        raise ValueError("`probe_gradients` must be false with probe=none, got true")
     _check_start(cfg)
     OmegaConf.set_readonly(cfg, True)
     return cfg
+
+
+def _check_sequences(cfg: DictConfig) -> None:
+    """Check that states are carried only where sequences continue, and that streams can be cut.
+
+    Raises:
+        ValueError: The combination cannot work.
+    """
+    target = cfg.replay.sampling.get("_target_")
+    check_carry_state(cfg.replay.get("carry_state", False), target and get_object(target))
+    if target and get_object(target) is SequentialSampler:
+        check_reset_interval(cfg.replay.sampling.reset_interval, cfg.batch.length)
+        check_across_episodes(cfg.replay.across_episodes)
+    if cfg.replay.get("carry_state") and not cfg.model.get("carry_state"):
+        raise ValueError(
+            "`model.carry_state` must be ${replay.carry_state} in a model of your own, got "
+            f"{cfg.model.get('carry_state')} with replay.carry_state=true"
+        )
 
 
 def _check_start(cfg: DictConfig) -> None:

@@ -7,13 +7,16 @@ machine's rate of matrix products.
 import time
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from dreamer.agent import DreamerAgent
 from dreamer.components import UpdateContext
 from dreamer.exploration import explorer_of
-from dreamer.types import Batch
+from dreamer.probes import PROBE
+from dreamer.types import Batch, obs_dtype
 
 EFFICIENCY = 0.5  # share of the matrix rate that an update reaches, measured on CPUs
 SLOW = 7 * 24 * 3600  # seconds; for longer runs, the message suggests a smaller model
@@ -47,7 +50,7 @@ def describe_cost(cost: Cost) -> str:
     )
     if total > SLOW:
         line += (
-            ". On a CPU, try +experiment=cpu (about an hour), model=tiny with fewer total_frames, "
+            ". On a CPU, try experiment=cpu (about an hour), model=tiny with fewer total_frames, "
             "or debug=fast (a minute)"
         )
     return line
@@ -58,15 +61,7 @@ def update_flops(agent: DreamerAgent, batch_size: int, length: int) -> float:
     """Count the floating-point operations of one update; a backward pass is two forward ones."""
     model, heads, explorer = agent.world_model, agent.actor_critic, explorer_of(agent)
     counted = 2 if explorer is None else length  # steps; an ensemble looks some steps ahead
-    obs = {
-        key: torch.zeros(
-            (counted, 1, *shape), dtype=torch.uint8 if len(shape) == 3 else torch.float32
-        )
-        for key, shape in agent.obs_shapes.items()
-    }
-    flags = torch.zeros((counted, 1), dtype=torch.bool)
-    action = torch.zeros(counted, 1, agent.action_space.size)
-    batch = Batch(obs, action, torch.zeros(counted, 1), flags, flags)
+    batch = _empty_batch(agent, counted)
     with torch.random.fork_rng(devices=()):
         with FlopCounterMode(display=False) as model_flops:
             output = model.loss(batch)
@@ -89,8 +84,12 @@ def update_flops(agent: DreamerAgent, batch_size: int, length: int) -> float:
         + 3 * behavior_flops.get_total_flops()
     )
     flops = 3 * model_flops.get_total_flops() + behavior
+    context = UpdateContext.of(output, trajectory, 0, model)
+    if PROBE in agent.components:
+        with FlopCounterMode(display=False) as probe_flops:
+            agent.components[PROBE].loss(context)  # pyright: ignore
+        flops += 3 * probe_flops.get_total_flops()
     if explorer is not None:  # an actor and a critic like the agent's, and the predictions
-        context = UpdateContext.of(batch, output, trajectory, 0, model)
         with FlopCounterMode(display=False) as prediction_flops:
             explorer.learn_predictions(context, lambda loss, network="": None)
         with FlopCounterMode(display=False) as reward_flops:
@@ -98,6 +97,48 @@ def update_flops(agent: DreamerAgent, batch_size: int, length: int) -> float:
         flops += behavior + 3 * prediction_flops.get_total_flops()
         flops += imagine_passes * reward_flops.get_total_flops()
     return batch_size * length / counted * flops
+
+
+def update_memory(agent: DreamerAgent, batch_size: int, length: int) -> float:
+    """Estimate the bytes that the world model's loss keeps for its gradient, in float32.
+
+    That is what grows with the batch and with `iwae_samples`. Kernels compute in chunks and keep
+    less.
+    """
+    kept: dict[int, Tensor] = {}  # by address, so that shared memory counts once
+
+    def keep(x: Tensor) -> Tensor:
+        kept[x.untyped_storage().data_ptr()] = x
+        return x
+
+    weights = {p.untyped_storage().data_ptr() for p in agent.parameters()}
+    steps = 2
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x)
+    with torch.random.fork_rng(devices=()), hooks:
+        agent.world_model.loss(_empty_batch(agent, steps))
+    sizes = (x.untyped_storage().nbytes() for at, x in kept.items() if at not in weights)
+    return batch_size * length / steps * sum(sizes)
+
+
+def describe_samples(agent: DreamerAgent, batch_size: int, length: int) -> str:
+    """Describe in a line what several posterior samples change and cost."""
+    samples = agent.config.world_model.iwae_samples
+    gib = update_memory(agent, batch_size, length) / 2**30
+    return (
+        f"{samples} posterior samples of every sequence (IWAE): kl_balance and free nats have no "
+        f"effect; an update keeps about {gib:.2g} GiB for the world model's gradient"
+    )
+
+
+def _empty_batch(agent: DreamerAgent, steps: int) -> Batch:
+    """Make a sequence of zeros, (steps, 1, ...)."""
+    obs = {
+        key: torch.from_numpy(np.zeros((steps, 1, *shape), obs_dtype(shape)))
+        for key, shape in agent.obs_shapes.items()
+    }
+    flags = torch.zeros((steps, 1), dtype=torch.bool)
+    action = torch.zeros(steps, 1, agent.action_space.size)
+    return Batch(obs, action, torch.zeros(steps, 1), flags, flags)
 
 
 def matrix_rate(size: int = 1024, repeats: int = 5) -> float:

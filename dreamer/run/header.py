@@ -10,9 +10,9 @@ from dreamer.agent import DreamerAgent
 from dreamer.envs.base import VectorEnvs
 from dreamer.replay.buffer import Replay
 from dreamer.run.choices import choice_of
-from dreamer.run.cost import Cost, describe_cost
+from dreamer.run.cost import Cost, describe_cost, describe_samples
 from dreamer.run.folder import ResumePoint, RunFolder
-from dreamer.types import ActionSpace
+from dreamer.types import ActionSpace, visible
 
 
 def print_header(
@@ -33,7 +33,8 @@ def print_header(
     `sources` has lines, by name, about the earlier runs from which this one starts.
     """
     model, heads = agent.world_model, agent.actor_critic
-    shapes = ", ".join(f"{k} {tuple(s)}" for k, s in envs.obs_shapes.items())
+    shapes = ", ".join(f"{k} {tuple(s)}" for k, s in visible(envs.obs_shapes).items())
+    hidden = [key for key in envs.obs_shapes if key not in visible(envs.obs_shapes)]
     images, vectors = model.encoder.image_keys, model.encoder.vector_keys
     device = trainer.strategy.root_device
     resumed = f" (resumed at frame {resume.frames:,})" if resume else ""
@@ -42,7 +43,8 @@ def print_header(
         "environment": f"{cfg.env_name} / {cfg.task}, {envs.count} at once, "
         f"{envs.action_repeat} frames per policy step",
         "observations": f"{shapes}; as images: {', '.join(images) or 'none'}; "
-        f"as vectors: {', '.join(vectors) or 'none'}",
+        f"as vectors: {', '.join(vectors) or 'none'}"
+        + (f"; for probes only: {', '.join(hidden)}" if hidden else ""),
         "actions": describe_actions(envs.action_space),
         "parameters": f"world model {_millions(model)}, actor {_millions(heads.actor)}, "
         f"critic {_millions(heads.critic)}"
@@ -57,6 +59,8 @@ def print_header(
     }
     if cfg.explore:
         lines["exploration"] = describe_exploration(cfg, envs.action_repeat)
+    if agent.config.world_model.iwae_samples > 1:
+        lines["samples"] = describe_samples(agent, cfg.batch.size, cfg.batch.length)
     if cost is not None:
         lines["cost"] = describe_cost(cost)
     for name, line in lines.items():

@@ -1,4 +1,4 @@
-"""Initial weights of a run, from an earlier run or from the authors' program.
+"""Initial weights of a run, from an earlier run, the authors' program or PyDreamer.
 
 `train.py` loads them before optimisers, kernels and policies are made. It knows the names and
 shapes of weights, but not what the networks compute.
@@ -6,7 +6,7 @@ shapes of weights, but not what the networks compute.
 
 import copy
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +17,15 @@ from torch import Tensor
 
 from dreamer.agent import DreamerAgent
 from dreamer.checkpoint_file import read_checkpoint
-from dreamer.convert import load_variables_pkl
+from dreamer.convert import load_pydreamer, load_variables_pkl
 from dreamer.files import DamagedFile
 from dreamer.models.world_model import rename_heads
 from dreamer.run.folder import RunFolder
 from dreamer.tensor_file import SUFFIX, load_tensors
 
 MUST = "`init_from` must be a run folder or a checkpoint"
+# Files of other programs, by what their names end in.
+FOREIGN: dict[str, Callable[..., Any]] = {".pkl": load_variables_pkl, ".pt": load_pydreamer}
 NAMED = 3  # parts of a network that a line of the summary names
 
 
@@ -112,8 +114,8 @@ def _read(path: Path, agent: DreamerAgent) -> tuple[str, dict[str, Tensor]]:
     if not path.exists():
         raise ValueError(f"{MUST}, got {path}, which does not exist")
     try:
-        if path.suffix == ".pkl":
-            return str(path), _read_authors(path, agent)
+        if load := FOREIGN.get(path.suffix):
+            return str(path), _read_foreign(load, path, agent)
         if path.suffix == SUFFIX and path.is_file():
             return str(path), _weights({"state_dict": load_tensors(path)})
         return _read_checkpoint(path)
@@ -134,10 +136,10 @@ def _read_checkpoint(path: Path) -> tuple[str, dict[str, Tensor]]:
     return f"{file}, of frame {state['counters']['frames']:,}", _weights(state)
 
 
-def _read_authors(path: Path, agent: DreamerAgent) -> dict[str, Tensor]:
-    """Read a file `variables.pkl` of the authors, whose networks must be those of the agent."""
+def _read_foreign(load: Callable[..., Any], path: Path, agent: DreamerAgent) -> dict[str, Tensor]:
+    """Read a file of another program, whose networks must be those of the agent."""
     model, heads = copy.deepcopy((agent.world_model, agent.actor_critic))
-    load_variables_pkl(path, model, heads)
+    load(path, model, heads)
     parts = {"world_model": model, "actor_critic": heads}
     return {
         f"{part}.{key}": x for part, net in parts.items() for key, x in net.state_dict().items()

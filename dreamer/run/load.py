@@ -17,7 +17,7 @@ from dreamer.models.actor_critic import ActorCritic
 from dreamer.run.build import make_agent, make_envs
 from dreamer.run.config import reasons
 from dreamer.run.folder import RunFolder
-from dreamer.run.permission import check_permitted
+from dreamer.run.permission import AGENT, check_permitted
 from dreamer.schema.words import format_value
 
 OTHER = {"best": "last", "last": "best", "previous": "best"}  # what to try instead
@@ -84,7 +84,7 @@ def load_from(
     if checkpoint not in ("best", "last"):
         raise ValueError(f"`checkpoint` must be best or last, got {format_value(checkpoint)}")
     cfg = folder.config()
-    check_permitted(cfg, folder.path, allow, ("model", "explore"))
+    check_permitted(cfg, folder.path, allow, AGENT)
     wanted = folder.checkpoints / f"{checkpoint}.ckpt"
     path, state = folder.read_intact(wanted if wanted.exists() else folder.last)
     spaces = folder.spaces()

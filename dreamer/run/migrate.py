@@ -7,12 +7,19 @@ not the objects that are built from them.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-FORMAT = 4  # of the config.yaml that this version writes
+FORMAT = 5  # of the config.yaml that this version writes
 MOVED = {  # modules in `_target_`: name before format 3 -> current name
     "dreamer.envs.own": "dreamer.envs.user",
     "dreamer.models.encoder": "dreamer.models.observations",
     "dreamer.models.mlp": "dreamer.models.heads",
     "dreamer.optimizer": "dreamer.optim",
+}
+ENV_KEYS = {  # of format 5, by the function that builds the environment
+    "dreamer.envs.atari.make_atari": {"resize_through": None},
+    "dreamer.envs.dummy.make_dummy": {"maze_goal": 40},
+    "dreamer.envs.gym.make_gym": {"class_keys": "$^"},
+    "dreamer.envs.minigrid.make_minigrid": {"map": False, "goals": False, "layouts": None},
+    "dreamer.envs.user.make_user": {"class_keys": "$^"},
 }
 SAMPLERS = {"episodes": "EpisodeSampler", "steps": "StepSampler"}  # earlier name -> class
 
@@ -118,8 +125,62 @@ def _from_3_to_4(config: dict[str, Any]) -> dict[str, Any]:
     return config | {"env": {"maze_length": 80, **env}}
 
 
+def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
+    """Keys for PyDreamer's features and the rest of the paper; older runs had none of them."""
+    returns = {"_target_": "dreamer.models.returns.LambdaReturns"}
+    added = {"iwae_samples": 1, "returns": returns, "reward_input": False}
+    added |= {"probe": {}, "probe_gradients": False}
+    config = _with_parts(_with_cell(added | config))
+    if replay := _mapping(config, "replay"):
+        config = config | {"replay": {"carry_state": False, **replay}}
+    if env := _mapping(config, "env"):
+        config = config | {"env": {**ENV_KEYS.get(str(env.get("_target_")), {}), **env}}
+    return config
+
+
+def _with_cell(config: dict[str, Any]) -> dict[str, Any]:
+    """Make the recurrent cell a node, and the number of samples a key of the world model."""
+    model = _mapping(config, "model")
+    world_model = _mapping(model, "world_model")
+    rssm = {**_mapping(world_model, "rssm")}
+    if "layer_norm" not in rssm:
+        return config
+    cell = {"_target_": "dreamer.models.rssm.GRUConfig", "layer_norm": rssm.pop("layer_norm")}
+    rssm["cell"] = cell
+    world_model = {"iwae_samples": 1, **world_model, "rssm": rssm}
+    return {"cell": cell} | config | {"model": {**model, "world_model": world_model}}
+
+
+def _with_parts(config: dict[str, Any]) -> dict[str, Any]:
+    """Give encoder, decoder, and actor and critic the classes and keys of the current nodes."""
+    plain = "dreamer.models.observations.ObservationConfig"
+    inputs = {"reward_input": False, "classes": {}}
+    likelihood = {"likelihood": "normal", "min_prob": 0.0, "classes": {}}
+    added = {
+        "encoder": inputs | {"_target_": "dreamer.models.inputs.EncoderConfig"},
+        "decoder": likelihood | {"_target_": "dreamer.models.decoders.DecoderConfig"},
+    }
+    model, explore = {**_mapping(config, "model")}, {**_mapping(config, "explore")}
+    world_model = {**_mapping(model, "world_model")}
+    for part, keys in added.items():
+        node = _mapping(world_model, part)
+        if node.get("_target_") == plain:
+            world_model |= {part: {**node, **keys}, "auxiliary": world_model.get("auxiliary", {})}
+            model = {"carry_state": False} | model | {"world_model": world_model}
+    returns = {"_target_": "dreamer.models.returns.LambdaReturns"}
+    changed = {}
+    for key, node in {"model": model, "explore": explore}.items():
+        actor_critic = _mapping(node, "actor_critic")
+        if "lambda_" in actor_critic:
+            node["actor_critic"] = {"returns": returns, "entropy_in_target": False, **actor_critic}
+        if node and node != config[key]:
+            changed[key] = node
+    return config | changed
+
+
 MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (
     _from_1_to_2,
     _from_2_to_3,
     _from_3_to_4,
+    _from_4_to_5,
 )

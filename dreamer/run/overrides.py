@@ -17,6 +17,7 @@ _MODEL = "model.world_model"
 REPLACED = {
     "compile": "`compile` was replaced by `kernels`: kernels=auto computes faster, kernels=plain "
     "runs the models as written. Nothing is compiled.",
+    f"{_MODEL}.rssm.layer_norm": f"`{_MODEL}.rssm.layer_norm` was replaced by `layer_norm`.",
     **{
         f"{_MODEL}.{old}": f"`{_MODEL}.{old}` was replaced by `{_MODEL}.{new}`."
         for name in ("reward", "discount")
@@ -28,14 +29,14 @@ REPLACED = {
     },
 }
 PATHS = ("root", "run_dir", *SOURCES)  # keys whose values are paths, with any characters
-OPTIONAL = ("experiment", "debug")  # groups without a default file
+OPTIONAL = ("experiment", "search", "debug")  # groups without a default file
 
 
 def prepared(words: Sequence[str]) -> list[str]:
     """Convert the words of a command line to Hydra's grammar.
 
-    Paths are quoted if necessary. `logger=null` becomes `logger=none`. The plus of `+experiment=`
-    and `+debug=` is dropped: these groups are in the defaults list, as null.
+    Paths are quoted if necessary. `logger=null` becomes `logger=none`. The plus of `+experiment=`,
+    `+search=` and `+debug=` is dropped: these groups are in the defaults list, as null.
 
     Raises:
         ValueError: Another group is null.
@@ -48,7 +49,7 @@ def _prepared(word: str, multirun: bool) -> str:
     key, equals, value = word.partition("=")
     if not equals or key.startswith("-"):
         return word
-    key = re.sub(r"^\+(experiment|debug)$", r"\1", key)
+    key = re.sub(r"^\+(experiment|search|debug)$", r"\1", key)
     if key in PATHS and not (multirun and "," in value):
         value = quoted(value)
     if key in GROUPS and key not in OPTIONAL and value == "null":

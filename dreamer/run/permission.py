@@ -20,7 +20,9 @@ from dreamer.schema.words import format_value
 
 # What loading and evaluating build, by key of the configuration. The classes that the files in
 # these folders of conf/ name are permitted in it, and no others.
-FILES = {"model": ("model", "latents", "explore"), "explore": ("explore",), "env": ("env",)}
+FOLDERS = ("model", "latents", "cell", "returns", "explore", "probe", "experiment")
+AGENT = ("model", "explore", "probe")  # what `build.make_agent` builds
+PARTS = {**dict.fromkeys(AGENT, FOLDERS), "env": ("env",)}
 # Permitted as well: what no file of conf/ names. Add a new class here, or a file that names it.
 MORE = {"env": {"dreamer.envs.user.make_suite"}}
 # Text in an environment's arguments that a library may import: my_module:MyEnv-v0.
@@ -36,7 +38,7 @@ def check_permitted(
         cfg: Of a run folder.
         where: The folder, for the message.
         allow: Packages or modules whose classes and functions may be used as well.
-        parts: Keys that are to be built: those of `FILES`.
+        parts: Keys that are to be built: those of `PARTS`.
 
     Raises:
         ValueError: A part names other code, or `allow` is no list of packages.
@@ -55,7 +57,7 @@ def code_of(cfg: DictConfig) -> list[str]:
     """Return the modules of the code that a user's own configuration names, to allow them."""
     modules: list[str] = []
     plain = _as_plain(cfg, resolve=True)
-    for part in ("model", "explore"):
+    for part in AGENT:
         for key, name in _names(plain.get(part) or {}, part):
             if name not in _targets(part):
                 modules += [_module(key, name), getattr(find(name, key), "__module__", "")]
@@ -170,7 +172,7 @@ def _module(key: str, name: str) -> str:
 @functools.cache
 def _targets(part: str) -> frozenset[str]:
     """Return the classes and functions that a part may name: those of the files of conf/."""
-    paths = [path for group in FILES[part] for path in (CONF / group).glob("*.yaml")]
+    paths = [path for group in PARTS[part] for path in (CONF / group).glob("*.yaml")]
     named = {
         str(value)
         for path in paths

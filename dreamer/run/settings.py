@@ -94,7 +94,7 @@ class Trainer(Section):
 
     accelerator: Annotated[
         Literal["auto", "cpu", "gpu", "cuda", "mps"],
-        doc("Kind of device; auto: the fastest available."),
+        doc("Kind of device; auto: cuda if available, else cpu."),
     ]
     devices: Annotated[Any, doc("Number of devices; only 1 is supported.")]
     max_epochs: Annotated[int, doc("Epochs; -1: no limit, because `total_frames` ends the run.")]
@@ -114,6 +114,8 @@ class TrainSettings(Section):
 
     headings: ClassVar[dict[str, str]] = {  # by the first key of each group
         "kl_balance": "Ablation switches:",
+        "probe_gradients": "Probes:",
+        "iwae_samples": "Features of PyDreamer:",
         "init_from": "Fine-tuning:",
         "prefill_policy_steps": "Collection and learning:",
     }
@@ -137,8 +139,11 @@ class TrainSettings(Section):
     ]
     experiment_name: Annotated[str, doc("Name of the experiment; names the variant.")]
     precision: Annotated[
-        Literal["auto", "32-true", "bf16-mixed"],
-        doc("Precision of the networks; auto: bf16-mixed on CUDA, else 32-true."),
+        Literal["auto", "32-true", "bf16-mixed", "16-mixed"],
+        doc(
+            "Precision of the networks; auto: on CUDA bf16-mixed, or 16-mixed if the device has "
+            "no bfloat16; else 32-true."
+        ),
     ]
     kernels: Annotated[
         Literal["auto", "plain"],
@@ -157,9 +162,20 @@ class TrainSettings(Section):
     image_gradients: Annotated[bool, doc("Let images train the latent state.")]
     reward_gradients: Annotated[bool, doc("Let rewards train the latent state.")]
     layer_norm: Annotated[bool, doc("Use layer norm in the GRU.")]
+    reward_input: Annotated[
+        bool, doc("Encode reward and terminal of the step, too.", source="PyDreamer")
+    ]
     actor_gradient: Annotated[
         Literal["auto", "reinforce", "dynamics", "both"],
         doc("Gradient of the actor; auto: reinforce for discrete actions, else dynamics."),
+    ]
+    probe_gradients: Annotated[
+        bool,
+        doc("Let the probe train the world model, too: its loss is added to the model's."),
+    ] = False
+    iwae_samples: Annotated[
+        PositiveCount,
+        doc("Posterior samples of every sequence; more than one: the loss of IWAE."),
     ]
     init_from: Annotated[
         str | None,
@@ -190,6 +206,10 @@ class TrainSettings(Section):
         Node | Mapping[str, Any],
         doc("How experience is sought beyond the task's reward: none, or an explorer."),
     ] = field(default_factory=dict)
+    probe: Annotated[
+        Node | Mapping[str, Any],
+        doc("What is read from the features, for insight: none, map, goals, map_goals."),
+    ] = field(default_factory=dict)
     collect: Annotated[Collection, doc("How the environments step.")]
     batch: Annotated[Batch, doc("Data of one update.")]
     data: Annotated[Data, doc("Experience of earlier runs.")]
@@ -197,6 +217,10 @@ class TrainSettings(Section):
     stochastic: Annotated[Stochastic | None, doc("Sizes of the stochastic state.")] = None
     sizes: Annotated[Sizes | None, doc("Sizes of the networks.")] = None
     latents: Annotated[Node, doc("Kind of stochastic state.")]
+    returns: Annotated[
+        Node, doc("Targets of actor and critic: lambda (DreamerV2), gae (PyDreamer), or your own.")
+    ]
+    cell: Annotated[Node, doc("Recurrent cell.")]
     env: Annotated[Node, doc("The environment.")]
     replay: Annotated[Node, doc("Replay buffer on disk, and the sampling of sequences.")]
     model: Annotated[Node, doc("The networks, losses and optimisers.")]

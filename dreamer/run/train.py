@@ -36,7 +36,6 @@ from dreamer.replay.dataset import ReplayDataModule
 from dreamer.run.build import (
     apply_kernels,
     check_device,
-    choose_precision,
     make_actor,
     make_agent,
     make_collect_policy,
@@ -46,6 +45,7 @@ from dreamer.run.build import (
     make_loggers,
     make_refresh,
     make_replay_config,
+    make_trainer,
     on_cuda,
 )
 from dreamer.run.config import checked, most_updates, reasons
@@ -201,13 +201,7 @@ def _fit(
         policies=policies,
         make_envs=make_envs,
     )
-    trainer: pl.Trainer = instantiate(
-        cfg.trainer,
-        precision=choose_precision(cfg),
-        logger=False,
-        callbacks=callbacks,
-        default_root_dir=folder.path,
-    )
+    trainer = make_trainer(cfg, logger=False, callbacks=callbacks, default_root_dir=folder.path)
     with _open_loggers(cfg, folder, envs, resume) as loggers:
         trainer.loggers = loggers
         # All parts are built without an error; only now change the run folder.

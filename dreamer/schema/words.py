@@ -116,6 +116,8 @@ def _range(notes: Sequence[Any], kind: type) -> str:
 
 def _options(annotation: Any) -> list[str]:
     bare = bare_type(annotation)
+    if any(isinstance(note, Words) for note in notes_of(annotation)):
+        return [describe(annotation)]
     if is_union(typing.get_origin(bare)):
         return [option for one in typing.get_args(bare) for option in _options(one)]
     if typing.get_origin(bare) is Literal:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import experiments.plots.style as style
-from experiments.plots.style import PUBLISHED, plural, readable, short_number
+from experiments.plots.style import PUBLISHED, PYDREAMER, plural, readable, short_number
 
 # A run with this share of the frames of its variant's longest run counts as complete.
 COMPLETE_SHARE = 0.95
@@ -24,6 +24,7 @@ MAX_FRAME_RATIO = 3
 # With more panels than this they are small, five in a row, as in the paper's appendix.
 MANY = 12
 RETURN = "return of the training episodes"
+REFERENCE_STYLES = {PUBLISHED: style.PUBLISHED_STYLE, PYDREAMER: style.PYDREAMER_STYLE}
 
 
 class Band(NamedTuple):
@@ -112,6 +113,7 @@ def learning_curves(
     curves: pd.DataFrame,
     published: pd.DataFrame | None = None,
     *,
+    pydreamer: pd.DataFrame | None = None,
     bin_frames: int | None = None,
 ) -> Figure:
     """Draw one panel per task: mean and band of every variant, over the published curve.
@@ -123,12 +125,15 @@ def learning_curves(
         published: table of curves of one agent, drawn dashed in black in the panels of its tasks
             up to the last frame of `curves`, at least its first point. If that point is too far
             beyond, a text replaces it.
+        pydreamer: the same of another published agent, drawn dotted in grey.
         bin_frames: width of the bins, frames; None if the seeds have the same points.
 
     Raises:
         ValueError: A table is empty, or has several envs or published variants.
     """
-    _check_lines(curves, published)
+    _check_lines(curves, published, pydreamer)
+    references = {PUBLISHED: published, PYDREAMER: pydreamer}
+    references = {name: x for name, x in references.items() if x is not None}
     curves = curves if bin_frames is None else binned(curves, bin_frames)
     looks = style.variant_styles(curves["variant"])
     tasks = sorted(curves["task"].unique())
@@ -141,16 +146,18 @@ def learning_curves(
         of_task = curves[curves["task"] == task]
         drawn[task] = {v: band(x) for v, x in of_task.groupby("variant", observed=True)}
         end = of_task["frames"].max()
-        if published is not None and (published["task"] == task).any():
-            below = _draw_published(axis, published[published["task"] == task], end)
+        last = end
+        for name, reference in references.items():
+            of_reference = reference[reference["task"] == task]
+            below = None if of_reference.empty else _draw_published(axis, of_reference, name, end)
             if below is not None:
-                drawn[task][PUBLISHED] = below
-                end = max(end, below.frames[-1])
+                drawn[task][name] = below
+                last = max(last, below.frames[-1])
         for variant, look in looks.items():
             if variant in drawn[task]:
                 draw_band(axis, drawn[task][variant], look, label=variant)
         axis.set_title(readable(task), fontsize=style.NORMAL if many else style.LARGE, pad=3)
-        axis.set_xlim(0, end * 1.02)
+        axis.set_xlim(0, last * 1.02)
     for axis in axes[-columns:]:
         axis.set_xlabel("frames", fontsize=style.NORMAL)
     if many:
@@ -161,13 +168,17 @@ def learning_curves(
     return figure
 
 
-def _check_lines(curves: pd.DataFrame, published: pd.DataFrame | None) -> None:
+def _check_lines(
+    curves: pd.DataFrame, published: pd.DataFrame | None, pydreamer: pd.DataFrame | None
+) -> None:
     if curves.empty:
         raise ValueError("`curves` must have rows, got none")
     for name, table, column in (
         ("curves", curves, "env"),
         ("published", published, "env"),
         ("published", published, "variant"),
+        ("pydreamer", pydreamer, "env"),
+        ("pydreamer", pydreamer, "variant"),
     ):
         values = [] if table is None else sorted(table[column].unique())
         if len(values) > 1:
@@ -175,20 +186,22 @@ def _check_lines(curves: pd.DataFrame, published: pd.DataFrame | None) -> None:
             raise ValueError(f"`{name}` must have one {column}, got {found}")
 
 
-def _draw_published(axis: Axes, published: pd.DataFrame, end: int) -> Band | None:
-    """Draw the published curve up to our last frame, unless it begins too late."""
+def _draw_published(axis: Axes, published: pd.DataFrame, name: str, end: int) -> Band | None:
+    """Draw a published curve up to our last frame, unless it begins too late."""
     points = band(published)
     first, mean = points.frames[0], points.mean[0]
     if first > MAX_FRAME_RATIO * end:
-        text = f"published begins at {short_number(first)}: {mean:.4g}"
+        label = name if name == PUBLISHED else readable(name)
+        text = f"{label} begins at {short_number(first)}: {mean:.4g}"
         look = {"fontsize": style.SMALL, "color": style.GREY, "va": "top"}
-        axis.text(0.02, 0.98, text, transform=axis.transAxes, **look)
+        height = 0.98 if name == PUBLISHED else 0.88
+        axis.text(0.02, height, text, transform=axis.transAxes, **look)
         axis.margins(y=0.15)  # space for the text
         return None
     count = max(1, int((points.frames <= end).sum()))
     stops = [x for x in points.stops if x <= points.frames[count - 1]]
     kept = Band(*(x[:count] for x in points[:4]), seeds=points.seeds, stops=stops)
-    draw_band(axis, kept, style.PUBLISHED_STYLE, label=PUBLISHED)
+    draw_band(axis, kept, REFERENCE_STYLES[name], label=name)
     return kept
 
 
@@ -222,7 +235,7 @@ def _write_legend(
     """Label the lines with their usual number of seeds, and panels with the exceptions."""
     handles = []
     remarks: dict[str, list[str]] = {task: [] for task in drawn}
-    for variant, look in (looks | {PUBLISHED: style.PUBLISHED_STYLE}).items():
+    for variant, look in (looks | REFERENCE_STYLES).items():
         counts = {t: lines[variant].seeds for t, lines in drawn.items() if variant in lines}
         if not counts:
             continue
@@ -231,7 +244,7 @@ def _write_legend(
         handles.append(Line2D([], [], **look._asdict(), linewidth=1.6, label=label))
         for task in drawn:
             found = counts.get(task, 0)
-            if found != usual and not (found == 0 and variant == PUBLISHED):
+            if found != usual and not (found == 0 and variant in REFERENCE_STYLES):
                 many = plural(found, "seed") if found else "no run"
                 remarks[task].append(f"{readable(variant)}: {many}")
     if any(points.stops for lines in drawn.values() for points in lines.values()):

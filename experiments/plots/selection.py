@@ -56,7 +56,8 @@ def figures(
 
     Args:
         curves: table of curves (env, task, variant, seed, frames, score); may be empty.
-        published: table of published curves, of which the full agent is drawn, or None.
+        published: table of published curves, of which the full agent and PyDreamer are drawn, or
+            None.
         out: folder for the files, created if needed.
         frames: by env, where scores are read; the default is what all runs of an env have reached.
 
@@ -69,8 +70,9 @@ def figures(
         env = str(name)
         of_env = _published_spelling(of_env) if env == "atari" else of_env
         end = (frames or {}).get(env) or common_end(of_env)
-        reference = _full_agent(published, of_env)
-        found.append(_learning_curves(env, of_env, reference, out))
+        reference = _agent(FULL_AGENT, published, of_env)
+        pydreamer = _agent("pydreamer", published, of_env)
+        found.append(_learning_curves(env, of_env, reference, pydreamer, out))
         several = of_env["variant"].nunique() > 1
         if several and of_env["task"].nunique() <= MANY:
             found.append(_final_scores(env, of_env, end, out))
@@ -128,27 +130,33 @@ def _published_spelling(curves: pd.DataFrame) -> pd.DataFrame:
     return curves.assign(task=curves["task"].map(names))
 
 
-def _full_agent(published: pd.DataFrame | None, curves: pd.DataFrame) -> pd.DataFrame | None:
-    """Return the published curves of the full agent on these tasks; None if there are none."""
+def _agent(name: str, published: pd.DataFrame | None, curves: pd.DataFrame) -> pd.DataFrame | None:
+    """Return the published curves of an agent on these tasks; None if there are none."""
     if published is None:
         return None
     tasks = published["task"].isin(curves["task"].unique())
     env = published["env"] == curves["env"].iloc[0]
-    chosen = published[tasks & env & (published["variant"] == FULL_AGENT)]
+    chosen = published[tasks & env & (published["variant"] == name)]
     return None if chosen.empty else chosen
 
 
 def _learning_curves(
-    env: str, of_env: pd.DataFrame, reference: pd.DataFrame | None, out: Path
+    env: str,
+    of_env: pd.DataFrame,
+    reference: pd.DataFrame | None,
+    pydreamer: pd.DataFrame | None,
+    out: Path,
 ) -> Captioned:
     width = bin_width(of_env)
-    figure = learning_curves(of_env, reference, bin_frames=width)
+    figure = learning_curves(of_env, reference, pydreamer=pydreamer, bin_frames=width)
     caption = f"Learning curves, {env}. {band_text(width)}"
     if reference is not None:
         caption += " Black, dashed: the published curve of DreamerV2, if it begins near them."
         absent = sorted(set(of_env["task"]) - set(reference["task"]))
         if absent:
             caption += f" Nothing is published for {', '.join(map(readable, absent))}."
+    if pydreamer is not None:
+        caption += " Grey, dotted: the published curve of PyDreamer, likewise."
     return save(figure, out / f"curves_{file_name(env)}"), caption + _early_stops(of_env)
 
 

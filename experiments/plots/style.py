@@ -37,18 +37,27 @@ NICE_STEPS = [1, 2, 2.5, 5, 10]
 PNG_DOTS_PER_INCH = 150
 
 FULL_AGENT = "dreamerv2"
-_SPELLING = {"dreamerv2": "DreamerV2", "kl": "KL", "iqn": "IQN", "dqn": "DQN", "c51": "C51"}
+_SPELLING = {
+    "dreamerv2": "DreamerV2",
+    "kl": "KL",
+    "iqn": "IQN",
+    "dqn": "DQN",
+    "pydreamer": "PyDreamer",
+    "c51": "C51",
+}
 
 
 class Style(NamedTuple):
     """Colour and dashes of one variant, the same in every figure of a table."""
 
     color: str
-    linestyle: str | tuple[int, tuple[int, ...]]
+    linestyle: str | tuple[int, tuple[float, ...]]
 
 
 PUBLISHED = "published"
 PUBLISHED_STYLE = Style("black", (0, (4, 2)))
+PYDREAMER = "published_pydreamer"
+PYDREAMER_STYLE = Style(GREY, (0, (1, 1.5)))
 
 
 def variant_styles(variants: Iterable[str]) -> dict[str, Style]:

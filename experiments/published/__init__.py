@@ -39,6 +39,7 @@ _SOURCES = {
     ),
     "dmc-vision-dreamerv2": _Source("dmc-vision-dreamerv2", "dreamerv2", "dmc_vision", "dreamerv2"),
     "humanoid-dreamerv2": _Source("humanoid-dreamerv2", "best", "dmc_vision", "dreamerv2"),
+    "pydreamer-atari": _Source("pydreamer-atari", "pydreamer", "atari", "pydreamer"),
 }
 
 
@@ -56,7 +57,8 @@ def curves(name: str) -> pd.DataFrame:
     Returns:
         Columns env, task, variant, seed (text), frames (emulator frames at the right edge of a
         bin) and score (mean return of the episodes in the bin), in the order of the file. A run
-        that stopped early has fewer points.
+        that stopped early has fewer points. The frames of `pydreamer-atari` are on no grid: they
+        are the means of an interval of 2000 updates.
 
     Raises:
         ValueError: There are no such curves; the message names similar ones.

@@ -119,3 +119,27 @@ def test_the_newest_values_survive_a_resume(metrics, trainer, replay):
     other = Metrics(replay, every_frames=100)
     other.load_state_dict(metrics.state_dict())
     assert other.latest == {"eval/return_mean": 3.0}
+
+
+def test_an_average_over_some_steps_leaves_out_batches_without_them(
+    metrics, trainer, agent, replay
+):
+    metrics.on_train_start(trainer, agent)
+    key, other = "world_model/reward_nll_where_1", "world_model/reward_nll_where_0"
+    nan = float("nan")
+    end_update(metrics, trainer, agent, 20, **{key: torch.tensor(nan), other: torch.tensor(nan)})
+    end_update(metrics, trainer, agent, 40, **{key: torch.tensor(2.0), other: torch.tensor(nan)})
+    resumed = Metrics(replay, every_frames=100)
+    resumed.on_train_start(trainer, agent)
+    resumed.load_state_dict(metrics.state_dict())
+    end_update(resumed, trainer, agent, 110, **{key: torch.tensor(5.0), other: torch.tensor(nan)})
+    ((_, values),) = trainer.loggers[0].lines
+    assert values[key] == 3.5
+    assert other not in values  # nothing to report
+
+
+def test_any_other_number_that_is_not_finite_is_shown(metrics, trainer, agent):
+    metrics.on_train_start(trainer, agent)
+    end_update(metrics, trainer, agent, 110, loss=torch.tensor(float("nan")))
+    ((_, values),) = trainer.loggers[0].lines
+    assert values["loss"] != values["loss"]

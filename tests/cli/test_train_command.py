@@ -134,7 +134,7 @@ def test_help_explains_the_keys_with_the_files_that_the_words_choose(main, monke
         ),
         ("+kl_balanse=false", r"Unknown key `kl_balanse`\. The nearest: kl_balance"),
         ("seed", r"Arguments must be key=value, got `seed`$"),
-        ("precision=16", r"`precision` must be auto, 32-true or bf16-mixed, got 16$"),
+        ("precision=16", r"`precision` must be auto, 32-true, bf16-mixed or 16-mixed, got 16$"),
         ("collect_policy=actr", r"conf/collect_policy, got `actr`\. The nearest: actor"),
         ("collect=none", r"`collect` must be local or overlap, got none: learning from stored exp"),
         ("+explore.curious=1", r"`explore` must be the name of a file in .* got \{'curious': 1\}"),
@@ -159,7 +159,7 @@ def test_help_explains_the_keys_with_the_files_that_the_words_choose(main, monke
         ("+env.wings=2", r"Unknown key `env.wings`\. The nearest: env\."),
         (
             "replay.sampling=best",
-            r"`replay.sampling` must be one of episodes, steps, or .*, got best",
+            r"`replay.sampling` must be one of episodes, sequential, steps, or .*, got best",
         ),
         (
             "replay.across_episodes=false",
@@ -375,7 +375,11 @@ def wait_for(process, path, size=1):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+    ("number", "code"),
+    [
+        pytest.param(signal.SIGINT, 130, id="SIGINT"),
+        pytest.param(signal.SIGTERM, 143, id="SIGTERM", marks=pytest.mark.long),
+    ],
 )
 def test_a_process_that_gets_a_signal_saves_and_goes_on(
     start, tiny_overrides, tmp_path, number, code

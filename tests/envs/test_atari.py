@@ -17,6 +17,7 @@ OPTIONS = dict(
     time_limit_frames=108000,
     full_action_space=True,
     grayscale=True,
+    resize_through=None,
     native_render=False,
 )
 
@@ -142,6 +143,28 @@ def test_steps_equal_those_of_a_plain_loop(game, full, colour, limit, rounds):
         ends += [terminal] if terminal or cut else []
     assert np.any(rewards)  # else the test would show nothing
     assert set(ends) == {limit == 108000}
+
+
+@pytest.mark.parametrize("colour", [False, True], ids=["grey", "colour"])
+def test_images_may_go_through_84_by_84_as_in_the_paper(colour):
+    at_once, through = (
+        make("pong", seed=5, grayscale=not colour, resize_through=edge) for edge in (None, 84)
+    )
+    plain = PlainGame("pong", emulator_seed(5), colour=colour)
+    assert through.obs_shapes == at_once.obs_shapes
+    images = [envs.reset().obs["image"][0] for envs in (at_once, through)]
+    rows = area_means(np.atleast_3d(plain.reset()).astype(float), 84)
+    between = np.rint(area_means(rows.swapaxes(0, 1), 84))  # (84, 84, C), transposed
+    expected = area_means(area_means(between).swapaxes(0, 1)).transpose(2, 0, 1)
+    np.testing.assert_allclose(images[1], expected, rtol=0, atol=1.01)  # it is rounded twice
+    assert images[1].shape == images[0].shape and images[1].dtype == np.uint8
+    assert np.abs(images[1].astype(float) - images[0]).max() > 3
+    at_once.close(), through.close()
+
+
+def test_an_intermediate_image_is_no_smaller_than_the_last():
+    with pytest.raises(ValueError, match="`resize_through` must be at least 64, got 42"):
+        make("pong", resize_through=42)
 
 
 def test_rewards_are_not_clipped():

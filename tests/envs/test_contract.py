@@ -48,6 +48,7 @@ SUITES = {
         make_atari, "breakout", **ATARI | dict(grayscale=False, full_action_space=False)
     ),
     "memory": partial(make_dummy, "memory", **DUMMY),
+    "vector_memory": partial(make_dummy, "vector_memory", **DUMMY),
     "point": partial(make_dummy, "point", **DUMMY),
     "pixel_point": partial(make_dummy, "pixel_point", **DUMMY),
     "maze": partial(make_dummy, "maze", **DUMMY),
@@ -65,14 +66,19 @@ SUITES = {
     ),
 }
 WITHOUT_RANDOMNESS = ("maze", "maze_noreward")  # every seed gives the same
-SLOW = ("atari", "atari_colour", "dmc_vision", "minigrid_apart", "crafter")
+SLOW = ("atari", "atari_colour", "dmc_vision", "minigrid_apart")
+LONG = ("crafter",)  # seconds to make a world
+MARKS = {"slow": SLOW, "long": LONG}
 PACKAGES = {"dmc": "dm_control", "minigrid": "minigrid", "crafter": "crafter"}  # optional ones
 POLICY_STEPS = 40  # several episodes of each
 
 
-@pytest.fixture(
-    params=[pytest.param(s, marks=[pytest.mark.slow] if s in SLOW else []) for s in SUITES]
-)
+def marks(suite):
+    """How long the tests of a suite take."""
+    return [getattr(pytest.mark, mark) for mark, suites in MARKS.items() if suite in suites]
+
+
+@pytest.fixture(params=[pytest.param(suite, marks=marks(suite)) for suite in SUITES])
 def make(request):
     need(request.param, request)
     return SUITES[request.param]

@@ -73,6 +73,22 @@ def test_memory_shows_the_cue_once_and_pays_at_the_door():
     assert doors == [[0, 0, 255, 255]] * 3
 
 
+def test_the_vector_of_memory_names_the_image():
+    pixels, vectors = make("memory", count=5), make("vector_memory", count=5)
+    assert vectors.obs_shapes == {"vector": (5,)}
+    images: dict[int, set[bytes]] = {}
+    steps = [(pixels.reset(), vectors.reset())]
+    for n in range(30):
+        action = np.eye(2, dtype=np.float32)[[n % 2] * 5]
+        steps.append((pixels.step(action), vectors.step(action)))
+    for shown, named in steps:
+        assert (shown.reward == named.reward).all() and (shown.is_first == named.is_first).all()
+        assert (named.obs["vector"].sum(1) == 1).all()
+        for image, number in zip(shown.obs["image"], named.obs["vector"].argmax(1), strict=True):
+            images.setdefault(int(number), set()).add(image.tobytes())
+    assert sorted(images) == [0, 1, 2, 3, 4] and all(len(x) == 1 for x in images.values())
+
+
 def test_memory_cues_are_a_fair_coin_in_every_round():
     envs = make("memory", count=400)
     step = envs.reset()

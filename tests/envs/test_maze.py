@@ -12,8 +12,8 @@ CELLS = {(r, c) for r, line in enumerate(MAZE) for c, x in enumerate(line) if x 
 START, GOAL = (1, 1), (5, 9)
 
 
-def make(task="maze", *, count=1, seed=0, maze_length=80):
-    options = dict(rounds=1, corridor=1, length=1, speed=0.5)
+def make(task="maze", *, count=1, seed=0, maze_length=80, **options):
+    options = dict(rounds=1, corridor=1, length=1, speed=0.5) | options
     return make_dummy(task, count=count, seed=seed, maze_length=maze_length, **options)
 
 
@@ -174,6 +174,17 @@ def test_render_shows_walls_the_goal_and_the_position():
     other = [int(x.mean()) for x in np.nonzero(image[1, ..., 0] == 255)]
     assert [row, column] == [other[0], other[1] + tile]
     assert not (without.render() == 160).any()
+
+
+def test_the_goal_can_be_nearer():
+    envs = make(maze_goal=2)
+    assert envs.distance == 2
+    step = walk(envs, [RIGHT, RIGHT])[-1]
+    assert step.is_terminal.all() and step.reward.all()
+    assert envs.random_return > 0.5
+    for goal in (0, 41):
+        with pytest.raises(ValueError, match=f"`maze_goal` must be .*, got {goal}"):
+            make(maze_goal=goal)
 
 
 def test_a_limit_without_steps_is_refused():

@@ -13,7 +13,7 @@ from dreamer.envs.minigrid import MiniGrid, make_minigrid
 from dreamer.run.train import train
 
 OPTIONS = dict(count=1, seed=0, processes=False, hang_seconds=60, max_restarts=0)
-make_pixels = partial(make_minigrid, observation="pixels", **OPTIONS)
+make_pixels = partial(make_minigrid, observation="pixels", map=False, goals=False, **OPTIONS)
 LEFT, RIGHT, FORWARD = np.eye(7, dtype=np.float32)[:3]
 
 
@@ -78,6 +78,88 @@ def test_an_episode_reports_how_many_states_it_visited():
         assert transitions[-1].episode_metrics == {"visited_states": 5.0}
 
 
+TRUTH = "probe/map", "probe/agent_pos", "probe/agent_dir", "probe/map_seen"
+GOAL = "probe/target_vec", "probe/targets_vec", "probe/goals_visage"
+
+
+def wander(env, steps, seed=0):
+    """The observations of random steps, after a reset, in one or more episodes."""
+    rng = np.random.default_rng(seed)
+    one_hot = np.eye(env.action_space.size, dtype=np.float32)
+    yield env.reset(seed)
+    for _ in range(steps):
+        transition = env.step(one_hot[rng.integers(len(one_hot))])
+        yield transition.obs
+        if transition.is_last:
+            yield env.reset(None)
+
+
+def test_an_agent_observes_the_same_with_the_truth_beside_it():
+    plain = MiniGrid("MiniGrid-DoorKey-6x6-v0", False)
+    env = MiniGrid("MiniGrid-DoorKey-6x6-v0", False, with_map=True, with_goals=True)
+    assert list(env.obs_shapes) == [*plain.obs_shapes, *TRUTH, *GOAL]
+    for expected, obs in zip(wander(plain, 30), wander(env, 30), strict=True):
+        assert list(obs) == list(env.obs_shapes)
+        for key, value in obs.items():
+            assert value.shape == env.obs_shapes[key]
+            assert value.dtype == (np.uint8 if key == "probe/map" else np.float32)
+        for key, value in expected.items():
+            np.testing.assert_array_equal(obs[key], value)
+
+
+def test_the_map_is_the_grid_without_the_agent():
+    env = MiniGrid("MiniGrid-DoorKey-6x6-v0", False, with_map=True)
+    carried = 0
+    for obs in wander(env, 300):
+        cells = env._room.grid.encode()[..., 0].T  # (height, width) of MiniGrid's kinds, from 1
+        np.testing.assert_array_equal(obs["probe/map"].argmax(0) + 1, cells)
+        np.testing.assert_array_equal(obs["probe/map"].sum(0), 1)
+        carried += env._room.carrying is not None
+    assert carried > 0  # the key left the map
+
+
+def test_what_was_seen_is_what_was_in_view_at_any_time():
+    env = MiniGrid("MiniGrid-FourRooms-v0", False, with_map=True)
+    room, expected, ends = env._room, np.zeros((19, 19), bool), []
+    for obs in wander(env, 60):
+        _, mask = room.gen_obs_grid()  # of the cells in view, as the agent sees them
+        for x, y in np.ndindex(19, 19):
+            place = room.relative_coords(x, y)
+            expected[y, x] |= place is not None and mask[place]
+        np.testing.assert_array_equal(obs["probe/map_seen"].reshape(19, 19) > 0, expected)
+        np.testing.assert_array_equal(obs["probe/agent_pos"], room.agent_pos)
+        np.testing.assert_array_equal(obs["probe/agent_dir"], room.dir_vec)
+        ends.append(expected.sum())
+    assert ends[0] < ends[-1] < 19 * 19
+    assert env.reset(1)["probe/map_seen"].sum() < ends[-1]  # a new episode begins unseen
+
+
+def test_the_goal_is_ahead_or_to_the_right_and_is_forgotten():
+    env = MiniGrid("MiniGrid-Empty-8x8-v0", False, with_goals=True)
+    obs = env.reset(0)  # at (1, 1), looking to the right; the goal is at (6, 6)
+    assert obs["probe/target_vec"].tolist() == [5, 5]
+    assert obs["probe/goals_visage"] > 1000  # three columns to the right are in view
+    obs = env.step(RIGHT).obs  # looking down
+    assert obs["probe/target_vec"].tolist() == [5, -5]
+    for _ in range(3):
+        obs = env.step(FORWARD).obs
+    assert obs["probe/target_vec"].tolist() == [2, -5]
+    for _ in range(2):
+        env.step(FORWARD)
+    obs = env.step(LEFT).obs  # in the same row, looking at it
+    assert obs["probe/target_vec"].tolist() == [5, 0]
+    assert obs["probe/targets_vec"].tolist() == [5, 0]
+    assert obs["probe/goals_visage"] == 0
+    ages = [float(env.step(LEFT).obs["probe/goals_visage"][0]) for _ in range(4)]
+    assert ages == [1, 2, 3, 0]
+
+
+def test_a_task_without_a_goal_tile_is_refused_for_goals():
+    env = MiniGrid("MiniGrid-Fetch-5x5-N2-v0", False, with_goals=True)
+    with pytest.raises(ValueError, match="must not need goals in a task without a goal tile"):
+        env.reset(0)
+
+
 def whole_state(env):
     """All that tells one state from another, from the whole grid."""
     room = env._room
@@ -110,6 +192,23 @@ def test_visited_states_differ_in_the_grid_the_position_or_what_is_carried(task)
             seen = {whole_state(env)}
     assert ended > 0
     assert carried > 0 or "Obstacles" in task
+
+
+def test_layouts_repeat_if_their_number_is_given():
+    def layouts(number, seed):
+        env = MiniGrid("MiniGrid-FourRooms-v0", False, layouts=number)
+        states = [seed, *[None] * 30]
+        for i, each in enumerate(states):
+            env.reset(each)
+            states[i] = whole_state(env)
+        return states
+
+    assert len(set(layouts(None, 0))) > 25
+    two = set(layouts(2, 0))
+    assert len(two) == 2
+    assert set(layouts(2, 5)) == two  # in every run
+    assert len(set(layouts(1, 0))) == 1
+    assert layouts(2, 0) == layouts(2, 0)
 
 
 @pytest.mark.parametrize(

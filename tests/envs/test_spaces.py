@@ -288,3 +288,50 @@ def test_actions_become_those_of_the_space(space, expected, action, raw):
 def test_actions_that_no_actor_can_choose_are_refused(space: gymnasium.Space, message):
     with pytest.raises(ValueError, match=message):
         ActionDecoder(space)
+
+
+# Class images
+
+
+@pytest.mark.parametrize(
+    "space",
+    [Box(0, 3, (5, 6), np.uint8), MultiDiscrete(np.full((5, 6), 4)), Box(0, 3, (12, 9), int)],
+)
+def test_tables_of_class_indices_stay_tables_of_bytes(space):
+    encode = ObservationEncoder(space, grayscale=False, flat_keys="$^", class_keys="image")
+    assert encode.shapes == {"image": space.shape}
+    raw = space.sample()
+    table = encode(raw)["image"]
+    assert table.dtype == np.uint8
+    assert not np.shares_memory(table, raw)
+    np.testing.assert_array_equal(table, raw)
+
+
+def test_only_the_named_parts_are_class_images():
+    space = Dict(map=Box(0, 3, (5, 6), np.uint8), grid=Box(0, 3, (5, 6), np.uint8))
+    encode = ObservationEncoder(space, grayscale=False, flat_keys="$^", class_keys="map")
+    assert encode.shapes == {"map": (5, 6), "grid": (30,)}
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        Box(0, 3, (5, 6), np.float32),
+        Box(0, 3, (5, 6, 2), np.uint8),
+        Box(-1, 3, (5, 6), np.int8),
+        Box(0, 256, (5, 6), np.int16),
+        MultiDiscrete([4, 4]),
+        Discrete(4),
+    ],
+)
+def test_what_is_no_table_of_class_indices_is_refused(space):
+    with pytest.raises(ValueError, match=r"`image`, which `class_keys` matches, must be a table"):
+        ObservationEncoder(space, grayscale=False, flat_keys="$^", class_keys=".*")
+
+
+@pytest.mark.parametrize("raw", [np.full((5, 6), 4), np.full((5, 6), -1), np.zeros((5, 6))])
+def test_indices_outside_their_space_are_faults(raw):
+    space = Box(0, 3, (5, 6), np.uint8)
+    encode = ObservationEncoder(space, grayscale=False, flat_keys="$^", class_keys="image")
+    with pytest.raises(EnvironmentFault, match="`image` must be of Box"):
+        encode(raw)

@@ -118,6 +118,16 @@ def test_our_line_is_the_mean_of_binned_seeds():
     assert lines(figure.axes[0])["dreamerv2"].tolist() == [[10, 3.5], [20, 5.5]]
 
 
+def test_another_published_agent_has_a_line_of_its_own():
+    own, authors = run([1, 2, 3], every=10), run([8, 9, 10, 11], every=10)
+    other = run([4, 5], every=10, variant="pydreamer")
+    axis = learning_curves(own, authors, pydreamer=other).axes[0]
+    found = lines(axis)
+    assert found["published"].tolist() == [[10, 8], [20, 9], [30, 10]]
+    assert found["published_pydreamer"].tolist() == [[10, 4], [20, 5]]
+    assert axis.get_xlim()[1] == pytest.approx(30 * 1.02)
+
+
 def test_two_agents_are_never_drawn_as_one_published_line():
     mixed = table(run([1, 2]), run([1, 2], seed="1", variant="schedules"))
     with pytest.raises(ValueError, match="one variant, got dreamerv2, schedules"):

@@ -40,6 +40,20 @@ def test_curves_of_pong_are_those_of_the_file():
     assert pong["score"].mean() == pytest.approx(19.55)
 
 
+def test_the_nine_runs_of_pydreamer_are_those_of_its_file():
+    curves = published.curves("pydreamer-atari")
+    assert tuple(curves.columns) == published.CURVE_COLUMNS
+    assert set(curves["variant"]) == {"pydreamer"} and np.isfinite(curves["score"]).all()
+    last = curves.groupby(["task", "seed"])["frames"].max()
+    assert last.groupby("task").size().to_dict() == {
+        **{"breakout": 2, "montezuma_revenge": 2, "pong": 3, "space_invaders": 2}
+    }
+    millions = {task: int(x / 1e6) for task, x in last.groupby("task").max().items()}
+    assert millions == {
+        **{"breakout": 99, "montezuma_revenge": 199, "pong": 14, "space_invaders": 216}
+    }
+
+
 def test_unknown_curves_name_the_nearest():
     with pytest.raises(ValueError, match="Unknown published curves `atari-dreamer`.*`atari-dreame"):
         published.curves("atari-dreamer")

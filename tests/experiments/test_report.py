@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 from folders import make_run
@@ -121,6 +122,20 @@ def test_published_scores_stand_beside_those_of_the_same_games_and_frames(tmp_pa
     assert "nothing is published for tetris" in out
 
 
+def test_pydreamer_stands_beside_the_authors(tmp_path, reported):
+    for task in ("pong", "boxing"):
+        make_run(tmp_path / "runs", env="atari", task=task, scores={5_000_000: 3.0})
+    out, rows = reported("compare=pydreamer")
+    curves = published.curves("pydreamer-atari").query("task == 'pong'")
+    edges = np.ceil(curves["frames"] / 1e6) * 1e6  # as in PyDreamer's figure
+    at = curves[edges == 5e6].groupby("seed")["score"].mean()
+    row = rows.loc["atari", "pong", "published pydreamer", "score"]
+    assert (row["value"], row["runs"]) == (pytest.approx(at.mean()), 3)
+    assert rows.loc["atari", "pong", "published dreamerv2", "score"]["runs"] == 8
+    assert "PyDreamer has published nothing for boxing" in out
+    assert "about 5 % more were played" in out
+
+
 def test_where_nothing_is_published_that_is_said(tmp_path, reported):
     make_run(tmp_path / "runs")
     make_run(tmp_path / "runs", env="atari", task="pong", scores={200_000: -20.0})
@@ -169,3 +184,32 @@ def test_figures_films_and_page_are_written_beside_the_runs(tmp_path, monkeypatc
     assert "3,000 frames, the most that all runs have reached" in page
     assert report.main([str(tmp_path)]) == 0  # the report is no run
     assert "2 run(s): 2 finished" in capsys.readouterr().out
+
+
+def test_probes_have_a_table_with_their_latest_numbers_and_their_pictures(tmp_path, reported):
+    for seed, accuracy in ((0, 0.7), (1, 0.9)):
+        path = make_run(tmp_path / "runs", variant="probed", seed=seed)
+        lines = [{"probe/acc_map": 0.1}, {"probe/acc_map": accuracy}, {"probe/acc_map": None}]
+        with (path / "metrics.jsonl").open("a") as file:
+            file.writelines(json.dumps({"frames": 3000, **line}) + "\n" for line in lines)
+        (path / "videos").mkdir()
+        (path / "videos" / "probe_map_0000003000.mp4").write_bytes(b"film")
+    shaped = make_run(tmp_path / "runs", variant="shaped")
+    with (shaped / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"frames": 3000, "world_model/probe_mse_goals": 4.0}) + "\n")
+    make_run(tmp_path / "runs", variant="plain")
+    reported()
+    table = pd.read_csv(tmp_path / "out" / "probes.csv").set_index("variant")
+    assert set(table.index) == {"probed", "shaped"}
+    assert table.loc["probed", "runs"] == 2
+    assert table.loc["probed", "map accuracy"] == pytest.approx(0.8)
+    assert table.loc["shaped", "squared error of goals"] == 4
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Probes, latest means over seeds" in page
+    assert "probe_map_0000003000.mp4" in page
+
+
+def test_without_probes_there_is_no_table_of_them(tmp_path, reported):
+    make_run(tmp_path / "runs")
+    reported()
+    assert not (tmp_path / "out" / "probes.csv").exists()

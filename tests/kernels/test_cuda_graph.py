@@ -20,6 +20,7 @@ from tiny import (
     OPTIMIZER,
     PLAN2EXPLORE,
     VECTORS,
+    WORLD_MODEL,
     B,
     T,
     fit,
@@ -31,12 +32,13 @@ from tiny import (
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dreamer.agent import NonFiniteError
+from dreamer.agent import DreamerAgent, NonFiniteError
 from dreamer.kernels import cuda_graph
 from dreamer.kernels.captured_policy import CapturedPolicy, CapturedSnapshotPolicy
 from dreamer.kernels.captured_update import CapturedUpdate
 from dreamer.kernels.cuda_graph import WARM_UP, Captured, CapturedFunction, CudaCapture
 from dreamer.policy import DreamerPolicy, ExplorerThenActor, RandomPolicy, SnapshotPolicy
+from dreamer.precision import trainer_options
 from dreamer.run import build
 from dreamer.types import TimeStep
 
@@ -162,6 +164,25 @@ def test_replayed_updates_give_weights_metrics_and_counts_of_plain_ones(
 
 
 @pytest.mark.slow
+def test_replayed_updates_in_float16_scale_and_skip_as_plain_ones(monkeypatch):
+    monkeypatch.setattr("dreamer.loss_scaling.FIRST_SCALE", 2.0**19)  # the first updates overflow
+    agents, metrics = [], []
+    for make in (make_agent, make_recorded_agent):
+        agents.append(make())
+        torch.manual_seed(1)
+        batches = [make_batch(seed=n) for n in range(UPDATES)]
+        metrics.append(fit(agents[-1], batches, **trainer_options("16-mixed", "cpu")))
+    plain, replayed = agents
+    assert replayed.learn.captures == 1
+    assert replayed.finite_check.saved() == plain.finite_check.saved()
+    key = "grad_overflow/world_model"
+    skipped = [[m[key].item() for m in each] for each in metrics]
+    assert skipped[0] == skipped[1]
+    assert set(skipped[0]) == {0, 1}
+    assert_close(weights_of(replayed), weights_of(plain), rtol=0, atol=2e-3)
+
+
+@pytest.mark.slow
 def test_replayed_updates_train_components_as_plain_ones():
     components = {"explorer": ExplorerConfig({"reward": OPTIMIZER, "actor": OPTIMIZER})}
     components["probe"] = ProbeConfig(OPTIMIZER, "angle", 9)
@@ -197,6 +218,28 @@ def test_replayed_updates_train_an_explorer_as_plain_ones(config, space):
 
 
 @pytest.mark.slow
+def test_replayed_updates_carry_the_state_as_plain_ones():
+    batches = [make_batch(seed=n) for n in range(UPDATES)]
+    for batch in batches:
+        batch.is_first[0] = False
+    states, addresses = [], set()
+    for make in (make_agent, make_recorded_agent):
+        agent = make(carry_state=True)
+
+        def step(batch, agent=agent):
+            metrics = type(agent).training_step(agent, batch, 0)
+            addresses.add(agent.carried.start(agent.device).deter.data_ptr())
+            return metrics
+
+        torch.manual_seed(1)
+        fit(agent, batches, step)
+        states.append(agent.carried.state_dict())
+    assert agent.learn.captures == 1
+    assert len(addresses) == 2  # one for each agent: a graph reads and writes the same memory
+    assert_close(states[1], states[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Total length of")  # no batch before the first
 @pytest.mark.parametrize("poisoned", [0, WARM_UP + 2, UPDATES - 1])
 def test_loss_that_is_not_finite_stops_the_run_with_the_weights_from_before_it(poisoned):
@@ -229,9 +272,19 @@ def test_optimizers_that_load_a_state_make_a_new_capture():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("components", [{}, {"explore": PLAN2EXPLORE}], ids=["plain", "explorer"])
-@pytest.mark.parametrize("action_space", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
-def test_update_that_is_captured_never_asks_the_device_for_a_number(action_space, components):
+@pytest.mark.parametrize(
+    ("action_space", "components", "precision"),
+    [
+        pytest.param(DISCRETE, {}, "32-true", id="discrete-plain"),
+        pytest.param(DISCRETE, {}, "16-mixed", id="discrete-float16"),
+        pytest.param(DISCRETE, {"explore": PLAN2EXPLORE}, "32-true", id="discrete-explorer"),
+        pytest.param(CONTINUOUS, {}, "32-true", id="continuous-plain"),
+        pytest.param(CONTINUOUS, {"explore": PLAN2EXPLORE}, "32-true", id="continuous-explorer"),
+    ],
+)
+def test_update_that_is_captured_never_asks_the_device_for_a_number(
+    action_space, components, precision
+):
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             called.add(func.overloadpacket)
@@ -247,7 +300,8 @@ def test_update_that_is_captured_never_asks_the_device_for_a_number(action_space
 
     called = set()
     agent = make_recorded_agent(action_space, make_capture=WatchingCapture, components=components)
-    fit(agent, [make_batch(action_space, seed=n) for n in range(UPDATES)])
+    batches = [make_batch(action_space, seed=n) for n in range(UPDATES)]
+    fit(agent, batches, **trainer_options(precision, "cpu"))
     assert torch.ops.aten._fused_adam_ in called
     assert not called & {torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero}
 
@@ -289,6 +343,30 @@ def test_a_step_of_a_sequence_and_of_a_dream_is_few_kernels(monkeypatch):
     start = rssm.initial(B)
     assert (sequence(2 * T) - sequence(T)) / T <= 72
     assert (dream(2 * T) - dream(T)) / T <= 26
+
+
+@pytest.mark.slow
+def test_replayed_updates_follow_the_schedules_of_rates_and_of_the_kl_scale():
+    optimizer = dataclasses.replace(OPTIMIZER, learning_rate="linear(1e-3,5e-3,100)")
+    model = dataclasses.replace(WORLD_MODEL, loss_scales={"kl": "linear(1,3,100)"})
+    names = ("world_model_optimizer", "actor_optimizer", "critic_optimizer")
+    options = {"world_model": model} | dict.fromkeys(names, optimizer)
+    weights, metrics = [], []
+    for make in (make_agent, make_recorded_agent):
+        agent = make(**options)
+
+        def step(batch, agent=agent):
+            agent.policy_steps += 10
+            return DreamerAgent.training_step(agent, batch, 0)
+
+        torch.manual_seed(1)
+        metrics += fit(agent, [make_batch(seed=n) for n in range(UPDATES)], step)[-1:]
+        weights.append(weights_of(agent))
+    assert agent.learn.captures == 1
+    assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-5)
+    now = 0.1 * UPDATES
+    assert metrics[1]["learning_rate/critic"].item() == pytest.approx(1e-3 + now * 4e-3)
+    assert metrics[1]["world_model/kl_scale"].item() == pytest.approx(1 + now * 2)
 
 
 @pytest.mark.parametrize("name", ["entropy_scale", "gradient_mix"])

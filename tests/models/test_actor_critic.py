@@ -135,6 +135,40 @@ def test_entropy_scale_follows_its_schedule():
     assert metrics[0]["actor/loss"] < metrics[1]["actor/loss"] < metrics[2]["actor/loss"]
 
 
+def test_long_term_entropy_adds_the_bonus_of_every_state_to_its_reward():
+    trajectory = make_trajectory()
+    outputs = []
+    for entropy_in_target in (False, True):
+        model = make_actor_critic(actor={"entropy_scale": 0.3}, entropy_in_target=entropy_in_target)
+        outputs.append(model.actor_loss(trajectory, 0))
+    plain, soft = outputs
+    bonus = 0.3 * model.policy(trajectory.features[:-1]).entropy  # (H, B)
+    zeros = torch.zeros(H, B)
+    added = lambda_return(bonus, zeros, trajectory.discount[:-1], zeros[0], LAMBDA)
+    assert_close(soft.target, plain.target + added)
+    assert soft.loss != plain.loss
+    assert_close(soft.metrics["imagine/reward"], plain.metrics["imagine/reward"])
+
+
+def test_long_term_entropy_is_sought_through_the_dynamics_and_by_advantage_with_reinforce():
+    for gradient in ("dynamics", "reinforce"):
+        trajectory = make_trajectory(CONTINUOUS)
+        model = make_actor_critic(CONTINUOUS, {"gradient": gradient}, entropy_in_target=True)
+        output = model.actor_loss(trajectory, 0)
+        (reached,) = (
+            torch.autograd.grad(
+                output.target[-1].sum(), trajectory.features, allow_unused=True, retain_graph=True
+            )
+            if output.target.requires_grad
+            else (None,)
+        )
+        assert (reached is not None) == (gradient == "dynamics")
+        if reached is not None:
+            assert reached[H - 1].any()  # the entropy there; the target has no other path to it
+        output.loss.backward()
+        assert all(p.grad is not None for p in model.actor.parameters())
+
+
 def test_critic_loss_equals_its_slow_form():
     model, trajectory, target = make_actor_critic(), make_trajectory(), torch.randn(H, B)
     value = model.critic(trajectory.features).mean
@@ -291,7 +325,7 @@ def test_impossible_actors_are_refused(action_space, actor, message):
         ({"slow_critic_updates": 0}, "`slow_critic_updates` must be at least 1, got 0"),
         (
             {"critic": dataclasses.replace(ACTOR_CRITIC.critic, distribution="binary")},
-            "critic's `distribution` must be mse, got binary",
+            "critic's `distribution` must be mse or squared_error, got binary",
         ),
     ],
 )

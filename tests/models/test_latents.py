@@ -1,22 +1,25 @@
-"""Both kinds of stochastic state through the same tests, against torch.distributions."""
+"""All kinds of stochastic state through the same tests, against torch.distributions."""
 
 import pytest
 import torch
 import torch.distributions as td
 import torch.nn.functional as F
-from tiny import CATEGORICAL, GAUSSIAN, B, K, S, T
+from tiny import BINARY, CATEGORICAL, GAUSSIAN, B, K, S, T
 from torch.testing import assert_close
 
-from dreamer.models.latents import CategoricalLatent, GaussianLatent
+from dreamer.models.latents import BinaryLatent, CategoricalLatent, GaussianLatent
 
 DRAWS = 20_000
-both = pytest.mark.parametrize("latent", [CATEGORICAL, GAUSSIAN], ids=["categorical", "gaussian"])
+LATENTS = {"categorical": CATEGORICAL, "gaussian": GAUSSIAN, "binary": BINARY}
+every = pytest.mark.parametrize("latent", LATENTS.values(), ids=LATENTS)
 
 
 def torchs(latent, stats: torch.Tensor) -> td.Distribution:
-    """The same distribution over (S, K), or over (S,) if Gaussian."""
+    """The same distribution over (S, K) if categorical, else over (S,)."""
     if latent is CATEGORICAL:
         return td.Independent(td.OneHotCategorical(logits=stats), 1)
+    if latent is BINARY:
+        return td.Independent(td.Bernoulli(logits=stats[..., 0]), 1)
     return td.Independent(td.Normal(stats[..., 0], 2 * (stats[..., 1] / 2).sigmoid() + 0.1), 1)
 
 
@@ -28,7 +31,7 @@ def draw(latent, stats: torch.Tensor) -> torch.Tensor:
     return latent.sample(stats, latent.draw_noise(stats))
 
 
-@both
+@every
 def test_shapes_are_those_of_the_protocol(latent):
     stats = latent.to_stats(torch.randn(T, B, S * latent.statistics))
     sample = draw(latent, stats)
@@ -42,7 +45,7 @@ def test_shapes_are_those_of_the_protocol(latent):
         assert number.shape == (T, B)
 
 
-@both
+@every
 def test_entropy_and_log_prob_agree_with_torch(latent):
     stats = statistics(latent, T, B)
     value = draw(latent, stats)
@@ -51,7 +54,7 @@ def test_entropy_and_log_prob_agree_with_torch(latent):
     assert_close(latent.log_prob(stats, value), torchs(latent, stats).log_prob(torch_value))
 
 
-@both
+@every
 def test_kl_agrees_with_torch_and_is_positive_unless_both_are_equal(latent):
     left, right = statistics(latent, T, B), statistics(latent, T, B)
     divergence = latent.kl_divergence(left, right)
@@ -60,7 +63,7 @@ def test_kl_agrees_with_torch_and_is_positive_unless_both_are_equal(latent):
     assert_close(latent.kl_divergence(left, left), torch.zeros(T, B))
 
 
-@both
+@every
 def test_kl_gradients_stay_finite_for_extreme_statistics(latent):
     left = (50 * statistics(latent, T, B)).requires_grad_()
     right = (50 * statistics(latent, T, B)).requires_grad_()
@@ -69,7 +72,7 @@ def test_kl_gradients_stay_finite_for_extreme_statistics(latent):
     assert right.grad.isfinite().all()
 
 
-@both
+@every
 def test_sample_passes_a_gradient_to_all_statistics(latent):
     stats = statistics(latent, T, B).requires_grad_()
     sample = draw(latent, stats)
@@ -77,7 +80,7 @@ def test_sample_passes_a_gradient_to_all_statistics(latent):
     assert (stats.grad != 0).all()
 
 
-@both
+@every
 def test_same_noise_gives_the_same_sample_and_no_noise_the_mode(latent):
     stats = statistics(latent, T, B)
     noise = latent.draw_noise(stats)
@@ -85,7 +88,7 @@ def test_same_noise_gives_the_same_sample_and_no_noise_the_mode(latent):
     assert_close(latent.sample(stats, torch.zeros_like(noise)), latent.mode(stats))
 
 
-@both
+@every
 def test_samples_have_the_mean_and_spread_of_their_distribution(latent):
     stats = statistics(latent)
     samples = draw(latent, stats.expand(DRAWS, *stats.shape)).squeeze(-1)
@@ -95,7 +98,7 @@ def test_samples_have_the_mean_and_spread_of_their_distribution(latent):
 
 
 def test_noise_of_expanded_statistics_differs_from_step_to_step():
-    for latent in (CATEGORICAL, GAUSSIAN):
+    for latent in LATENTS.values():
         stats = statistics(latent, B)
         noise = latent.draw_noise(stats.expand(T, *stats.shape))
         assert (noise[0] != noise[1]).all()
@@ -108,7 +111,7 @@ def test_categorical_outputs_are_rows_of_logits_and_gaussian_ones_all_means_firs
     assert_close(GAUSSIAN.to_stats(outputs[: 2 * S])[:, 1], outputs[S : 2 * S])
 
 
-@both
+@every
 def test_statistics_are_float32_at_any_precision_of_the_network(latent):
     outputs = torch.randn(B, S * latent.statistics, dtype=torch.bfloat16)
     assert latent.to_stats(outputs).dtype == torch.float32
@@ -120,6 +123,7 @@ def test_statistics_are_float32_at_any_precision_of_the_network(latent):
         ("softplus", F.softplus),
         ("sigmoid", torch.sigmoid),
         ("sigmoid2", lambda x: 1 + torch.tanh(x / 4)),
+        ("double_sigmoid", lambda x: 1 + torch.tanh(x / 2)),
     ],
 )
 def test_gaussian_width_is_the_activation_above_its_minimum(activation, std):
@@ -133,5 +137,17 @@ def test_impossible_latents_are_refused():
         CategoricalLatent(4, 1)
     with pytest.raises(ValueError, match="`variables` must be at least 1, got 0"):
         GaussianLatent(0, "softplus", 0.1)
+    with pytest.raises(ValueError, match="`variables` must be at least 1, got 0"):
+        BinaryLatent(0)
     with pytest.raises(ValueError, match="`std_activation` must be softplus, .*, got `exp`"):
         GaussianLatent(S, "exp", 0.1)
+
+
+def test_bits_are_zeros_and_ones_with_the_gradient_of_their_probability():
+    stats = statistics(BINARY, T, B).requires_grad_()
+    sample = draw(BINARY, stats)
+    assert set(sample.unique().tolist()) == {0.0, 1.0}
+    weights = torch.randn_like(sample)
+    (sample * weights).sum().backward()
+    probs = stats.detach().sigmoid()
+    assert_close(stats.grad, weights * probs * (1 - probs))

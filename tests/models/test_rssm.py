@@ -22,7 +22,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from dreamer.models.layers import LayerNorm
-from dreamer.models.rssm import RSSM, GRUCell
+from dreamer.models.rssm import RSSM, GRUCell, GRUConfig
 from dreamer.types import RSSMState
 
 M = 13
@@ -116,6 +116,27 @@ def test_start_state_is_used_where_the_sequence_goes_on(latent):
     first = rssm.observe(embed, action, is_first, start, noise).features[0]
     gradient = torch.autograd.grad(first.square().sum(), start.deter)[0].abs().sum(-1)
     assert_close(gradient > 0, ~is_first[0])
+
+
+@both
+@pytest.mark.parametrize("ensemble", [1, 3])
+def test_two_chunks_equal_the_whole_and_their_gradients_end_between_them(latent, ensemble):
+    rssm, cut = make_rssm(latent, ensemble=ensemble), 3
+    embed, action, is_first, noise = sequence(latent)
+    is_first[cut, 2] = True
+    embed.requires_grad_()
+    start = make_state(latent, B)
+    whole = rssm.observe(embed, action, is_first, start, noise)
+    before = rssm.observe(embed[:cut], action[:cut], is_first[:cut], start, noise[:cut])
+    carried = before.at(-1).detach()
+    after = rssm.observe(embed[cut:], action[cut:], is_first[cut:], carried, noise[cut:])
+    for part, other, every in zip(before, after, whole, strict=True):
+        assert_close(torch.cat([part, other]), every, rtol=0, atol=0)
+    for posteriors, reached in ((whole.deter[cut:], T), (after.deter, T - cut)):
+        (gradient,) = torch.autograd.grad(posteriors.square().sum(), embed)
+        steps = gradient.abs().amax((1, 2)) > 0
+        # The last step's embedding changes its stochastic state only, not the deterministic one.
+        assert steps.tolist() == [t >= T - reached for t in range(T - 1)] + [False]
 
 
 @both
@@ -261,4 +282,4 @@ def test_gru_without_layer_norm_has_none():
 
 @pytest.mark.parametrize(("layer_norm", "kind"), [(True, LayerNorm), (False, nn.Identity)])
 def test_the_configuration_decides_whether_the_gru_has_layer_norm(layer_norm, kind):
-    assert type(make_rssm(layer_norm=layer_norm).gru.norm) is kind
+    assert type(make_rssm(cell=GRUConfig(layer_norm)).gru.norm) is kind

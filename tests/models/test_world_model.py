@@ -122,6 +122,16 @@ def test_scale_of_an_observation_may_stand_beside_that_of_the_kl():
     assert model.obs_scales == {"image": 2.0, "speed": 4.0}
 
 
+def test_only_the_scale_of_the_kl_may_be_a_schedule():
+    scales = {"observations": {"image": "linear(1,0,5)"}}
+    with pytest.raises(ValueError, match="must be a number"):
+        make_model(loss_scales=scales)
+    with pytest.raises(ValueError, match=r"`loss_scales.image` must be a number, got linear\(1,0"):
+        make_model(loss_scales={"image": "linear(1,0,5)"})
+    with pytest.raises(ValueError, match="`loss_scales.kl` must be a schedule whose values are at"):
+        make_model(loss_scales={"kl": "linear(1,-1,5)"})
+
+
 def test_kl_is_that_of_the_posterior_and_the_prior_of_the_same_step():
     output = make_model().loss(batch())
     posterior, prior = (

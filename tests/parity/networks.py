@@ -12,7 +12,7 @@ from dreamer.models.actor_critic import ActorConfig, ActorCriticConfig, RewardNo
 from dreamer.models.heads import HeadConfig
 from dreamer.models.latents import CategoricalLatent, GaussianLatent, Latent
 from dreamer.models.observations import ObservationConfig, ObsShapes, VectorConfig
-from dreamer.models.rssm import RSSMConfig
+from dreamer.models.rssm import GRUConfig, RSSMConfig
 from dreamer.models.vision import ConvConfig
 from dreamer.models.world_model import KLConfig, ModelHeadConfig, WorldModelConfig
 from dreamer.optim import OptimizerConfig
@@ -38,7 +38,7 @@ def rssm_config(rssm: Mapping[str, Any]) -> RSSMConfig:
         hidden=rssm["hidden"],
         activation=rssm["act"],
         norm=rssm["norm"],
-        layer_norm=True,
+        cell=GRUConfig(layer_norm=True),
         ensemble=rssm["ensemble"],
     )
 
@@ -87,6 +87,7 @@ def world_model_config(
         image_gradients="decoder" in grad_heads,
         reward_transform=config["clip_rewards"],
         discount=config["discount"],
+        iwae_samples=1,
     )
 
 
@@ -118,6 +119,7 @@ def actor_critic_config(
         slow_critic=config["slow_target"],
         slow_critic_updates=config["slow_target_update"],
         slow_critic_fraction=config["slow_target_fraction"],
+        entropy_in_target=False,
     )
 
 

@@ -3,7 +3,7 @@ from golden import Case, golden
 
 from dreamer.models.latents import CategoricalLatent
 from dreamer.models.observations import ObservationConfig, VectorConfig
-from dreamer.models.rssm import RSSMConfig
+from dreamer.models.rssm import GRUConfig, RSSMConfig
 from dreamer.models.vision import ConvConfig, preprocess
 from dreamer.models.world_model import (
     KLConfig,
@@ -22,7 +22,7 @@ def make_model(discount: float) -> WorldModel:
     """The smallest model; only its discount matters here."""
     config = WorldModelConfig(
         latent=CategoricalLatent(1, 2),
-        rssm=RSSMConfig(1, 1, "elu", "none", layer_norm=True, ensemble=1),
+        rssm=RSSMConfig(1, 1, "elu", "none", GRUConfig(layer_norm=True), ensemble=1),
         encoder=SMALL,
         decoder=SMALL,
         heads={"reward": ModelHeadConfig(0, 1, "elu", "none", "mse", gradients=True, scale=1.0)},
@@ -31,6 +31,7 @@ def make_model(discount: float) -> WorldModel:
         image_gradients=True,
         reward_transform="identity",
         discount=discount,
+        iwae_samples=1,
     )
     return WorldModel(config, {"vector": (1,)}, action_size=1)
 

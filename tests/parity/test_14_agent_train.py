@@ -1,7 +1,7 @@
 """Complete updates under a real Trainer: every network, loss, optimiser and the carried state."""
 
 import functools
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -26,9 +26,9 @@ from dreamer.agent import AgentConfig, DreamerAgent, UpdateNoise
 from dreamer.convert import load_reference_weights, reference_parameters
 from dreamer.kernels import optimize
 from dreamer.models.world_model import METRIC_NAMES
+from dreamer.precision import Precision, trainer_options
 from dreamer.types import ActionSpace
 
-Precision = Literal["32-true", "bf16-mixed"]
 WEIGHT_ATOL = 2e-5
 METRICS = {
     "model_loss": "world_model/loss",
@@ -138,7 +138,7 @@ def train(
         optimize(agent, torch.device("cpu"))
     trainer = pl.Trainer(
         accelerator="cpu",
-        precision=precision,
+        **trainer_options(precision, "cpu"),
         max_epochs=1,
         logger=False,
         enable_checkpointing=False,
@@ -197,6 +197,20 @@ def test_updates_in_bf16(stem: str, kernels: bool, small_kernels):
         updates = train(stem, precision="bf16-mixed", kernels=kernels)
     for name, update in updates.items():
         case = RoundedCase(load(stem), name, rounding)
+        check(update, case)
+        case.assert_complete()
+
+
+@every_file
+def test_updates_in_float16(stem: str, monkeypatch):
+    """As near as three more bits than bfloat16's allow; the scale is one without overflows."""
+    monkeypatch.setattr("dreamer.loss_scaling.FIRST_SCALE", 2.0**4)
+    rounding = rounding_of(stem)
+    finer = {key: moved / 8 for key, moved in rounding.movements.items()}
+    with rounding.choices():
+        updates = train(stem, precision="16-mixed")
+    for name, update in updates.items():
+        case = RoundedCase(load(stem), name, rounding._replace(movements=finer))
         check(update, case)
         case.assert_complete()
 

@@ -1,15 +1,17 @@
 """What a run is built of where the machine has a say in it."""
 
+import json
 import subprocess
 import sys
 
 import pytest
+import torch
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from tiny import IMAGE, VECTORS, make_agent
 
 from dreamer.models.observations import Decoder
-from dreamer.run.build import apply_kernels
+from dreamer.run.build import apply_kernels, choose_accelerator, choose_precision, make_trainer
 from dreamer.run.compose import compose
 from dreamer.run.overrides import explain
 from dreamer.run.train import train
@@ -70,3 +72,60 @@ def test_old_key_compile_tells_of_the_new_one(repository, tiny_overrides, tmp_pa
     assert len(end.stderr.splitlines()) == 1
     with pytest.raises(ValueError, match="^`compile` was replaced by `kernels`"):
         compose({"compile": "auto"})
+
+
+def on_device(monkeypatch, *, cuda: bool, bf16: bool = False, mps: bool = False) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    monkeypatch.setattr(
+        "torch.cuda.is_bf16_supported",
+        lambda including_emulation=True: bf16 or (cuda and including_emulation),
+    )
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision"),
+    [
+        ({"cuda": False}, "32-true"),
+        ({"cuda": True, "bf16": True}, "bf16-mixed"),
+        ({"cuda": True, "bf16": False}, "16-mixed"),  # it would only emulate bfloat16
+    ],
+)
+def test_precision_auto_asks_the_device(compose_tiny, monkeypatch, device, precision):
+    on_device(monkeypatch, **device)
+    assert choose_precision(compose_tiny("precision=auto", "trainer.accelerator=auto")) == precision
+    assert choose_precision(compose_tiny("precision=32-true")) == "32-true"
+    assert choose_precision(compose_tiny("precision=auto", "trainer.accelerator=cpu")) == "32-true"
+
+
+def test_mps_is_used_on_request_only(compose_tiny, monkeypatch):
+    on_device(monkeypatch, cuda=False, mps=True)
+    assert choose_accelerator(compose_tiny("trainer.accelerator=auto")) == "cpu"
+    assert choose_accelerator(compose_tiny("trainer.accelerator=mps")) == "mps"
+    on_device(monkeypatch, cuda=True)
+    assert choose_accelerator(compose_tiny("trainer.accelerator=auto")) == "cuda"
+    assert choose_accelerator(compose_tiny("trainer.accelerator=cpu")) == "cpu"
+
+
+def test_float16_needs_the_trainers_plugins_for_itself(compose_tiny):
+    trainer = make_trainer(compose_tiny("precision=16-mixed"), logger=False)
+    assert trainer.precision == "16-mixed"
+    assert make_trainer(compose_tiny("precision=32-true"), logger=False).precision == "32-true"
+    cfg = compose_tiny("precision=16-mixed", "+trainer.plugins=[{_target_: my.Plugin}]")
+    with pytest.raises(ValueError, match="`trainer.plugins` must be null with precision=16-mixed"):
+        make_trainer(cfg)
+
+
+@pytest.mark.slow
+def test_a_run_in_float16_resumes_with_the_scales_that_it_had(compose_tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("dreamer.loss_scaling.FIRST_SCALE", 2.0)  # nothing overflows
+    half = "precision=16-mixed", "task=point", "callbacks.evaluate=null", "callbacks.video=null"
+    for frames in (65, 81):
+        train(compose_tiny(*half, f"run_dir={tmp_path / 'run'}", f"total_frames={frames}"))
+    checkpoint = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    updates = checkpoint["counters"]["updates"]
+    names = ("world_model", "actor", "critic")
+    assert checkpoint["loss_scaling"] == dict.fromkeys(names, [2.0, updates, 0])
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    scales = [json.loads(line).get("grad_scale/actor") for line in lines]
+    assert 2.0 in scales and set(scales) <= {2.0, None}

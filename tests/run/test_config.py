@@ -12,10 +12,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dreamer.agent import AgentConfig, DreamerAgent
-from dreamer.run.build import check_device, make_agent, make_envs
+from dreamer.models.reward_heads import CategoricalRewardConfig, TerminalHeadConfig
+from dreamer.run.build import check_device, make_agent, make_envs, make_replay_config
 from dreamer.run.config import checked
+from dreamer.run.load import load
+from dreamer.run.permission import PARTS, check_permitted
 from dreamer.run.train import train
-from dreamer.types import Batch
+from dreamer.types import ActionSpace, Batch
 
 ROOT = Path(__file__).parent.parent.parent
 CONF = ROOT / "conf"
@@ -36,16 +39,24 @@ SOME_TASK = {  # by environment, where it is not pong
 }
 PACKAGES = {"atari": "ale_py", "dmc_vision": "dm_control", "dmc_proprio": "dm_control"}
 WORLDS = {  # of experiments that are made for one: environment and task, and the package it needs
+    "carried_state": ("dummy", "vector_memory", "torch"),
     "cartpole": ("gym", "CartPole-v1", "gymnasium"),
     "pendulum": ("gym", "Pendulum-v1", "gymnasium"),
     "cartpole_balance": ("dmc_proprio", "cartpole_balance", "dm_control"),
     "empty_room": ("minigrid", "Empty-5x5", "minigrid"),
     "four_rooms": ("minigrid", "FourRooms", "minigrid"),
+    "map_probe": ("minigrid", "SimpleCrossingS9N3", "minigrid"),
     "crafter_small": ("crafter", "noreward", "crafter"),
     "maze": ("dummy", "maze", "torch"),
 }
+OF_OTHER_CLASSES = ("categorical_reward", "terminal_head", "auxiliary_critic")  # head or loss
 EXPERIMENTS = [name for group, name in FILES if group == "experiment"]
 SMALL = ("debug=fast", "total_frames=120", "prefill_policy_steps=48", "train_every_policy_steps=8")
+
+AFTER_DEBUG = {  # what an experiment is about, and debug=fast replaces
+    "carried_state": ["replay/sampling=sequential", "replay.across_episodes=false"]
+    + ["batch.length=4", "env.rounds=1", "env.corridor=4"],
+}
 
 
 def make_tiny_agent(cfg: DictConfig) -> DreamerAgent:
@@ -86,6 +97,7 @@ def test_every_file_composes_and_what_it_describes_is_built(
             world += ["env.factory=gymnasium:make", "+env.kwargs.id=CartPole-v1"]
     cfg = compose_any(*world, f"{group}={name}")
     OmegaConf.resolve(cfg)
+    check_permitted(cfg, tmp_path, ["gymnasium"] if name == "own" else [], tuple(PARTS))
     envs = make_envs(cfg, seed=0)
     config = instantiate(cfg.model, _convert_="all")
     assert isinstance(config, AgentConfig)
@@ -111,10 +123,12 @@ def test_every_experiment_learns_for_a_moment(compose_any, tmp_path, name):
         "callbacks.evaluate=null",
         "callbacks.video=null",
         f"root={tmp_path}",
+        *AFTER_DEBUG.get(name, []),
     )
     summary = train(cfg)
     assert summary.updates >= 2
     assert summary.frames >= 120
+    assert load(summary.run_dir, "last").frames == summary.frames  # it names permitted classes only
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -124,7 +138,8 @@ def test_an_experiment_is_a_difference_that_begins_with_its_question(name):
     assert package == "# @package _global_"
     assert re.fullmatch(r"# [A-Z].*[.?]", question), question
     assert f"experiment_name: {name}" in text
-    assert "_target_" not in text, "an experiment changes numbers, it describes no new object"
+    if name not in OF_OTHER_CLASSES:
+        assert "_target_" not in text, "an experiment changes numbers, it describes no new object"
     changed = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{name}.yaml"))
     assert isinstance(changed, dict)
     assert len(changed) > 1 or name == "dreamerv2", "only the whole agent differs in nothing"
@@ -238,9 +253,11 @@ def differences(cfg: DictConfig, other: DictConfig) -> dict[str, Any]:
         ("kl_balance=0.3", {"world_model.kl.balance": (0.8, 0.3)}),
         ("image_gradients=false", {"world_model.image_gradients": (True, False)}),
         ("reward_gradients=false", {"world_model.heads.reward.gradients": (True, False)}),
-        ("layer_norm=false", {"world_model.rssm.layer_norm": (True, False)}),
+        ("layer_norm=false", {"world_model.rssm.cell.layer_norm": (True, False)}),
+        ("iwae_samples=3", {"world_model.iwae_samples": (1, 3)}),
         ("actor_gradient=both", {"actor_critic.actor.gradient": ("auto", "both")}),
         ("collect_policy=random", {}),
+        ("reward_input=true", {"world_model.encoder.reward_input": (False, True)}),
     ],
 )
 def test_a_switch_changes_what_it_names_and_nothing_else(compose_tiny, switch, changes):
@@ -328,6 +345,7 @@ def test_the_default_is_the_released_configuration(compose_any):
     assert cfg.model.world_model.discount == 0.999
     assert cfg.env.full_action_space is True
     assert cfg.total_frames == 200_000_000
+    assert cfg.pretrain_updates == 2  # the first builds the authors' graph
 
 
 def test_cuda_graphs_without_a_cuda_device_are_refused(compose_tiny, tmp_path):
@@ -398,7 +416,7 @@ def test_the_control_presets_are_the_released_configuration(compose_any):
     for name, observation in (("dmc_vision", "vision"), ("dmc_proprio", "proprio")):
         cfg = compose_any(f"env={name}", "task=walker_walk")
         assert (cfg.env.observation, cfg.env.action_repeat) == (observation, 2)
-        assert (cfg.prefill_policy_steps, cfg.pretrain_updates) == (1000, 100)
+        assert (cfg.prefill_policy_steps, cfg.pretrain_updates) == (1000, 101)
         assert (cfg.train_every_policy_steps, cfg.batch.size, cfg.batch.length) == (5, 16, 50)
         model = instantiate(cfg.model, _convert_="all")
         assert (model.world_model.rssm.deter, model.world_model.rssm.hidden) == (200, 200)
@@ -415,6 +433,7 @@ def test_the_control_presets_are_the_released_configuration(compose_any):
 def test_the_minigrid_preset_is_the_authors_example(compose_any):
     cfg = compose_any("env=minigrid", "task=DoorKey-6x6")
     assert (cfg.prefill_policy_steps, cfg.train_every_policy_steps) == (100_000, 10)
+    assert cfg.pretrain_updates == 2
     model = instantiate(cfg.model, _convert_="all")
     assert (model.world_model.discount, model.actor_critic.actor.entropy_scale) == (0.99, 3e-3)
     assert model.world_model.loss_scales == {"kl": 1, "observations": {}}
@@ -429,6 +448,7 @@ def test_the_minigrid_preset_is_the_authors_example(compose_any):
 def test_the_crafter_preset_is_the_released_configuration(compose_any):
     cfg = compose_any("env=crafter", "task=reward")
     assert (cfg.prefill_policy_steps, cfg.train_every_policy_steps) == (10_000, 5)
+    assert cfg.pretrain_updates == 2
     model = instantiate(cfg.model, _convert_="all")
     assert (model.world_model.discount, model.actor_critic.actor.entropy_scale) == (0.999, 3e-3)
     assert (model.world_model.rssm.deter, model.world_model.rssm.hidden) == (1024, 1024)
@@ -451,7 +471,120 @@ def test_the_appendices_change_what_they_say(compose_any):
     }
 
 
+def test_the_presets_of_appendix_c_change_what_they_say(compose_any):
+    atari = ("env=atari", "task=pong")
+    plain = compose_any(*atari)
+    assert differences(plain, compose_any(*atari, "experiment=long_term_entropy")) == {
+        "actor_critic.entropy_in_target": (False, True)
+    }
+    assert differences(plain, compose_any(*atari, "experiment=free_nats")) == {
+        "world_model.kl.balance": (0.8, 0.5),
+        "world_model.kl.free_nats": (0.0, 3.0),
+    }
+    noisy = compose_any(*atari, "experiment=action_noise")
+    assert (plain.exploration_noise, noisy.exploration_noise) == (0, 0.1)
+    assert differences(plain, noisy) == {"actor_critic.actor.entropy_scale": (1e-3, 0.0)}
+    some = differences(plain, compose_any(*atari, "experiment=schedules"))
+    every = differences(plain, compose_any(*atari, "experiment=all_schedules"))
+    assert some["actor_critic.actor.gradient_mix"] == (0.1, "linear(0.1,0,5e7)")
+    assert some.items() <= every.items()
+    rates = {f"{name}_optimizer.learning_rate" for name in ("world_model", "actor", "critic")}
+    assert every.keys() - some.keys() == rates | {"world_model.loss_scales.kl"}
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("dreamerv2", 22.2), ("dreamerv1_size", 12.8), ("binary_latents", 22.2)]
+)
+def test_sizes_of_appendix_c_have_the_parameters_that_the_file_says(compose_any, name, millions):
+    cfg = compose_any("env=atari", "task=pong", f"experiment={name}")
+    config = instantiate(cfg.model, _convert_="all")
+    with torch.device("meta"):
+        agent = config.build({"image": (1, 64, 64)}, ActionSpace(18, discrete=True))
+    trained = sum(p.numel() for p in agent.parameters() if p.requires_grad)
+    assert trained == pytest.approx(millions * 1e6, abs=1e5)
+
+
+def test_the_search_space_is_that_of_table_d1_for_hydra_and_for_wandb(compose_any):
+    values = {
+        "model.world_model.loss_scales.kl": [0.1, 0.3, 1, 3],
+        "model.actor_critic.actor.entropy_scale": [3e-5, 1e-4, 3e-4, 1e-3],
+        "model.world_model.discount": [0.99, 0.999],
+    }
+    hydra: Any = OmegaConf.load(CONF / "search/paper_table_d1.yaml").hydra.sweeper.params
+    assert {k: [float(x) for x in v.split(",")] for k, v in hydra.items()} == values
+    wandb: Any = OmegaConf.load(CONF / "sweep/paper_table_d1.yaml").parameters
+    assert {k: v["values"] for k, v in wandb.items() if k in values} == values
+    assert wandb.search.value == "paper_table_d1"
+    words = [f"{key}={options[1]}" for key, options in values.items()]
+    cfg = checked(compose_any("env=atari", "task=pong", "search=paper_table_d1", *words))
+    assert cfg.variant == "table_d1-kl_0.3-entropy_0.0001-discount_0.999"
+
+
 def learning_rates(model: AgentConfig) -> tuple[float, float, float]:
     parts = (model.world_model_optimizer, model.actor_optimizer, model.critic_optimizer)
     a, b, c = (part.learning_rate for part in parts)
     return a, b, c
+
+
+# ------------------------------------------------------------------------- parts of PyDreamer
+
+
+def test_returns_change_the_actor_critics_and_nothing_else(compose_tiny):
+    plain, gae = (
+        compose_tiny(f"returns={name}", "explore=model_loss") for name in ("lambda", "gae")
+    )
+    changes = differences(plain, gae)
+    assert {key.rsplit(".", 1)[0] for key in changes} == {"actor_critic.returns"}
+    returns = gae.model.actor_critic.returns
+    assert returns.discount == gae.model.world_model.discount
+    assert gae.explore.actor_critic.returns == returns
+
+
+def test_presets_choose_heads_and_auxiliary_losses(compose_tiny):
+    names = "[categorical_reward,terminal_head,auxiliary_critic,gae,reward_input]"
+    model = make_tiny_agent(compose_tiny(f"experiment={names}")).world_model
+    assert model.heads.keys() == {"reward", "terminal"}
+    assert isinstance(model.config.heads["reward"], CategoricalRewardConfig)
+    assert isinstance(model.config.heads["terminal"], TerminalHeadConfig)
+    assert model.auxiliary.keys() == {"aux_critic"}
+    assert model.encoder.reads_reward
+    metrics = model.loss(some_batch()).metrics
+    assert metrics.keys() >= {
+        *(f"world_model/reward_nll_where_{k}" for k in range(5)),
+        *("world_model/terminal_nll", "world_model/aux_critic_value"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["replay.carry_state=true"], "`replay.carry_state` must be false .* EpisodeSampler. Set"),
+        (
+            ["replay.carry_state=true", "replay.sampling._target_=extensions.Recent"],
+            "`replay.carry_state` must be false .* true with Recent. Set replay",
+        ),
+        (
+            ["replay/sampling=sequential", "replay.across_episodes=true"],
+            "`replay.across_episodes` must be false with replay.sampling=sequential, got true",
+        ),
+        (
+            ["replay/sampling=sequential", "batch.length=100"],
+            "`replay.sampling.reset_interval` must be 0, or at least .* = 201, got 200",
+        ),
+        (
+            ["replay/sampling=sequential", "replay.carry_state=true", "model.carry_state=false"],
+            r"`model.carry_state` must be \$\{replay.carry_state\} in a model of your own, .*False",
+        ),
+    ],
+)
+def test_states_are_carried_along_streams_only(compose_any, words, message):
+    with pytest.raises(ValueError, match=message):
+        checked(compose_any("env=dummy", "task=memory", "replay.across_episodes=false", *words))
+
+
+def test_carrying_states_is_one_switch_for_replay_and_agent(compose_any):
+    words = ["task=pong", "replay/sampling=sequential"]
+    for carry_state in (False, True):
+        cfg = checked(compose_any(*words, f"replay.carry_state={carry_state}"))
+        assert instantiate(cfg.model, _convert_="all").carry_state == carry_state
+        assert make_replay_config(cfg).carry_state == carry_state

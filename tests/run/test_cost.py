@@ -7,7 +7,13 @@ import torch
 
 from dreamer.run import cost
 from dreamer.run.build import make_agent, make_envs
-from dreamer.run.cost import describe_cost, estimate_cost, update_flops
+from dreamer.run.cost import (
+    describe_cost,
+    describe_samples,
+    estimate_cost,
+    update_flops,
+    update_memory,
+)
 
 
 @pytest.fixture
@@ -70,3 +76,23 @@ def test_exploration_costs_more(make_tiny):
     assert update_flops(explorer, 6, 16) == pytest.approx(2 * update_flops(explorer, 3, 16))
     more = make_tiny("explore=plan2explore", "explore.ensemble.members=20")
     assert update_flops(more, 3, 16) > 1.05 * update_flops(explorer, 3, 16)
+
+
+def test_memory_grows_with_the_batch_and_with_the_samples(make_tiny):
+    one, three = make_tiny(), make_tiny("iwae_samples=3")
+    assert update_memory(one, 6, 16) == pytest.approx(2 * update_memory(one, 3, 16))
+    # All but the encoder, whose activations are kept once.
+    assert 1.5 < update_memory(three, 3, 16) / update_memory(one, 3, 16) < 3
+
+
+def test_memory_of_the_decoded_images_is_a_lower_bound(make_tiny):
+    pixels = 3 * 16 * 64 * 64 * 4  # bytes
+    assert update_memory(make_tiny(), 3, 16) > pixels
+
+
+def test_samples_are_described_with_what_has_no_effect_and_their_memory(make_tiny):
+    agent = make_tiny("iwae_samples=3")
+    gib = update_memory(agent, 4, 16) / 2**30
+    line = describe_samples(agent, 4, 16)
+    assert line.startswith("3 posterior samples of every sequence (IWAE): kl_balance and free nats")
+    assert f"about {gib:.2g} GiB" in line

@@ -8,7 +8,6 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from dreamer.envs.dummy import MemoryEnvs
 from dreamer.run.build import make_envs
 from dreamer.run.folder import RunFolder
 from dreamer.run.load import load
@@ -39,7 +38,7 @@ def test_a_folder_that_does_not_name_its_spaces_asks_the_environment(finished_ru
     described = json.loads((finished_run / "spaces.json").read_text())
     (finished_run / "spaces.json").unlink()
     agent = load(finished_run)
-    assert agent.codec.obs_shapes == MemoryEnvs.obs_shapes
+    assert agent.codec.obs_shapes == {"image": (1, 64, 64)}
     assert agent.codec.to_dict() == described
 
 

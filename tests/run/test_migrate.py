@@ -11,7 +11,10 @@ from torch.testing import assert_close
 
 from dreamer.run.migrate import FORMAT, migrate
 
+RETURNS = {"_target_": "dreamer.models.returns.LambdaReturns"}
 START = {"init_from": None, "init_weights": "all", "data": {"prefill": None}}
+START |= {"iwae_samples": 1, "returns": RETURNS, "reward_input": False}
+START |= {"probe": {}, "probe_gradients": False}
 HEAD = {
     "_target_": "dreamer.models.mlp.HeadConfig",
     "layers": 1,
@@ -119,8 +122,77 @@ def test_weights_of_earlier_names_load():
         assert_close(ours, theirs, rtol=0, atol=0)
 
 
-def test_dummy_worlds_get_the_time_limit_of_the_maze():
+def test_the_recurrent_cell_becomes_a_node():
+    rssm = {"deter": 3, "layer_norm": False}
+    config = migrate({"format": 4, "model": {"world_model": {"rssm": rssm, "discount": 0.9}}})
+    model = config["model"]["world_model"]
+    assert model.keys() == {"rssm", "discount", "iwae_samples"} and model["iwae_samples"] == 1
+    assert model["rssm"].keys() == {"deter", "cell"}
+    assert config["cell"] == model["rssm"]["cell"]
+    assert instantiate(config["cell"]).layer_norm is False
+
+
+def test_older_runs_have_no_entropy_in_their_targets_and_resize_at_once():
+    acting = {"lambda_": 0.9}
+    old = {
+        "model": {"actor_critic": acting, "horizon": 3},
+        "explore": {"actor_critic": acting},
+        "env": {"_target_": "dreamer.envs.atari.make_atari"},
+    }
+    new = migrate({"format": 4} | old)
+    acting = {"entropy_in_target": False, "returns": RETURNS} | acting
+    assert new["model"] == {"actor_critic": acting, "horizon": 3}
+    assert new["explore"] == {"actor_critic": acting}
+    assert new["env"] == old["env"] | {"resize_through": None}
+    own = {"model": {"actor_critic": {"_target_": "my.ActorCritic"}}}
+    assert migrate({"format": 4} | own)["model"] == own["model"]
+
+
+def test_dummy_worlds_get_the_keys_of_the_maze():
     dummy = {"_target_": "dreamer.envs.dummy.make_dummy", "length": 12}
-    assert migrate({"format": 3, "env": dummy})["env"] == dummy | {"maze_length": 80}
-    gym = {"_target_": "dreamer.envs.gym.make_gym"}
-    assert migrate({"format": 3, "env": gym})["env"] == gym
+    new = dummy | {"maze_length": 80, "maze_goal": 40}
+    assert migrate({"format": 3, "env": dummy})["env"] == new
+    crafter = {"_target_": "dreamer.envs.crafter.make_crafter"}
+    assert migrate({"format": 3, "env": crafter})["env"] == crafter
+
+
+@pytest.mark.parametrize("target", ["dreamer.envs.gym.make_gym", "dreamer.envs.user.make_user"])
+def test_gymnasium_environments_get_no_class_images(target):
+    env = {"_target_": target, "flat_keys": "grid"}
+    assert migrate({"format": 4, "env": env})["env"] == env | {"class_keys": "$^"}
+
+
+def test_older_runs_carry_no_state():
+    replay = {"_target_": "dreamer.replay.buffer.ReplayConfig", "device": "cpu"}
+    assert migrate({"format": 4, "replay": replay})["replay"] == replay | {"carry_state": False}
+    assert migrate({"format": FORMAT, "replay": replay})["replay"] == replay
+
+
+def test_observations_and_returns_get_their_current_nodes():
+    networks = {"image_keys": ".*", "_target_": "dreamer.models.encoder.ObservationConfig"}
+    own = {"_target_": "my_module.MyConfig"}
+    actor_critic = {"lambda_": 0.9, "actor": {"layers": 2}}
+    old = {
+        "format": 2,
+        "model": {
+            "world_model": {"encoder": networks, "decoder": networks},
+            "actor_critic": actor_critic,
+        },
+        "explore": {"offset": 1, "actor_critic": actor_critic},
+    }
+    added = {"returns": RETURNS, "entropy_in_target": False}
+    config = migrate(old)
+    model = config["model"]
+    encoder, decoder = (model["world_model"][name] for name in ("encoder", "decoder"))
+    assert encoder == {
+        "image_keys": ".*",
+        "_target_": "dreamer.models.inputs.EncoderConfig",
+        "reward_input": False,
+        "classes": {},
+    }
+    assert decoder.keys() == {"image_keys", "_target_", "likelihood", "min_prob", "classes"}
+    assert model["world_model"]["auxiliary"] == {}
+    assert model["actor_critic"] == added | actor_critic
+    assert config["explore"] == {"offset": 1, "actor_critic": added | actor_critic}
+    unchanged = {"model": {"world_model": {"encoder": own}}}
+    assert migrate({"format": 4} | unchanged)["model"] == unchanged["model"]

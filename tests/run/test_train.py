@@ -109,7 +109,7 @@ def assert_whole(
     assert frames_of_losses[-1] == (frames_at_last_update or frames)
     replay = Replay(
         run_dir / "replay",
-        obs_shapes=MemoryEnvs.obs_shapes,
+        obs_shapes={"image": (1, 64, 64)},
         action_size=2,
         env_count=1,
         config=ReplayConfig(1000, "episodes", True),
@@ -386,7 +386,10 @@ def private_memory() -> int:
 
 @SLOW
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
-@pytest.mark.parametrize("beside", ["collect.overlap=false", "collect.overlap=true"])
+@pytest.mark.parametrize(
+    "beside",
+    ["collect.overlap=false", pytest.param("collect.overlap=true", marks=pytest.mark.long)],
+)
 def test_the_memory_of_a_run_stays_flat_while_its_ring_fills_and_wraps(
     compose_tiny, monkeypatch, beside
 ):

@@ -301,7 +301,7 @@ def summaries(tmp_path: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("summary.json")}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_killed_in_the_middle_does_nothing_twice_and_loses_nothing(
     start, tmp_path, repository
 ):
@@ -327,7 +327,10 @@ def test_a_sweep_killed_in_the_middle_does_nothing_twice_and_loses_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)],
+)
 @pytest.mark.parametrize(
     "launcher", [(), ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")], ids=["basic", "joblib"]
 )
