@@ -237,7 +237,7 @@ def test_no_name_in_a_configuration_leads_out_of_the_report(tmp_path):
     config |= {"env_name": env, "task": "../x", "variant": "<script>"}
     (path / "config.yaml").write_text(yaml.safe_dump(config))
     before = {p for p in tmp_path.rglob("*")}
-    write(of_runs(tmp_path / "runs", None, compare=False), out)
+    write(of_runs(tmp_path / "runs", None, compare=None), out)
     added = {p for p in tmp_path.rglob("*")} - before
     assert added and all(out in (p, *p.parents) for p in added)
     assert "<script>" not in (out / "report.html").read_text()

@@ -138,7 +138,7 @@ def check_evaluate(folder: Path, name: str, how: str) -> None:
 
 
 def check_report(folder: Path, name: str, how: str) -> None:
-    results, error = outcome(lambda: of_runs(folder.parent, None, compare=False))
+    results, error = outcome(lambda: of_runs(folder.parent, None, compare=None))
     assert not error
     assert len(results.extra["runs.csv"]) == 1
 
