@@ -4,6 +4,7 @@ It composes the configuration, trains in the program's environment, and returns 
 reads no command line and does not change Hydra's state.
 """
 
+import io
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from dreamer.envs.user import (
     make_group_with,
     task_name,
 )
+from dreamer.files import read_lines, warn_once
 from dreamer.inference import TrainedAgent
 from dreamer.run.build import make_envs
 from dreamer.run.compose import compose
@@ -62,9 +64,12 @@ class Run:
         import pandas
 
         path = self.run_dir / "metrics.jsonl"
-        if not path.exists():
+        if not path.is_file():
             raise FileNotFoundError(f"There is no {path}: `logger` must include jsonl.")
-        return pandas.read_json(path, lines=True)
+        lines, damaged = read_lines(path)
+        if damaged:
+            warn_once(f"{path}: {damaged} damaged lines are left out.")
+        return pandas.read_json(io.StringIO("\n".join(lines)), lines=True)
 
     @cached_property
     def agent(self) -> TrainedAgent:

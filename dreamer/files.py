@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,23 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DamagedFile(f"{path} is damaged: it must be an object, got {content!r:.40}.")
     return content
+
+
+def read_lines(path: Path) -> tuple[list[str], int]:
+    """Return the lines of a file that are JSON objects, and the number of all others.
+
+    A killed process leaves an incomplete line, and a damaged disk any.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    kept = []
+    lines = path.read_bytes().splitlines()
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            if isinstance(json.loads(line), dict):
+                kept.append(line.decode())
+    return kept, len(lines) - len(kept)
 
 
 def move_aside(path: Path) -> Path:

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from dreamer.files import move_aside, warn_once, write_text
+from dreamer.files import move_aside, read_lines, warn_once, write_text
 from dreamer.schema.types import doc
 from dreamer.video import encode_gif, write_mp4
 
@@ -58,13 +58,14 @@ class JsonLinesLogger(Logger):
         """Drop the lines after a frame count, and lines that a killed process or a disk damaged."""
         if not self.path.is_file():
             return
-        kept, damaged = [], 0
-        for line in self.path.read_bytes().splitlines():
-            try:
-                if json.loads(line)["frames"] <= frames:
-                    kept.append(line.decode() + "\n")
-            except (ValueError, KeyError, TypeError, RecursionError):
+        lines, damaged = read_lines(self.path)
+        kept = []
+        for line in lines:
+            count = json.loads(line).get("frames")
+            if not isinstance(count, int | float):
                 damaged += 1
+            elif count <= frames:
+                kept.append(line + "\n")
         if damaged > 1:  # the last line of a killed process is incomplete
             warn_once(f"{self.path}: {damaged} damaged lines are dropped.")
         write_text(self.path, "".join(kept))

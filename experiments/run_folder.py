@@ -84,7 +84,7 @@ def read_run(path: Path) -> Run:
         except UnusableError:
             raise error from None
         problems.append(f"{path}: {error}. Its copy in checkpoints/ is used.")
-    lines, unreadable = _lines(path / "metrics.jsonl")
+    lines, unreadable = read_lines(path / "metrics.jsonl")
     if (path / "metrics.jsonl").is_dir():
         problems.append(f"{path}: metrics.jsonl is a folder. The run counts without a curve.")
     if unreadable:
@@ -137,7 +137,7 @@ def _config(path: Path) -> dict[str, Any]:
         raise UnusableError(f"config.yaml cannot be converted: {error}") from error
 
 
-def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     """Return the objects of a JSON-lines file with a frame count, and the number of other lines."""
     try:
         raw = path.read_bytes().splitlines()
@@ -149,7 +149,7 @@ def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
             line = json.loads(text)
             line["frames"] = int(line["frames"])
             lines.append(line)
-        except (ValueError, TypeError, KeyError, OverflowError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             continue
     return lines, len(raw) - len(lines)
 

@@ -97,7 +97,7 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
     finished = folder.finished(cfg)
     if finished:
         print(f"{folder.path} is finished: {finished['frames']} frames. Nothing to do.")
-        return Summary(**finished | {"run_dir": str(folder.path)})  # it may have moved
+        return Summary(**finished)._replace(run_dir=str(folder.path))  # it may have moved
     check_device(cfg)
     _seed_everything(cfg.seed)
     _silence_lightning()
