@@ -6,6 +6,7 @@ Everything that writes to a run folder uses it. It knows no run, only text, JSON
 import functools
 import json
 import os
+import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -80,6 +81,20 @@ def read_lines(path: Path) -> tuple[list[str], int]:
             if isinstance(json.loads(line), dict):
                 kept.append(line.decode())
     return kept, len(lines) - len(kept)
+
+
+def check_no_link(path: Path) -> None:
+    """Check that what is written to a path is not written elsewhere.
+
+    Raises:
+        ValueError: It is a link.
+    """
+    if path.is_symlink():
+        text = shlex.quote(str(path))
+        raise ValueError(
+            f"{path} must not be a link, got one to {os.readlink(path)}, where this program would "
+            f"write. Repeat the command after `mv {text} {text}.damaged`."
+        )
 
 
 def move_aside(path: Path) -> Path:

@@ -123,6 +123,7 @@ class Checkpoint(FrameCallback):
         draft = self._directory / f".{name}.ckpt"
         if path.is_dir():
             warn_once(f"{path} is a folder; it is now {move_aside(path)}.")
+        draft.unlink(missing_ok=True)  # a link is not followed
         try:
             trainer.save_checkpoint(draft, weights_only=False)
             install(draft, path, previous=self._directory / PREVIOUS if name == "last" else None)

@@ -12,7 +12,7 @@ import torch
 
 from dreamer.evaluation import EVALUATION_SEED, VideoRecorder, play
 from dreamer.exploration import ACTOR
-from dreamer.files import move_aside, warn_once, write_text
+from dreamer.files import check_no_link, move_aside, warn_once, write_text
 from dreamer.run.build import make_envs
 from dreamer.run.config import reasons
 from dreamer.run.folder import RunFolder
@@ -55,6 +55,8 @@ def evaluate(
     folder = RunFolder(run_dir)
     cfg = folder.config()
     check_permitted(cfg, folder.path, allow, ("env",))  # before any code is imported
+    if video_policy_steps:
+        check_no_link(folder.path / "videos")
     agent, source = load_from(
         folder, checkpoint, policy=policy, sample_actions=sample_actions, allow=allow
     )

@@ -26,7 +26,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dreamer.checkpoint_file import PREVIOUS, read_checkpoint
 from dreamer.envs.codecs import codec_from_dict
-from dreamer.files import DamagedFile, move_aside, read_json, read_text, warn_once, write_text
+from dreamer.files import (
+    DamagedFile,
+    check_no_link,
+    move_aside,
+    read_json,
+    read_text,
+    warn_once,
+    write_text,
+)
 from dreamer.replay.buffer import Replay
 from dreamer.run.migrate import FORMAT, migrate
 from dreamer.run.paths import expanded
@@ -127,6 +135,18 @@ class RunFolder:
                     self._leave(missing, absent)
                     _rewrite(file, holder)
 
+    def check_no_links(self) -> None:
+        """Check that a run in this folder writes nowhere else; the folder itself may be a link.
+
+        Raises:
+            ValueError: There is a link; the message names it.
+        """
+        within = self.replay.iterdir() if self.replay.is_dir() else ()
+        for path in (self.path / "lock", self.checkpoints, self.replay, *within):
+            check_no_link(path)
+        for name in OPTIONAL_FOLDERS:
+            check_no_link(self.path / name)
+
     @contextmanager
     def _claim(self) -> Iterator[TextIO]:
         """Open the lock file and hold it; one that its holder removes meanwhile is none.
@@ -135,11 +155,11 @@ class RunFolder:
         start that is refused must leave there what it found.
         """
         path = self.path / "lock"
-        if path.is_dir() or path.is_symlink():
+        if path.is_dir():
+            text = shlex.quote(str(path))
             raise ValueError(
-                f"{path} must be a file, got {'a link' if path.is_symlink() else 'a folder'}. "
-                f"Repeat the command after `mv {shlex.quote(str(path))} "
-                f"{shlex.quote(str(path))}.damaged`."
+                f"{path} must be a file, got a folder. Repeat the command after `mv {text} "
+                f"{text}.damaged`."
             )
         deadline = time.monotonic() + LOCK_PATIENCE
         while True:
@@ -187,7 +207,8 @@ class RunFolder:
 
     def _clear_the_way(self) -> None:
         """Rename what is not needed and cannot be replaced; the run writes these files anew."""
-        paths = [x for name in OPTIONAL_FILES if (x := self.path / name).is_dir()]
+        files = [self.path / name for name in OPTIONAL_FILES]
+        paths = [x for x in files if x.is_dir() or x.is_symlink()]
         paths += [
             x
             for name in OPTIONAL_FOLDERS
@@ -196,6 +217,7 @@ class RunFolder:
         ]
         for path in paths:
             kind = "a folder" if path.is_dir() else "no folder"
+            kind = "a link" if path.is_symlink() else kind
             warn_once(f"{path} is {kind}; it is now {move_aside(path).name}.")
 
     def note_copy(self, copied: Mapping[str, Any] | None) -> None:

@@ -26,7 +26,7 @@ PARTS = {**dict.fromkeys(AGENT, FOLDERS), "env": ("env",)}
 # Permitted as well: what no file of conf/ names. Add a new class here, or a file that names it.
 MORE = {"env": {"dreamer.envs.user.make_suite"}}
 # Text in an environment's arguments that a library may import: my_module:MyEnv-v0.
-IMPORTED = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_][\w./-]*")
+IMPORTED = re.compile(r"[^\W\d][\w.]*:.*", re.DOTALL)
 
 
 def check_permitted(

@@ -93,6 +93,7 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
     """
     cfg = checked(cfg)
     folder = RunFolder.of(cfg)
+    folder.check_no_links()
     folder.check_same_run(cfg)
     finished = folder.finished(cfg)
     if finished:

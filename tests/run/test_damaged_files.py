@@ -159,6 +159,38 @@ def check_resume(folder: Path, name: str, how: str, compose_tiny) -> None:
         assert train(compose_tiny()).frames == 81  # finished: nothing is to do
 
 
+def test_nothing_is_written_through_a_link(runs, compose_tiny, tmp_path):
+    folder = shutil.copytree(runs[0], tmp_path / "dummy" / "memory" / "debug" / "seed0")
+    (folder / "summary.json").unlink()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("mine")
+
+    def swap(name: str, target: str) -> None:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        path.symlink_to(outside / target)
+
+    swap("videos", "")
+    with pytest.raises(ValueError, match="videos must not be a link, got one to .*outside.*`mv "):
+        evaluate(folder, **OPTIONS | {"video_policy_steps": 5})
+    (folder / "videos").unlink()
+    for name in ("videos", "wandb", "tensorboard", "checkpoints", "replay", "replay/reward"):
+        copy = shutil.copytree(folder, tmp_path / "copy", symlinks=True)
+        swap(name, "file" if "/" in name else "")
+        with pytest.raises(ValueError, match=f"{name} must not be a link, got one to .*outside"):
+            train(compose_tiny())
+        shutil.rmtree(folder)
+        copy.rename(folder)
+    for name in ("evaluation.json", "config.yaml", "metrics.jsonl", "checkpoints/.last.ckpt"):
+        swap(name, "file" if name == "metrics.jsonl" else name.replace("/", "_"))
+    shutil.copy(folder / "checkpoints/config.yaml", outside / "config.yaml")
+    evaluate(folder, **OPTIONS)
+    assert train(compose_tiny()).frames == 81
+    assert (outside / "file").read_text() == "mine"
+    assert {p.name for p in outside.iterdir()} == {"file", "config.yaml"}
+
+
 EVERY = [(name, how) for name in FILES for how in DAMAGES]
 
 

@@ -113,6 +113,7 @@ USER, GYM = "dreamer.envs.user.make_user", "dreamer.envs.gym.make_gym"
         ({"_target_": "dreamer.envs.user.make_suite", "factory": "os:system"}, "env.factory"),
         ({"_target_": GYM, "task": "planted:Env-v0"}, "env.task"),
         ({"_target_": GYM, "kwargs": {"env_id": "planted:Env-v0"}}, "env.kwargs.env_id"),
+        ({"_target_": GYM, "kwargs": {"ids": ["planted:a b\n"]}}, r"env.kwargs.ids\[0\]"),
         ({"_target_": GYM, "kwargs": {"x": {"_target_": "planted.run"}}}, "env.kwargs.x._target_"),
     ],
 )
