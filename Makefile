@@ -9,7 +9,7 @@ WITH_TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefi
 	cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
 LOCKED := requirements.txt requirements-suites.txt requirements-launchers.txt
 
-.PHONY: help setup format check test test-long test-all lock docs bench
+.PHONY: help setup format check test test-long test-all lock check-lock audit docs bench
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,12 @@ lock: ## Write requirements.lock anew; `make lock UPGRADE=--upgrade` takes the n
 	uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 		$(addprefix --no-emit-package ,$(WITH_TORCH)) --output-file requirements.lock $(LOCKED)
+
+audit: ## Look up the releases in requirements.lock among known vulnerabilities; needs a network.
+	uvx pip-audit --requirement requirements.lock --require-hashes --disable-pip --strict
+
+check-lock: ## Check that requirements.lock fits the requirements: that every package has a hash.
+	uv pip install --quiet --dry-run --require-hashes --no-deps --requirement requirements.lock
 
 docs: ## Build the documentation site; a broken link is an error.
 	mkdocs build --strict

@@ -4,9 +4,10 @@ It composes the configuration, trains in the program's environment, and returns 
 reads no command line and does not change Hydra's state.
 """
 
+import io
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,10 +26,12 @@ from dreamer.envs.user import (
     make_group_with,
     task_name,
 )
+from dreamer.files import read_lines, warn_once
 from dreamer.inference import TrainedAgent
 from dreamer.run.build import make_envs
 from dreamer.run.compose import compose
 from dreamer.run.load import load
+from dreamer.run.permission import code_of
 from dreamer.run.train import EnvsMaker, Summary
 from dreamer.run.train import train as run
 
@@ -45,9 +48,11 @@ NO_EVALUATION = (
 class Run:
     """The results of `train`."""
 
-    def __init__(self, summary: Summary):
+    def __init__(self, summary: Summary, allow: Sequence[str] = ()):
+        """`allow` is the code that the program's own configuration named, see `load`."""
         self.summary = summary
         self.run_dir = Path(summary.run_dir)
+        self._allow = allow
 
     @property
     def metrics(self) -> "pandas.DataFrame":
@@ -59,14 +64,17 @@ class Run:
         import pandas
 
         path = self.run_dir / "metrics.jsonl"
-        if not path.exists():
+        if not path.is_file():
             raise FileNotFoundError(f"There is no {path}: `logger` must include jsonl.")
-        return pandas.read_json(path, lines=True)
+        lines, damaged = read_lines(path)
+        if damaged:
+            warn_once(f"{path}: {damaged} damaged lines are left out.")
+        return pandas.read_json(io.StringIO("\n".join(lines)), lines=True)
 
     @cached_property
     def agent(self) -> TrainedAgent:
         """The trained agent, as `dreamer.load` returns it."""
-        return load(self.run_dir)
+        return load(self.run_dir, allow=self._allow)
 
     def __repr__(self) -> str:
         return f"Run({str(self.run_dir)!r}, {self.summary.frames} frames)"
@@ -114,7 +122,7 @@ def train(
         cfg = compose(DEFAULTS, {"env": "own"}, changes)
         maker = _maker_of(env, cfg)
     try:
-        return Run(run(cfg, maker))
+        return Run(run(cfg, maker), code_of(cfg))
     except Interrupted as stop:
         print(
             f"\nStopped by {stop}; everything is saved. Repeat the call to resume.", file=sys.stderr

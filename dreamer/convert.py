@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dreamer.array_pickle import ArrayPickleError, read_arrays
 from dreamer.convert_pydreamer import load_pydreamer as load_pydreamer
 from dreamer.models.actor import Actor
 from dreamer.models.actor_critic import ActorCritic
@@ -86,8 +87,8 @@ def load_variables_pkl(path: str | Path, model: WorldModel, actor_critic: ActorC
 
     It is a tuple of unnamed arrays, in the order of TensorFlow's `Module.variables`. The networks
     must have the configuration of the run that saved it, and that run must have used the default
-    exploration, greedy. Only NumPy arrays are unpickled, so an untrusted file cannot run code. The
-    file does not contain the optimisers' moments.
+    exploration, greedy. The file is read, not unpickled, so that nothing in it is called. It does
+    not contain the optimisers' moments.
 
     Returns:
         The run's counters.
@@ -96,20 +97,26 @@ def load_variables_pkl(path: str | Path, model: WorldModel, actor_critic: ActorC
         pickle.UnpicklingError: The file is damaged, or contains other objects than arrays.
         ValueError: The arrays do not fit the networks; nothing is loaded.
     """
-    with Path(path).open("rb") as file:
-        try:
-            arrays = _ArrayUnpickler(file).load()
-        except Exception as error:  # a damaged file raises many kinds, a KeyError for instance
-            raise pickle.UnpicklingError(
-                f"The file is damaged or no pickle of arrays ({error})"
-            ) from error
+    try:
+        arrays = read_arrays(Path(path).read_bytes())
+    except ArrayPickleError as error:
+        raise pickle.UnpicklingError(
+            f"The file is damaged or no pickle of arrays ({error})"
+        ) from error
     names = variable_names(model, actor_critic)
     if not isinstance(arrays, tuple) or len(arrays) != len(names):
+        found = f"a {type(arrays).__name__}"
+        found += f" of {len(arrays)}" if isinstance(arrays, tuple | list | dict) else ""
         raise ValueError(
-            f"The file must hold a tuple of {len(names)} arrays for these networks, got a "
-            f"{type(arrays).__name__} of {len(arrays)}. Was it saved with another configuration?"
+            f"The file must hold a tuple of {len(names)} arrays for these networks, got {found}. "
+            "Was it saved with another configuration?"
         )
+    if not all(isinstance(one, np.ndarray | np.generic | int) for one in arrays):
+        raise ValueError("The file must hold a tuple of arrays, got other objects in it")
     variables = {name: np.asarray(x) for name, x in zip(names, arrays, strict=True)}
+    for name in ("tfstep", "updates", "rewnorm/mag"):
+        if name in variables and variables[name].shape:
+            raise ValueError(f"`{name}` must be a number, got shape {variables[name].shape}")
     counters = Counters(int(variables.pop("tfstep")), int(variables.pop("updates", 0)))
     magnitude = torch.tensor(variables.pop("rewnorm/mag"))
     _load(reference_parameters(model) | reference_parameters(actor_critic), variables)
@@ -157,23 +164,6 @@ def _load(parameters: dict[str, ReferenceWeight], weights: Mapping[str, np.ndarr
         weight.parameter.copy_(weight.from_reference(weights[name]))
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Accepts only the parts of pickled NumPy arrays, of any NumPy version."""
-
-    def find_class(self, module_name: str, global_name: str):
-        module_name = module_name.replace("numpy.core", "numpy._core")
-        if (name := f"{module_name}.{global_name}") in _ARRAY_PARTS:
-            return super().find_class(module_name, global_name)
-        raise pickle.UnpicklingError(f"The file must hold NumPy arrays only, got {name}")
-
-
-_ARRAY_PARTS = (
-    "numpy.ndarray",
-    "numpy.dtype",
-    "numpy._core.multiarray._reconstruct",
-    "numpy._core.multiarray.scalar",
-    "numpy._core.numeric._frombuffer",
-)
 _AXES = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}  # of vectors, matrices and convolution kernels
 
 

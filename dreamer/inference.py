@@ -3,6 +3,7 @@
 `dreamer.load` makes one. It knows the networks and the codec, but no run folder and no environment.
 """
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from dreamer.agent import DreamerAgent
 from dreamer.envs.codecs import SpaceCodec
 from dreamer.models.actor_critic import ActorCritic
 from dreamer.policy import DreamerPolicy, MemoryState
+from dreamer.tensor_file import SUFFIX, save_tensors
 from dreamer.types import RSSMState
 
 # observations   o0   o1   o2   o3             a context of T = 4
@@ -67,6 +69,21 @@ class TrainedAgent:
         self.step_policy = DreamerPolicy(  # for a group of environments: TimeStep -> (E, A)
             networks.world_model, self.actor_critic, sample_actions=sample_actions
         )
+
+    def save_weights(self, path: str | Path) -> None:
+        """Write all weights in the format safetensors, which other programs read, and `init_from`.
+
+        Args:
+            path: Ends with `.safetensors`.
+
+        Raises:
+            ValueError: The path ends differently.
+        """
+        path = Path(path)
+        if path.suffix != SUFFIX:
+            raise ValueError(f"`path` must end with {SUFFIX}, got {path}")
+        counters = {"frames": str(self.frames), "updates": str(self.updates)}
+        save_tensors(path, self.networks.state_dict(), counters)
 
     def policy(
         self,

@@ -8,6 +8,7 @@ import os
 import platform
 
 VARIABLES = {
+    "WANDB_ERROR_REPORTING": "false",  # this program sends nothing that nobody asked for
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "10000",  # a waiting thread spins for about 30 microseconds, then sleeps
     "THP_MEM_ALLOC_ENABLE": "1",  # huge pages for torch's large tensors, if the system has them

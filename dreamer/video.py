@@ -122,6 +122,7 @@ def _mark(images: np.ndarray, place: np.ndarray, edge: int, colour: np.ndarray |
 def write_mp4(path: Path, frames: np.ndarray, *, fps: int) -> None:
     """Encode frames (T, H, W, 3) uint8; small ones are enlarged, odd sizes padded."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # a link is replaced, not followed
     with imageio.get_writer(
         path, format="FFMPEG", mode="I", fps=fps, codec="libx264", quality=8, macro_block_size=2
     ) as writer:

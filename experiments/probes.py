@@ -3,11 +3,12 @@
 It reads the latest numbers from the logs of run folders. It knows no agent.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+
+from experiments.run_folder import read_lines
 
 MEASURES = {  # names in the logs, and in the table
     "acc_map": "map accuracy",
@@ -46,13 +47,7 @@ def probe_table(runs: pd.DataFrame) -> pd.DataFrame:
 def _latest(path: Path) -> dict[str, float]:
     """Return the latest value of every measure, by its name in the table."""
     found: dict[str, float] = {}
-    if not path.exists():
-        return found
-    for line in path.read_text().splitlines():
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError:  # the last line of a killed process
-            continue
+    for values in read_lines(path)[0]:
         found |= _measures(values)
     return found
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import pandas as pd
 
+from dreamer.run.paths import expanded
 from dreamer.schema.help import Usage, head, keys, print_lines
 from dreamer.schema.types import PositiveCount, Section, doc
 from dreamer.schema.validation import validate_words
@@ -96,13 +97,13 @@ def parse(words: Sequence[str]) -> Request:
         )
     if "source" in options and "compare" in options:
         raise ValueError("`compare` must come with a folder of runs, got source=published")
-    folder = Path(folders[0]) if folders else None
+    folder = expanded(folders[0]) if folders else None
     default = folder / "report" if folder else Path("reports/published")
     return Request(
         folder,
         compare=options.get("compare"),
         frames=options.get("frames"),
-        out=Path(options.get("out", default)),
+        out=expanded(options.get("out", default)),
     )
 
 
@@ -132,6 +133,7 @@ def sections(tidy: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def write(results: Results, out: Path) -> None:
     """Write all numbers as CSV and JSON, the figures as PNG and PDF, and a page with everything."""
+    _check_no_links(out)
     out.mkdir(parents=True, exist_ok=True)
     results.tidy.to_csv(out / "scores.csv", index=False)
     results.tidy.to_json(out / "scores.json", orient="records", indent=1)
@@ -160,6 +162,20 @@ def write(results: Results, out: Path) -> None:
         problems=results.problems,
     )
     print(f"\nWritten to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+
+
+def _check_no_links(out: Path) -> None:
+    """Check that nothing is written elsewhere: somebody else may have made the folder.
+
+    Raises:
+        ValueError: There is a link.
+    """
+    for path in (out, *(out.rglob("*") if out.is_dir() else ())):
+        if path.is_symlink():
+            raise ValueError(
+                f"`out` must be a folder without links, got {path}, a link to {path.readlink()}. "
+                "Delete it, or choose another out=."
+            )
 
 
 def run() -> None:

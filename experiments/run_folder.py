@@ -9,13 +9,17 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from dreamer.run.migrate import migrate
+from dreamer.run.variant import variant_of
 from experiments import published
 from experiments.sweep.state import read_state
 
@@ -72,9 +76,18 @@ def read_run(path: Path) -> Run:
     Raises:
         UnusableError: The configuration cannot be read.
     """
-    cfg = _config(path / "config.yaml")
-    lines, unreadable = _lines(path / "metrics.jsonl")
     problems = []
+    try:
+        cfg = _config(path / "config.yaml")
+    except UnusableError as error:
+        try:
+            cfg = _config(path / "checkpoints" / "config.yaml")
+        except UnusableError:
+            raise error from None
+        problems.append(f"{path}: {error}. Its copy in checkpoints/ is used.")
+    lines, unreadable = read_lines(path / "metrics.jsonl")
+    if (path / "metrics.jsonl").is_dir():
+        problems.append(f"{path}: metrics.jsonl is a folder. The run counts without a curve.")
     if unreadable:
         problems.append(f"{path}: {unreadable} unreadable line(s) of metrics.jsonl. Left out.")
     points = _points(lines)
@@ -131,11 +144,11 @@ def _config(path: Path) -> dict[str, Any]:
         raise UnusableError("`env` in config.yaml must be a mapping, `total_frames` a number")
     try:
         return migrate(cfg)
-    except ValueError as error:
-        raise UnusableError(str(error)) from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UnusableError(f"config.yaml cannot be converted: {error}") from error
 
 
-def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     """Return the objects of a JSON-lines file with a frame count, and the number of other lines."""
     try:
         raw = path.read_bytes().splitlines()
@@ -147,7 +160,7 @@ def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
             line = json.loads(text)
             line["frames"] = int(line["frames"])
             lines.append(line)
-        except (ValueError, TypeError, KeyError, OverflowError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             continue
     return lines, len(raw) - len(lines)
 
@@ -172,8 +185,16 @@ def _task(cfg: dict[str, Any]) -> str:
 
 
 def _variant(cfg: dict[str, Any], path: Path) -> str:
-    """Return the variant, from the configuration or from <env>/<task>/<variant>/seed<seed>."""
+    """Return the variant, which the configuration names wherever the run folder is.
+
+    Earlier versions did not write it if it was the default. Then it is computed, as when the run
+    began; a configuration without switches has it in the path, <env>/<task>/<variant>/seed<seed>.
+    """
     if cfg.get("variant"):
         return str(cfg["variant"])
-    is_standard = path.name == f"seed{cfg['seed']}" and path.parts[-3:-2] == (str(cfg["task"]),)
-    return path.parts[-2] if is_standard else str(cfg["experiment_name"])
+    if cfg.get("switches"):
+        with suppress(ValueError, OmegaConfBaseException):
+            return variant_of(OmegaConf.create(cfg))
+    standard = (*str(cfg["task"]).split("/"), path.parent.name, f"seed{cfg['seed']}")
+    is_standard = path.parts[-len(standard) :] == standard
+    return path.parent.name if is_standard else str(cfg["experiment_name"])

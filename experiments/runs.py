@@ -21,8 +21,11 @@ RUN = ["env", "task", "variant", "seed"]  # identifies a run
 # Keys in which seeds of one variant may differ.
 MAY_DIFFER = (
     *("seed", "root", "run_dir", "variant", "total_frames"),
-    *("logger", "callbacks", "trainer", "precision"),
+    *("logger", "callbacks", "trainer", "precision", "collect", "switches"),
+    *("kernels", "cuda_graphs", "replay.device"),
+    *("env.processes", "env.hang_seconds", "env.max_restarts"),
 )
+NAMED = 3  # settings that tell variants of the same name apart
 
 
 class Runs(NamedTuple):
@@ -64,6 +67,7 @@ def read_runs(folder: Path) -> Runs:
         except (OSError, ValueError, TypeError, LookupError, ArithmeticError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             problems.append(f"{path}: cannot be read ({reason}). Left out.")
+    found = _named_apart(found, problems)
     for choose in (_without_duplicates, _with_one_action_repeat):
         found = choose(found, problems)
     problems += _mixed_settings(found)
@@ -74,6 +78,47 @@ def read_runs(folder: Path) -> Runs:
     curves = pd.concat(curves, ignore_index=True) if curves else nothing
     rows = pd.DataFrame([run.row for run in found], columns=list(RUN_COLUMNS))
     return Runs(curves[list(CURVE_COLUMNS)], rows, problems)
+
+
+def _named_apart(found: list[Run], problems: list[str]) -> list[Run]:
+    """Name variants apart that have the same name and seeds, but other settings.
+
+    A run is what its configuration says. So two runs of the same seed are copies of each other only
+    if their settings are the same.
+    """
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in found:
+        groups.setdefault(tuple(run.row[key] for key in RUN[:3]), []).append(run)
+    renamed: dict[str, str] = {}
+    for name, runs in groups.items():
+        kinds: list[tuple[dict[str, Any], list[Run]]] = []  # the runs of the same settings
+        for run in runs:
+            settings = dict(_leaves(run.config))
+            kind = next((k for k in kinds if not _different(k[0], settings)), None)
+            if kind is None:
+                kinds.append((settings, []))
+                kind = kinds[-1]
+            kind[1].append(run)
+        seeds = [{run.row["seed"] for run in of} for _, of in kinds]
+        if len(set().union(*seeds)) == sum(map(len, seeds)):
+            continue  # `_mixed_settings` reports what differs
+        keys = sorted({key for settings, _ in kinds for key in _different(kinds[0][0], settings)})
+        for settings, of in kinds:
+            told = ", ".join(f"{key}={settings[key]}" for key in keys[:NAMED])
+            renamed |= {run.row["path"]: f"{name[2]} ({told})" for run in of}
+        problems.append(
+            f"{'/'.join(name)}: runs of the same seed differ in {', '.join(keys[:NAMED])}. They "
+            "count as different variants."
+        )
+    return [
+        run._replace(row={**run.row, "variant": renamed.get(run.row["path"], run.row["variant"])})
+        for run in found
+    ]
+
+
+def _different(a: dict[str, Any], b: dict[str, Any]) -> set[str]:
+    """Return the settings that differ; those that an earlier version did not have do not count."""
+    return {key for key in a.keys() & b.keys() if a[key] != b[key]}
 
 
 def _without_duplicates(found: list[Run], problems: list[str]) -> list[Run]:
@@ -135,7 +180,8 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the settings that define an experiment, by dotted key."""
     if isinstance(value, dict):
         for key, child in value.items():
-            if prefix or key not in MAY_DIFFER:
-                yield from _leaves(child, f"{prefix}.{key}" if prefix else str(key))
+            whole = f"{prefix}.{key}" if prefix else str(key)
+            if whole not in MAY_DIFFER:
+                yield from _leaves(child, whole)
     else:
         yield prefix, value

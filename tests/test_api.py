@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -81,9 +82,9 @@ def test_a_class_is_trained_on_and_the_agent_plays_in_it(tmp_path):
 @pytest.mark.slow
 def test_commands_play_in_it_where_it_has_a_name(monkeypatch):
     run = dreamer.train(Valve, SMALL)
-    assert run.run_dir.as_posix() == "runs/own/Valve/debug/seed0"
+    assert run.run_dir == Path.cwd() / "runs/own/Valve/debug/seed0"
     options = dict(checkpoint="best", seed=0, sample_actions=False)
-    options |= dict(video_policy_steps=0, video_fps=5)
+    options |= dict(video_policy_steps=0, video_fps=5, allow=["test_api"])
     assert len(evaluate(run.run_dir, episodes=3, **options)["returns"]) == 3
     run = dreamer.train(lambda: Valve(), SMALL, run_dir="nameless")
     with pytest.raises(Exception, match="only the program that passed") as error:
@@ -113,7 +114,7 @@ def test_one_environment_is_enough_but_then_nothing_is_evaluated(capsys):
     assert "No evaluation: it needs an environment of its own. Pass a function" in out
     assert "evaluation return" not in out
     assert "eval/return_mean" not in run.metrics
-    assert run.run_dir.as_posix() == "runs/own/Valve/debug/seed0"
+    assert run.run_dir == Path.cwd() / "runs/own/Valve/debug/seed0"
     assert run.agent.frames == 81
     assert not env.closed
 
@@ -134,7 +135,7 @@ def test_groups_that_follow_the_protocol_are_trained_in():
 @pytest.mark.slow
 def test_ours_are_named_by_the_overrides():
     run = dreamer.train(overrides={**SMALL, "env": "dummy", "task": "memory"})
-    assert run.run_dir.as_posix() == "runs/dummy/memory/debug/seed0"
+    assert run.run_dir == Path.cwd() / "runs/dummy/memory/debug/seed0"
 
 
 @pytest.mark.slow
@@ -149,11 +150,36 @@ def test_the_same_call_goes_on(capsys):
 
 
 @pytest.mark.slow
+def test_a_run_that_moved_answers_with_its_new_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert dreamer.train(Valve, SMALL, run_dir="~/a").run_dir == tmp_path / "a"
+    (tmp_path / "a").rename(tmp_path / "b")
+    monkeypatch.chdir(tmp_path)
+    run = dreamer.train(Valve, SMALL, run_dir="b")
+    monkeypatch.chdir("/")
+    assert run.run_dir == tmp_path / "b"
+    assert len(run.metrics) and run.agent.frames == 81
+    level = spaces.Box(-2, 10, (1,), np.float64)  # of the same shape
+    wide = type(
+        "Valve",
+        (Valve,),
+        {"observation_space": spaces.Dict(level=level, goal=spaces.Discrete(3, start=1))},
+    )
+    wide.__module__, wide.__qualname__ = Valve.__module__, Valve.__qualname__
+    longer = {**SMALL, "total_frames": 100}
+    with pytest.raises(
+        ValueError, match=r"observation.spaces.*low \(there 0.0, here -2.0\)\."
+    ) as told:
+        dreamer.train(wide, longer, run_dir=tmp_path / "b")
+    assert "env.factory" not in str(told.value)
+
+
+@pytest.mark.slow
 def test_a_folder_of_another_environment_is_refused():
     dreamer.train(Valve(), SMALL, run_dir="here")
     longer = {**SMALL, "task": "Valve", "total_frames": 100}
     with pytest.raises(
-        ValueError, match="here holds a run of other observations or actions: there"
+        ValueError, match=r"here holds a run of other obs.* actions.size \(there 1, here 2\)"
     ):
         dreamer.train(gymnasium.make("CartPole-v1"), longer, run_dir="here")
 

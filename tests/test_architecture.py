@@ -13,7 +13,8 @@ LAYERS = (
     (
         *("types", "losses", "distributions", "bounded_normals", "schedules"),
         *("class_distributions", "finite_check", "loss_scaling", "precision", "optim"),
-        *("carried_state", "video", "runtime"),
+        *("carried_state", "video", "runtime", "array_pickle"),
+        *("files", "checkpoint_file", "tensor_file"),
     ),
     ("models", "replay", "envs"),
     (
@@ -166,8 +167,9 @@ def test_learning_and_acting_do_not_know_each_other():
 
 def test_experiments_and_dreamer_do_not_know_each_other():
     assert violations(("dreamer",), ("experiments",)) == []
-    # The second declares and checks any words, the third reads the files of a replay.
-    allowed = ("dreamer.run.migrate", "dreamer.schema", "dreamer.replay.storage")
+    # The third reads paths and the fourth the files of a replay; the last declares any words.
+    run = ("dreamer.run.migrate", "dreamer.run.variant", "dreamer.run.paths")
+    allowed = (*run, "dreamer.replay.storage", "dreamer.schema")
     found = violations(("experiments",), ("dreamer",), but=("experiments.sweep",))
     assert [line for line in found if not within(line.rpartition(" ")[2], *allowed)] == []
 

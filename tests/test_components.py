@@ -190,7 +190,7 @@ def test_a_run_with_a_component_goes_on_with_it_and_logs_it(compose_tiny, tmp_pa
     logged = [line for line in lines(parts.run_dir) if "probe/loss" in line]
     assert logged and {"probe/worst", "grad_norm/probe"} <= logged[-1].keys()
 
-    agent = load(parts.run_dir, "last")
+    agent = load(parts.run_dir, "last", allow=["probe"])
     probe = agent.networks.components["probe"]
     assert_close(probe.layer.weight, last["state_dict"]["components.probe.layer.weight"])
 

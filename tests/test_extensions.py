@@ -147,7 +147,7 @@ def test_latents_of_a_users_own_are_used_saved_and_loaded(compose_tiny):
     train(compose_tiny(*words, "total_frames=64"))
     summary = train(compose_tiny(*words))
     assert "latents_uniformmix" in summary.run_dir
-    agent = dreamer.load(summary.run_dir)
+    agent = dreamer.load(summary.run_dir, allow=["extensions"])
     latent = agent.networks.world_model.rssm.latent
     assert latent == UniformMix(variables=4, classes=4, share=0.3)
     posterior = agent.networks.world_model.rssm.initial(3)

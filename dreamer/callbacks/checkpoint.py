@@ -4,7 +4,6 @@ Lightning collects the state: weights, optimisers, counters, the replay's cursor
 This adds the random states and decides when and where to save; tensors and plain types only.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +16,9 @@ from dreamer.agent import DreamerAgent
 from dreamer.callbacks.frame import FrameCallback
 from dreamer.callbacks.interrupt import Interrupted
 from dreamer.callbacks.metrics import Metrics
+from dreamer.checkpoint_file import PREVIOUS, install
 from dreamer.envs.group import EnvironmentFault
+from dreamer.files import move_aside, warn_once
 from dreamer.schema.types import PositiveCount, doc
 from dreamer.schema.validation import checked_call
 from dreamer.types import Batch
@@ -26,7 +27,10 @@ SCORE = "eval/return_mean"  # what "best" means
 
 
 class Checkpoint(FrameCallback):
-    """Writes `last.ckpt` and `best.ckpt` atomically."""
+    """Writes `last.ckpt` and `best.ckpt`, and keeps the one before the last.
+
+    A file replaces an earlier one only after it has been read back.
+    """
 
     @checked_call
     def __init__(
@@ -116,9 +120,12 @@ class Checkpoint(FrameCallback):
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._directory / f"{name}.ckpt"
-        temporary = self._directory / f".{name}.ckpt"
+        draft = self._directory / f".{name}.ckpt"
+        if path.is_dir():
+            warn_once(f"{path} is a folder; it is now {move_aside(path)}.")
+        draft.unlink(missing_ok=True)  # a link is not followed
         try:
-            trainer.save_checkpoint(temporary, weights_only=False)
-            os.replace(temporary, path)
+            trainer.save_checkpoint(draft, weights_only=False)
+            install(draft, path, previous=self._directory / PREVIOUS if name == "last" else None)
         finally:
-            temporary.unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)

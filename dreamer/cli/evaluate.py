@@ -38,6 +38,10 @@ USAGE = Usage(
             "python -m dreamer.evaluate run_dir=... video=true",
             "Records a video of the first episode.",
         ),
+        (
+            "python -m dreamer.evaluate run_dir=... allow=my_package",
+            "Lets the run use the code of a package of yours.",
+        ),
     ),
 )
 
@@ -62,6 +66,7 @@ def main(cfg: DictConfig) -> None:
             video_policy_steps=cfg.video_policy_steps if cfg.video else 0,
             video_fps=cfg.video_fps,
             max_episode_policy_steps=cfg.max_episode_policy_steps,
+            allow=[cfg.allow] if isinstance(cfg.allow, str) else list(cfg.allow),
         )
     except (ValueError, OSError, ImportError, EnvironmentFault) as error:
         fail(error)

@@ -1,11 +1,13 @@
 """metrics.csv: a table with one row per line of metrics, for spreadsheets and `pandas.read_csv`."""
 
 import csv
+import io
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dreamer.files import write_text
 from dreamer.loggers.base import RunLogger
 
 
@@ -45,7 +47,7 @@ class CsvLogger(RunLogger):
             self._write([*rows, row])
             return
         with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self._columns).writerow(row)
+            csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
 
     def truncate(self, frames: int) -> None:
         """Drop the rows after a frame count, and an incomplete row of a killed process."""
@@ -64,12 +66,11 @@ class CsvLogger(RunLogger):
 
     def _write(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Replace the table."""
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns, restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-        temporary.replace(self.path)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, self._columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.path, table.getvalue())
 
 
 def _complete(row: Mapping[Any, Any]) -> bool:

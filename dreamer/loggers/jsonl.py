@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamer.files import read_lines, warn_once, write_text
 from dreamer.loggers.base import RunLogger
 
 
@@ -42,16 +43,17 @@ class JsonLinesLogger(RunLogger):
             file.write(json.dumps({"frames": step, **values}) + "\n")
 
     def truncate(self, frames: int) -> None:
-        """Drop the lines after a frame count, and incomplete lines of a killed process."""
-        if not self.path.exists():
+        """Drop the lines after a frame count, and lines that a killed process or a disk damaged."""
+        if not self.path.is_file():
             return
+        lines, damaged = read_lines(self.path)
         kept = []
-        for line in self.path.read_text().splitlines():
-            try:
-                if json.loads(line)["frames"] <= frames:
-                    kept.append(line + "\n")
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        temporary.replace(self.path)
+        for line in lines:
+            count = json.loads(line).get("frames")
+            if not isinstance(count, int | float):
+                damaged += 1
+            elif count <= frames:
+                kept.append(line + "\n")
+        if damaged > 1:  # the last line of a killed process is incomplete
+            warn_once(f"{self.path}: {damaged} damaged lines are dropped.")
+        write_text(self.path, "".join(kept))

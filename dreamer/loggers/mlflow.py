@@ -8,6 +8,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import time
 from argparse import Namespace
 from collections import deque
@@ -20,6 +21,7 @@ from typing import Annotated, Any
 import numpy as np
 from filelock import FileLock
 
+from dreamer.files import DamagedFile, read_json, warn_once, write_text
 from dreamer.loggers.base import RunDescription, RunLogger, agent_files
 from dreamer.schema.types import doc
 
@@ -60,8 +62,8 @@ class MlflowRun:
         from mlflow.exceptions import MlflowException
 
         client = _client(address)
-        if file.exists():
-            known = json.loads(file.read_text())
+        known = _read(file)
+        if known:
             try:
                 client.update_run(known["run_id"], status="RUNNING")
                 return cls(client, known["run_id"], file, known["frames"])
@@ -100,9 +102,7 @@ class MlflowRun:
         self._client.set_terminated(self.id, status)
 
     def _save(self) -> None:
-        temporary = self._file.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"run_id": self.id, "frames": self._frames}))
-        temporary.replace(self._file)
+        write_text(self._file, json.dumps({"run_id": self.id, "frames": self._frames}))
 
     def _log_parameters(self, parameters: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
@@ -235,6 +235,21 @@ def log_report(root: Path, folder: Path) -> None:
         client = _client(_address(root))
         for run_id in json.loads(file.read_text()).values():
             client.log_artifacts(run_id, str(folder), "report")
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """Return the id and the last frame count of a run that exists."""
+    if not file.exists():
+        return None
+    try:
+        known = read_json(file)
+    except DamagedFile as error:
+        warn_once(f"{error} The run gets a new id on MLflow.")
+        return None
+    if re.fullmatch("[0-9a-f]{32}", str(known.get("run_id"))) and type(known.get("frames")) is int:
+        return known
+    warn_once(f"{file} is damaged: it is no MLflow id. The run gets a new one.")
+    return None
 
 
 def _address(root: Path) -> str:

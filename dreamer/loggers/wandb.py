@@ -5,6 +5,7 @@ Online with an API key, else offline in the run folder.
 
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pytorch_lightning.loggers import WandbLogger
 
+from dreamer.files import move_aside, warn_once, write_text
 from dreamer.loggers.base import RunDescription, RunLogger, agent_files
 from dreamer.schema.types import doc
 
@@ -124,8 +126,8 @@ def make_wandb(
 
     run_dir = Path(run_dir)
     id_file = run_dir / "wandb_id"
-    if not id_file.exists():
-        id_file.write_text(secrets.token_hex(4))
+    run_id = _read_id(id_file)
+    write_text(id_file, run_id)
     mode, problem = _choose_mode()
 
     def start(mode: str) -> Any:
@@ -139,7 +141,7 @@ def make_wandb(
             tags=[_shorten(tag, 64) for tag in (run.env, run.task, run.variant, *tags)],
             config={**run.config, "variant": run.variant},
             dir=run_dir,
-            id=id_file.read_text(),
+            id=run_id,
             resume="allow",
             mode=mode,  # pyright: ignore[reportArgumentType]
             settings=_settings(),
@@ -151,7 +153,7 @@ def make_wandb(
         if mode == "offline":
             raise
         mode, problem, experiment = "offline", error, start("offline")
-    id_file.write_text(experiment.id)  # an agent of a W&B sweep sets its own id
+    write_text(id_file, experiment.id)  # an agent of a W&B sweep sets its own id
     experiment.define_metric("frames")
     experiment.define_metric("*", step_metric="frames")
     uploads = mode == "online" if artifacts == "auto" else artifacts
@@ -181,6 +183,21 @@ def _settings() -> Any:
     known = vars(wandb.Settings(silent=True))
     limits: dict[str, Any] = {"init_timeout": START_SECONDS, "finish_timeout": FINISH_SECONDS}
     return wandb.Settings(silent=True, **{name: limits[name] for name in limits if name in known})
+
+
+def _read_id(path: Path) -> str:
+    """Return the id of a run that exists, or a new one.
+
+    The id names folders, so it must not lead to another one.
+    """
+    if path.is_dir():
+        warn_once(f"{path} is a folder; it is now {move_aside(path).name}.")
+    text = path.read_bytes() if path.exists() else None
+    if text is not None and re.fullmatch(rb"[\w-]{1,64}", text.strip()):
+        return text.strip().decode()
+    if text is not None:
+        warn_once(f"{path} is damaged: it is no W&B id. The run gets a new one.")
+    return secrets.token_hex(4)
 
 
 def _shorten(text: str, limit: int) -> str:

@@ -8,7 +8,6 @@ Letters: L slots of one ring, one more than its capacity.
 
 import json
 import math
-import os
 import shutil
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,7 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamer.files import write_text
+
 LAYOUT, JOURNAL = "layout.json", "journal"
+DRAFTS = (".layout.json", "layout.draft")  # the latter of earlier versions
 
 
 class Column(NamedTuple):
@@ -75,12 +77,15 @@ class RingFiles:
             for name, array in stored.items():
                 with open(_path(directory, name), "ab") as file:
                     file.truncate(_count_bytes(array))
-            _write_atomically(directory / LAYOUT, json.dumps(layout, indent=2))  # last
+            write_text(directory / LAYOUT, json.dumps(layout, indent=2))  # last
         _check_layout(directory, layout)
         self.columns = {name: _map(_path(directory, name), array) for name, array in stored.items()}
         self._journal = self.columns.pop(JOURNAL)
         if self._journal.min() < 0:
-            raise ValueError(f"The replay in {directory} is damaged: its journal is negative.")
+            raise ValueError(
+                f"The replay in {directory} is damaged: its journal is negative. "
+                "Restore it, or choose another run_dir=."
+            )
         self._journal[1] = min(self._journal)  # a roll-back to nothing was interrupted
         self._rows = {name: torch.from_numpy(c).flatten(0, 1) for name, c in self.columns.items()}
         self._pin = torch.cuda.is_available()
@@ -159,7 +164,10 @@ def peek(directory: Path) -> Stored | None:
     journal = columns.pop(JOURNAL)
     steps, oldest = int(journal[0]), _oldest(journal, layout["capacity"])
     if steps < 0:
-        raise ValueError(f"The replay in {directory} is damaged: its journal is negative.")
+        raise ValueError(
+            f"The replay in {directory} is damaged: its journal is negative. "
+            "Restore it, or choose another run_dir=."
+        )
     return Stored(steps, oldest, columns, journal)
 
 
@@ -176,7 +184,7 @@ def _is_unwritten(directory: Path) -> bool:
 
 def _files(directory: Path) -> set[str]:
     """Return the names of files in a directory, without an unfinished layout."""
-    return {path.name for path in directory.iterdir()} - {_draft(directory / LAYOUT).name}
+    return {path.name for path in directory.iterdir()} - set(DRAFTS)
 
 
 def _path(directory: Path, name: str) -> Path:
@@ -237,17 +245,6 @@ def _map(path: Path, array: Column, mode: Literal["r", "r+"] = "r+") -> np.ndarr
     if found != expected:
         raise ValueError(
             f"The replay in {path.parent} is damaged: its file {path.name} must have "
-            f"{expected:,} bytes, got {found:,}."
+            f"{expected:,} bytes, got {found:,}. Restore it, or choose another run_dir=."
         )
     return np.asarray(np.memmap(path, array.dtype, mode=mode, shape=array.shape))
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    """Write a file completely or not at all."""
-    draft = _draft(path)
-    draft.write_text(text)
-    os.replace(draft, path)
-
-
-def _draft(path: Path) -> Path:
-    return path.with_suffix(".draft")

@@ -5,6 +5,7 @@
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import torch
 from dreamer.envs.faults import describe
 from dreamer.evaluation import EVALUATION_SEED, VideoRecorder, play
 from dreamer.exploration import ACTOR
+from dreamer.files import check_no_link, move_aside, warn_once, write_text
 from dreamer.run.build import make_envs
 from dreamer.run.config import reasons
 from dreamer.run.folder import RunFolder
-from dreamer.run.load import load
+from dreamer.run.load import load_from
+from dreamer.run.permission import check_permitted
 from dreamer.video import write_mp4
 
 
@@ -32,6 +35,7 @@ def evaluate(
     video_policy_steps: int,
     video_fps: int,
     max_episode_policy_steps: int = 30_000,
+    allow: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Play whole episodes with the agent of a run folder.
 
@@ -45,17 +49,23 @@ def evaluate(
         video_policy_steps: Maximum length of the video; 0: no video.
         video_fps: Images per second.
         max_episode_policy_steps: Maximum length of an episode; a longer one is cut.
+        allow: See `load`; here it applies to the environment as well.
 
     Returns:
         Scores, all raw returns, and the path of the video.
     """
     if episodes < 1:
         raise ValueError(f"`episodes` must be at least 1, got {episodes}")
-    agent = load(run_dir, checkpoint, policy=policy, sample_actions=sample_actions)
-    torch.manual_seed(seed)
-    envs = make_envs(
-        RunFolder(run_dir).config(), seed=seed + EVALUATION_SEED, count=min(episodes, 10)
+    folder = RunFolder(run_dir)
+    cfg = folder.config()
+    check_permitted(cfg, folder.path, allow, ("env",))  # before any code is imported
+    if video_policy_steps:
+        check_no_link(folder.path / "videos")
+    agent, source = load_from(
+        folder, checkpoint, policy=policy, sample_actions=sample_actions, allow=allow
     )
+    torch.manual_seed(seed)
+    envs = make_envs(cfg, seed=seed + EVALUATION_SEED, count=min(episodes, 10))
     try:
         recorder = VideoRecorder(envs, video_policy_steps)
         result = play(
@@ -69,15 +79,18 @@ def evaluate(
         envs.close()
     frames = agent.frames
     suffix = "" if policy == ACTOR else f"_{policy}"
-    scores: dict[str, Any] = {"frames": frames, "checkpoint": checkpoint, "policy": policy}
+    scores: dict[str, Any] = {"frames": frames, "checkpoint": source.stem, "policy": policy}
     scores |= result.summary()
     scores["returns"] = [e.episode_return for e in result.episodes]
     if result.images is not None:
-        path = Path(run_dir) / "videos" / f"evaluation{suffix}_{frames:010d}.mp4"
+        video = Path("videos", f"evaluation{suffix}_{frames:010d}.mp4")
         try:
-            write_mp4(path, result.images, fps=video_fps)
-            scores["video"] = str(path)
+            write_mp4(folder.path / video, result.images, fps=video_fps)
+            scores["video"] = str(video)  # within the folder, which may move
         except Exception as error:
             warnings.warn(f"There is no video: {describe(error)}", stacklevel=2)
-    (Path(run_dir) / f"evaluation{suffix}.json").write_text(json.dumps(scores, indent=2) + "\n")
-    return scores
+    path = folder.path / f"evaluation{suffix}.json"
+    if path.is_dir():
+        warn_once(f"{path} is a folder; it is now {move_aside(path).name}.")
+    write_text(path, json.dumps(scores, indent=2) + "\n")
+    return scores | ({"video": str(folder.path / scores["video"])} if "video" in scores else {})

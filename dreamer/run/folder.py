@@ -3,9 +3,11 @@
 `train.py`, `load.py` and `evaluate.py` use it. `sweep.py` and `experiments/` read its files only:
 config.yaml, spaces.json (observations and actions), metrics.jsonl, summary.json (exists if the run
 is finished), failure.txt (the traceback of a failed run), lock (held while a process uses the
-folder), copied.json (the experience copied by data.prefill), checkpoints/, replay/ and videos/.
+folder), copied.json (the experience copied by data.prefill), checkpoints/ (with copies of the
+first two), replay/ and videos/.
 """
 
+import io
 import json
 import os
 import shlex
@@ -17,15 +19,27 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-import torch
 import yaml
 from filelock import lock_descriptor
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from dreamer.checkpoint_file import PREVIOUS, read_checkpoint
+from dreamer.envs.codecs import codec_from_dict
+from dreamer.files import (
+    DamagedFile,
+    check_no_link,
+    move_aside,
+    read_json,
+    read_text,
+    warn_once,
+    write_text,
+)
 from dreamer.replay.buffer import Replay
 from dreamer.run.migrate import FORMAT, migrate
 from dreamer.run.paths import expanded
 from dreamer.run.variant import variant_of
+from dreamer.schema.words import format_value
 
 # Keys that may change when a run is resumed.
 MUTABLE_KEYS = (
@@ -35,10 +49,21 @@ MUTABLE_KEYS = (
     *("env.processes", "env.hang_seconds", "env.max_restarts"),
 )
 REQUIRED_KEYS = {"env_name", "task", "seed", "total_frames", "prefill_policy_steps", "env"}
+# What is not needed to continue a run. A folder in the place of a file, or a file in that of a
+# folder, is moved out of the way.
+OPTIONAL_FILES = (
+    *("summary.json", "failure.txt", "copied.json", "metrics.jsonl", "spaces.json", "config.yaml"),
+    *("evaluation.json", "wandb_id", "log.txt", "mlflow.json", "metrics.csv"),
+)
+OPTIONAL_FOLDERS = ("videos", "tensorboard", "wandb")
 EARLY_FILES = (  # may exist before `begin`
     *("replay", "wandb", "wandb_id", "tensorboard"),
-    *("mlflow.json", "mlflow.tmp"),
+    "mlflow.json",
 )
+MISSING = object()
+NO_NODES = (TypeError, KeyError, AttributeError)  # of values where mappings are expected
+SHOWN = 60  # characters of a value in a message
+COUNTS = ("frames", "policy_steps", "updates")  # in summary.json
 LOCK_PATIENCE = 0.3  # seconds: others hold the lock for a moment, to see whether it is free
 
 
@@ -57,22 +82,35 @@ class ResumePoint(NamedTuple):
 class RunFolder:
     """One run's folder on disk."""
 
-    def __init__(self, path: Path, variant: str = ""):
+    def __init__(self, path: Path | str, variant: str = ""):
         """`variant` names the experiment and the changed switches."""
-        self.path = path
+        self.path = path = Path(os.path.abspath(expanded(path)))  # the current folder may change
         self.variant = variant
         self.checkpoints = path / "checkpoints"
         self.last, self.best = (self.checkpoints / f"{x}.ckpt" for x in ("last", "best"))
+        self.previous = self.checkpoints / PREVIOUS
         self.replay = path / "replay"
         self.begun = False  # whether `begin` was called since this process claimed the folder
 
     @classmethod
     def of(cls, cfg: DictConfig) -> "RunFolder":
-        """Return the folder of a configuration: <root>/<env>/<task>/<variant>/seed<seed>."""
+        """Return the folder of a configuration: <root>/<env>/<task>/<variant>/seed<seed>.
+
+        Raises:
+            ValueError: A name leads out of `root`.
+        """
         variant = cfg.variant or variant_of(cfg)
-        default = Path(cfg.root) / cfg.env_name / cfg.task / variant / f"seed{cfg.seed}"
-        path = Path(cfg.run_dir) if cfg.run_dir else default
-        return cls(expanded(path), variant)
+        if cfg.run_dir:
+            return cls(cfg.run_dir, variant)
+        names = {"env_name": cfg.env_name, "task": cfg.task, "variant": variant}
+        for key, name in names.items():
+            _check_name(key, str(name))
+        return cls(expanded(cfg.root).joinpath(*names.values(), f"seed{cfg.seed}"), variant)
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether there is a checkpoint to resume from; it may be damaged."""
+        return self.last.exists() or self.previous.exists()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -100,6 +138,18 @@ class RunFolder:
                     self._leave(missing, absent)
                     _rewrite(file, holder)
 
+    def check_no_links(self) -> None:
+        """Check that a run in this folder writes nowhere else; the folder itself may be a link.
+
+        Raises:
+            ValueError: There is a link; the message names it.
+        """
+        within = self.replay.iterdir() if self.replay.is_dir() else ()
+        for path in (self.path / "lock", self.checkpoints, self.replay, *within):
+            check_no_link(path)
+        for name in OPTIONAL_FOLDERS:
+            check_no_link(self.path / name)
+
     @contextmanager
     def _claim(self) -> Iterator[TextIO]:
         """Open the lock file and hold it; one that its holder removes meanwhile is none.
@@ -108,10 +158,16 @@ class RunFolder:
         start that is refused must leave there what it found.
         """
         path = self.path / "lock"
+        if path.is_dir():
+            text = shlex.quote(str(path))
+            raise ValueError(
+                f"{path} must be a file, got a folder. Repeat the command after `mv {text} "
+                f"{text}.damaged`."
+            )
         deadline = time.monotonic() + LOCK_PATIENCE
         while True:
             self.path.mkdir(parents=True, exist_ok=True)
-            with path.open("a+") as file:
+            with path.open("a+", errors="replace") as file:
                 if lock_descriptor(file.fileno(), blocking=False):
                     if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
                         yield file
@@ -142,12 +198,30 @@ class RunFolder:
         This removes the summary or failure of an earlier attempt.
         """
         self.begun = True
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self._clear_the_way()
         for name in ("summary.json", "failure.txt"):
             (self.path / name).unlink(missing_ok=True)
-        text = f"format: {FORMAT}\n{OmegaConf.to_yaml(cfg)}"
-        _write(self.path / "config.yaml", text)  # first: it identifies the run
-        _write(self.path / "spaces.json", json.dumps(spaces, indent=2) + "\n")
+        named = {**cfg, "variant": self.variant}  # the folder may move: the file names the run
+        text = f"format: {FORMAT}\n{OmegaConf.to_yaml(OmegaConf.create(named))}"
+        for place in (self.path, self.checkpoints):  # a copy, in case that the first is damaged
+            write_text(place / "config.yaml", text)  # first: it identifies the run
+            write_text(place / "spaces.json", json.dumps(spaces, indent=2) + "\n")
+
+    def _clear_the_way(self) -> None:
+        """Rename what is not needed and cannot be replaced; the run writes these files anew."""
+        files = [self.path / name for name in OPTIONAL_FILES]
+        paths = [x for x in files if x.is_dir() or x.is_symlink()]
+        paths += [
+            x
+            for name in OPTIONAL_FOLDERS
+            if os.path.lexists(x := self.path / name)
+            if not x.is_dir()
+        ]
+        for path in paths:
+            kind = "a folder" if path.is_dir() else "no folder"
+            kind = "a link" if path.is_symlink() else kind
+            warn_once(f"{path} is {kind}; it is now {move_aside(path).name}.")
 
     def note_copy(self, copied: Mapping[str, Any] | None) -> None:
         """Write how much experience is about to be copied into the empty replay; None: nothing.
@@ -158,11 +232,11 @@ class RunFolder:
         if copied is None:
             path.unlink(missing_ok=True)
         else:
-            _write(path, json.dumps(copied, indent=2) + "\n")
+            write_text(path, json.dumps(copied, indent=2) + "\n")
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary, as the last file."""
-        _write(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_text(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
 
     def fail(self, traceback: str) -> None:
         """Write the traceback of a failure; the next attempt removes it.
@@ -170,19 +244,19 @@ class RunFolder:
         A prefill without a checkpoint is deleted, because no run can resume from it. Then another
         configuration can use the folder.
         """
-        _write(self.path / "failure.txt", traceback)
+        write_text(self.path / "failure.txt", traceback)
         cfg = self._own_config()
-        if cfg is not None and not self.last.exists() and not self._found(cfg):
+        if cfg is not None and not self.is_saved and not self._found(cfg):
             shutil.rmtree(self.replay, ignore_errors=True)
 
     def summary(self) -> dict[str, Any] | None:
         """Return the summary of a finished run; None if there is none or it cannot be read."""
-        path = self.path / "summary.json"
         try:
-            summary = json.loads(path.read_text()) if path.exists() else None
-        except ValueError:
+            summary = read_json(self.path / "summary.json")
+        except (OSError, DamagedFile):
             return None
-        known = isinstance(summary, dict) and isinstance(summary.get("frames"), int)
+        counts = all(isinstance(summary.get(key), int) for key in COUNTS)
+        known = counts and isinstance(summary.get("metrics"), dict)
         return summary if known else None
 
     def finished(self, cfg: DictConfig) -> dict[str, Any] | None:
@@ -193,22 +267,56 @@ class RunFolder:
     def config(self) -> DictConfig:
         """Return the run's configuration, in the current format.
 
+        If config.yaml is damaged or missing, the copy in checkpoints/ takes its place.
+
         Raises:
             FileNotFoundError: The folder contains no run.
+            DamagedFile: Neither file can be read.
             ValueError: A later version of this program wrote it.
         """
-        path = self.path / "config.yaml"
-        if not path.exists():
-            raise FileNotFoundError(f"No run in {self.path}: it contains no config.yaml.")
-        cfg = OmegaConf.load(path)
-        assert isinstance(cfg, DictConfig)
-        plain: Any = OmegaConf.to_container(cfg)
-        return OmegaConf.create(migrate(plain))
+        path, copy = (place / "config.yaml" for place in (self.path, self.checkpoints))
+        try:
+            return _read_config(path)
+        except (OSError, DamagedFile) as error:
+            missing = isinstance(error, FileNotFoundError)
+            try:
+                cfg = _read_config(copy)
+            except (OSError, DamagedFile):
+                if missing:
+                    message = f"No run in {self.path}: it contains no config.yaml."
+                    raise FileNotFoundError(message) from None
+                raise DamagedFile(
+                    f"{error} {self._begin_anew('Restore it from a copy.')}"
+                ) from None
+            reason = f"{path} is missing." if missing else str(error)
+            warn_once(f"{reason} Its copy {copy} is used.")
+            return cfg
 
     def spaces(self) -> dict[str, Any] | None:
-        """Return the spaces that `begin` wrote; None for runs of older versions."""
-        path = self.path / "spaces.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        """Return the spaces that `begin` wrote; None for runs of older versions.
+
+        If spaces.json is damaged or missing, the copy in checkpoints/ takes its place.
+
+        Raises:
+            DamagedFile: The file cannot be read, and there is no copy.
+        """
+        path, copy = (place / "spaces.json" for place in (self.path, self.checkpoints))
+        try:
+            return _read_spaces(path)
+        except (OSError, DamagedFile) as error:
+            missing = isinstance(error, FileNotFoundError)
+            try:
+                spaces = _read_spaces(copy)
+            except (OSError, DamagedFile):
+                if missing:
+                    return None
+                raise DamagedFile(
+                    f"{error} Repeat the command after `mv {shlex.quote(str(path))} "
+                    f"{shlex.quote(str(path))}.damaged`; the environment is then asked."
+                ) from None
+            reason = f"{path} is missing." if missing else str(error)
+            warn_once(f"{reason} Its copy {copy} is used.")
+            return spaces
 
     def check_same_run(self, cfg: DictConfig) -> None:
         """Check that the folder does not contain a run with another configuration.
@@ -218,7 +326,7 @@ class RunFolder:
         Raises:
             ValueError: The configurations differ; the message names the keys.
         """
-        if not self.last.exists() and self.summary() is None:
+        if not self.is_saved and self.summary() is None:
             return
         differences = _differences(self.config(), cfg)
         if differences:
@@ -240,20 +348,26 @@ class RunFolder:
                 continue.
         """
         found = self._found(cfg)
-        if not found or self.last.exists():  # another process saved it meanwhile
+        if not found or self.is_saved:  # another process saved it meanwhile
             return
         raise ValueError(
             f"{self.path} has no checkpoints/last.ckpt to resume from, but holds "
-            f"{', '.join(found)}. {self._remedies()}"
+            f"{', '.join(found)}. {self.remedies()}"
         )
 
-    def _remedies(self) -> str:
+    def remedies(self) -> str:
         """Return the commands to use if there is no checkpoint to resume from."""
-        path, last, best = (shlex.quote(str(x)) for x in (self.path, self.last, self.best))
-        begin = f"To start a new run, choose another run_dir=, or `mv {path} {path}.old`."
+        last, best = (shlex.quote(str(x)) for x in (self.last, self.best))
         if not self.best.exists():
-            return begin
-        return f"To resume from the best, `cp {best} {last}` and repeat the command. {begin}"
+            return self._begin_anew()
+        return self._begin_anew(
+            f"To resume from the best, `cp {best} {last}` and repeat the command."
+        )
+
+    def _begin_anew(self, before: str = "") -> str:
+        path = shlex.quote(str(self.path))
+        begin = f"To start a new run, choose another run_dir=, or `mv {path} {path}.old`."
+        return f"{before} {begin}".strip()
 
     def _found(self, cfg: DictConfig) -> list[str]:
         """Describe all files that are not of an earlier start of this run without a checkpoint."""
@@ -293,74 +407,155 @@ class RunFolder:
         """Return the configuration if config.yaml exists and is of this program, else None."""
         try:
             cfg = self.config()
-        except (OSError, ValueError, AssertionError, yaml.YAMLError):
+        except (OSError, ValueError):
             return None
-        return cfg if cfg.keys() >= REQUIRED_KEYS else None
+        return cfg
 
     def check_same_spaces(self, spaces: Mapping[str, Any]) -> None:
         """Check that the folder does not contain a run with other observations or actions.
 
         Raises:
-            ValueError: The spaces differ; the message shows both.
+            ValueError: The spaces differ; the message shows the differences.
         """
-        old = self.spaces()
+        if not self.is_saved:
+            return
+        try:
+            old = self.spaces()
+        except DamagedFile as error:
+            warn_once(f"{error} It is written anew.")
+            return
         new = json.loads(json.dumps(spaces))
-        if old not in (None, new) and self.last.exists():
-            old, new = ((x["observations"], x["actions"]) for x in (old, new))
+        if old not in (None, new):
             raise ValueError(
-                f"{self.path} holds a run of other observations or actions: there {old}, here "
-                f"{new}. Choose another run_dir=, or delete the folder."
+                f"{self.path} holds a run of other observations or actions, different in "
+                f"{', '.join(_unequal(old, new))}. Choose another run_dir=, or delete the folder."
             )
 
     def resume_point(self) -> ResumePoint | None:
         """Return the point from which to resume; None if there is no checkpoint.
 
+        If the last checkpoint is damaged, it is the newest one that is not.
+
         Raises:
-            ValueError: The checkpoint is damaged or of another program, or the replay is missing.
+            DamagedFile: All checkpoints are damaged or of another program.
+            ValueError: The replay is missing.
         """
-        path = self.last
-        if not path.exists():
+        if not self.is_saved:
             return None
-        counters = self.read_checkpoint(path)["counters"]
-        if not self.replay.exists():
+        path, state = self.read_intact(self.last)
+        if not self.replay.is_dir():
             raise ValueError(
-                f"{self.replay} is missing, which holds the experience of the run. Restore it, or "
-                f"delete {self.path} to start again."
+                f"{self.replay} is missing, which holds the experience of the run. Restore it. "
+                f"{self._begin_anew()}"
             )
-        return ResumePoint(path, counters["frames"], counters["updates"])
+        return ResumePoint(path, state["counters"]["frames"], state["counters"]["updates"])
 
-    def read_checkpoint(self, path: Path) -> dict[str, Any]:
-        """Read a checkpoint: tensors and plain types only.
+    def read_intact(self, path: Path) -> tuple[Path, dict[str, Any]]:
+        """Read a checkpoint or, if it is damaged, the newest one that is not.
+
+        Returns:
+            The file that was read, and its content; see `checkpoint_file.read_checkpoint`.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: The file is damaged, or not a checkpoint of this program.
+            FileNotFoundError: There is no checkpoint.
+            DamagedFile: All are damaged, or not checkpoints of this program.
         """
-        if not path.exists():
+        if not self.is_saved and not path.exists():
             raise FileNotFoundError(f"No checkpoint {path}: the run has not saved one yet.")
         try:
-            return read_checkpoint(path)
-        except ValueError as error:
-            remedies = f" {self._remedies()}" if path == self.last else ""
-            raise ValueError(f"{error}{remedies}") from error
+            if path.exists():
+                return path, read_checkpoint(path)
+            reason = f"{path} is missing."
+        except DamagedFile as error:
+            reason = str(error)
+        found: list[tuple[Path, dict[str, Any]]] = []
+        for other in (self.last, self.previous, self.best):
+            with suppress(DamagedFile):
+                if other != path and other.exists():
+                    found.append((other, read_checkpoint(other)))
+        if not found:
+            raise DamagedFile(f"{reason} {self._begin_anew()}")
+        other, state = max(found, key=lambda one: one[1]["counters"]["frames"])
+        warn_once(f"{reason} {other}, of frame {state['counters']['frames']:,}, is used.")
+        return other, state
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint: tensors and plain types only.
+def _check_name(key: str, name: str) -> None:
+    """Check that a name is that of a folder in another one; a task may have slashes.
 
     Raises:
-        ValueError: The file is damaged, or not a checkpoint of this program.
+        ValueError: It leads elsewhere.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        counters = state.get("counters") if isinstance(state, dict) else None
-        if not isinstance(counters, dict) or not {"frames", "updates"} <= counters.keys():
-            raise KeyError("counters")
-    except Exception as error:  # a damaged file raises many kinds, an IndexError for instance
+    parts = name.split("/")
+    if not all(parts) or {".", ".."} & set(parts) or "\0" in name:
         raise ValueError(
-            f"{path} is damaged or not a checkpoint of this program ({type(error).__name__})."
+            f"`{key}` must name a folder within `root`, got {format_value(name)}. To choose the "
+            "whole path, set run_dir=."
+        )
+
+
+def _read_config(path: Path) -> DictConfig:
+    """Read a configuration, in the current format.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        DamagedFile: It is not the configuration of a run.
+        ValueError: A later version of this program wrote it.
+    """
+    text = read_text(path)
+    try:
+        cfg = OmegaConf.load(io.StringIO(text))
+        plain: Any = OmegaConf.to_container(cfg)
+        keys = sorted(REQUIRED_KEYS - set(plain)) if isinstance(cfg, DictConfig) else ["keys"]
+        if keys or not isinstance(plain["env"], dict):
+            raise DamagedFile(f"{path} is damaged: it has no {', '.join(keys) or 'node `env`'}.")
+        if not isinstance(plain.get("format", 1), int):
+            raise DamagedFile(f"{path} is damaged: `format` is {plain['format']}.")
+        return OmegaConf.create(migrate(plain))
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError, *NO_NODES, OSError) as error:
+        reason = " ".join(str(error).split())[:80]
+        raise DamagedFile(f"{path} is damaged: it is no YAML ({reason}).") from error
+
+
+def _read_spaces(path: Path) -> dict[str, Any]:
+    """Read spaces.json, and check that a codec can be made of it."""
+    spaces = read_json(path)
+    try:
+        codec_from_dict(spaces)
+        return {"observations": spaces["observations"], **spaces}
+    except Exception as error:  # of any content: a KeyError, a TypeError, one of Gymnasium's
+        raise DamagedFile(
+            f"{path} is damaged: it does not describe spaces ({error!r:.60})."
         ) from error
-    return state
+
+
+def _unequal(old: Any, new: Any) -> list[str]:
+    """Describe the values in which two nested descriptions differ."""
+    there, here = (dict(_parts(one)) for one in (old, new))
+    return [
+        f"{key} (there {_shown(there, key)}, here {_shown(here, key)})"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key, MISSING) != here.get(key, MISSING)
+    ]
+
+
+def _parts(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of a description with their paths; a list of numbers is a leaf."""
+    if isinstance(value, list) and any(isinstance(one, dict | list) for one in value):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
+        yield prefix, value
+        return
+    for key, child in value.items():
+        yield from _parts(child, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    """Format a value so that different ones look different: 1 is a number, '1' is text."""
+    if key not in values:
+        return "nothing"
+    text = repr(values[key])
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _rewrite(file: TextIO, text: str) -> None:
@@ -383,10 +578,15 @@ def _differences(old: DictConfig, new: DictConfig) -> list[str]:
     targets = [key for key in different if key.endswith("._target_")]
     nodes = tuple(key.removesuffix("_target_") for key in targets)
     return [
-        f"{key} (there {a.get(key)}, here {b.get(key)})"
+        f"{key} (there {_told(a.get(key), b.get(key))}, here {_told(b.get(key), a.get(key))})"
         for key in different
         if not any(key.startswith(node) and key != f"{node}_target_" for node in nodes)
     ]
+
+
+def _told(value: Any, other: Any) -> str:
+    """Format a value; as code if it would look like the other: 3 and '3'."""
+    return repr(value) if str(value) == str(other) else str(value)
 
 
 def _has_content(path: Path) -> bool:
@@ -413,10 +613,3 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(child, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, value
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file atomically."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text)
-    os.replace(temporary, path)

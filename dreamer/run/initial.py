@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from omegaconf import DictConfig
 from torch import Tensor
 
 from dreamer.agent import DreamerAgent
+from dreamer.checkpoint_file import read_checkpoint
 from dreamer.convert import load_pydreamer, load_variables_pkl
+from dreamer.files import DamagedFile
 from dreamer.models.world_model import rename_heads
-from dreamer.run.folder import RunFolder, read_checkpoint
+from dreamer.run.folder import RunFolder
+from dreamer.tensor_file import SUFFIX, load_tensors
 
 MUST = "`init_from` must be a run folder or a checkpoint"
 # Files of other programs, by what their names end in.
@@ -72,6 +74,41 @@ def load_initial(cfg: DictConfig, agent: DreamerAgent) -> dict[str, str]:
     return {"weights": source, **_describe(matched, there, here)}
 
 
+def check_same_weights(path: Path, agent: DreamerAgent, remedies: str) -> None:
+    """Check that a checkpoint of a run holds the weights of this agent, to go on with them.
+
+    Args:
+        path: The checkpoint.
+        agent: As built.
+        remedies: The end of the message: what to do.
+
+    Raises:
+        ValueError: It is that of another agent; the message names a weight that differs.
+    """
+    there, here = _weights(read_checkpoint(path)), agent.state_dict()
+    for name in sorted(there.keys() | here.keys()):
+        shapes = [_shape(x[name]) if name in x else "none" for x in (there, here)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{path} is the checkpoint of another run: it differs in {name} (there "
+                f"{shapes[0]}, here {shapes[1]}). {remedies}"
+            )
+
+
+def _weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the weights in a checkpoint, by their current names.
+
+    Raises:
+        ValueError: There are none.
+    """
+    weights = state.get("state_dict")
+    if not isinstance(weights, Mapping):
+        raise ValueError("it holds no weights")
+    weights = {key: value for key, value in weights.items() if isinstance(value, Tensor)}
+    rename_heads(None, weights, "world_model.")
+    return weights
+
+
 def _read(path: Path, agent: DreamerAgent) -> tuple[str, dict[str, Tensor]]:
     """Return a description of a source, and its weights by their names in a checkpoint."""
     if not path.exists():
@@ -79,6 +116,8 @@ def _read(path: Path, agent: DreamerAgent) -> tuple[str, dict[str, Tensor]]:
     try:
         if load := FOREIGN.get(path.suffix):
             return str(path), _read_foreign(load, path, agent)
+        if path.suffix == SUFFIX and path.is_file():
+            return str(path), _weights({"state_dict": load_tensors(path)})
         return _read_checkpoint(path)
     except (ValueError, OSError, EOFError, TypeError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split()[:80]) or type(error).__name__
@@ -90,16 +129,11 @@ def _read_checkpoint(path: Path) -> tuple[str, dict[str, Tensor]]:
     if path.is_dir() and not folder.last.exists():
         raise ValueError("it has no checkpoints/last.ckpt")
     # Only the version matters here.
-    with suppress(FileNotFoundError, yaml.YAMLError, AssertionError):
+    with suppress(OSError, DamagedFile):
         folder.config()
     file = folder.last if path.is_dir() else path
     state = read_checkpoint(file)
-    weights = state.get("state_dict")
-    if not isinstance(weights, Mapping):
-        raise ValueError("it holds no weights")
-    weights = {key: value for key, value in weights.items() if isinstance(value, Tensor)}
-    rename_heads(None, weights, "world_model.")
-    return f"{file}, of frame {state['counters']['frames']:,}", weights
+    return f"{file}, of frame {state['counters']['frames']:,}", _weights(state)
 
 
 def _read_foreign(load: Callable[..., Any], path: Path, agent: DreamerAgent) -> dict[str, Tensor]:

@@ -3,7 +3,9 @@
 `dreamer.load` and `python -m dreamer.evaluate` call it. It does not change the folder.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from omegaconf import DictConfig
 
@@ -15,8 +17,18 @@ from dreamer.models.actor_critic import ActorCritic
 from dreamer.run.build import make_agent, make_envs
 from dreamer.run.config import reasons
 from dreamer.run.folder import RunFolder
+from dreamer.run.permission import AGENT, check_permitted
 from dreamer.run.remote import local_folder
 from dreamer.schema.words import format_value
+
+OTHER = {"best": "last", "last": "best", "previous": "best"}  # what to try instead
+
+
+class Loaded(NamedTuple):
+    """An agent, and the checkpoint that it was read from."""
+
+    agent: TrainedAgent
+    path: Path
 
 
 @reasons()
@@ -27,43 +39,85 @@ def load(
     policy: str = ACTOR,
     sample_actions: bool = False,
     device: str = "cpu",
+    allow: Sequence[str] = (),
 ) -> TrainedAgent:
     """Load the agent of a run folder; its environment need not be installed.
 
-    Do not load a run folder that you do not trust: its configuration names the classes to build.
-    Checkpoints are read as tensors and plain types only.
+    Somebody else may have made the folder: it can name classes of this program only, and those of
+    `allow`. Checkpoints are read as tensors and plain types only.
 
     Args:
         run_dir: Of a finished or active run; or `wandb:<entity>/<project>/<run id>`, whose agent is
             downloaded from W&B.
-        checkpoint: `best`, which falls back to `last`; or `last`.
+        checkpoint: `best`, which falls back to `last`; or `last`. If the file is damaged, the
+            newest one that is not, with a warning.
         policy: `actor`, which learns from the task's reward; or `explore`, the explorer of a run
             with exploration.
         sample_actions: Sample actions as in training, instead of the policy's mode.
         device: torch device of the networks.
+        allow: Packages or modules, such as `["my_package"]`, whose classes the run may name as
+            well; their code is run.
 
     Raises:
         FileNotFoundError: There is no such run or checkpoint.
-        ValueError: The checkpoint is damaged or belongs to another agent, or the run has no such
-            policy.
+        ValueError: The checkpoint is damaged or belongs to another agent, the run has no such
+            policy, or its configuration names code that is not allowed.
     """
+    return load_from(
+        RunFolder(local_folder(run_dir)),
+        checkpoint,
+        policy=policy,
+        sample_actions=sample_actions,
+        device=device,
+        allow=allow,
+    ).agent
+
+
+def load_from(
+    folder: RunFolder,
+    checkpoint: str,
+    *,
+    policy: str,
+    sample_actions: bool,
+    device: str = "cpu",
+    allow: Sequence[str],
+) -> Loaded:
+    """Load the agent of a run folder, and tell from which file; see `load`."""
     if checkpoint not in ("best", "last"):
         raise ValueError(f"`checkpoint` must be best or last, got {format_value(checkpoint)}")
-    folder = RunFolder(local_folder(run_dir))
     cfg = folder.config()
-    path = folder.checkpoints / f"{checkpoint}.ckpt"
-    path = path if path.exists() else folder.checkpoints / "last.ckpt"
-    state = folder.read_checkpoint(path)
+    check_permitted(cfg, folder.path, allow, AGENT)
+    wanted = folder.checkpoints / f"{checkpoint}.ckpt"
+    path, state = folder.read_intact(wanted if wanted.exists() else folder.last)
     spaces = folder.spaces()
-    codec = codec_from_dict(spaces) if spaces else _codec_from_environment(cfg)
-    networks = make_agent(cfg, codec)
+    codec = codec_from_dict(spaces) if spaces else _codec_from_environment(cfg, folder, allow)
+    networks = _make_networks(cfg, codec, folder)
     try:
         networks.load_state_dict(state["state_dict"])
-    except RuntimeError as error:
-        raise ValueError(f"{path} must be a checkpoint of the agent in config.yaml") from error
+    except (RuntimeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} must be a checkpoint of the agent in config.yaml and spaces.json, got other "
+            f"weights. Restore these files, or choose checkpoint={OTHER[path.stem]}."
+        ) from error
     networks.on_load_checkpoint(state)
     actor = _choose_actor(networks, policy)
-    return TrainedAgent(networks.to(device), codec, actor, sample_actions=sample_actions)
+    agent = TrainedAgent(networks.to(device), codec, actor, sample_actions=sample_actions)
+    return Loaded(agent, path)
+
+
+def _make_networks(cfg: DictConfig, codec: SpaceCodec, folder: RunFolder) -> DreamerAgent:
+    """Build the agent, whose configuration may be damaged in any way."""
+    try:
+        with reasons():
+            return make_agent(cfg, codec)
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # of any content: a TypeError, an AttributeError, ...
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"{folder.path / 'config.yaml'} does not describe an agent for the spaces of the run: "
+            f"{reason}"
+        ) from error
 
 
 def _choose_actor(networks: DreamerAgent, policy: str) -> ActorCritic:
@@ -77,8 +131,9 @@ def _choose_actor(networks: DreamerAgent, policy: str) -> ActorCritic:
     return actors[policy]
 
 
-def _codec_from_environment(cfg: DictConfig) -> SpaceCodec:
+def _codec_from_environment(cfg: DictConfig, folder: RunFolder, allow: Sequence[str]) -> SpaceCodec:
     """Make the codec of an older run, whose folder does not contain it."""
+    check_permitted(cfg, folder.path, allow, ("env",))
     envs = make_envs(cfg, seed=cfg.seed, count=1)
     envs.close()
     return codec_of(envs)

@@ -259,6 +259,10 @@ class EvaluateSettings(Section):
         PositiveCount, doc("Maximum length of the video.", unit="policy steps")
     ]
     video_fps: Annotated[PositiveCount, doc("Images per second of the video.")]
+    allow: Annotated[
+        str | list[str],
+        doc("Packages whose code the run may use: my_package, or a list; it is run."),
+    ]
     max_episode_policy_steps: Annotated[
         PositiveCount,
         doc("Maximum length of an episode; a longer one is cut.", unit="policy steps"),

@@ -53,7 +53,7 @@ from dreamer.run.cost import estimate_cost
 from dreamer.run.experience import Experience, copy_experience, find_experience
 from dreamer.run.folder import FolderInUse, ResumePoint, RunFolder
 from dreamer.run.header import print_header
-from dreamer.run.initial import load_initial
+from dreamer.run.initial import check_same_weights, load_initial
 
 
 class Summary(NamedTuple):
@@ -93,11 +93,12 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
     """
     cfg = checked(cfg)
     folder = RunFolder.of(cfg)
+    folder.check_no_links()
     folder.check_same_run(cfg)
     finished = folder.finished(cfg)
     if finished:
         print(f"{folder.path} is finished: {finished['frames']} frames. Nothing to do.")
-        return Summary(**finished)
+        return Summary(**finished)._replace(run_dir=str(folder.path))  # it may have moved
     check_device(cfg)
     _seed_everything(cfg.seed)
     _silence_lightning()
@@ -112,6 +113,8 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
     try:
         folder.check_same_spaces(codec_of(envs).to_dict())
         agent = make_agent(cfg, envs)
+        if resume:
+            check_same_weights(resume.path, agent, folder.remedies())
         sources = {} if resume else load_initial(cfg, agent)  # before anything copies the networks
         experience = None if resume else find_experience(cfg, folder, envs)
         with folder.lock():

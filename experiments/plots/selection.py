@@ -3,6 +3,7 @@
 `experiments/report.py` and docs/ use it. Captions explain the bands and list runs that stop early.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -156,7 +157,12 @@ def _learning_curves(
             caption += f" Nothing is published for {', '.join(map(readable, absent))}."
     if pydreamer is not None:
         caption += " Grey, dotted: the published curve of PyDreamer, likewise."
-    return save(figure, out / f"curves_{env}"), caption + _early_stops(of_env)
+    return save(figure, out / f"curves_{file_name(env)}"), caption + _early_stops(of_env)
+
+
+def file_name(env: str) -> str:
+    """Return a name that leads to no other folder, whatever the configuration of a run says."""
+    return re.sub(r"[^\w.=+-]", "_", env)
 
 
 def _read(curves: pd.DataFrame, frames: int) -> tuple[pd.DataFrame, str]:
@@ -169,7 +175,7 @@ def _read(curves: pd.DataFrame, frames: int) -> tuple[pd.DataFrame, str]:
 def _final_scores(env: str, of_env: pd.DataFrame, frames: int, out: Path) -> Captioned:
     runs, where = _read(of_env, frames)
     caption = f"Every run, {env}, {where}. {FINALS_TEXT}"
-    return save(final_scores(runs), out / f"finals_{env}"), caption
+    return save(final_scores(runs), out / f"finals_{file_name(env)}"), caption
 
 
 def _aggregates(

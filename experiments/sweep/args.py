@@ -11,6 +11,7 @@ from typing import Annotated, NamedTuple
 
 import yaml
 
+from dreamer.run.paths import expanded
 from dreamer.schema.keys import keys_of
 from dreamer.schema.types import Section, doc
 from dreamer.schema.validation import validate_words
@@ -89,7 +90,7 @@ def parse(words: Sequence[str]) -> Command:
             seeds=_seeds(own),
             words=tuple(common),
         ),
-        root=Path(own.get("root", SweepSettings.root)),
+        root=expanded(own.get("root", SweepSettings.root)),
         dry_run=checked.get("dry_run", False),
         retry=checked.get("retry", False),
         launcher=tuple(hydra),

@@ -58,6 +58,8 @@ def run(planned: Planned, share: Share) -> Outcome:
         return "elsewhere"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "failure.txt").unlink(missing_ok=True)
+    if (folder / "log.txt").is_symlink():  # it would lead out of the folder
+        (folder / "log.txt").unlink()
     with (folder / "log.txt").open("ab") as log, _environment(share) as environment:
         start = log.tell()
         code = _wait(_start([sys.executable, *TRAIN, *planned.job.words], log, environment))

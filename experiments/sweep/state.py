@@ -46,7 +46,7 @@ def read_state(folder: Path, total_frames: int | None = None) -> State:
         return State("failed", frames, score, rate, failure(folder, lines=1))
     try:
         finished = _finished_frames(folder)
-    except ValueError:
+    except (ValueError, OSError):
         return State("failed", frames, score, rate, "summary.json cannot be read")
     if finished is not None and finished >= (total_frames or 0):
         return State("finished", finished, score, rate)
@@ -63,7 +63,7 @@ def lock_holder(folder: Path) -> str | None:
     path = folder / "lock"
     mode = "r+" if os.access(path, os.W_OK) else "r"  # NFS locks files open for writing only
     try:
-        with path.open(mode) as file:
+        with path.open(mode, errors="replace") as file:
             for look in range(LOOKS):
                 if look:
                     time.sleep(SECONDS_BETWEEN_LOOKS)
@@ -77,7 +77,7 @@ def lock_holder(folder: Path) -> str | None:
 def failure(folder: Path, lines: int = 6) -> str:
     """Return the last lines of a failed run's failure.txt."""
     path = folder / "failure.txt"
-    text = path.read_text(errors="replace") if path.exists() else "there is no failure.txt"
+    text = path.read_text(errors="replace") if path.is_file() else "there is no failure.txt"
     return "\n".join(text.strip().splitlines()[-lines:])
 
 
@@ -93,7 +93,7 @@ def _finished_frames(folder: Path) -> int | None:
 
 def _latest_numbers(path: Path) -> dict[str, float]:
     """Return the latest value of every key; incomplete lines are skipped."""
-    if not path.exists():
+    if not path.is_file():
         return {}
     with path.open("rb") as file:
         size = file.seek(0, 2)

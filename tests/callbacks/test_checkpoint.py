@@ -6,6 +6,7 @@ import torch
 from dreamer.callbacks.checkpoint import Checkpoint
 from dreamer.callbacks.interrupt import Interrupted
 from dreamer.callbacks.metrics import Metrics
+from dreamer.checkpoint_file import read_checkpoint
 from dreamer.envs.group import EnvironmentFault
 
 
@@ -22,11 +23,15 @@ def saver(tmp_path, metrics):
 @pytest.fixture
 def saved(trainer, agent, tmp_path):
     """Lets the trainer write the frame count instead of weights; reads it by name."""
-    trainer.save_checkpoint = lambda path, weights_only: path.write_text(str(agent.frames))
+
+    def write(path, weights_only):
+        torch.save({"counters": {"frames": agent.frames, "updates": 0}}, path)
+
+    trainer.save_checkpoint = write
 
     def read(name):
         path = tmp_path / "checkpoints" / f"{name}.ckpt"
-        return int(path.read_text()) if path.exists() else None
+        return read_checkpoint(path)["counters"]["frames"] if path.exists() else None
 
     return read
 

@@ -4,9 +4,15 @@ import json
 
 import pandas as pd
 import pytest
+import yaml
 from filelock import lock_descriptor
 from folders import make_run
+from omegaconf import OmegaConf
 
+from dreamer.run.config import checked
+from dreamer.run.migrate import FORMAT
+from experiments.report import write
+from experiments.results import of_runs
 from experiments.runs import CURVE_COLUMNS, RUN_COLUMNS, read_runs
 
 
@@ -195,3 +201,43 @@ def test_a_folder_without_runs_gives_empty_tables(tmp_path):
     assert (len(curves), len(runs), problems) == (0, 0, [])
     with pytest.raises(FileNotFoundError, match="The folder must hold runs"):
         read_runs(tmp_path / "nowhere")
+
+
+def test_a_variant_is_what_the_configuration_says_wherever_the_run_is(compose_any, tmp_path):
+    """An id of a task may have a slash; the folder of a run may move."""
+    for name, words in (("full", ()), ("plain", ("kl_balance=false",))):
+        cfg = compose_any("env=gym", "task=my_module:lab/MyEnv-v0", *words)
+        config = {"format": FORMAT, **checked(cfg)}
+        path = make_run(tmp_path, env="gym", task="lab/MyEnv-v0", variant=name)
+        (path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+        path.rename(tmp_path / name)
+    found = read_runs(tmp_path)
+    assert found.problems == []
+    assert sorted(found.runs["variant"]) == ["tiny", "tiny-kl_balance_false"]
+
+
+def test_runs_of_one_seed_with_other_settings_are_no_copies_of_each_other(tmp_path):
+    for name, horizon in (("a", 15), ("b", 7)):
+        for seed in (0, 1):
+            make_run(tmp_path / name, seed=seed, model={"horizon": horizon})
+    make_run(tmp_path / "c", seed=0, precision="32-true", kernels="plain")  # is a copy
+    found = read_runs(tmp_path)
+    assert sorted(found.runs["variant"]) == [f"tiny (model.horizon={n})" for n in (15, 15, 7, 7)]
+    assert found.problems[0] == (
+        "dummy/memory/tiny: runs of the same seed differ in model.horizon. They count as "
+        "different variants."
+    )
+    assert "the same seed" in found.problems[1] and len(found.problems) == 2
+
+
+def test_no_name_in_a_configuration_leads_out_of_the_report(tmp_path):
+    out, env = tmp_path / "runs" / "report", "/../../../../planted"
+    path = make_run(tmp_path / "runs", seed=1)
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    config |= {"env_name": env, "task": "../x", "variant": "<script>"}
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    before = {p for p in tmp_path.rglob("*")}
+    write(of_runs(tmp_path / "runs", None, compare=None), out)
+    added = {p for p in tmp_path.rglob("*")} - before
+    assert added and all(out in (p, *p.parents) for p in added)
+    assert "<script>" not in (out / "report.html").read_text()

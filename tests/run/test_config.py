@@ -15,6 +15,8 @@ from dreamer.agent import AgentConfig, DreamerAgent
 from dreamer.models.reward_heads import CategoricalRewardConfig, TerminalHeadConfig
 from dreamer.run.build import check_device, make_agent, make_envs, make_replay_config
 from dreamer.run.config import checked
+from dreamer.run.load import load
+from dreamer.run.permission import PARTS, check_permitted
 from dreamer.run.train import train
 from dreamer.types import ActionSpace, Batch
 
@@ -95,6 +97,7 @@ def test_every_file_composes_and_what_it_describes_is_built(
             world += ["env.factory=gymnasium:make", "+env.kwargs.id=CartPole-v1"]
     cfg = compose_any(*world, f"{group}={name}")
     OmegaConf.resolve(cfg)
+    check_permitted(cfg, tmp_path, ["gymnasium"] if name == "own" else [], tuple(PARTS))
     envs = make_envs(cfg, seed=0)
     config = instantiate(cfg.model, _convert_="all")
     assert isinstance(config, AgentConfig)
@@ -125,6 +128,7 @@ def test_every_experiment_learns_for_a_moment(compose_any, tmp_path, name):
     summary = train(cfg)
     assert summary.updates >= 2
     assert summary.frames >= 120
+    assert load(summary.run_dir, "last").frames == summary.frames  # it names permitted classes only
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

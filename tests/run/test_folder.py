@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import socket
@@ -18,6 +19,7 @@ from filelock import lock_descriptor, unlock_descriptor
 from omegaconf import OmegaConf
 
 from dreamer.callbacks.interrupt import Interrupted
+from dreamer.checkpoint_file import read_checkpoint
 from dreamer.envs.dummy import MemoryEnvs
 from dreamer.replay.buffer import Replay
 from dreamer.run.config import checked
@@ -38,7 +40,12 @@ SWITCHES = {
 @pytest.fixture
 def folder_name(compose_any):
     """The folder of a configuration, without its root."""
-    return lambda *overrides: RunFolder.of(compose_any("root=top", *overrides)).path.as_posix()
+
+    def name(*overrides):
+        path = RunFolder.of(compose_any("root=top", *overrides)).path
+        return path.relative_to(os.getcwd()).as_posix()
+
+    return name
 
 
 # ------------------------------------------------------------------------------------- names
@@ -192,6 +199,7 @@ def test_a_run_that_has_lost_its_last_checkpoint_is_kept_and_goes_on_from_its_be
     (finished.path / "summary.json").unlink()
     last, best = (finished.checkpoints / name for name in ("last.ckpt", "best.ckpt"))
     last.unlink()
+    finished.previous.unlink()
     message = (
         r"seed0 has no checkpoints/last\.ckpt .*, but holds checkpoints/best.ckpt, metrics.jsonl, "
         rf"replay \(81 policy steps, .*`cp {best} {last}` and repeat the command\. "
@@ -232,7 +240,7 @@ def killed(compose_tiny, monkeypatch):
     with pytest.raises(BaseException):  # noqa: B017 -- whatever Lightning makes of it
         train(compose_tiny())
     monkeypatch.setattr(MemoryEnvs, "step", step)
-    assert Replay.count_stored(copy.replay)[0] > 10 and not copy.checkpoints.exists()
+    assert Replay.count_stored(copy.replay)[0] > 10 and not copy.is_saved
     return copy
 
 
@@ -551,15 +559,33 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_and_runs_no_code(shared_run,
     path.write_bytes(shared_run.read_bytes())
     assert folder.resume_point() == (path, 48, 5)
     DAMAGES[damage](path, mark)
-    with pytest.raises(ValueError, match="last.ckpt is damaged or not a checkpoint.*`mv "):
+    with pytest.raises(ValueError, match="last.ckpt is damaged.*`mv "):
         folder.resume_point()
     assert not mark.exists()
 
 
-def test_a_damaged_checkpoint_stops_the_run_before_anything_is_lost(compose_tiny, finished):
-    torn(finished.checkpoints / "last.ckpt", None)
+def test_a_run_goes_on_from_the_newest_checkpoint_that_is_intact(compose_tiny, finished, capsys):
+    last, previous, best = finished.last, finished.previous, finished.best
+    (finished.path / "summary.json").unlink()
+    torn(last, None)
+    frames = {x: read_checkpoint(x)["counters"]["frames"] for x in (previous, best)}
+    assert frames[best] <= frames[previous] <= 81
+    assert train(compose_tiny("total_frames=81")).frames == 81
+    message = f"{last} is damaged: .* {previous}, of frame {frames[previous]}, is used"
+    assert re.search(message, capsys.readouterr().err)
+    assert read_checkpoint(last)["counters"]["frames"] == 81
+
+
+def test_a_run_killed_between_two_checkpoints_goes_on(finished):
+    finished.last.unlink()  # a file system without links
+    assert finished.resume_point().path == finished.previous
+
+
+def test_if_all_checkpoints_are_damaged_nothing_is_lost(compose_tiny, finished):
+    for path in (finished.last, finished.previous, finished.best):
+        torn(path, None)
     journal = (finished.replay / "journal").read_bytes()
-    with pytest.raises(ValueError, match="resume from the best, `cp .*best.ckpt .*last.ckpt`"):
+    with pytest.raises(ValueError, match="last.ckpt is damaged: .*another run_dir=, or `mv "):
         train(compose_tiny("total_frames=96"))
     assert (finished.replay / "journal").read_bytes() == journal
 
@@ -568,4 +594,16 @@ def test_no_checkpoint_is_no_error_until_one_is_wanted(tmp_path):
     folder = RunFolder(tmp_path)
     assert folder.resume_point() is None
     with pytest.raises(FileNotFoundError, match="the run has not saved one yet"):
-        folder.read_checkpoint(folder.checkpoints / "last.ckpt")
+        folder.read_intact(folder.last)
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "a/../../b", "/x", "", "a//b", ".", "a/."])
+@pytest.mark.parametrize("key", ["env_name", "task", "variant"])
+def test_no_name_leads_out_of_the_root(compose_any, key, name):
+    cfg = compose_any("env=dummy", "task=memory", "root=top")
+    cfg[key] = name
+    if key == "variant" and not name:
+        assert RunFolder.of(cfg).variant == "tiny"
+        return
+    with pytest.raises(ValueError, match=f"`{key}` must name a folder within `root`, got "):
+        RunFolder.of(cfg)

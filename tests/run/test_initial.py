@@ -192,8 +192,8 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, save):
         "no.ckpt": "which does not exist",
         "folder": "it has no checkpoints/last.ckpt",
         "empty.ckpt": "it holds no weights",
-        **{f"{kind}.ckpt": "is damaged or not a" for kind in ("list", "cut", "text", "nothing")},
-        **{f"{kind}.ckpt": "is damaged or not a" for kind in ("bytes", "code")},
+        **{f"{kind}.ckpt": "is damaged" for kind in ("list", "cut", "text", "nothing")},
+        **{f"{kind}.ckpt": "is damaged" for kind in ("bytes", "code")},
         **{"text.pkl": "is damaged or no pickle of arrays", "code.pkl": "arrays only"},
         **{"bytes.pkl": "is damaged or no pickle of arrays"},
     }.items():

@@ -1,0 +1,90 @@
+"""Weights in the format safetensors: names, types and shapes as JSON, then bytes.
+
+Other programs read it without running code, and so does `init_from`. It knows tensors, no agent.
+
+    8 bytes: the header's length | header: {"name": {"dtype", "shape", "data_offsets"}} | data
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamer.files import DamagedFile
+
+SUFFIX = ".safetensors"
+LONGEST_HEADER = 100_000_000  # bytes, as in the format's description
+TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+NAMES = {dtype: name for name, dtype in TYPES.items()}
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
+    """Write tensors and text about them.
+
+    Raises:
+        ValueError: A tensor has a type that the format lacks.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(notes)}
+    blocks, end = [], 0
+    for name, tensor in tensors.items():
+        if tensor.dtype not in NAMES:
+            raise ValueError(f"`{name}` must have a type of the format, got {tensor.dtype}")
+        # A view of bytes needs an axis.
+        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        start, end = end, end + flat.numel()
+        header[name] = {
+            "dtype": NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+        blocks.append(flat.numpy().tobytes())
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(b"".join([len(text).to_bytes(8, "little"), text, *blocks]))
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read tensors.
+
+    Raises:
+        DamagedFile: The file is damaged or has another format.
+    """
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > min(LONGEST_HEADER, len(data) - 8):
+        raise DamagedFile(f"{path} is damaged: its header is incomplete.")
+    content = memoryview(bytearray(data[8 + length :]))  # writable: torch warns of others
+    try:
+        header = json.loads(data[8 : 8 + length])
+        header.pop("__metadata__", None)
+        return {name: _tensor(entry, content) for name, entry in header.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise DamagedFile(f"{path} is damaged: {error!r:.60}.") from error
+
+
+def _tensor(entry: Mapping[str, Any], content: memoryview) -> Tensor:
+    dtype, shape, (start, stop) = TYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+    if not all(type(n) is int and n >= 0 for n in (*shape, start, stop)):
+        raise ValueError("sizes must be whole numbers")
+    if stop - start != math.prod(shape) * dtype.itemsize or stop > len(content):
+        raise ValueError("a tensor does not have the bytes of its shape")
+    if start == stop:
+        return torch.empty(shape, dtype=dtype)
+    return (
+        torch.frombuffer(content[start:stop], dtype=torch.uint8).clone().view(dtype).reshape(shape)
+    )
