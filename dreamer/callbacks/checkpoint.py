@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dreamer.agent import DreamerAgent
-from dreamer.callbacks.frame import FrameCallback
+from dreamer.callbacks.frame import FrameCallback, during
 from dreamer.callbacks.interrupt import Interrupted
 from dreamer.callbacks.metrics import Metrics
 from dreamer.envs.group import EnvironmentFault
@@ -113,6 +113,7 @@ class Checkpoint(FrameCallback):
             self._best = score
             self._save(trainer, "best")
 
+    @during("saving")
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._directory / f"{name}.ckpt"

@@ -11,7 +11,7 @@ from typing import Annotated
 import pytorch_lightning as pl
 
 from dreamer.agent import DreamerAgent
-from dreamer.callbacks.frame import FrameCallback
+from dreamer.callbacks.frame import FrameCallback, during
 from dreamer.callbacks.interrupt import Interrupt
 from dreamer.callbacks.metrics import Metrics
 from dreamer.collector import Policy
@@ -91,6 +91,7 @@ class Evaluate(FrameCallback):
             self._envs.close()
             self._envs = None
 
+    @during("evaluating")
     def _play(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
         if self._envs is None:
             self._envs = self._make_envs()
