@@ -97,7 +97,7 @@ def play(
     episodes: int,
     *,
     recorder: VideoRecorder,
-    on_step: Callable[[], None] = lambda: None,
+    on_step: Callable[[TimeStep], None] = lambda step: None,
 ) -> Evaluation:
     """Play whole episodes.
 
@@ -106,13 +106,13 @@ def play(
         policy: Chooses actions.
         episodes: Number of episodes over all environments.
         recorder: Records a video of the first environment.
-        on_step: Called at every step.
+        on_step: Called with every step, resets included.
     """
     images: list[np.ndarray] = []
 
     def record(step: TimeStep, prev_action: np.ndarray) -> None:
         recorder.record(step, images)
-        on_step()
+        on_step(step)
 
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):  # fork only the current device; forking all warns

@@ -73,7 +73,8 @@ def during(
         def call(
             self: Self, trainer: pl.Trainer, *args: Parameters.args, **kwargs: Parameters.kwargs
         ) -> None:
-            told = [one for one in trainer.callbacks if isinstance(one, AgentCallback)]
+            callbacks = getattr(trainer, "callbacks", ())
+            told = [one for one in callbacks if isinstance(one, AgentCallback)]
             for one in told:
                 one.on_phase(phase)
             try:

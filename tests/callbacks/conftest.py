@@ -22,7 +22,7 @@ class Written:
 
 @pytest.fixture
 def trainer():
-    return SimpleNamespace(loggers=[Written()], callbacks=[], should_stop=False)
+    return SimpleNamespace(loggers=[Written()], should_stop=False)
 
 
 @pytest.fixture
