@@ -1,6 +1,6 @@
 """Run a grid of experiments: `python sweep.py grid=ablations task=pong seeds=3`."""
 
-from experiments.sweep.command import run
+from experiments.sweep.entry import run
 
 if __name__ == "__main__":
     run()

@@ -100,7 +100,7 @@ def play(
     *,
     recorder: VideoRecorder,
     max_length: int | None = None,
-    on_step: Callable[[], None] = lambda: None,
+    on_step: Callable[[TimeStep], None] = lambda step: None,
 ) -> Evaluation:
     """Play whole episodes; a warning says if some were cut.
 
@@ -110,13 +110,13 @@ def play(
         episodes: Number of episodes over all environments.
         recorder: Records a video of the first environment.
         max_length: Maximum length of an episode, in policy steps; None: no maximum.
-        on_step: Called at every step.
+        on_step: Called with every step, resets included.
     """
     images: list[np.ndarray] = []
 
     def record(step: TimeStep, prev_action: np.ndarray) -> None:
         recorder.record(step, images)
-        on_step()
+        on_step(step)
 
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):  # fork only the current device; forking all warns

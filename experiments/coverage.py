@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import pandas as pd
 
-from dreamer.replay.storage import Stored, peek
+from dreamer.cli.command import HELP, interruptible, loaded, start
 from dreamer.schema.help import Usage, head, keys, print_lines
 from dreamer.schema.types import Section, doc
 from dreamer.schema.validation import validate_words
@@ -23,6 +23,9 @@ from experiments.plots import style
 from experiments.plots.curves import Band, bin_width, draw_band
 from experiments.run_folder import UnusableError, read_run, run_folders
 from experiments.scores import bootstrap_interval
+
+if TYPE_CHECKING:
+    from dreamer.replay.storage import Stored
 
 USAGE = Usage(
     "Count the different observations in the replays of runs, over frames, and draw the counts.",
@@ -61,6 +64,8 @@ def states_seen(replay: Path) -> np.ndarray:
     Raises:
         ValueError: The folder holds no replay, or early steps have been overwritten.
     """
+    from dreamer.replay.storage import peek  # slow: torch
+
     stored = peek(replay)
     if stored is None:
         raise ValueError(f"{replay} must hold a replay, got no steps")
@@ -79,7 +84,7 @@ def states_seen(replay: Path) -> np.ndarray:
     return np.array(counts, int)
 
 
-def _states(stored: Stored) -> Iterator[tuple[bytes, bool]]:
+def _states(stored: "Stored") -> Iterator[tuple[bytes, bool]]:
     """Yield a hash of each observation, and whether it is that of a reset, in the order of time."""
     names = sorted(name for name in stored.columns if name.startswith("obs_"))
     is_first = stored.columns["is_first"]  # (E, L)
@@ -193,7 +198,7 @@ def parse(words: Sequence[str]) -> tuple[list[Path], Path]:
 
 def main(words: Sequence[str]) -> int:
     """Print the tables, write the numbers and a figure; return the exit status: 2 on an error."""
-    if {"-h", "--help", "help"} & set(words):
+    if HELP & set(words):
         print_lines([*head(USAGE), *keys({}, CoverageSettings)])
         return 0
     try:
@@ -214,4 +219,6 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    start("to count states:", sys.argv[1:])
+    loaded()
+    interruptible(main, sys.argv[1:])

@@ -12,14 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import pandas as pd
-import wandb
-
+from dreamer.cli.command import HELP, interruptible, loaded, start
 from dreamer.schema.help import Usage, head, keys, print_lines
 from dreamer.schema.types import Section, doc
 from dreamer.schema.validation import check, validate_words
 
 if TYPE_CHECKING:
+    import pandas as pd
     from wandb_workspaces.reports.v2 import PanelGrid, Report
 
 INSTALL = "pip install 'wandb-workspaces>=0.4.13,<0.5'"
@@ -94,18 +93,25 @@ class Request(Section):
 class Runs(NamedTuple):
     """The runs of a project."""
 
-    table: pd.DataFrame  # a row per run: GRID and state
+    table: "pd.DataFrame"  # a row per run: GRID and state
     scores: list[str]  # keys of normalised scores
     others: int  # number of runs of other programs
 
 
 def main(words: Sequence[str]) -> int:
     """Create the report, and return the exit status: 2 on an error."""
-    if {"-h", "--help"} & set(words):
+    if HELP & set(words):
         print_lines([*head(USAGE), *keys({}, Request)])
         return 0
     try:
         request = parse(words)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    import wandb  # slow
+
+    loaded()
+    try:
         api = connect()
         request = replace(request, entity=request.entity or api.default_entity)
         runs = read_runs(api, f"{request.entity}/{request.project}")
@@ -140,6 +146,8 @@ def connect() -> Any:
         import wandb_workspaces.reports.v2  # noqa: F401 -- before asking for a key
     except ImportError as error:
         raise ImportError(f"W&B reports need `{INSTALL}`") from error
+    import wandb
+
     if not wandb.login(prompt=False):
         raise ValueError(
             "W&B needs an API key: run `wandb login`, or set WANDB_API_KEY. To upload runs that "
@@ -154,6 +162,8 @@ def read_runs(api: Any, path: str) -> Runs:
     Raises:
         ValueError: None of them is from this program.
     """
+    import pandas as pd
+
     rows, scores, others = [], set(), 0
     for run in api.runs(path, lazy=False):
         if all(key in run.config for key in GRID):
@@ -193,11 +203,13 @@ def make_report(request: Request, runs: Runs) -> "Report":
     return report
 
 
-def coverage(table: pd.DataFrame) -> str:
+def coverage(table: "pd.DataFrame") -> str:
     """Return the seeds of every variant on every task, as a Markdown table.
 
     Unfinished runs and repeated seeds have their states: W&B averages over all of them.
     """
+    import pandas as pd
+
     cells = {
         where: "; ".join(
             _seed(str(seed), list(group["state"])) for seed, group in runs.groupby("seed")
@@ -293,4 +305,5 @@ def _curves(panels: Iterable[Panel], groupby: Any, *, width: int) -> list[Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    start("a report on W&B:", sys.argv[1:])
+    interruptible(main, sys.argv[1:])

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import pandas as pd
 
+from dreamer.cli.command import interruptible, loaded, start
 from dreamer.run.paths import expanded
 from dreamer.schema.help import Usage, head, keys, print_lines
 from dreamer.schema.types import PositiveCount, Section, doc
@@ -180,7 +181,10 @@ def _check_no_links(out: Path) -> None:
 
 def run() -> None:
     """Run the command line of this process, and exit."""
-    sys.exit(main(sys.argv[1:]))
+    words = sys.argv[1:]
+    start("a report:", words)
+    loaded()
+    interruptible(main, words)
 
 
 if __name__ == "__main__":

@@ -167,9 +167,10 @@ def test_learning_and_acting_do_not_know_each_other():
 
 def test_experiments_and_dreamer_do_not_know_each_other():
     assert violations(("dreamer",), ("experiments",)) == []
-    # The third reads paths and the fourth the files of a replay; the last declares any words.
+    # They read paths and the files of a replay, declare and check any words, and have what all
+    # commands do first and last.
     run = ("dreamer.run.migrate", "dreamer.run.variant", "dreamer.run.paths")
-    allowed = (*run, "dreamer.replay.storage", "dreamer.schema")
+    allowed = (*run, "dreamer.replay.storage", "dreamer.schema", "dreamer.cli.command")
     found = violations(("experiments",), ("dreamer",), but=("experiments.sweep",))
     assert [line for line in found if not within(line.rpartition(" ")[2], *allowed)] == []
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dreamer.agent import DreamerAgent
-from dreamer.callbacks.frame import FrameCallback
+from dreamer.callbacks.frame import FrameCallback, during
 from dreamer.callbacks.interrupt import Interrupted
 from dreamer.callbacks.metrics import Metrics
 from dreamer.checkpoint_file import PREVIOUS, install
@@ -117,6 +117,7 @@ class Checkpoint(FrameCallback):
             self._best = score
             self._save(trainer, "best")
 
+    @during("saving")
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._directory / f"{name}.ckpt"

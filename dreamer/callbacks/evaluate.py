@@ -11,7 +11,7 @@ from typing import Annotated
 import pytorch_lightning as pl
 
 from dreamer.agent import DreamerAgent
-from dreamer.callbacks.frame import FrameCallback
+from dreamer.callbacks.frame import FrameCallback, during
 from dreamer.callbacks.interrupt import Interrupt
 from dreamer.callbacks.metrics import Metrics
 from dreamer.collector import Policy
@@ -99,6 +99,7 @@ class Evaluate(FrameCallback):
             self._envs.close()
             self._envs = None
 
+    @during("evaluating")
     def _play(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
         try:
             self._play_all(trainer, agent)

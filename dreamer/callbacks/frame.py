@@ -3,8 +3,9 @@
 The callbacks of this package derive from them. They use only the frame count of the agent.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pytorch_lightning as pl
 from torch import Tensor
@@ -12,6 +13,9 @@ from torch import Tensor
 from dreamer.agent import DreamerAgent
 from dreamer.callbacks.every import Every
 from dreamer.types import Batch
+
+Parameters = ParamSpec("Parameters")
+Self = TypeVar("Self", bound=pl.Callback)
 
 
 class AgentCallback(pl.Callback):
@@ -27,6 +31,9 @@ class AgentCallback(pl.Callback):
 
     def on_end(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
         """Act when training ends at its budget."""
+
+    def on_phase(self, name: str | None) -> None:
+        """Act when the run begins something else than learning; None: when that is over."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Lightning's hook; see `on_start`."""
@@ -49,6 +56,36 @@ class AgentCallback(pl.Callback):
         """Lightning's hook; see `on_end`."""
         assert isinstance(pl_module, DreamerAgent)
         self.on_end(trainer, pl_module)
+
+
+def during(
+    phase: str,
+) -> Callable[
+    [Callable[Concatenate[Self, pl.Trainer, Parameters], None]],
+    Callable[Concatenate[Self, pl.Trainer, Parameters], None],
+]:
+    """Decorate a callback's method that takes long: all callbacks are told its phase."""
+
+    def decorate(
+        method: Callable[Concatenate[Self, pl.Trainer, Parameters], None],
+    ) -> Callable[Concatenate[Self, pl.Trainer, Parameters], None]:
+        @wraps(method)
+        def call(
+            self: Self, trainer: pl.Trainer, *args: Parameters.args, **kwargs: Parameters.kwargs
+        ) -> None:
+            callbacks = getattr(trainer, "callbacks", ())
+            told = [one for one in callbacks if isinstance(one, AgentCallback)]
+            for one in told:
+                one.on_phase(phase)
+            try:
+                method(self, trainer, *args, **kwargs)
+            finally:
+                for one in told:
+                    one.on_phase(None)
+
+        return call
+
+    return decorate
 
 
 class FrameCallback(AgentCallback):

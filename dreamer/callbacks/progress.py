@@ -1,36 +1,64 @@
-"""The progress bar of a run.
+"""Shows the progress of a run: its phase, returns, speed and remaining time.
 
-It shows frames, remaining time, throughput and returns. Without a terminal, it prints a line from
-time to time.
+A terminal has one line, which is drawn anew; without a terminal, it is printed from time to time.
 """
 
+import os
 import sys
-import time
+from collections import deque
 from collections.abc import Mapping
+from threading import Event, RLock, Thread
+from time import monotonic
 from typing import Annotated
 
 import pytorch_lightning as pl
+from rich.console import Console
+from rich.live import Live
 from torch import Tensor
-from tqdm import tqdm
 
 from dreamer.agent import DreamerAgent
 from dreamer.callbacks.frame import AgentCallback
 from dreamer.callbacks.metrics import Metrics
+from dreamer.callbacks.progress_line import ProgressLine, Snapshot, as_text
 from dreamer.schema.types import Positive, doc
 from dreamer.schema.validation import checked_call
 from dreamer.types import Batch
 
+WINDOW = 60.0  # seconds over which rates are averaged
+SHORTEST = 3.0  # seconds after which a rate is known
+DRAWN_PER_SECOND = 2
 
-class _Lines(tqdm):
-    """The bar without a terminal: every update is a new line."""
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Print the current line."""
-        print(self, file=self.fp, flush=True)
+class Rate:
+    """The mean rate of a count over the last seconds of a clock that may pause."""
+
+    def __init__(self):
+        self._marks: deque[tuple[float, int]] = deque()  # seconds and count
+        self._latest = (0.0, 0)
+
+    def add(self, seconds: float, count: int) -> None:
+        """Add the present time and count; rates start from the first one."""
+        self._latest = (seconds, count)
+        if not self._marks or seconds - self._marks[-1][0] >= WINDOW / 100:
+            self._marks.append(self._latest)
+        while len(self._marks) > 2 and self._marks[1][0] <= seconds - WINDOW:
+            self._marks.popleft()
+
+    @property
+    def value(self) -> float | None:
+        """The rate per second; None in the first seconds, and as long as nothing is counted."""
+        if not self._marks:
+            return None
+        seconds, count = (b - a for a, b in zip(self._marks[0], self._latest, strict=True))
+        return count / seconds if seconds >= SHORTEST and count else None
 
 
 class Progress(AgentCallback):
-    """Shows the bar; the collection calls `advance`."""
+    """Shows the line; the collection calls `advance`.
+
+    The rates of learning are those of this process, without the prefill, evaluations and
+    checkpoints, and so is the remaining time.
+    """
 
     @checked_call
     def __init__(
@@ -41,60 +69,157 @@ class Progress(AgentCallback):
         every_seconds: Annotated[
             Positive, doc("Interval between lines without a terminal.", unit="seconds")
         ],
+        prefill_frames: int = 0,
     ):
-        """`every_seconds` is the interval between lines without a terminal."""
+        """Prepare the line; it appears with the first frame count.
+
+        Args:
+            metrics: has the latest returns.
+            total_frames: length of the run, prefill included.
+            every_seconds: interval between lines without a terminal.
+            prefill_frames: length of the prefill.
+        """
         self._metrics = metrics
-        self._total = total_frames
-        self._mark = (0.0, 0)  # seconds, updates at the start of learning
-        interactive = sys.stderr.isatty()
-        self._bar = (tqdm if interactive else _Lines)(
-            total=total_frames,
-            unit="frame",
-            unit_scale=True,
-            dynamic_ncols=True,
-            smoothing=0,  # show the mean rate since the start of learning
-            delay=1e-9,  # otherwise it is drawn at once
-            mininterval=0.5 if interactive else every_seconds,
-            miniters=0,  # otherwise the next line waits for as many frames as the prefill
-            leave=interactive,  # lines of a log need no line end from `close`
-            bar_format="{desc} {percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} frames "
-            "[{elapsed} < {remaining}, {rate_fmt}{postfix}]",
-        )
-        self._bar.delay = 0
-        self._bar.set_description_str("prefill", refresh=False)
+        self._total, self._prefill = total_frames, prefill_frames
+        self._every = every_seconds
+        self._phases = ["prefill"]  # the last one is shown
+        self._frames = 0
+        self._began: float | None = None  # when the line appeared
+        self._learning_seconds, self._resumed_at = 0.0, 0.0  # until the last pause; after it
+        self._first_frames = 0  # those at the start of learning
+        self._rates = {"prefill": Rate(), "frames": Rate(), "updates": Rate()}
+        self._display: _Terminal | _Lines | None = None
 
     def advance(self, frames: int) -> None:
-        """Set the bar to a frame count."""
-        self._bar.update(min(frames, self._total) - self._bar.n)
+        """Set the frame count."""
+        self._frames = frames
+        if self._display is None:
+            self._began = monotonic()
+            self._display = _Terminal(self) if _has_terminal() else _Lines(self, self._every)
+        if self._phases == ["prefill"]:
+            self._rates["prefill"].add(monotonic(), frames)
+        self._display.show_if_due()
 
     def on_start(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
-        """Restart the timing, without the prefill."""
-        self._bar.set_description_str("learning", refresh=False)
-        self._bar.initial = agent.frames
-        now = time.time()
-        # Set both: `close` writes no line end if the bar was last drawn before its start.
-        self._bar.start_t = self._bar.last_print_t = now
-        self._mark = (now, agent.updates)
+        """Begin to measure the rates of learning."""
+        self._phases = ["learning"]
+        self._first_frames = agent.frames
+        self._learning_seconds, self._resumed_at = 0.0, monotonic()
+        self.advance(agent.frames)
+        if self._display is not None:
+            self._display.show_phase()
 
     def on_update(
         self, trainer: pl.Trainer, agent: DreamerAgent, metrics: Mapping[str, Tensor], batch: Batch
     ) -> None:
-        """Show throughput and returns; the bar decides when to draw."""
-        seconds = time.time() - self._mark[0]
-        rate = (agent.updates - self._mark[1]) / max(seconds, 1e-9)
-        latest = self._metrics.latest
-        shown = {"updates/s": f"{rate:.2f}"} | {
-            name: f"{latest[key]:.1f}"
-            for name, key in (
-                ("return", "collect/return"),
-                ("best", "collect/best_return"),
-                ("eval", "eval/return_mean"),
-            )
-            if key in latest
-        }
-        self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(0)  # draws when it is due
+        """Measure the rates; the first update, which prepares much, does not count."""
+        seconds = self._learned()
+        self._rates["updates"].add(seconds, agent.updates)
+        if agent.frames > self._first_frames:  # not while the agent learns without collecting
+            self._rates["frames"].add(seconds, agent.frames)
+        self.advance(agent.frames)
+
+    def on_phase(self, name: str | None) -> None:
+        """Show the phase, and stop the clock of learning meanwhile."""
+        if name is None:
+            self._phases.pop()
+        else:
+            self._learning_seconds = self._learned()
+            self._phases.append(name)
+        self._resumed_at = monotonic()
+        if self._display is not None:
+            self._display.show_phase()
 
     def close(self) -> None:
-        """Leave the bar as it is, and end its line."""
-        self._bar.close()
+        """Leave the last line as it is, and end it; the cursor is visible again."""
+        if self._display is not None:
+            self._display.close()
+
+    def read(self) -> Snapshot:
+        """Return the present numbers."""
+        phase = self._phases[-1]
+        prefill = self._phases[0] == "prefill" and self._prefill > 0
+        total = self._prefill if prefill else self._total
+        frames = min(self._frames, total)
+        frame_rate = self._rates["prefill" if prefill else "frames"].value
+        left = None if prefill or frame_rate is None else (total - frames) / frame_rate
+        latest = self._metrics.latest
+        return Snapshot(
+            phase,
+            frames,
+            total,
+            elapsed=monotonic() - (self._began or monotonic()),
+            last_return=latest.get("collect/return"),
+            best_return=latest.get("collect/best_return"),
+            evaluation=latest.get("eval/return_mean"),
+            updates_per_second=self._rates["updates"].value,
+            frames_per_second=frame_rate,
+            seconds_left=left,
+        )
+
+    def _learned(self) -> float:
+        """Return the seconds of learning in this process."""
+        running = self._phases == ["learning"]
+        return self._learning_seconds + (monotonic() - self._resumed_at if running else 0)
+
+
+class _Terminal:
+    """A line in a terminal. What the program prints meanwhile appears above it."""
+
+    def __init__(self, progress: Progress):
+        self._live = Live(
+            ProgressLine(progress.read),
+            console=Console(stderr=True),
+            refresh_per_second=DRAWN_PER_SECOND,
+            redirect_stdout=sys.stdout.isatty(),  # else it may be a file
+        )
+        self._live.start(refresh=True)
+
+    def show_if_due(self) -> None:
+        """Do nothing: a thread draws it."""
+
+    def show_phase(self) -> None:
+        """Draw a new phase at once."""
+        self._live.refresh()
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+class _Lines:
+    """Lines for a file. A thread prints them in long phases without updates, too."""
+
+    def __init__(self, progress: Progress, every_seconds: float):
+        self._progress, self._every = progress, every_seconds
+        self._next = monotonic() + every_seconds
+        self._printing, self._done = RLock(), Event()
+        self._thread = Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def show_if_due(self) -> None:
+        """Print the line if it is time."""
+        with self._printing:
+            if monotonic() >= self._next:
+                self._print()
+
+    def show_phase(self) -> None:
+        """Print a new phase only if it is time."""
+        self.show_if_due()
+
+    def close(self) -> None:
+        """Print the last line."""
+        if not self._done.is_set():
+            self._done.set()
+            self._print()
+
+    def _print(self) -> None:
+        self._next = monotonic() + self._every
+        print(as_text(self._progress.read()), file=sys.stderr, flush=True)
+
+    def _follow(self) -> None:
+        while not self._done.wait(max(self._next - monotonic(), 0.1)):
+            self.show_if_due()
+
+
+def _has_terminal() -> bool:
+    return sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")

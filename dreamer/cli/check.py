@@ -8,21 +8,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import hydra
-import numpy as np
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from dreamer.cli.command import fail, start
-from dreamer.run.compose import help_lines, known_keys, register_suites
-from dreamer.run.overrides import explain, prepared
-from dreamer.run.paths import CONF
-from dreamer.run.settings import CheckSettings
-from dreamer.schema.help import Usage, keys, print_lines
-from dreamer.schema.validation import validate_words
+from dreamer.cli.command import HELP, fail, loaded, start, stopped
+from dreamer.schema.usage import Usage
 
 if TYPE_CHECKING:
+    import numpy as np
+    from omegaconf import DictConfig
+
     from dreamer.envs.base import VectorEnvs
     from dreamer.envs.diagnostics import Act, Diagnostics
     from dreamer.types import TimeStep
@@ -51,7 +43,15 @@ def main(words: Sequence[str]) -> None:
         ImportError: A package that the environment needs is missing.
         EnvironmentFault: The environment failed more often than `env.max_restarts` allows.
     """
-    from dreamer.run.config import checked, reasons
+    import hydra
+    from omegaconf import OmegaConf
+
+    from dreamer.run.compose import register_suites
+    from dreamer.run.config import check_values, checked, reasons
+    from dreamer.run.overrides import prepared
+    from dreamer.run.paths import CONF
+    from dreamer.run.settings import CheckSettings
+    from dreamer.schema.validation import validate_words
 
     register_suites()
     own = [word for word in words if word.startswith("steps=")]
@@ -61,34 +61,39 @@ def main(words: Sequence[str]) -> None:
         cfg = hydra.compose("train", overrides=others)
     if "processes" in cfg.env:  # to check its raw observations, which stay in its process
         OmegaConf.update(cfg, "env.processes", False)
+    check_values(cfg)  # before slow imports
     with reasons():
         check(checked(cfg), steps)
 
 
-def check(cfg: DictConfig, policy_steps: int) -> None:
+def check(cfg: "DictConfig", policy_steps: int) -> None:
     """Play, and print statistics and warnings."""
-    from dreamer.callbacks.interrupt import Interrupt
+    from dreamer.callbacks.interrupt import Interrupt, Interrupted
     from dreamer.policy import RandomPolicy
     from dreamer.run.build import make_envs
 
+    loaded()
     interrupt = Interrupt()
 
     def make() -> "tuple[VectorEnvs, Act]":
         envs = make_envs(cfg, seed=cfg.seed)
         policy = RandomPolicy(envs.action_space, cfg.seed)
 
-        def act(step: "TimeStep") -> np.ndarray:
+        def act(step: "TimeStep") -> "np.ndarray":
             interrupt.check()
             return policy(step, None)[0]
 
         return envs, act
 
-    with interrupt.listening():  # a KeyboardInterrupt is now the environment's own
-        _check(cfg, policy_steps, make)
+    try:
+        with interrupt.listening():  # a KeyboardInterrupt is now the environment's own
+            _check(cfg, policy_steps, make)
+    except Interrupted as stop:
+        stopped(f"Stopped by {stop}.")
 
 
 def _check(
-    cfg: DictConfig, policy_steps: int, make: "Callable[[], tuple[VectorEnvs, Act]]"
+    cfg: "DictConfig", policy_steps: int, make: "Callable[[], tuple[VectorEnvs, Act]]"
 ) -> None:
     from dreamer.envs.diagnostics import diagnose, find_warnings, repeats
     from dreamer.run.build import make_agent
@@ -122,6 +127,8 @@ def _describe(
     envs: "VectorEnvs", coders: dict[str, str], found: "Diagnostics"
 ) -> list[tuple[str, str]]:
     """Return the lines of a table, each with its name."""
+    import numpy as np
+
     from dreamer.run.header import describe_actions
     from dreamer.types import HIDDEN
 
@@ -161,30 +168,41 @@ def _describe(
     return lines
 
 
-def _spread(values: np.ndarray) -> str:
+def _spread(values: "np.ndarray") -> str:
     return f"{values.mean():.4g} on average, from {values.min():.4g} to {values.max():.4g}"
 
 
 def run() -> None:
     """Run the command with the arguments of this process, and end the process."""
-    start()
     words = sys.argv[1:]
-    if not words or {"-h", "--help"} & set(words):
+    start("a check:", words or sorted(HELP))
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from dreamer.run.compose import help_lines, known_keys
+    from dreamer.run.overrides import explain
+    from dreamer.run.settings import CheckSettings
+    from dreamer.schema.help import keys, print_lines
+
+    if not words or HELP & set(words):
         own = keys({}, CheckSettings, title="Keys of this command:")
         print_lines(help_lines(USAGE, words, own))
         sys.exit(0 if words else 2)
-    from dreamer.callbacks.interrupt import Interrupted
-    from dreamer.envs.group import EnvironmentFault
-
     try:
         main(words)
-    except Interrupted as stop:
-        sys.exit(128 + stop.signal_number)
-    except (ValueError, OSError, ImportError, EnvironmentFault) as error:
+    except (ValueError, OSError, ImportError) as error:
         fail(error)
     except (HydraException, OmegaConfBaseException) as error:
         known = lambda: ["steps", *known_keys(words)]  # noqa: E731
         fail(explain(error, known))
+    except KeyboardInterrupt:
+        stopped("Stopped by SIGINT.")
+    except Exception as error:
+        from dreamer.envs.faults import EnvironmentFault  # slow, but loaded by now
+
+        if not isinstance(error, EnvironmentFault):
+            raise
+        fail(error)
 
 
 if __name__ == "__main__":

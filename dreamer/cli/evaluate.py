@@ -5,22 +5,13 @@ It prints raw returns, and writes them and the video to the run folder. The run 
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import hydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from dreamer.cli.command import HELP, fail, loaded, start, stopped
+from dreamer.schema.usage import Usage
 
-from dreamer.cli.command import fail, start
-from dreamer.envs.faults import EnvironmentFault
-from dreamer.run.config import checked_settings
-from dreamer.run.overrides import explain, prepared
-from dreamer.run.paths import CONF
-from dreamer.run.remote import local_folder
-from dreamer.run.settings import EvaluateSettings
-from dreamer.schema.help import Usage, head, keys, print_lines
-from dreamer.schema.keys import keys_of
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 USAGE = Usage(
     "Play episodes with a trained agent, and print raw returns. The run may still be active.",
@@ -46,18 +37,27 @@ USAGE = Usage(
 )
 
 
-@hydra.main(config_path=str(CONF), config_name="evaluate", version_base="1.3")
-def main(cfg: DictConfig) -> None:
+def main(cfg: "DictConfig") -> None:
     """Play episodes as configured."""
+    from omegaconf import OmegaConf
+
+    from dreamer.run.config import checked_settings
+    from dreamer.run.remote import local_folder
+    from dreamer.run.settings import EvaluateSettings
+
     try:
         if OmegaConf.is_missing(cfg, "run_dir"):
             raise ValueError("`run_dir` is missing. For example: run_dir=runs/atari/pong/...")
         cfg = checked_settings(cfg, EvaluateSettings)
 
+        run_dir = local_folder(cfg.run_dir)
+        if not (run_dir / "config.yaml").exists():  # before slow imports
+            raise FileNotFoundError(f"No run in {run_dir}: it contains no config.yaml.")
         from dreamer.run.evaluate import evaluate
 
+        loaded()
         result = evaluate(
-            local_folder(cfg.run_dir),
+            run_dir,
             episodes=cfg.episodes,
             checkpoint=cfg.checkpoint,
             policy=cfg.policy,
@@ -68,21 +68,40 @@ def main(cfg: DictConfig) -> None:
             max_episode_policy_steps=cfg.max_episode_policy_steps,
             allow=[cfg.allow] if isinstance(cfg.allow, str) else list(cfg.allow),
         )
-    except (ValueError, OSError, ImportError, EnvironmentFault) as error:
+    except (ValueError, OSError, ImportError) as error:
+        fail(error)
+    except KeyboardInterrupt:
+        stopped("Stopped by SIGINT; nothing is written.")
+    except Exception as error:
+        from dreamer.envs.faults import EnvironmentFault  # slow, but loaded by now
+
+        if not isinstance(error, EnvironmentFault):
+            raise
         fail(error)
     print(json.dumps(result, indent=2))
 
 
 def run() -> None:
     """Run the command with the arguments of this process, and end the process."""
-    start()
+    start("an evaluation:", sys.argv[1:])
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from dreamer.run.overrides import explain, prepared
+    from dreamer.run.paths import CONF
+    from dreamer.run.settings import EvaluateSettings
+    from dreamer.schema.help import head, keys, print_lines
+    from dreamer.schema.keys import keys_of
+
     try:
-        if {"-h", "--help"} & set(sys.argv):
+        if HELP & set(sys.argv):
             defaults: Any = OmegaConf.to_container(OmegaConf.load(CONF / "evaluate.yaml"))
             print_lines([*head(USAGE), *keys(defaults, EvaluateSettings)])
             return
         sys.argv[1:] = prepared(sys.argv[1:])
-        main()
+        hydra.main(config_path=str(CONF), config_name="evaluate", version_base="1.3")(main)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         fail(explain(error, lambda: keys_of(EvaluateSettings).named))
 

@@ -1,7 +1,8 @@
 """Train an agent: `python train.py env=atari task=pong`, or `dreamer-train` of an installation.
 
 It composes the configuration from the command line, trains, and turns errors into one line and an
-exit code. Slow modules are imported only when a run starts.
+exit code. Even Hydra is imported after the first line is printed, and torch after a first check of
+the configuration.
 """
 
 import os
@@ -10,17 +11,13 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import hydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from dreamer.cli.command import HELP, fail, loaded, start, stopped
+from dreamer.schema.usage import Usage
 
-from dreamer.cli.command import fail, start
-from dreamer.run.compose import help_lines, known_keys, register_suites
-from dreamer.run.overrides import explain, prepared
-from dreamer.run.paths import CONF, SWEEP
-from dreamer.schema.help import Usage, print_lines
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 USAGE = Usage(
     "Train DreamerV2. Repeat a command to resume its run.",
@@ -37,48 +34,69 @@ USAGE = Usage(
 )
 
 
-@hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
-def main(cfg: DictConfig) -> None:
+def main(cfg: "DictConfig") -> None:
     """Run one job; a failed job of a multirun does not stop the others."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from dreamer.run.config import check_values
+
+    single = HydraConfig.get().mode == RunMode.RUN
+    try:
+        check_values(cfg)
+        _train(cfg, single)
+    except KeyboardInterrupt:
+        stopped()
+    except Exception as error:
+        if not single:  # Hydra would report it only after the last job
+            traceback.print_exc()
+        elif isinstance(error, ValueError | OSError | ImportError):
+            fail(error)
+        raise
+
+
+def _train(cfg: "DictConfig", single: bool) -> None:
+    """Import what trains, and train."""
     from dreamer.agent import NonFiniteError
     from dreamer.callbacks.interrupt import Interrupted
     from dreamer.envs.group import EnvironmentFault
     from dreamer.run.folder import FolderInUse
     from dreamer.run.train import train
 
-    single = HydraConfig.get().mode == RunMode.RUN
+    loaded()
     try:
         train(cfg)
     except Interrupted as stop:
         print(f"\nStopped by {stop}; everything is saved. To resume: {_command()}", file=sys.stderr)
         sys.exit(128 + stop.signal_number)
-    except Exception as error:
-        if not single:  # Hydra would report it only after the last job
-            traceback.print_exc()
+    except (FolderInUse, NonFiniteError, EnvironmentFault) as error:
+        if not single:
             raise
-        known = ValueError | OSError | ImportError | NonFiniteError | EnvironmentFault
-        if not isinstance(error, known):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(os.EX_TEMPFAIL if isinstance(error, FolderInUse) else 2)
+        fail(error, os.EX_TEMPFAIL if isinstance(error, FolderInUse) else 2)
 
 
 def run() -> None:
     """Run the command with the arguments of this process, and end the process."""
-    start()
+    start("a run:", sys.argv[1:])
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from dreamer.run.compose import help_lines, known_keys, register_suites
+    from dreamer.run.overrides import explain, prepared
+    from dreamer.run.paths import CONF, SWEEP
+    from dreamer.schema.help import print_lines
+
     try:
         register_suites()
-        if {"-h", "--help"} & set(sys.argv):
+        if HELP & set(sys.argv):
             print_lines(help_lines(USAGE, sys.argv[1:]))
             return
         sys.argv[1:] = prepared(sys.argv[1:])
         if {"-m", "--multirun"} & set(sys.argv):  # for loggers that nest the runs of a sweep
             os.environ.setdefault(SWEEP, shlex.join(w for w in sys.argv[1:] if w[0] != "-"))
-        main()
+        hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")(main)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         fail(explain(error, lambda: known_keys(sys.argv[1:])))
 

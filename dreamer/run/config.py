@@ -14,13 +14,11 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dreamer.replay.buffer import check_carry_state
-from dreamer.replay.streams import SequentialSampler, check_across_episodes, check_reset_interval
 from dreamer.run.choices import choice_of, with_named
 from dreamer.run.overrides import replacement
 from dreamer.run.paths import SOURCES, absolute
 from dreamer.run.settings import TrainSettings
-from dreamer.schema.validation import validate
+from dreamer.schema.validation import Reader, imported, in_source, validate
 from dreamer.schema.words import UnknownKey
 
 
@@ -40,12 +38,31 @@ OmegaConf.register_new_resolver("kl_share", _kl_share, replace=True)
 OmegaConf.register_new_resolver("given", _given, replace=True)
 
 
+def check_values(cfg: DictConfig) -> None:
+    """Check the keys and values of a configuration without importing torch, which takes seconds.
+
+    `checked` checks more: classes of users, and what depends on imported classes.
+
+    Raises:
+        ValueError: A key is unknown or missing, or a value is not allowed.
+    """
+    _validated(cfg, in_source)
+
+
 def checked(cfg: DictConfig) -> DictConfig:
     """Return the validated configuration, resolved and read-only.
 
     Raises:
         ValueError: A key is unknown or missing, or a value is not allowed.
     """
+    cfg = _validated(cfg, imported)
+    _check_sequences(cfg)
+    OmegaConf.set_readonly(cfg, True)
+    return cfg
+
+
+def _validated(cfg: DictConfig, read: Reader) -> DictConfig:
+    """Return the resolved configuration, with values of the declared types."""
     if OmegaConf.is_missing(cfg, "task"):
         raise ValueError("`task` is missing. For example: task=pong, or env=dummy task=memory")
     plain = to_plain(with_named(cfg))
@@ -54,7 +71,7 @@ def checked(cfg: DictConfig) -> DictConfig:
         # `build.check_device` checks again with the number of devices.
         check_one_device(OmegaConf.create(plain), available=1)
     try:
-        cfg = OmegaConf.create(validate(plain, TrainSettings))
+        cfg = OmegaConf.create(validate(plain, TrainSettings, read=read))
     except UnknownKey as error:
         remedy = replacement(error.key)
         if remedy is None:
@@ -65,12 +82,10 @@ def checked(cfg: DictConfig) -> DictConfig:
             "`collect` must be local or overlap, got none: learning from stored experience alone "
             "is not supported yet"
         )
-    _check_sequences(cfg)
     _check_exploration(cfg)
     if cfg.probe_gradients and not cfg.probe:
         raise ValueError("`probe_gradients` must be false with probe=none, got true")
     _check_start(cfg)
-    OmegaConf.set_readonly(cfg, True)
     return cfg
 
 
@@ -80,6 +95,13 @@ def _check_sequences(cfg: DictConfig) -> None:
     Raises:
         ValueError: The combination cannot work.
     """
+    from dreamer.replay.buffer import check_carry_state  # slow: torch
+    from dreamer.replay.streams import (
+        SequentialSampler,
+        check_across_episodes,
+        check_reset_interval,
+    )
+
     target = cfg.replay.sampling.get("_target_")
     check_carry_state(cfg.replay.get("carry_state", False), target and get_object(target))
     if target and get_object(target) is SequentialSampler:

@@ -4,11 +4,13 @@
 """
 
 import json
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dreamer.envs.faults import describe
@@ -20,7 +22,37 @@ from dreamer.run.config import reasons
 from dreamer.run.folder import RunFolder
 from dreamer.run.load import load_from
 from dreamer.run.permission import check_permitted
+from dreamer.types import TimeStep
 from dreamer.video import write_mp4
+
+
+class EpisodeLines:
+    """Prints a line for each episode that ends, so that a long evaluation shows how far it is."""
+
+    def __init__(self, environments: int, episodes: int):
+        """As in `Collector.collect`, each environment plays a fixed share of the episodes."""
+        self._total, self._ended = episodes, list[float]()
+        self._due = [len(range(env, episodes, environments)) for env in range(environments)]
+        self._returns = np.zeros(environments)  # (E,) of the running episodes
+        self._lengths = np.zeros(environments, int)  # (E,) in policy steps
+
+    def __call__(self, step: TimeStep) -> None:
+        """Add a step of all environments."""
+        self._returns = np.where(step.is_first, 0, self._returns + step.reward)
+        self._lengths = np.where(step.is_first, 0, self._lengths + 1)
+        for env in np.flatnonzero(step.is_last).tolist():
+            if self._due[env]:
+                self._due[env] -= 1
+                self._print(float(self._returns[env]), int(self._lengths[env]))
+
+    def _print(self, episode_return: float, length: int) -> None:
+        self._ended.append(episode_return)
+        print(
+            f"episode {len(self._ended)} of {self._total}: return {episode_return:.2f}, "
+            f"{length} policy steps; mean so far {np.mean(self._ended):.2f}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 @reasons()
@@ -37,7 +69,7 @@ def evaluate(
     max_episode_policy_steps: int = 30_000,
     allow: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Play whole episodes with the agent of a run folder.
+    """Play whole episodes with the agent of a run folder, and print a line for each.
 
     Args:
         run_dir: Of a finished or active run.
@@ -74,6 +106,7 @@ def evaluate(
             episodes,
             recorder=recorder,
             max_length=max_episode_policy_steps,
+            on_step=EpisodeLines(envs.count, episodes),
         )
     finally:
         envs.close()

@@ -188,7 +188,11 @@ def _fit(
     metrics: Metrics = instantiate(cfg.callbacks.metrics)(replay)
     progress: Progress | None = None
     if cfg.callbacks.progress:
-        progress = instantiate(cfg.callbacks.progress)(metrics, total_frames=cfg.total_frames)
+        progress = instantiate(cfg.callbacks.progress)(
+            metrics,
+            total_frames=cfg.total_frames,
+            prefill_frames=cfg.prefill_policy_steps * envs.action_repeat,
+        )
     interrupt = Interrupt()
     callbacks = _make_callbacks(
         cfg,

@@ -7,24 +7,17 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from dreamer.schema.keys import REQUIRED, Key, bare_type, keys_of
-from dreamer.schema.validation import keys_of_node
+from dreamer.schema.usage import Usage
+from dreamer.schema.validation import in_source, keys_of_node
 from dreamer.schema.words import describe
 
 COLUMN = 36  # at which descriptions begin
 MAX_WIDTH = 100  # columns, even if the terminal has more
 OMITTED = ("a node", "names", "anything", "text", "true or false")  # adds nothing to the sentence
-
-
-class Usage(NamedTuple):
-    """The text above the keys."""
-
-    summary: str
-    usage: str
-    examples: Sequence[tuple[str, str]]  # command and meaning
 
 
 def width() -> int:
@@ -92,7 +85,7 @@ def _group(
 
 
 def _node(at: str, node: Mapping[str, Any], key: Key) -> Iterator[str]:
-    inner = keys_of_node(node, key.annotation, at)
+    inner = keys_of_node(node, key.annotation, at, in_source)
     if inner:
         named = {k: v for k, v in inner.named.items() if k in node or v.default is REQUIRED}
         named |= {k: Key() for k in node.keys() - inner.named.keys() if not k.startswith("_")}

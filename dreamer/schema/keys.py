@@ -9,7 +9,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, NamedTuple, Union
 
 from pydantic.fields import FieldInfo
@@ -43,7 +43,7 @@ def keys_of(target: Callable[..., Any]) -> Keys:
     if dataclasses.is_dataclass(target):
         hints = _hints(target)
         named = {
-            field.name: _read(hints.get(field.name, Any), _default(field))
+            field.name: declaration(hints.get(field.name, Any), _default(field))
             for field in dataclasses.fields(target)
             if field.init
         }
@@ -53,16 +53,21 @@ def keys_of(target: Callable[..., Any]) -> Keys:
     except ValueError:  # a built-in without a signature
         return Keys({}, others=True)
     hints = _hints(target.__init__ if inspect.isclass(target) else target)
+    return of_parameters(x.replace(annotation=hints.get(x.name, Any)) for x in parameters)
+
+
+def of_parameters(parameters: Iterable[inspect.Parameter]) -> Keys:
+    """Return the keys of a function with these parameters, whose annotations are evaluated."""
     named, others = {}, False
     for parameter in parameters:
-        hint = hints.get(parameter.name, Any)
+        hint = parameter.annotation
         if parameter.kind == parameter.VAR_KEYWORD:
             rest = typing.get_args(hint) if typing.get_origin(hint) is typing.Unpack else ()
             for typed in rest:
-                named |= {k: _read(h, REQUIRED) for k, h in _hints(typed).items()}
+                named |= {k: declaration(h, REQUIRED) for k, h in _hints(typed).items()}
             others = not rest
         elif parameter.kind not in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
-            named[parameter.name] = _read(hint, parameter.default)
+            named[parameter.name] = declaration(hint, parameter.default)
     described = {name: key for name, key in named.items() if key.text}
     return Keys(described or named, others)
 
@@ -81,7 +86,8 @@ def _default(field: Any) -> Any:
     return REQUIRED if field.default is dataclasses.MISSING else field.default
 
 
-def _read(hint: Any, default: Any) -> Key:
+def declaration(hint: Any, default: Any) -> Key:
+    """Return the key that an annotation declares."""
     for note in getattr(hint, "__metadata__", ()):
         if isinstance(note, FieldInfo) and note.description:
             extra: Any = note.json_schema_extra or {}

@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 from pydantic import ValidationError
 
 from dreamer.schema.keys import REQUIRED, Keys, bare_type, is_union, keys_of
+from dreamer.schema.sources import keys_in_source
 from dreamer.schema.types import Section
 from dreamer.schema.values import adapter, is_plain
 from dreamer.schema.words import describe, format_value, must, unknown_key
@@ -21,17 +22,38 @@ from dreamer.schema.words import describe, format_value, must, unknown_key
 HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_")
 MISSING = "???"
 
+# Returns the keys of a `_target_`; the second argument is the key of the target itself.
+Reader = Callable[[Any, str], Keys]
+
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
-def validate(node: Mapping[str, Any], declared: type, at: str = "") -> dict[str, Any]:
+def imported(target: Any, at: str) -> Keys:
+    """Return the keys of a target, which is imported.
+
+    Raises:
+        ValueError: There is no such target.
+        ImportError: Its module needs a package that is missing.
+    """
+    return keys_of(find(target, at))
+
+
+def in_source(target: Any, at: str) -> Keys:
+    """Return the keys of a target without importing it; any keys if it is not in this project."""
+    return keys_in_source(target) or Keys({}, others=True)
+
+
+def validate(
+    node: Mapping[str, Any], declared: type, at: str = "", read: Reader = imported
+) -> dict[str, Any]:
     """Check a node and all its children against a dataclass that declares its keys.
 
     Args:
         node: Of plain values, with interpolations resolved.
         declared: The dataclass.
         at: The node's own dotted key; empty for the whole configuration.
+        read: Returns the keys of targets; `in_source` is fast, and checks less.
 
     Returns:
         The node with values of the declared types: 100000 for the text `1e5`.
@@ -39,7 +61,7 @@ def validate(node: Mapping[str, Any], declared: type, at: str = "") -> dict[str,
     Raises:
         ValueError: A value is not allowed; the message names the key, the value and the rule.
     """
-    return _validate_keys(node, keys_of(declared), at)
+    return _validate_keys(node, keys_of(declared), at, read)
 
 
 def validate_words(words: Sequence[str], declared: type) -> dict[str, Any]:
@@ -88,7 +110,7 @@ def checked_call(function: Callable[Parameters, Result]) -> Callable[Parameters,
     return call
 
 
-def _validate_keys(node: Mapping[str, Any], keys: Keys, at: str) -> dict[str, Any]:
+def _validate_keys(node: Mapping[str, Any], keys: Keys, at: str, read: Reader) -> dict[str, Any]:
     prefix = f"{at}." if at else ""
     unknown = [name for name in node if name not in keys.named and name not in HYDRA_KEYS]
     if unknown and not keys.others:
@@ -99,17 +121,17 @@ def _validate_keys(node: Mapping[str, Any], keys: Keys, at: str) -> dict[str, An
         declared,
     ) in keys.named.items():  # this order reports a key before those that interpolate it
         if name in node:
-            valid[name] = validate_value(node[name], declared.annotation, f"{prefix}{name}")
+            valid[name] = validate_value(node[name], declared.annotation, f"{prefix}{name}", read)
         elif declared.default is REQUIRED and declared.text:
             raise ValueError(
                 f"`{prefix}{name}` is missing: it must be {describe(declared.annotation)}"
             )
     for name in unknown:
-        valid[name] = validate_value(node[name], Any, f"{prefix}{name}")
+        valid[name] = validate_value(node[name], Any, f"{prefix}{name}", read)
     return valid
 
 
-def validate_value(value: Any, annotation: Any, at: str) -> Any:
+def validate_value(value: Any, annotation: Any, at: str, read: Reader = imported) -> Any:
     """Check one value and all its children; return it in the annotated type.
 
     Raises:
@@ -121,17 +143,19 @@ def validate_value(value: Any, annotation: Any, at: str) -> Any:
     bare = bare_type(annotation)
     origin, arguments = typing.get_origin(bare), typing.get_args(bare)
     if isinstance(value, Mapping):
-        keys = keys_of_node(value, annotation, at)
+        keys = keys_of_node(value, annotation, at, read)
         if keys:
-            return _validate_keys(value, keys, at)
+            return _validate_keys(value, keys, at, read)
         if bare is Any or origin in (dict, Mapping):
             inner = arguments[1] if arguments else Any
-            return {k: validate_value(v, inner, f"{at}.{k}") for k, v in value.items()}
+            return {k: validate_value(v, inner, f"{at}.{k}", read) for k, v in value.items()}
     elif isinstance(value, list | tuple):
         if bare is Any:
             return value
         if origin in (list, Sequence) or (origin is tuple and arguments[1:] == (...,)):
-            items = [validate_value(v, arguments[0], f"{at}[{i}]") for i, v in enumerate(value)]
+            items = [
+                validate_value(v, arguments[0], f"{at}[{i}]", read) for i, v in enumerate(value)
+            ]
             return value if all(a is b for a, b in zip(items, value, strict=True)) else items
     try:
         return adapter(annotation).validate_python(value)
@@ -139,8 +163,12 @@ def validate_value(value: Any, annotation: Any, at: str) -> Any:
         raise ValueError(f"`{at}` {must(error, annotation)}, got {format_value(value)}") from error
 
 
-def keys_of_node(node: Mapping[str, Any], annotation: Any, at: str) -> Keys | None:
+def keys_of_node(
+    node: Mapping[str, Any], annotation: Any, at: str, read: Reader = imported
+) -> Keys | None:
     """Return the keys of a node: its target's and those of a `Section`; None if it has neither.
+
+    `read` returns the keys of a target.
 
     Raises:
         ValueError: There is no such target.
@@ -152,7 +180,7 @@ def keys_of_node(node: Mapping[str, Any], annotation: Any, at: str) -> Keys | No
     declared = {name: key for section in sections for name, key in keys_of(section).named.items()}
     if "_target_" not in node or all(map(is_plain, kinds)):
         return Keys(declared) if declared else None
-    keys = keys_of(find(node["_target_"], f"{at}._target_"))
+    keys = read(node["_target_"], f"{at}._target_")
     # Keys of a target are optional in a section.
     declared = {name: key._replace(default=None) for name, key in declared.items()}
     return Keys(keys.named | declared, keys.others)

@@ -16,20 +16,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from dreamer.replay.buffer import Replay
-from dreamer.run.build import make_envs, make_replay_config
+from dreamer.cli.command import HELP, loaded
 from dreamer.run.compose import known_keys, register_suites
-from dreamer.run.config import checked, reasons
-from dreamer.run.folder import RunFolder
+from dreamer.run.config import check_values, checked, reasons
 from dreamer.run.overrides import explain
 from dreamer.run.paths import SWEEP
-from dreamer.runtime import prepare
 from dreamer.schema.help import Usage, head, keys, print_lines
 from dreamer.schema.keys import keys_of
 from experiments.sweep.args import Command, SweepSettings, parse
@@ -38,6 +36,9 @@ from experiments.sweep.jobs import IN_CHECKOUT, Planned, stop
 from experiments.sweep.launchers import check_launcher, launch
 from experiments.sweep.state import State, failure
 from experiments.sweep.status import StatusDisplay, make_console, read_states, summary_line, table
+
+if TYPE_CHECKING:
+    from dreamer.run.folder import RunFolder
 
 USAGE = Usage(
     "Run a grid of experiments, or the rest of it: variants x tasks x seeds.",
@@ -64,7 +65,7 @@ LINE_SECONDS = 60  # between lines without a terminal
 
 def main(words: Sequence[str]) -> int:
     """Run the missing jobs of a grid, and return the exit status."""
-    if not words or set(words) & {"-h", "--help"}:
+    if not words or HELP & set(words):
         print_lines([*head(USAGE), *keys({}, SweepSettings), "", *NOTES])
         return 0 if words else 2
     try:
@@ -74,6 +75,7 @@ def main(words: Sequence[str]) -> int:
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    loaded()
     if command.dry_run:
         describe(plan, command)
         return 0
@@ -105,8 +107,9 @@ def make_plan(jobs: Sequence[Job]) -> list[Planned]:
                 cfg = composed[kind].copy()
                 cfg.task, cfg.seed = job.task, job.seed
                 if (job.task, *kind) not in costs:
+                    check_values(cfg)  # before slow imports
                     costs[job.task, *kind] = _cost(checked(cfg))
-                folder = RunFolder.of(cfg)
+                folder = _folder(cfg)
                 if folder.path.exists():
                     cfg = checked(cfg)
                     folder.check_same_run(cfg)
@@ -173,9 +176,18 @@ def carry_out(plan: Sequence[Planned], command: Command) -> int:
     return 1 if unfinished else 0
 
 
+def _folder(cfg: DictConfig) -> "RunFolder":
+    from dreamer.run.folder import RunFolder  # slow: torch
+
+    return RunFolder.of(cfg)
+
+
 @reasons()
 def _cost(cfg: DictConfig) -> tuple[int, int]:
     """Compute the frames of a run, and the bytes of its replay at the end."""
+    from dreamer.replay.buffer import Replay  # slow: torch
+    from dreamer.run.build import make_envs, make_replay_config
+
     envs = make_envs(cfg, seed=0)
     try:
         config = make_replay_config(cfg)
@@ -240,11 +252,3 @@ def _saving_jobs(plan: Sequence[Planned]) -> Iterator[None]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-def run() -> None:
-    """Run the command line of this process, and exit."""
-    prepare()
-    sys.path.append(os.getcwd())  # for users' classes in the working directory
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises the errors of jobs
-    sys.exit(main(sys.argv[1:]))

@@ -1,10 +1,12 @@
 """Playing with a trained agent: the function, and the door."""
 
+import gc
 import json
 import os
 import re
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +39,7 @@ def run_dir(trained_run, tmp_path):
 def main(monkeypatch, capsys, tmp_path):
     """Run the command in this process; returns exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
+    handler = signal.getsignal(signal.SIGINT)
 
     def run(*overrides):
         monkeypatch.setattr(sys, "argv", ["evaluate.py", *overrides])
@@ -47,7 +50,9 @@ def main(monkeypatch, capsys, tmp_path):
             code = end.code
         return code, *capsys.readouterr()
 
-    return run
+    yield run
+    signal.signal(signal.SIGINT, handler)
+    gc.enable()
 
 
 @pytest.mark.slow
@@ -81,6 +86,13 @@ def test_the_door_prints_json_and_leaves_scores_and_a_film(main, run_dir):
     scores = json.loads(out)
     assert scores == json.loads((run_dir / "evaluation.json").read_text())
     assert len(scores["returns"]) == 3
+    lines = [line for line in err.splitlines() if line.startswith("episode ")]
+    told = [
+        re.fullmatch(r"episode (\d) of 3: return (\S+), 8 policy .* so far (\S+)", x) for x in lines
+    ]
+    assert [line[1] for line in told] == ["1", "2", "3"]
+    assert sorted(float(line[2]) for line in told) == sorted(scores["returns"])
+    assert float(told[-1][3]) == pytest.approx(scores["eval/return_mean"], abs=0.01)
     film = imageio.mimread(scores["video"], memtest=False)
     assert len(film) == 9  # an episode and its reset
     assert Path(scores["video"]).parent == run_dir / "videos"
@@ -130,7 +142,9 @@ def test_what_cannot_be_played_is_one_line(main, run_dir, overrides, message):
     code, out, err = main(*(word.format(run_dir=run_dir) for word in overrides))
     assert code == 2
     assert out == ""
-    assert err.startswith("error: ") and err.count("\n") == 1 and re.search(message, err)
+    first, error = err.splitlines()
+    assert first.startswith("Starting an evaluation: ")
+    assert error.startswith("error: ") and re.search(message, error)
 
 
 def test_help_explains_every_key(main, monkeypatch):
