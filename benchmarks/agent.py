@@ -3,7 +3,7 @@
 The benchmarks of the update and of acting and the profile use it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +48,11 @@ class _Spaces:
     action_space: ActionSpace
 
 
-def make_agent(size: Size, cfg: DictConfig) -> DreamerAgent:
-    """Build the agent for grey or coloured images and discrete actions."""
-    shapes = {"image": (size.channels, 64, 64)}
+def make_agent(
+    size: Size, cfg: DictConfig, more_shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> DreamerAgent:
+    """Build the agent for grey or coloured images, more observations and discrete actions."""
+    shapes = {"image": (size.channels, 64, 64), **(more_shapes or {})}
     space = ActionSpace(size.actions, discrete=True)
     return build.make_agent(cfg, _Spaces(shapes, space))
 

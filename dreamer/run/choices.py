@@ -37,6 +37,16 @@ def with_named(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
+def in_hydras_words(key: str, value: object) -> str:
+    """Return a key as Hydra spells it with that value: replay/sampling if that chooses a file.
+
+    Then the command line may also have keys of the file. `value` may be a multirun's, with commas.
+    """
+    if key not in NAMED or not isinstance(value, str):
+        return key
+    return key.replace(".", "/") if _files(key).keys() >= set(value.split(",")) else key
+
+
 def choice_of(cfg: DictConfig, key: str) -> Any:
     """Return the value of a dotted key; for a node, the name of its file or of its target.
 

@@ -18,6 +18,7 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, UnsupportedValueType
 
+from dreamer.run.choices import in_hydras_words
 from dreamer.run.overrides import OPTIONAL, explain, explain_unknown, may_name_file, replacement
 from dreamer.run.paths import CONF, GROUPS
 from dreamer.run.settings import TrainSettings
@@ -76,8 +77,8 @@ def compose(*overrides: Mapping[str, Any]) -> DictConfig:
     Raises:
         ValueError: There is no such key or file, or a value has a type that is not supported.
     """
-    flat = {key: value for one in overrides for key, value in _leaves(one)}
-    choices = {key: flat.pop(key) for key in GROUPS & flat.keys()}
+    flat = {in_hydras_words(key, value): value for one in overrides for key, value in _leaves(one)}
+    choices = {key: flat.pop(key) for key in list(flat) if _chooses(key)}
     register_suites()
     try:
         with _own_hydra(), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
@@ -117,13 +118,18 @@ def known_keys(words: Iterable[str] = ()) -> list[str]:
 
 def _compose_choices(words: Iterable[str]) -> DictConfig:
     """The configuration with those words of a command line that choose files, if they can."""
-    choices = [word for word in words if word.partition("=")[0] in GROUPS]
+    choices = [word for word in words if _chooses(word.partition("=")[0])]
     register_suites()
     with _own_hydra(), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             return hydra.compose("train", choices)
         except (HydraException, ValueError):
             return hydra.compose("train")
+
+
+def _chooses(key: str) -> bool:
+    """Whether a key chooses a file of conf/, as do model and replay/sampling."""
+    return key.partition("/")[0] in GROUPS
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 
-from dreamer.run.choices import choices_with
+from dreamer.run.choices import choices_with, in_hydras_words
 from dreamer.run.paths import GROUPS, SOURCES
 from dreamer.schema.words import unknown_key
 
@@ -35,8 +35,9 @@ OPTIONAL = ("experiment", "search", "debug")  # groups without a default file
 def prepared(words: Sequence[str]) -> list[str]:
     """Convert the words of a command line to Hydra's grammar.
 
-    Paths are quoted if necessary. `logger=null` becomes `logger=none`. The plus of `+experiment=`,
-    `+search=` and `+debug=` is dropped: these groups are in the defaults list, as null.
+    Paths are quoted if necessary. `logger=null` becomes `logger=none`, and `replay.sampling=steps`
+    becomes `replay/sampling=steps`. The plus of `+experiment=`, `+search=` and `+debug=` is
+    dropped: these groups are in the defaults list, as null.
 
     Raises:
         ValueError: Another group is null.
@@ -58,7 +59,7 @@ def _prepared(word: str, multirun: bool) -> str:
         value = "none"
     if key in GROUPS and value != "null" and not may_name_file(value):
         raise ValueError(f"`{key}` must be the name of a file in conf/{key}, got `{value}`")
-    return f"{key}={value}"
+    return f"{in_hydras_words(key, value)}={value}"
 
 
 def may_name_file(value: object) -> bool:

@@ -12,7 +12,7 @@ from benchmarks.peers.sizes import SIZES, Size
 with pytest.MonkeyPatch.context() as patch:
     # They set up the process they run in, and this one is the tests'.
     patch.setattr("dreamer.runtime.prepare", lambda: None)
-    from benchmarks import act, profile, replay, run, update
+    from benchmarks import act, features, profile, replay, run, update
 
 TINY = Size(
     batch_size=3,
@@ -112,6 +112,35 @@ def test_operations_of_an_update_are_added_up_by_name_and_shapes(report):
 def test_plain_networks_are_timed_where_they_are_asked_for(report):
     read, _ = report(update, "--repeats", "1", "--threads", "1", "kernels=plain")
     assert read["programs"]["ours"]["kernels"] == []
+
+
+@pytest.mark.slow
+def test_features_are_compared_with_a_plain_update_in_turns(report):
+    read, printed = report(
+        features, "--updates", "3", "probe=map", "terminal head", "layer_norm=false"
+    )
+    assert read["features"].keys() == {"probe=map", "terminal head", "layer_norm=false"}
+    for name, feature in read["features"].items():
+        for seconds in (feature["seconds"], read["plain_seconds"]):
+            assert len(seconds) == 3 and min(seconds) > 0 and max(seconds) < 60
+        ratio = feature["ratio"]
+        assert ratio["pairs"] == 3
+        assert ratio["low"] <= ratio["median"] <= ratio["high"]
+        assert f"{name}  " in printed and f"{ratio['median']:.2f}" in printed
+
+
+def test_an_error_of_one_agent_ends_the_other_ones_wait(monkeypatch):
+    make_agent = features.make_agent
+
+    def fail(size, cfg, shapes):
+        if cfg.iwae_samples > 1:
+            raise ValueError("no memory")
+        return make_agent(size, cfg, shapes)
+
+    monkeypatch.setattr(features, "make_agent", fail)
+    options = {"precision": "32-true", "device": "cpu", "updates": 1}
+    with pytest.raises(ValueError, match="no memory"):
+        features.seconds_of_updates(TINY, [[], ["iwae_samples=2"]], **options)
 
 
 @pytest.mark.slow

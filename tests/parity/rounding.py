@@ -54,12 +54,18 @@ def measure_rounding(test: Callable[[], Mapping[str, np.ndarray]]) -> Rounding:
     for grid in GRIDS:
         with _Run(exact.scores, [torch.inf] * len(margins), grid) as run:
             for key, rounded in test().items():
-                moved = float(np.linalg.norm(rounded - results[key]))
+                moved = change(rounded, results[key])
                 movements[key] = max(movements[key], moved)
         for i, scores in enumerate(zip(run.scores, exact.scores, strict=True)):
             moved = float((scores[0] - scores[1]).abs().max())
             margins[i] = max(margins[i], 2 * FACTOR * moved)
     return Rounding(movements, exact.scores, margins)
+
+
+def change(result: np.ndarray, earlier: np.ndarray) -> float:
+    """The norm of a difference; nan (a mean of nothing) is no change where both have it."""
+    both = np.isnan(result) & np.isnan(earlier)
+    return float(np.linalg.norm(np.where(both, 0, np.subtract(result, earlier, dtype=float))))
 
 
 class _Run(TorchFunctionMode):
@@ -81,7 +87,8 @@ class _Run(TorchFunctionMode):
             args = [self._round(x) for x in args]
             return self._round(func(*args, **{k: self._round(x) for k, x in kwargs.items()}))
         axis = args[1] if len(args) > 1 else kwargs.get("dim")
-        if func is Tensor.argmax or (func is Tensor.max and axis is not None):
+        chooses = func is Tensor.argmax or (func is Tensor.max and axis is not None)
+        if chooses and args[0].is_floating_point():  # integers are exact data
             args = [self._choose(args[0].detach(), axis), *args[1:]]
         return func(*args, **kwargs)
 

@@ -56,7 +56,7 @@ def make_actor_critic(case: Case) -> ActorCritic:
     return actor_critic
 
 
-@golden("20_*", where=lambda case: "lambda_gae" in case.parameters)
+@golden("20_*", where=lambda case: "lambda_gae" in case.parameters, bf16=True)
 def test_losses_with_generalised_advantages(case: Case, optimized):
     actor_critic = make_actor_critic(case)
     optimized(actor_critic)

@@ -45,7 +45,7 @@ def tensors_of(model: WorldModel, output: WorldModelOutput, case: Case) -> dict[
     return tensors
 
 
-@golden("22_*")
+@golden("22_*", bf16=True)
 def test_world_model_loss(case: Case, optimized):
     batch = our_batch(case)
     shapes = obs_shapes_of(batch)

@@ -17,7 +17,7 @@ from dreamer.class_distributions import Discrete
 from dreamer.models.reward_heads import CategoricalRewardConfig, TerminalHeadConfig
 
 
-@golden("23_*")
+@golden("23_*", bf16=True)
 def test_categorical_reward(case: Case, optimized):
     parameters = case.parameters
     features = case["in/features"].requires_grad_()  # (T, B, I, F)

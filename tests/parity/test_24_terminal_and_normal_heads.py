@@ -21,7 +21,7 @@ from dreamer.models.observations import VectorConfig
 from dreamer.models.reward_heads import SignedRewardConfig, TerminalHeadConfig
 
 
-@golden("24_*")
+@golden("24_*", bf16=True)
 def test_terminal_reward_and_vector_heads(case: Case, optimized):
     parameters = case.parameters
     features = case["in/features"].requires_grad_()  # (T, B, I, F)

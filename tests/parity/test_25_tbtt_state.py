@@ -60,7 +60,7 @@ def observe(rssm: PyDreamerRSSM, run: Run, case: Case, embed: Tensor, action: Te
     return RSSMState(*(torch.stack(parts) for parts in zip(*states, strict=True)))
 
 
-@golden("25_*")
+@golden("25_*", bf16=True)
 def test_carried_state(case: Case, optimized):
     rssm = optimized(make_rssm(case))
     latent, samples = rssm.latent, case.parameters["I"]

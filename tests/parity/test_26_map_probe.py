@@ -12,7 +12,7 @@ def is_probe(case: Case) -> bool:
     return "min_prob" not in case.parameters
 
 
-@golden("26_*", is_probe)
+@golden("26_*", is_probe, bf16=True)
 def test_map_probe(case: Case, optimized):
     features = case["in/features"].requires_grad_()
     edges = case.array("in/map").shape[2:]

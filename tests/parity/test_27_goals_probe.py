@@ -6,7 +6,7 @@ from probes import GOAL, GOALS, check_gradients, goals_probe
 from dreamer.models.probes import GoalsData
 
 
-@golden("27_*")
+@golden("27_*", bf16=True)
 def test_goals_probe(case: Case, optimized):
     features = case["in/features"].requires_grad_()
     probe = optimized(goals_probe(case.under("w"), features.shape[-1]))

@@ -1,13 +1,14 @@
 """Complete updates of PyDreamer's agent under a real Trainer, and what it does afterwards."""
 
 import functools
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from golden import FOLDER, Case, golden, load
+from golden import FOLDER, Case, Golden, RecordedCase, RoundedCase, golden, load
 from probes import (
     GOALS_PROBE,
     MAP_FOLDER,
@@ -28,6 +29,7 @@ from pydreamer_models import (
     their_state,
     world_model_config,
 )
+from rounding import Rounding, measure_rounding
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -36,10 +38,12 @@ from dreamer.convert_pydreamer import load_pydreamer_weights, pydreamer_paramete
 from dreamer.kernels import optimize
 from dreamer.models.probes import MapAndGoalsProbe
 from dreamer.policy import DreamerPolicy, PolicyNoise
+from dreamer.precision import trainer_options
 from dreamer.probes import PROBE, MapAndGoalsProbeConfig, Probe
 from dreamer.pydreamer import PyDreamerAgent, PyDreamerAgentConfig
 from dreamer.types import ActionSpace, RSSMState, Trajectory, visible
 
+AnyCase = TypeVar("AnyCase", bound=Case)
 ACT = "act"
 WEIGHT_ATOL = 2e-5
 METRICS = {
@@ -168,7 +172,7 @@ class GoldenAgent(PyDreamerAgent):
             assert name not in self.gradients, name
 
 
-def train(stem: str, *, kernels: bool) -> GoldenAgent:
+def train(stem: str, *, kernels: bool = False, precision: str = "32-true") -> GoldenAgent:
     """An agent after all updates of a file."""
     cases = [Case(load(stem), name) for name in load(stem).parameters if name != ACT]
     agent = GoldenAgent(cases)
@@ -176,6 +180,7 @@ def train(stem: str, *, kernels: bool) -> GoldenAgent:
         optimize(agent, torch.device("cpu"))
     trainer = pl.Trainer(
         accelerator="cpu",
+        **trainer_options(precision, "cpu"),
         max_epochs=1,
         logger=False,
         enable_checkpointing=False,
@@ -189,25 +194,66 @@ def train(stem: str, *, kernels: bool) -> GoldenAgent:
 trained = functools.cache(train)
 
 
+@functools.cache
+def rounding_of(stem: str) -> Rounding:
+    """What rounding does to all updates of a file, and to acting afterwards."""
+
+    def record() -> dict[str, np.ndarray]:
+        results = {}
+        for case in check_everything(train(stem), stem, RecordedCase):
+            results |= case.results
+        return results
+
+    return measure_rounding(record)
+
+
 @golden("30_*", lambda case: case.name != ACT)
 def test_update(case: Case):
-    check_update(case, trained(case.golden.name, kernels=False))
+    check_update(case, trained(case.golden.name))
 
 
 @golden("30_*", lambda case: case.name == ACT)
 def test_acting(case: Case):
-    check_acting(case, trained(case.golden.name, kernels=False))
+    check_acting(case, trained(case.golden.name))
 
 
-@pytest.mark.parametrize("stem", sorted(path.stem for path in FOLDER.glob("30_*.npz")))
-def test_updates_and_acting_with_kernels(stem: str, monkeypatch):
-    monkeypatch.setattr("dreamer.kernels.chunked.CHUNK", 8)  # the networks of the file are small
-    agent = train(stem, kernels=True)
-    for name in load(stem).parameters:
-        case = Case(load(stem), name)
-        check = check_acting if name == ACT else check_update
-        check(case, agent)
+every_file = pytest.mark.parametrize("stem", sorted(path.stem for path in FOLDER.glob("30_*.npz")))
+
+
+@pytest.fixture
+def small_kernels(monkeypatch) -> None:
+    """Kernels take the small networks of the file, too."""
+    monkeypatch.setattr("dreamer.kernels.chunked.CHUNK", 8)
+
+
+@every_file
+def test_updates_and_acting_with_kernels(stem: str, small_kernels):
+    for case in check_everything(train(stem, kernels=True), stem, Case):
         case.assert_complete()
+
+
+@every_file
+@pytest.mark.parametrize("kernels", [False, True], ids=["plain", "kernels"])
+def test_updates_and_acting_in_bf16(stem: str, kernels: bool, small_kernels):
+    rounding = rounding_of(stem)
+    rounded = functools.partial(RoundedCase, rounding=rounding)
+    with rounding.choices():
+        agent = train(stem, precision="bf16-mixed", kernels=kernels)
+        with torch.autocast("cpu", torch.bfloat16):
+            cases = check_everything(agent, stem, rounded)
+    for case in cases:
+        case.assert_complete()
+
+
+def check_everything(
+    agent: GoldenAgent, stem: str, make_case: Callable[[Golden, str], AnyCase]
+) -> list[AnyCase]:
+    """Compare all updates of a file, then acting; returns the cases."""
+    cases = [make_case(load(stem), name) for name in load(stem).parameters]
+    for case in cases:
+        check = check_acting if case.name == ACT else check_update
+        check(case, agent)
+    return cases
 
 
 def check_update(case: Case, agent: GoldenAgent) -> None:

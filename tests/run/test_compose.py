@@ -8,11 +8,12 @@ from hydra.version import getbase
 from omegaconf import OmegaConf
 
 from dreamer.run.compose import compose
+from dreamer.run.overrides import prepared
 from dreamer.run.paths import CONF
 
 
 def test_a_dictionary_means_what_a_command_line_means(compose_any):
-    expected = compose_any(
+    words = [
         "env=dummy",
         "task=memory",
         "model=tiny",
@@ -23,7 +24,8 @@ def test_a_dictionary_means_what_a_command_line_means(compose_any):
         "replay.sampling=steps",
         "callbacks.video=null",
         "model.world_model.encoder.vector.layers=[16,8]",
-    )
+    ]
+    expected = compose_any(*prepared(words))
     actual = compose(
         {"env": "dummy", "task": "memory", "model": "tiny", "latents": "gaussian"},
         {
@@ -36,6 +38,11 @@ def test_a_dictionary_means_what_a_command_line_means(compose_any):
         },
     )
     assert OmegaConf.to_yaml(actual) == OmegaConf.to_yaml(expected)
+
+
+def test_the_sampler_of_a_name_has_the_keys_of_its_file():
+    cfg = compose({"replay": {"sampling": "sequential"}, "replay.sampling.reset_interval": 40})
+    assert cfg.replay.sampling.reset_interval == 40
 
 
 def test_later_overrides_win():

@@ -32,6 +32,16 @@ def test_a_path_that_is_quoted_or_interpolated_stays_so():
     assert prepared(["-m", "run_dir=a,b"]) == ["-m", "run_dir=a,b"]  # two runs
 
 
+def test_the_sampler_of_a_name_has_the_keys_of_its_file():
+    words = ["replay.sampling=sequential", "replay.sampling.reset_interval=40"]
+    cfg = compose(*prepared(words))
+    assert cfg.replay.sampling.reset_interval == 40
+    assert not cfg.replay.sampling.piece_policy_steps  # from the file
+    assert "replay.sampling.reset_interval" in known_keys(prepared(words))
+    assert prepared(["-m", "replay.sampling=steps,episodes"])[1] == "replay/sampling=steps,episodes"
+    assert prepared(["replay.sampling=best"]) == ["replay.sampling=best"]  # explained elsewhere
+
+
 def test_null_stays_null_where_a_path_has_a_default():
     assert compose(*prepared(["run_dir=null"])).run_dir is None
 
