@@ -17,6 +17,7 @@ import yaml
 
 from dreamer.run.migrate import migrate
 from experiments import published
+from experiments.measures import DIFFERENCES, KEYS, RETURN
 from experiments.sweep.state import read_state
 
 RUN_FILES = {
@@ -26,6 +27,8 @@ RUN_FILES = {
     "failure.txt",
 }  # any of them marks a run folder
 REQUIRED_KEYS = ("env_name", "task", "seed", "total_frames", "experiment_name", "env")
+DEBUG = "debug"  # experiment_name of debug=fast
+THINNED = 1000  # maximum number of points of a key that reports keep of a run
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times faster
 
 
@@ -34,15 +37,19 @@ class Run(NamedTuple):
 
     Attributes:
         row: env, task, variant, seed, state, frames, total_frames, updates, action_repeat,
-            last_score, best_score, eval_return (the latest evaluation's mean) and path.
+            last_score, best_score, eval_return (the latest evaluation's mean), debug (whether it is
+            of debug=fast) and path.
         points: its curve: frames, score (mean raw return of the training episodes since the last
             point) and episodes (their number), in the order of frames.
+        numbers: what else it logged: frames, key, score (the value) and episodes (its weight), of
+            the keys that reports draw.
         config: its configuration.
         problems: sentences about unreadable or repeated data.
     """
 
     row: dict[str, Any]
     points: pd.DataFrame
+    numbers: pd.DataFrame
     config: dict[str, Any]
     problems: list[str]
 
@@ -62,7 +69,7 @@ def run_folders(folder: Path) -> Iterator[Path]:
 
 def _by_number(name: str) -> list[str]:
     """Return a sort key that orders seed9 before seed10."""
-    return [part.zfill(12) for part in re.split(r"(\d+)", name)]
+    return [part.zfill(12) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def read_run(path: Path) -> Run:
@@ -101,9 +108,10 @@ def read_run(path: Path) -> Run:
         "last_score": points["score"].iloc[-1] if len(points) else math.nan,
         "best_score": points["score"].max(),
         "eval_return": latest("eval/return_mean"),
+        "debug": cfg["experiment_name"] == DEBUG,
         "path": str(path),
     }
-    return Run(row, points, cfg, problems)
+    return Run(row, points, _numbers(lines), cfg, problems)
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -152,6 +160,37 @@ def _points(lines: list[dict[str, Any]]) -> pd.DataFrame:
         points.append((line["frames"], float(score), max(ended - before, 1)))
         before = ended
     return pd.DataFrame(points, columns=["frames", "score", "episodes"])
+
+
+def _numbers(lines: list[dict[str, Any]]) -> pd.DataFrame:
+    """Extract the keys that reports draw, but returns: frames, key, score and episodes."""
+    columns = ["frames", "key", "score", "episodes"]
+    parts = [pd.DataFrame(columns=columns)]
+    for key in KEYS:
+        points = [
+            (line["frames"], value) for line in lines if (value := _value(line, key)) is not None
+        ]
+        if points and key != RETURN:
+            table = pd.DataFrame(points, columns=["frames", "score"]).drop_duplicates("frames")
+            parts.append(_thinned(table).assign(key=key)[columns])
+    return pd.concat(parts[1:] or parts, ignore_index=True)
+
+
+def _value(line: dict[str, Any], key: str) -> float | None:
+    if key in DIFFERENCES:
+        first, second = (_value(line, part) for part in DIFFERENCES[key])
+        return None if first is None or second is None else first - second
+    value = line.get(key)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _thinned(points: pd.DataFrame) -> pd.DataFrame:
+    """Average neighbours, so that a long run has a bounded number of points."""
+    points = points.sort_values("frames", ignore_index=True)
+    groups = points.index // max(1, -(-len(points) // THINNED))
+    return points.groupby(groups).agg(
+        frames=("frames", "last"), score=("score", "mean"), episodes=("score", "size")
+    )
 
 
 def _task(cfg: dict[str, Any]) -> str:

@@ -56,9 +56,9 @@ def band_text(bin_frames: int) -> str:
     )
 
 
-def bin_width(curves: pd.DataFrame) -> int:
-    """Choose a round number of frames (1, 2 or 5 times a power of ten) for 50 to 125 bins."""
-    target = max(1.0, float(curves["frames"].max()) / BINS)
+def bin_width(curves: pd.DataFrame, bins: int = BINS) -> int:
+    """Choose 1, 2 or 5 times a power of ten frames, for 1 to 2.5 times `bins` bins."""
+    target = max(1.0, float(curves["frames"].max()) / bins)
     power = 10 ** floor(log10(target))
     return int(power * max(step for step in (1, 2, 5) if step * power <= target))
 
