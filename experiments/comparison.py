@@ -94,20 +94,11 @@ def short_names(folders: Iterable[Path]) -> list[str]:
     return ["/".join(names) for names in parts]
 
 
-def is_run(folder: Path) -> bool:
-    """Return whether a folder is that of one run."""
-    return (folder / "config.yaml").is_file()
-
-
 def _read(folder: Path) -> Run:
     try:
         return read_run(folder)
     except UnusableError as reason:
-        raise ValueError(f"{folder} must be a run folder, got one that {_is(reason)}") from reason
-
-
-def _is(reason: UnusableError) -> str:
-    return f"cannot be read: {reason}"
+        raise ValueError(f"Only run folders are compared, got {folder}: {reason}") from reason
 
 
 def _absolute(folders: Iterable[Path]) -> list[str]:

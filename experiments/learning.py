@@ -24,6 +24,7 @@ from experiments.plots.curves import (
     binned,
 )
 from experiments.plots.style import Style, plural, readable, short_number
+from experiments.tables import RUN
 
 POINTS = 60_000  # of all charts of a page; each takes about 25 bytes
 FEWEST_BINS = 15
@@ -78,9 +79,10 @@ def _group(
 ) -> ChartGroup:
     known = set(of_task["key"])
     end = int(of_task["frames"].max())
+    points = binned(of_task, width, by=[*RUN, "key"])
     bands = {
-        (str(key), str(variant)): band(binned(x, width))
-        for (key, variant), x in of_task.groupby(["key", "variant"])
+        (str(key), str(variant)): band(x)
+        for (key, variant), x in points.groupby(["key", "variant"])
     }
     beside = {name: x for name, x in references.items() if _begins(x) <= MAX_FRAME_RATIO * end}
     charts = []

@@ -17,7 +17,7 @@ from dreamer.schema.help import Usage, head, keys, print_lines
 from dreamer.schema.types import PositiveCount, Section, doc
 from dreamer.schema.validation import validate_words
 from experiments import plots, tables, text_tables
-from experiments.comparison import is_run, of_pair
+from experiments.comparison import of_pair
 from experiments.page import write_page
 from experiments.results import Compare, Results, of_published, of_runs
 
@@ -103,7 +103,7 @@ def parse(words: Sequence[str]) -> Request:
             "The input must be a folder of runs, two runs, or source=published, got "
             f"{' '.join(words) or 'none of them'}"
         )
-    _check_folders(folders, options)
+    _check_options(folders, options)
     default = Path("reports/comparison" if folders else "reports/published")
     if len(folders) == 1:
         default = folders[0] / "report"
@@ -120,14 +120,7 @@ def is_option(word: str) -> bool:
     return "=" in word and not Path(word).exists()
 
 
-def _check_folders(folders: Sequence[Path], options: Mapping[str, object]) -> None:
-    if len(folders) > 1:
-        others = [str(folder) for folder in folders if not is_run(folder)]
-        if others:
-            raise ValueError(
-                "Several folders are compared and must be runs, with a config.yaml, got "
-                f"{', '.join(others)}"
-            )
+def _check_options(folders: Sequence[Path], options: Mapping[str, object]) -> None:
     for key in ("compare", "frames"):
         if key in options and (len(folders) > 1 or (key == "compare" and not folders)):
             given = "several runs" if folders else "source=published"

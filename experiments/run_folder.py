@@ -164,16 +164,15 @@ def _points(lines: list[dict[str, Any]]) -> pd.DataFrame:
 
 def _numbers(lines: list[dict[str, Any]]) -> pd.DataFrame:
     """Extract the keys that reports draw, but returns: frames, key, score and episodes."""
-    columns = ["frames", "key", "score", "episodes"]
-    parts = [pd.DataFrame(columns=columns)]
+    columns: dict[str, list[Any]] = {"frames": [], "key": [], "score": [], "episodes": []}
     for key in KEYS:
-        points = [
-            (line["frames"], value) for line in lines if (value := _value(line, key)) is not None
-        ]
-        if points and key != RETURN:
-            table = pd.DataFrame(points, columns=["frames", "score"]).drop_duplicates("frames")
-            parts.append(_thinned(table).assign(key=key)[columns])
-    return pd.concat(parts[1:] or parts, ignore_index=True)
+        found = {line["frames"]: x for line in lines if (x := _value(line, key)) is not None}
+        if found and key != RETURN:
+            rows = list(zip(*_thinned(sorted(found.items())), strict=True))
+            for name, values in zip(("frames", "score", "episodes"), rows, strict=True):
+                columns[name] += values
+            columns["key"] += [key] * len(rows[0])
+    return pd.DataFrame(columns)
 
 
 def _value(line: dict[str, Any], key: str) -> float | None:
@@ -184,13 +183,15 @@ def _value(line: dict[str, Any], key: str) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _thinned(points: pd.DataFrame) -> pd.DataFrame:
-    """Average neighbours, so that a long run has a bounded number of points."""
-    points = points.sort_values("frames", ignore_index=True)
-    groups = points.index // max(1, -(-len(points) // THINNED))
-    return points.groupby(groups).agg(
-        frames=("frames", "last"), score=("score", "mean"), episodes=("score", "size")
-    )
+def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float, int]]:
+    """Average neighbours, so that a long run has a bounded number of points.
+
+    Returns:
+        The frames of the last of the neighbours, their mean, and their number.
+    """
+    size = -(-len(points) // THINNED)
+    groups = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(group[-1][0], sum(x for _, x in group) / len(group), len(group)) for group in groups]
 
 
 def _task(cfg: dict[str, Any]) -> str:

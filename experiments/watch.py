@@ -226,5 +226,10 @@ def _marks(root: Path) -> list[tuple[str, ...]]:
     return found
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Run the command line of this process, and exit."""
     sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run()

@@ -32,7 +32,7 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "input"):
+        if tag not in ("meta", "img", "link"):
             self.open.append(tag)
         if tag == "tr":
             self.cells.append([])

@@ -142,7 +142,7 @@ def test_runs_of_different_tasks_share_charts_and_this_is_said(tmp_path, capsys)
 def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
     path = make_run(tmp_path)
     cases = {
-        (str(path), str(tmp_path)): f"must be runs, with a config.yaml, got {tmp_path}",
+        (str(path), str(tmp_path)): f"Only run folders are compared, got {tmp_path}: there is no",
         (str(path), str(path)): "The runs must be different",
         (str(path), str(path), "frames=10"): "`frames` must come with a folder of runs",
         (): "must be a folder of runs, two runs, or source=published",
