@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from experiments import published, tables
+from experiments.sweep.record import read_jobs
 
 LISTED = 6  # maximum number of items in a sentence
 
@@ -54,29 +55,19 @@ def failures(runs: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def missing(runs: pd.DataFrame) -> list[str]:
-    """List the runs missing from an env's grid of variants, tasks and seeds.
+def missing(folder: Path) -> list[str]:
+    """Count the runs of sweeps in a folder that have not begun, and name the first of them."""
+    asked = read_jobs(folder)
+    absent = [name for name in asked if not (folder / name / "config.yaml").exists()]
+    if not absent:
+        return []
+    return [f"{len(absent)} of {len(asked)} runs of the sweep have not begun: {listed(absent)}."]
 
-    The seeds of a variant are those that it has on any task; a separate sentence reports variants
-    with different seeds.
-    """
-    sentences = []
-    for env, part in runs.groupby("env"):
-        seeds = {str(name): set(of["seed"]) for name, of in part.groupby("variant", sort=False)}
-        absent = []
-        for task, of_task in part.groupby("task", sort=False):
-            for variant, expected in seeds.items():
-                there = set(of_task.loc[of_task["variant"] == variant, "seed"])
-                if not there:
-                    absent.append(f"{task}/{variant} (no seed)")
-                elif expected - there:
-                    absent.append(f"{task}/{variant} (seed {_in_order(expected - there)})")
-        if absent:
-            sentences.append(f"{env}: no run of {listed(absent)}.")
-        if len({frozenset(of) for of in seeds.values()}) > 1:
-            each = "; ".join(f"{variant} {_in_order(of)}" for variant, of in seeds.items())
-            sentences.append(f"{env}: variants have different seeds: {each}.")
-    return sentences
+
+def without_score(runs: pd.DataFrame) -> list[str]:
+    """Name the runs in which no episode has ended, so that no table contains them."""
+    absent = runs[runs["last_score"].isna()]
+    return [f"No score yet, as no episode has ended: {names(absent)}."] if len(absent) else []
 
 
 def budgets(runs: pd.DataFrame) -> list[str]:
@@ -129,7 +120,3 @@ def shared(env: str, runs: pd.DataFrame) -> list[str]:
                 f"{listed(unknown)}."
             )
     return sentences
-
-
-def _in_order(seeds: Iterable[str]) -> str:
-    return ", ".join(sorted(seeds, key=lambda seed: (len(seed), seed)))

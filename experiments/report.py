@@ -1,8 +1,12 @@
-"""Tables and figures of runs, or of the published data: `python -m experiments.report runs`."""
+"""Tables, charts and figures of runs, or of the published data.
+
+`python -m experiments.report runs` reports on a folder, `python -m experiments.report RUN RUN`
+compares runs. The live page writes the same report.
+"""
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -15,17 +19,24 @@ from dreamer.schema.help import Usage, head, keys, print_lines
 from dreamer.schema.types import PositiveCount, Section, doc
 from dreamer.schema.validation import validate_words
 from experiments import plots, tables, text_tables
-from experiments.html import write_page
+from experiments.comparison import of_pair
+from experiments.page import write_page
 from experiments.results import Compare, Results, of_published, of_runs
 
+PAGE = "report.html"
+DEBUG = "Runs of debug=fast, in no other table"
 USAGE = Usage(
     "Print tables of runs or of the published data, and write them with figures and a page.",
-    "python -m experiments.report FOLDER [key=value ...], or source=published [key=value ...]",
+    "python -m experiments.report FOLDER [key=value ...], RUN RUN [...], or source=published [...]",
     (
         ("python -m experiments.report runs", "Reports on all runs in a folder."),
         (
             "python -m experiments.report runs compare=published frames=1e6",
             "Reads scores at a million frames, beside the published ones.",
+        ),
+        (
+            "python -m experiments.report runs/dummy/memory/a/seed0 runs/dummy/memory/b/seed0",
+            "Compares two runs: their curves, and the keys in which they differ.",
         ),
         ("python -m experiments.report source=published", "The paper's Tables 1 and K1."),
     ),
@@ -50,15 +61,16 @@ class ReportSettings(Section):
         PositiveCount | None,
         doc("Where scores are read; null: the most that all runs have reached.", unit="frames"),
     ] = None
-    out: Annotated[str | None, doc("Output folder; null: FOLDER/report, or reports/published.")] = (
-        None
-    )
+    out: Annotated[
+        str | None,
+        doc("Output folder; null: FOLDER/report, reports/comparison, or reports/published."),
+    ] = None
 
 
 class Request(NamedTuple):
-    """The parsed arguments; a `folder` of None is the published data."""
+    """The parsed arguments; no folder: the published data; several: runs to compare."""
 
-    folder: Path | None
+    folders: list[Path]
     compare: Compare | None
     frames: int | None
     out: Path
@@ -71,12 +83,10 @@ def main(words: Sequence[str]) -> int:
         return 0
     try:
         request = parse(words)
-        if request.folder:
-            results = of_runs(request.folder, request.frames, compare=request.compare)
-        else:
-            results = of_published(request.frames)
+        results = results_of(request)
         show(results)
         write(results, request.out)
+        _upload(request)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -89,30 +99,59 @@ def parse(words: Sequence[str]) -> Request:
     Raises:
         ValueError: An argument is not allowed; the message names it and the allowed ones.
     """
-    folders = [word for word in words if "=" not in word]
-    options = validate_words([word for word in words if "=" in word], ReportSettings)
-    if len(folders) + ("source" in options) != 1:
+    folders = [expanded(word) for word in words if not is_option(word)]
+    options = validate_words([word for word in words if is_option(word)], ReportSettings)
+    if bool(folders) == ("source" in options):
         raise ValueError(
-            "The input must be one folder of runs, or source=published, got "
-            f"{' '.join(words) or 'neither'}"
+            "The input must be a folder of runs, two runs, or source=published, got "
+            f"{' '.join(words) or 'none of them'}"
         )
-    if "source" in options and "compare" in options:
-        raise ValueError("`compare` must come with a folder of runs, got source=published")
-    folder = expanded(folders[0]) if folders else None
-    default = folder / "report" if folder else Path("reports/published")
+    _check_options(folders, options)
+    default = Path("reports/comparison" if folders else "reports/published")
+    if len(folders) == 1:
+        default = folders[0] / "report"
     return Request(
-        folder,
+        folders,
         compare=options.get("compare"),
         frames=options.get("frames"),
         out=expanded(options.get("out", default)),
     )
 
 
+def is_option(word: str) -> bool:
+    """Return whether a word is `key=value`; a folder's name may have an equals sign, too."""
+    return "=" in word and not expanded(word).exists()
+
+
+def _check_options(folders: Sequence[Path], options: Mapping[str, object]) -> None:
+    for key in ("compare", "frames"):
+        if key in options and (len(folders) > 1 or (key == "compare" and not folders)):
+            given = "several runs" if folders else "source=published"
+            raise ValueError(f"`{key}` must come with a folder of runs, got {given}")
+
+
+def results_of(request: Request) -> Results:
+    """Compute what a request asks for.
+
+    Raises:
+        ValueError: There is no run, or one of those to compare cannot be read.
+        FileNotFoundError: There is no such folder.
+    """
+    if not request.folders:
+        return of_published(request.frames)
+    if len(request.folders) > 1:
+        return of_pair(request.folders)
+    return of_runs(request.folders[0], request.frames, compare=request.compare)
+
+
 def show(results: Results) -> None:
     """Print the tables, then the notes and problems."""
     print(f"{results.title}\n")
-    for title, table in sections(results.tidy).items():
-        print(f"{title}\n\n{table.to_string(index_names=False, na_rep='')}\n")
+    debug = {} if results.debug is None else {DEBUG: results.debug}
+    for title, table in (_tables(results) | debug).items():
+        numbered = isinstance(table.index, pd.RangeIndex)
+        text = table.to_string(index_names=False, na_rep="", index=not numbered)
+        print(f"{title}\n\n{text}\n")
     for line in results.notes:
         print(f"- {line}")
     for line in results.problems:
@@ -136,6 +175,13 @@ def write(results: Results, out: Path) -> None:
     """Write all numbers as CSV and JSON, the figures as PNG and PDF, and a page with everything."""
     _check_no_links(out)
     out.mkdir(parents=True, exist_ok=True)
+    write_tables(results, out)
+    write_report_page(results, out / PAGE, figures=draw(results, out / "figures"))
+    print(f"\nWritten to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+
+
+def write_tables(results: Results, out: Path) -> None:
+    """Write all numbers as CSV and JSON."""
     results.tidy.to_csv(out / "scores.csv", index=False)
     results.tidy.to_json(out / "scores.json", orient="records", indent=1)
     aggregates = tables.table_1(results.tidy)
@@ -144,25 +190,54 @@ def write(results: Results, out: Path) -> None:
         (out / "aggregates.json").write_text(json.dumps(aggregates, indent=2) + "\n")
     for name, table in results.extra.items():
         table.to_csv(out / name, index=False)
+
+
+def draw(results: Results, folder: Path) -> list[plots.Captioned]:
+    """Draw the figures as PNG and PDF files."""
     # By env, so that figures and tables show the same scores.
     frames = dict(zip(results.tidy["env"], results.tidy["frames"].astype(int), strict=True))
-    folder = out / "figures"
     if results.curves is None:
-        figures = plots.published_figures(folder, frames=frames["atari"])
-    else:
-        figures = plots.figures(results.curves, results.published, folder, frames=frames)
-    titles = {"probes.csv": "Probes, latest means over seeds", "runs.csv": "Runs"}
-    shown = {title: results.extra[x] for x, title in titles.items() if x in results.extra}
+        return plots.published_figures(folder, frames=frames["atari"])
+    return plots.figures(results.curves, results.published, folder, frames=frames)
+
+
+def write_report_page(
+    results: Results,
+    path: Path,
+    *,
+    figures: Sequence[plots.Captioned],
+    refresh_seconds: int | None = None,
+) -> None:
+    """Write the page; learning curves are charts there, and no figures."""
+    debug = {} if results.debug is None else {DEBUG: results.debug}
     write_page(
-        out / "report.html",
+        path,
         title=results.title,
-        tables=sections(results.tidy) | shown,
-        figures=figures,
+        tables=_tables(results),
+        charts=results.charts,
+        figures=[x for x in figures if not (results.charts and plots.shows_curves(x[0]))],
         videos=results.videos,
+        debug=debug,
         notes=results.notes,
         problems=results.problems,
+        refresh_seconds=refresh_seconds,
     )
-    print(f"\nWritten to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+
+
+def _tables(results: Results) -> dict[str, pd.DataFrame]:
+    return sections(results.tidy) | results.shown
+
+
+def _upload(request: Request) -> None:
+    """Upload the report to MLflow, if the folder has sweeps that are logged there."""
+    for folder in request.folders:
+        if (folder / "mlflow_sweeps.json").exists():
+            from dreamer.loggers.mlflow import log_report  # slow
+
+            try:
+                log_report(folder, request.out)
+            except Exception as error:  # the report itself is written
+                print(f"MLflow does not take the report: {error}", file=sys.stderr)
 
 
 def _check_no_links(out: Path) -> None:

@@ -11,22 +11,31 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from experiments import data_warnings, published, tables
+from experiments import data_warnings, published, tables, text_tables
+from experiments.learning import chart_groups
+from experiments.measures import RETURN
+from experiments.page import ChartGroup, Video
 from experiments.plots.curves import binned
+from experiments.plots.style import FULL_AGENT, PUBLISHED, PYDREAMER
 from experiments.probes import probe_table
-from experiments.runs import read_runs
+from experiments.runs import Runs, read_runs
+from experiments.videos import latest_videos
 
 TABLE_1_FRAMES = 199_000_000  # the bin of the published curves that gives the paper's Table 1
 PUBLISHED_BIN = 1_000_000  # frames, of the published Atari curves
 # Published curves by env.
-PUBLISHED = {
+PUBLISHED_CURVES = {
     "atari": ("atari-dreamerv2",),
     "dmc_vision": ("dmc-vision-dreamerv2", "humanoid-dreamerv2"),
 }
 # Another agent's, by env, with compare=pydreamer; not on the grid of the others.
-PYDREAMER = {"atari": ("pydreamer-atari",)}
+PYDREAMER_CURVES = {"atari": ("pydreamer-atari",)}
 Compare = Literal["published", "pydreamer"]
 MAX_VIDEOS = 12  # in a report
+CHARTS = (
+    "Charts: a line is the mean over the seeds of a variant, its band the lowest to the highest "
+    "seed. A cross marks where a run ends before the others; the mean continues without it."
+)
 
 
 @dataclass
@@ -37,6 +46,9 @@ class Results:
         title: of the report.
         tidy: a row per number, see `tables.score_table`.
         extra: other tables, by the name of their CSV file.
+        shown: tables of the page and of the terminal besides those of the scores, by title.
+        charts: for the page.
+        debug: runs of debug=fast, which no number contains; None if there are none.
         curves: the curves of the runs, for the figures; None for the published data.
         published: published curves, for the same figures.
         videos: videos of the runs.
@@ -47,9 +59,12 @@ class Results:
     title: str
     tidy: pd.DataFrame
     extra: dict[str, pd.DataFrame] = field(default_factory=dict)
+    shown: dict[str, pd.DataFrame] = field(default_factory=dict)
+    charts: list[ChartGroup] = field(default_factory=list)
+    debug: pd.DataFrame | None = None
     curves: pd.DataFrame | None = None
     published: pd.DataFrame | None = None
-    videos: list[Path] = field(default_factory=list)
+    videos: list[Video] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -107,27 +122,32 @@ def of_runs(folder: Path, frames: int | None, *, compare: Compare | None) -> Res
         ValueError: There is no run.
         FileNotFoundError: There is no such folder.
     """
-    curves, runs, problems = read_runs(folder)
-    if runs.empty:
-        raise ValueError(" ".join([f"No runs in {folder}.", *problems]))
+    found = read_runs(folder)
+    if found.runs.empty:
+        raise ValueError(" ".join([f"No runs in {folder}.", *found.problems]))
+    (curves, numbers, runs, problems), debug = _without_debug(found)
     videos, probed = _videos(runs), probe_table(runs)
     results = Results(
         title=f"Runs in {folder}",
         tidy=pd.DataFrame(columns=list(tables.TIDY)),
-        extra={"runs.csv": runs, "curves.csv": curves}
+        extra={"runs.csv": found.runs, "curves.csv": found.curves}
         | ({} if probed.empty else {"probes.csv": probed}),
         curves=curves,
+        debug=None if debug.empty else text_tables.run_list(debug, folder),
         videos=videos[:MAX_VIDEOS],
-        notes=data_warnings.states(runs),
+        notes=[*data_warnings.states(runs), *data_warnings.budgets(runs)],
         problems=[
             *problems,
             *data_warnings.failures(runs),
-            *data_warnings.missing(runs),
-            *data_warnings.budgets(runs),
+            *data_warnings.missing(folder),
+            *data_warnings.without_score(runs),
         ],
     )
     if len(videos) > MAX_VIDEOS:
         results.notes.append(f"{MAX_VIDEOS} of {len(videos)} videos are shown.")
+    if not probed.empty:
+        results.shown["Probes, latest means over seeds"] = probed
+    results.shown["Runs"] = text_tables.run_list(runs, folder)
     parts, compared = [], []
     for env, of_env in curves.groupby("env"):
         reference = compare and _published_curves(str(env), of_env, results, compare)
@@ -139,7 +159,31 @@ def of_runs(folder: Path, frames: int | None, *, compare: Compare | None) -> Res
     if parts:
         results.tidy = pd.concat(parts, ignore_index=True)
         results.notes.append(data_warnings.INTERVALS)
+    everything = pd.concat([curves.assign(key=RETURN), numbers], ignore_index=True)
+    results.charts = chart_groups(everything, _references(results.published))
+    if results.charts:
+        results.notes.append(CHARTS)
     return results
+
+
+def _without_debug(found: Runs) -> tuple[Runs, pd.DataFrame]:
+    """Separate the runs of debug=fast, unless there is nothing else."""
+    is_debug = found.runs["debug"].astype(bool)
+    if is_debug.all():
+        return found, found.runs.iloc[:0]
+    others = found.runs[~is_debug]
+    names = others[tables.RUN]
+    curves, numbers = (x.merge(names, on=tables.RUN) for x in (found.curves, found.numbers))
+    return Runs(curves, numbers, others, found.problems), found.runs[is_debug]
+
+
+def _references(curves: pd.DataFrame | None) -> dict[str, pd.DataFrame]:
+    """Return the published curves by the name of their line in charts."""
+    if curves is None:
+        return {}
+    lines = {PUBLISHED: FULL_AGENT, PYDREAMER: "pydreamer"}
+    found = {name: curves[curves["variant"] == variant] for name, variant in lines.items()}
+    return {name: table for name, table in found.items() if len(table)}
 
 
 def _scores(
@@ -193,9 +237,9 @@ def _published_curves(
 ) -> pd.DataFrame | None:
     """Return the published curves on the tasks of the runs; None if there are none."""
     tasks = set(of_env["task"])
-    found = [published.curves(name) for name in PUBLISHED.get(env, ())]
+    found = [published.curves(name) for name in PUBLISHED_CURVES.get(env, ())]
     if compare == "pydreamer":
-        others = [published.curves(name) for name in PYDREAMER.get(env, ())]
+        others = [published.curves(name) for name in PYDREAMER_CURVES.get(env, ())]
         found += [binned(curves, PUBLISHED_BIN) for curves in others]
         with_it = {task for curves in others for task in curves["task"]}
         if absent := sorted(tasks - with_it):
@@ -215,10 +259,11 @@ def _published_curves(
     return pd.concat(found, ignore_index=True) if there else None
 
 
-def _videos(runs: pd.DataFrame) -> list[Path]:
+def _videos(runs: pd.DataFrame) -> list[Video]:
     """Return the latest videos of one run per variant and task."""
-    videos: list[Path] = []
-    for path in runs.groupby(["env", "task", "variant"])["path"].first():
-        for kind in ("policy", "open_loop", "probe_map", "probe_goals"):
-            videos += sorted((Path(path) / "videos").glob(f"{kind}_*.mp4"))[-1:]
+    videos: list[Video] = []
+    for _, of_variant in runs.groupby(["env", "task", "variant"]):
+        run = of_variant.iloc[0]
+        name = f"{run['env']}, {run['task']}, {run['variant']}, seed {run['seed']}"
+        videos += latest_videos(Path(run["path"]), name)
     return videos

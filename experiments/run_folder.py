@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dreamer.run.migrate import migrate
 from dreamer.run.variant import variant_of
 from experiments import published
+from experiments.measures import DIFFERENCES, KEYS, RETURN
 from experiments.sweep.state import read_state
 
 RUN_FILES = {
@@ -31,6 +32,8 @@ RUN_FILES = {
 }  # any of them marks a run folder
 REQUIRED_KEYS = ("env_name", "task", "seed", "total_frames", "experiment_name", "env")
 MAX_SCORE = 1e100  # larger returns are errors; their squares overflow
+DEBUG = "debug"  # experiment_name of debug=fast
+THINNED = 1000  # maximum number of points of a key that reports keep of a run
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times faster
 
 
@@ -39,15 +42,19 @@ class Run(NamedTuple):
 
     Attributes:
         row: env, task, variant, seed, state, frames, total_frames, updates, action_repeat,
-            last_score, best_score, eval_return (the latest evaluation's mean) and path.
+            last_score, best_score, eval_return (the latest evaluation's mean), debug (whether it is
+            of debug=fast) and path.
         points: its curve: frames, score (mean raw return of the training episodes since the last
             point) and episodes (their number), in the order of frames.
+        numbers: what else it logged: frames, key, score (the value) and episodes (its weight), of
+            the keys that reports draw.
         config: its configuration.
         problems: sentences about unreadable or repeated data.
     """
 
     row: dict[str, Any]
     points: pd.DataFrame
+    numbers: pd.DataFrame
     config: dict[str, Any]
     problems: list[str]
 
@@ -67,7 +74,7 @@ def run_folders(folder: Path) -> Iterator[Path]:
 
 def _by_number(name: str) -> list[str]:
     """Return a sort key that orders seed9 before seed10."""
-    return [part.zfill(12) for part in re.split(r"(\d+)", name)]
+    return [part.zfill(12) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def read_run(path: Path) -> Run:
@@ -125,9 +132,10 @@ def read_run(path: Path) -> Run:
         "last_score": points["score"].iloc[-1] if len(points) else math.nan,
         "best_score": points["score"].max(),
         "eval_return": latest("eval/return_mean"),
+        "debug": cfg["experiment_name"] == DEBUG,
         "path": str(path),
     }
-    return Run(row, points, cfg, problems)
+    return Run(row, points, _numbers(lines), cfg, problems)
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -176,6 +184,38 @@ def _points(lines: list[dict[str, Any]]) -> pd.DataFrame:
         points.append((line["frames"], float(score), max(ended - before, 1)))
         before = ended
     return pd.DataFrame(points, columns=["frames", "score", "episodes"])
+
+
+def _numbers(lines: list[dict[str, Any]]) -> pd.DataFrame:
+    """Extract the keys that reports draw, but returns: frames, key, score and episodes."""
+    columns: dict[str, list[Any]] = {"frames": [], "key": [], "score": [], "episodes": []}
+    for key in KEYS:
+        found = {line["frames"]: x for line in lines if (x := _value(line, key)) is not None}
+        if found and key != RETURN:
+            rows = list(zip(*_thinned(sorted(found.items())), strict=True))
+            for name, values in zip(("frames", "score", "episodes"), rows, strict=True):
+                columns[name] += values
+            columns["key"] += [key] * len(rows[0])
+    return pd.DataFrame(columns)
+
+
+def _value(line: dict[str, Any], key: str) -> float | None:
+    if key in DIFFERENCES:
+        first, second = (_value(line, part) for part in DIFFERENCES[key])
+        return None if first is None or second is None else first - second
+    value = line.get(key)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float, int]]:
+    """Average neighbours, so that a long run has a bounded number of points.
+
+    Returns:
+        The frames of the last of the neighbours, their mean, and their number.
+    """
+    size = -(-len(points) // THINNED)
+    groups = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(group[-1][0], sum(x for _, x in group) / len(group), len(group)) for group in groups]
 
 
 def _task(cfg: dict[str, Any]) -> str:

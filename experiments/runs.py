@@ -3,7 +3,7 @@
 Reports use it. Unreadable folders are reported as problems, not raised.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +13,10 @@ from experiments import published
 from experiments.run_folder import Run, UnusableError, read_run, run_folders
 
 CURVE_COLUMNS = (*published.CURVE_COLUMNS, "episodes")
+NUMBER_COLUMNS = (*CURVE_COLUMNS, "key")
 RUN_COLUMNS = (
     *("env", "task", "variant", "seed", "state", "frames", "total_frames", "updates"),
-    *("action_repeat", "last_score", "best_score", "eval_return", "path"),
+    *("action_repeat", "last_score", "best_score", "eval_return", "debug", "path"),
 )
 RUN = ["env", "task", "variant", "seed"]  # identifies a run
 # Keys in which seeds of one variant may differ.
@@ -33,12 +34,14 @@ class Runs(NamedTuple):
 
     Attributes:
         curves: a row per point: env, task, variant, seed, frames, score and episodes.
+        numbers: the same with a key, of the other numbers that reports draw.
         runs: a row per run, see `Run.row`; state is finished, running, interrupted, failed or
             empty; frames and updates are those so far.
         problems: sentences about errors and data left out.
     """
 
     curves: pd.DataFrame
+    numbers: pd.DataFrame
     runs: pd.DataFrame
     problems: list[str]
 
@@ -71,13 +74,23 @@ def read_runs(folder: Path) -> Runs:
     for choose in (_without_duplicates, _with_one_action_repeat):
         found = choose(found, problems)
     problems += _mixed_settings(found)
-    nothing = pd.DataFrame(columns=list(CURVE_COLUMNS))
-    curves = [
-        run.points.assign(**{key: run.row[key] for key in RUN}) for run in found if len(run.points)
-    ]
-    curves = pd.concat(curves, ignore_index=True) if curves else nothing
+    return table_of(found, problems)
+
+
+def table_of(found: Sequence[Run], problems: list[str]) -> Runs:
+    """Put runs into tables."""
     rows = pd.DataFrame([run.row for run in found], columns=list(RUN_COLUMNS))
-    return Runs(curves[list(CURVE_COLUMNS)], rows, problems)
+    names = [{key: run.row[key] for key in RUN} for run in found]
+    points = [run.points.assign(**name) for run, name in zip(found, names, strict=True)]
+    numbers = [run.numbers.assign(**name) for run, name in zip(found, names, strict=True)]
+    return Runs(_stacked(points, CURVE_COLUMNS), _stacked(numbers, NUMBER_COLUMNS), rows, problems)
+
+
+def _stacked(tables: list[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    filled = [table for table in tables if len(table)]
+    if not filled:
+        return pd.DataFrame(columns=list(columns))
+    return pd.concat(filled, ignore_index=True)[list(columns)]
 
 
 def _named_apart(found: list[Run], problems: list[str]) -> list[Run]:

@@ -4,7 +4,9 @@ The report uses it. It computes nothing; `experiments/tables.py` makes the tidy 
 """
 
 import math
+import os
 from collections.abc import Hashable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -39,6 +41,27 @@ def per_task(table: pd.DataFrame) -> pd.DataFrame:
         columns=lambda name: name.split("_")[-1]
     )
     return tasks.join(references.map(number, na_action="ignore")).fillna("-")
+
+
+def run_list(runs: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Return a row per run, with its progress and its returns; paths are relative to `folder`."""
+    table = pd.DataFrame(
+        {
+            "environment": runs["env"],
+            "task": runs["task"],
+            "variant": runs["variant"],
+            "seed": runs["seed"],
+            "state": runs["state"],
+            "frames": runs["frames"],
+            "of frames": runs["total_frames"],
+            "updates": runs["updates"],
+            "last return": runs["last_score"],
+            "best return": runs["best_score"],
+            "evaluation": runs["eval_return"].astype(float),
+            "folder": [os.path.relpath(path, folder) for path in runs["path"]],
+        }
+    )
+    return table.reset_index(drop=True)
 
 
 def improvement(table: pd.DataFrame) -> pd.DataFrame:

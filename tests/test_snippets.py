@@ -38,7 +38,7 @@ from dreamer.run.folder import RunFolder
 from dreamer.run.settings import CheckSettings
 from dreamer.run.train import train
 from dreamer.schema.validation import validate_words
-from experiments import coverage, dashboard, report
+from experiments import coverage, dashboard, report, watch
 from experiments.sweep import args, grid
 
 ROOT = Path(__file__).parent.parent
@@ -316,6 +316,8 @@ CHECKS: dict[str, Callable[[Path, list[str]], object]] = {
     "dreamer-check": check_environment,
     "python -m experiments.report": lambda conf, words: report.parse(words) and None,
     "dreamer-report": lambda conf, words: report.parse(words) and None,
+    "python -m experiments.watch": lambda conf, words: watch.parse(words) and None,
+    "dreamer-watch": lambda conf, words: watch.parse(words) and None,
     "python -m experiments.coverage": lambda conf, words: coverage.parse(words) and None,
     "python -m experiments.dashboard": lambda conf, words: dashboard.parse(words) and None,
     "python -m benchmarks.memory": lambda conf, words: memory.parse(words) and None,

@@ -4,6 +4,6 @@
 `curves`, `bars`, `aggregates` and `profiles` draw single figures as matplotlib Figures.
 """
 
-from experiments.plots.selection import figures, published_figures
+from experiments.plots.selection import Captioned, figures, published_figures, shows_curves
 
-__all__ = ["figures", "published_figures"]
+__all__ = ["Captioned", "figures", "published_figures", "shows_curves"]

@@ -4,6 +4,7 @@ One panel per task, up to the 55 games of the paper's appendix, with published c
 background. It reads tables of curves (env, task, variant, seed, frames, score) and no files.
 """
 
+from collections.abc import Sequence
 from math import floor, log10
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from matplotlib.lines import Line2D
 
 import experiments.plots.style as style
 from experiments.plots.style import PUBLISHED, PYDREAMER, plural, readable, short_number
+from experiments.tables import RUN
 
 # A run with this share of the frames of its variant's longest run counts as complete.
 COMPLETE_SHARE = 0.95
@@ -56,14 +58,14 @@ def band_text(bin_frames: int) -> str:
     )
 
 
-def bin_width(curves: pd.DataFrame) -> int:
-    """Choose a round number of frames (1, 2 or 5 times a power of ten) for 50 to 125 bins."""
-    target = max(1.0, float(curves["frames"].max()) / BINS)
+def bin_width(curves: pd.DataFrame, bins: int = BINS) -> int:
+    """Choose 1, 2 or 5 times a power of ten frames, for 1 to 2.5 times `bins` bins."""
+    target = max(1.0, float(curves["frames"].max()) / bins)
     power = 10 ** floor(log10(target))
     return int(power * max(step for step in (1, 2, 5) if step * power <= target))
 
 
-def binned(curves: pd.DataFrame, width: int) -> pd.DataFrame:
+def binned(curves: pd.DataFrame, width: int, *, by: Sequence[str] = RUN) -> pd.DataFrame:
     """Average the points of a run within bins, so that the seeds of a variant can be averaged.
 
     The point of a bin `(x - width, x]` is at x, its right edge, as in the published data.
@@ -72,6 +74,7 @@ def binned(curves: pd.DataFrame, width: int) -> pd.DataFrame:
         curves: table of curves; the optional column `episodes` is the number of episodes averaged
             in a point.
         width: of a bin, frames.
+        by: columns that identify a curve.
 
     Returns:
         A table of curves: one point per run and bin in which an episode ended.
@@ -79,7 +82,7 @@ def binned(curves: pd.DataFrame, width: int) -> pd.DataFrame:
     edges = np.ceil(curves["frames"] / width).astype(int) * width
     weight = curves.get("episodes", 1)
     sums = curves.assign(frames=edges, weight=weight, score=curves["score"] * weight)
-    sums = sums.groupby(["env", "task", "variant", "seed", "frames"], observed=True)
+    sums = sums.groupby([*by, "frames"], observed=True)
     totals = sums[["score", "weight"]].sum()
     return (totals["score"] / totals["weight"]).rename("score").reset_index()
 

@@ -39,6 +39,7 @@ Captioned = tuple[Path, str]
 NAMED = 5  # maximum number of runs in a caption
 MIN_GAMES = 3  # for aggregates over games
 TABLE_1_FRAMES = 199_000_000  # the bin of the published curves that gives the paper's Table 1
+CURVES = "curves_"  # begins the names of figures with learning curves of runs
 BIN = 1_000_000  # frames, of the published Atari curves
 
 
@@ -80,6 +81,11 @@ def figures(
         if env == "atari" and games["task"].nunique() >= MIN_GAMES:
             found += _aggregates(games, reference, end, out)
     return found
+
+
+def shows_curves(figure: Path) -> bool:
+    """Return whether a figure holds the learning curves of runs."""
+    return figure.name.startswith(CURVES)
 
 
 def published_figures(out: Path, *, frames: int = TABLE_1_FRAMES) -> list[Captioned]:
@@ -157,7 +163,7 @@ def _learning_curves(
             caption += f" Nothing is published for {', '.join(map(readable, absent))}."
     if pydreamer is not None:
         caption += " Grey, dotted: the published curve of PyDreamer, likewise."
-    return save(figure, out / f"curves_{file_name(env)}"), caption + _early_stops(of_env)
+    return save(figure, out / f"{CURVES}{file_name(env)}"), caption + _early_stops(of_env)
 
 
 def file_name(env: str) -> str:

@@ -34,6 +34,7 @@ from experiments.sweep.args import Command, SweepSettings, parse
 from experiments.sweep.grid import CONF, Grid, Job
 from experiments.sweep.jobs import IN_CHECKOUT, Planned, stop
 from experiments.sweep.launchers import check_launcher, launch
+from experiments.sweep.record import write_jobs
 from experiments.sweep.state import State, failure
 from experiments.sweep.status import StatusDisplay, make_console, read_states, summary_line, table
 
@@ -150,6 +151,7 @@ def describe(plan: Sequence[Planned], command: Command) -> None:
 
 def carry_out(plan: Sequence[Planned], command: Command) -> int:
     """Run the jobs, wait for those of other sweeps, print results; returns the exit status."""
+    write_jobs(command.root, [one.folder for one in plan])
     if not command.retry:
         _show_failures(plan, read_states(plan))
     tried: set[Path] = set()

@@ -148,8 +148,8 @@ def test_frames_beyond_the_published_curves_are_said(tmp_path, capsys):
         (["source=publishd"], "`source` must be published or null, got `publishd`"),
         (["source=published", "frame=1"], "Unknown key `frame`. The nearest: frames"),
         (["source=published", "compare=published"], "`compare` must come with a folder of runs"),
-        (["source=published", "runs"], "must be one folder of runs, or source=published"),
-        ([], "got neither"),
+        (["source=published", "runs"], "must be a folder of runs, two runs, or source=published"),
+        ([], "got none of them"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_what_can(words, message, capsys):

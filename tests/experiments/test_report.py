@@ -1,6 +1,7 @@
 """One command turns run folders into tables, figures and a page, and says what they rest on."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 from folders import make_run
 
 from experiments import published, report, tables
+from experiments.sweep.record import write_jobs
 
 
 @pytest.fixture(autouse=True)
@@ -64,15 +66,90 @@ def test_frames_that_no_run_has_reached_are_said_and_the_rest_is_reported(tmp_pa
     assert rows.loc["dummy", "memory", "tiny", "score"]["frames"] == 3000
 
 
-def test_missing_runs_are_named(tmp_path, reported):
-    for task, variant, seed in (("memory", "a", 0), ("memory", "a", 10), ("memory", "b", 2)):
-        make_run(tmp_path / "runs", task=task, variant=variant, seed=seed)
+def test_runs_that_a_sweep_was_asked_for_and_did_not_begin_are_named(tmp_path, reported):
+    folders = [
+        make_run(tmp_path / "runs", variant=variant, seed=seed)
+        for variant, seed in (("a", 0), ("a", 10), ("b", 2))
+    ]
     make_run(tmp_path / "runs", task="point", variant="a", seed=0)
+    absent = [tmp_path / "runs" / "dummy" / "point" / "a" / f"seed{seed}" for seed in (1, 2)]
+    write_jobs(tmp_path / "runs", folders)
+    write_jobs(tmp_path / "runs", absent)
     out, rows = reported()
-    assert "no run of point/a (seed 10), point/b (no seed)." in out
-    assert "variants have different seeds: a 0, 10; b 2." in out
+    named = "dummy/point/a/seed1, dummy/point/a/seed2"
+    assert f"! 2 of 5 runs of the sweep have not begun: {named}." in out
     assert "not every variant has a score there: point." in out
     assert rows.loc["dummy", "", "a", "probability_of_improvement:b"]["tasks"] == 1
+
+
+def test_without_a_sweep_no_grid_is_expected(tmp_path, reported):
+    make_run(tmp_path / "runs", variant="a", seed=0)
+    make_run(tmp_path / "runs", variant="b", seed=3)
+    make_run(tmp_path / "runs", task="point", variant="a", seed=1)
+    out, _ = reported()
+    assert not [line for line in out.splitlines() if line.startswith("!")]
+
+
+def test_debug_runs_are_listed_apart_and_count_in_no_score(tmp_path, reported):
+    make_run(tmp_path / "runs", scores={3000: 4.0})
+    make_run(tmp_path / "runs", variant="debug", scores={1000: 100.0})
+    make_run(tmp_path / "runs", variant="of a sweep", experiment_name="debug", task="point")
+    out, rows = reported()
+    assert set(rows.index.get_level_values("variant")) == {"tiny"}
+    assert "1 run(s): 1 finished." in out
+    assert re.search(r"Runs of debug=fast, in no other table\n\n.*\n.*debug.*\n.*of a sweep", out)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.index("dummy/memory/tiny/seed0") < page.index('<h2 id="debug-runs">')
+    assert page.index('<h2 id="debug-runs">') < page.index("dummy/memory/debug/seed0")
+
+
+def test_debug_runs_alone_are_reported_as_runs(tmp_path, reported):
+    make_run(tmp_path / "runs", variant="debug")
+    out, rows = reported()
+    assert rows.loc["dummy", "memory", "debug", "score"]["runs"] == 1
+    assert "in no other table" not in out
+
+
+def test_two_runs_are_compared_by_keys_numbers_and_curves(tmp_path, reported):
+    first = make_run(tmp_path, variant="a=1", scores={1000: 1.0}, model={"horizon": 15, "kl": 1})
+    second = make_run(tmp_path, variant="b", seed=3, scores={1000: 5.0, 2000: 7.0})
+    out = tmp_path / "compared"
+    assert report.main([str(first), str(second), f"out={out}"]) == 0
+    table = pd.read_csv(out / "differences.csv", keep_default_na=False).set_index("key")
+    assert table.to_dict("index") == {
+        "seed": {"a=1/seed0": "0", "b/seed3": "3"},
+        "experiment_name": {"a=1/seed0": "a=1", "b/seed3": "b"},
+        "model.kl": {"a=1/seed0": "1", "b/seed3": "(no such key)"},
+    }
+    page = (out / "report.html").read_text()
+    assert "<h1>a=1/seed0 and b/seed3</h1>" in page
+    (numbers,) = re.findall(r'json">(.*"Return of training episodes".*)</script>', page)
+    lines = json.loads(numbers)["lines"]
+    assert [(x["name"], x["y"]) for x in lines] == [("a=1/seed0", [1]), ("b/seed3", [5, 7])]
+
+
+def test_runs_of_different_tasks_share_charts_and_this_is_said(tmp_path, capsys):
+    paths = [make_run(tmp_path, task=task) for task in ("memory", "point")]
+    assert report.main([*map(str, paths), f"out={tmp_path / 'out'}"]) == 0
+    assert "! The runs have different tasks; their returns are not comparable." in (
+        capsys.readouterr().out
+    )
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<details") == 1
+    assert "<h1>memory and point</h1>" in page
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
+    path = make_run(tmp_path)
+    cases = {
+        (str(path), str(tmp_path)): f"Only run folders are compared, got {tmp_path}: there is no",
+        (str(path), str(path)): "The runs must be different",
+        (str(path), str(path), "frames=10"): "`frames` must come with a folder of runs",
+        (): "must be a folder of runs, two runs, or source=published",
+    }
+    for words, message in cases.items():
+        assert report.main(words) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_runs_of_different_lengths_are_named(tmp_path, reported):
@@ -149,6 +226,7 @@ def test_runs_without_a_score_yet_are_reported_all_the_same(tmp_path, reported):
     make_run(tmp_path / "runs", scores={}, finished=False)
     out, rows = reported()
     assert (len(rows), "1 run(s): 1 interrupted" in out) == (0, True)
+    assert "! No score yet, as no episode has ended: memory/tiny/seed0." in out
     assert len(pd.read_csv(tmp_path / "out" / "runs.csv")) == 1
 
 
@@ -179,8 +257,9 @@ def test_figures_films_and_page_are_written_beside_the_runs(tmp_path, monkeypatc
     }
     assert {path.suffix for path in (out / "figures").iterdir()} == {".png", ".pdf"}
     page = (out / "report.html").read_text()
-    assert "policy_0000003000.mp4" in page
-    assert "policy_0000001000.mp4" not in page
+    assert "An evaluation episode. dummy, memory, tiny, seed 0, after 3,000 frames." in page
+    assert page.count("<video") == 1
+    assert page.count("<img") == 0  # curves are charts; the files are for papers
     assert "3,000 frames, the most that all runs have reached" in page
     assert report.main([str(tmp_path)]) == 0  # the report is no run
     assert "2 run(s): 2 finished" in capsys.readouterr().out
@@ -246,7 +325,7 @@ def test_probes_have_a_table_with_their_latest_numbers_and_their_pictures(tmp_pa
     assert table.loc["shaped", "squared error of goals"] == 4
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Probes, latest means over seeds" in page
-    assert "probe_map_0000003000.mp4" in page
+    assert "The map, what the probe reads from the features" in page
 
 
 def test_without_probes_there_is_no_table_of_them(tmp_path, reported):

@@ -19,7 +19,7 @@ from experiments.runs import CURVE_COLUMNS, RUN_COLUMNS, read_runs
 def test_runs_are_read_with_their_curves(tmp_path):
     make_run(tmp_path, seed=0)
     path = make_run(tmp_path, variant="no_layer_norm", seed=1, scores={500: 4.0, 900: -1.0})
-    curves, runs, problems = read_runs(tmp_path)
+    curves, _, runs, problems = read_runs(tmp_path)
     assert problems == []
     assert (tuple(curves.columns), tuple(runs.columns)) == (CURVE_COLUMNS, RUN_COLUMNS)
     row = runs[runs["variant"] == "no_layer_norm"].iloc[0].to_dict()
@@ -37,7 +37,7 @@ def test_runs_are_read_with_their_curves(tmp_path):
 
 
 def test_what_a_real_run_leaves_is_read(trained_run):
-    curves, runs, problems = read_runs(trained_run)
+    curves, _, runs, problems = read_runs(trained_run)
     row, summary = runs.iloc[0], json.loads((trained_run / "summary.json").read_text())
     assert problems == []
     assert list(row[["env", "task", "variant", "seed", "state"]]) == [
@@ -65,7 +65,7 @@ def test_a_point_knows_how_many_episodes_it_is_the_mean_of(tmp_path):
         {"frames": 200, "eval/return_mean": 5.5},
     ]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    curves, runs, problems = read_runs(tmp_path)
+    curves, _, runs, problems = read_runs(tmp_path)
     assert (list(curves["episodes"]), runs["eval_return"].item(), problems) == ([7, 3], 5.5, [])
 
 
@@ -86,7 +86,7 @@ def test_states_are_told_apart(tmp_path):
 
 def test_a_run_without_a_point_has_no_curve_but_a_row(tmp_path):
     make_run(tmp_path, scores={})
-    curves, runs, problems = read_runs(tmp_path)
+    curves, _, runs, problems = read_runs(tmp_path)
     assert (len(curves), len(runs), problems) == (0, 1, [])
     assert pd.isna(runs["last_score"].item())
 
@@ -108,7 +108,7 @@ def test_a_broken_folder_is_named_and_the_others_are_read(tmp_path, damage, mess
     broken = make_run(tmp_path, seed=0)
     make_run(tmp_path, seed=1)
     damage(broken)
-    curves, runs, (problem,) = read_runs(tmp_path)
+    curves, _, runs, (problem,) = read_runs(tmp_path)
     assert problem.startswith(f"{broken}: ")
     assert message in problem
     assert list(runs["seed"]) == list(curves["seed"].unique()) == ["1"]
@@ -126,7 +126,7 @@ def test_a_broken_folder_is_named_and_the_others_are_read(tmp_path, damage, mess
 def test_unreadable_lines_are_counted_and_the_others_are_read(tmp_path, text, unreadable, scores):
     path = make_run(tmp_path)
     (path / "metrics.jsonl").write_text(text)
-    curves, runs, problems = read_runs(tmp_path)
+    curves, _, runs, problems = read_runs(tmp_path)
     assert (list(curves["score"]), len(runs)) == (scores, 1)
     expected = f"{path}: {unreadable} unreadable line(s) of metrics.jsonl. Left out."
     assert problems == ([expected] if unreadable else [])
@@ -137,7 +137,7 @@ def test_points_at_one_frame_count_are_named_and_the_later_one_counts(tmp_path):
     lines = [(100, 1.0), (300, 3.0), (200, 2.0), (300, 4.0)]
     text = "".join(json.dumps({"frames": f, "collect/return": s}) + "\n" for f, s in lines)
     (path / "metrics.jsonl").write_text(text)
-    curves, _, (problem,) = read_runs(tmp_path)
+    curves, _, _, (problem,) = read_runs(tmp_path)
     assert list(curves["score"]) == [1.0, 2.0, 4.0]
     assert "1 point(s) of metrics.jsonl with a repeated frame count" in problem
 
@@ -145,7 +145,7 @@ def test_points_at_one_frame_count_are_named_and_the_later_one_counts(tmp_path):
 def test_of_two_runs_of_one_seed_the_longer_counts_and_the_other_is_named(tmp_path):
     short = make_run(tmp_path / "a", scores={1000: 5.0})
     long = make_run(tmp_path / "b")
-    _, runs, (problem,) = read_runs(tmp_path)
+    _, _, runs, (problem,) = read_runs(tmp_path)
     assert list(runs["path"]) == [str(long)]
     assert problem.startswith(f"{short}: the same seed of dummy/memory/tiny as {long}")
 
@@ -155,7 +155,7 @@ def test_runs_with_another_action_repeat_are_named_and_left_out(tmp_path):
         make_run(tmp_path, env="atari", task="pong", seed=seed, action_repeat=4)
     odd = make_run(tmp_path, env="atari", task="pong", variant="other", action_repeat=2)
     make_run(tmp_path, env="atari", task="boxing", action_repeat=2)
-    _, runs, (problem,) = read_runs(tmp_path)
+    _, _, runs, (problem,) = read_runs(tmp_path)
     assert sorted(runs["task"]) == ["boxing", "pong", "pong"]
     assert problem.startswith(f"{odd}: action repeat 2, but 4 in 2 other run(s) of atari/pong")
 
@@ -164,7 +164,7 @@ def test_settings_that_differ_between_seeds_are_named(tmp_path):
     make_run(tmp_path, seed=0)
     make_run(tmp_path, seed=1, model={"horizon": 5}, total_frames=9, precision="32-true")
     make_run(tmp_path, variant="other", seed=1, model={"horizon": 7})
-    _, runs, (problem,) = read_runs(tmp_path)
+    _, _, runs, (problem,) = read_runs(tmp_path)
     assert len(runs) == 3
     assert problem == "dummy/memory/tiny: the averaged seeds differ in model.horizon."
 
@@ -192,12 +192,12 @@ def test_a_run_folder_itself_can_be_read_and_nothing_inside_it_is_taken_for_a_ru
     inside.mkdir(parents=True)
     (inside / "config.yaml").write_text("wandb_version: 1")
     for folder in (path, tmp_path):
-        _, runs, problems = read_runs(folder)
+        _, _, runs, problems = read_runs(folder)
         assert (list(runs["path"]), problems) == ([str(path)], [])
 
 
 def test_a_folder_without_runs_gives_empty_tables(tmp_path):
-    curves, runs, problems = read_runs(tmp_path)
+    curves, _, runs, problems = read_runs(tmp_path)
     assert (len(curves), len(runs), problems) == (0, 0, [])
     with pytest.raises(FileNotFoundError, match="The folder must hold runs"):
         read_runs(tmp_path / "nowhere")

@@ -21,6 +21,7 @@ from dreamer.run.train import train
 from experiments.sweep import command as sweep
 from experiments.sweep import jobs
 from experiments.sweep.grid import Choice, Grid
+from experiments.sweep.record import read_jobs
 from experiments.sweep.state import read_state
 
 STUB = Path(__file__).parent / "stub_train.py"
@@ -105,6 +106,7 @@ def test_a_sweep_runs_every_job_once_however_often_it_is_started(run, starts, tm
     assert "To do: 0 jobs, 0 frames" in run("dry_run=true")[1]
     assert run("total_frames=700")[0] == 0  # the later word wins: more is asked of all
     assert starts() == 2 * NAMES
+    assert len(read_jobs(tmp_path / "runs")) == len(NAMES)  # so that a report can miss one
 
 
 # ------------------------------------------------------------------------------------- failures

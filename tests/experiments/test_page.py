@@ -1,5 +1,7 @@
 """The report's page: read back with a parser, as a browser would."""
 
+import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -7,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.html import EMBEDDED_VIDEO_BYTES, write_page
+from experiments.page import Chart, ChartGroup, LegendEntry, Line, Video, write_page
+from experiments.page.write import EMBEDDED_VIDEO_BYTES
 
 # The smallest PNG and a file that only has the name of an MP4: the page does not look inside.
 PNG = b"\x89PNG\r\n\x1a\n and so on"
@@ -23,12 +26,13 @@ class Reader(HTMLParser):
         self.cells: list[list[tuple[str, str | None]]] = []
         self.texts: list[str] = []
         self.open: list[str] = []
+        self.charts: list[dict] = []
         self.feed(path.read_text(encoding="utf-8"))
         assert self.open == [], "tags that nobody closes"
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "link"):
             self.open.append(tag)
         if tag == "tr":
             self.cells.append([])
@@ -42,11 +46,18 @@ class Reader(HTMLParser):
         if self.open and self.open[-1] in ("td", "th"):
             text, kind = self.cells[-1][-1]
             self.cells[-1][-1] = (text + data, kind)
-        elif self.open and self.open[-1] != "style":
+        elif self.open and self.open[-1] == "script" and self.tags[-1][1].get("type"):
+            self.charts.append(json.loads(data))
+        elif self.open and self.open[-1] not in ("style", "script"):
             self.texts.append(data.strip())
 
     def attributes(self, tag: str, name: str) -> list[str | None]:
         return [attributes.get(name) for found, attributes in self.tags if found == tag]
+
+
+def chart(**changes) -> Chart:
+    line = {"name": "a", "label": "a", "color": "#0072B2", "dash": "", "x": [1, 2], "y": [3.0, 4.0]}
+    return Chart("Return", "raw reward", [Line(**line | changes)])
 
 
 @pytest.fixture
@@ -64,21 +75,24 @@ def test_page_needs_no_other_file_and_no_network(tmp_path, png):
         title="Report",
         tables={"Runs": pd.DataFrame({"task": ["pong"]})},
         figures=[(png, "A caption")],
-        videos=[film],
+        videos=[Video(film, "A film")],
     )
     sources = Reader(page).attributes("img", "src") + Reader(page).attributes("video", "src")
     assert [source.split(",")[0] for source in sources if source] == [
         "data:image/png;base64",
         "data:video/mp4;base64",
     ]
-    assert "http" not in page.read_text(encoding="utf-8")
+    addresses = set(re.findall(r"https?://[^\"\s]*", page.read_text(encoding="utf-8")))
+    assert addresses == {"http://www.w3.org/2000/svg"}  # a name; nothing is loaded from there
 
 
 def test_large_videos_are_linked_from_where_the_page_is(tmp_path):
     film = tmp_path / "runs" / "seed 0" / "film#1.mp4"
     film.parent.mkdir(parents=True)
     film.write_bytes(bytes(EMBEDDED_VIDEO_BYTES + 1))
-    page = write_page(tmp_path / "report" / "a.html", title="", tables={}, videos=[film])
+    page = write_page(
+        tmp_path / "report" / "a.html", title="", tables={}, videos=[Video(film, "A film")]
+    )
     assert Reader(page).attributes("video", "src") == ["../runs/seed%200/film%231.mp4"]
 
 
@@ -130,16 +144,20 @@ def test_whatever_comes_in_is_text(tmp_path, png):
         tmp_path / "a.html",
         title=evil,
         tables={evil: pd.DataFrame({evil: [evil]})},
+        charts=[ChartGroup(evil, [chart(name=evil)], [LegendEntry(evil, evil, "red", "")])],
         figures=[(png, evil)],
         notes=[evil],
         problems=[evil],
     )
     reader = Reader(page)
-    assert "script" not in {tag for tag, _ in reader.tags}
+    scripts = [dict(a).get("type") for tag, a in reader.tags if tag == "script"]
+    assert scripts == ["application/json", None]  # the chart's numbers, and the page's own script
     assert reader.cells == [[(evil, None)], [(evil, None)]]
-    # Title and heading, problem, note, contents, heading of the table, caption.
-    assert sum(evil in text for text in reader.texts) == 7
+    # Title and heading, problem, note, contents, heading of the table, caption; of the charts:
+    # contents, summary, entry of the legend.
+    assert sum(evil in text for text in reader.texts) == 10
     assert reader.attributes("img", "alt") == [evil]
+    assert reader.charts[0]["lines"][0]["name"] == evil
 
 
 def test_contents_lead_to_every_section_and_table(tmp_path, png):
@@ -175,3 +193,62 @@ def test_a_missing_figure_is_named_before_anything_is_written(tmp_path):
             tmp_path / "a.html", title="", tables={}, figures=[(tmp_path / "nowhere.png", "")]
         )
     assert not (tmp_path / "a.html").exists()
+
+
+def test_charts_carry_their_numbers_and_missing_ones_are_null(tmp_path):
+    line = chart(y=[1 / 3, np.nan], low=[0.0, 2.0], high=[1e9, 123456.7], stops=[2])
+    group = ChartGroup("dummy: Memory", [line], [LegendEntry("a", "a, 2 seeds", "#0072B2", "5 4")])
+    reader = Reader(write_page(tmp_path / "a.html", title="", tables={}, charts=[group]))
+    (found,) = reader.charts
+    (numbers,) = found["lines"]
+    assert (found["title"], found["unit"]) == ("Return", "raw reward")
+    assert (numbers["x"], numbers["y"]) == ([1, 2], [0.33333, None])
+    assert (numbers["high"], numbers["stops"]) == ([1_000_000_000, 123460.0], [2])
+    buttons = [a for tag, a in reader.tags if tag == "button" and "data-name" in a]
+    assert [(a["data-name"], a["aria-pressed"]) for a in buttons] == [("a", "true")]
+    assert reader.attributes("line", "stroke-dasharray") == ["5 4"]
+    assert "a, 2 seeds" in reader.texts
+
+
+def test_only_the_first_of_many_groups_are_open(tmp_path):
+    groups = [ChartGroup(f"task {i}", [chart()]) for i in range(6)]
+    reader = Reader(write_page(tmp_path / "a.html", title="", tables={}, charts=groups))
+    assert ["open" in a for tag, a in reader.tags if tag == "details"] == [True] * 4 + [False] * 2
+
+
+def test_videos_are_embedded_while_the_page_stays_small(tmp_path):
+    sizes = (EMBEDDED_VIDEO_BYTES // 2, EMBEDDED_VIDEO_BYTES, EMBEDDED_VIDEO_BYTES // 2)
+    films = [tmp_path / f"{i}.mp4" for i in range(3)]
+    for film, size in zip(films, sizes, strict=True):
+        film.write_bytes(bytes(size))
+    videos = [Video(film, f"caption {film.stem}") for film in films]
+    reader = Reader(write_page(tmp_path / "a.html", title="", tables={}, videos=videos))
+    sources = reader.attributes("video", "src")
+    assert [str(source)[:15] for source in sources] == [
+        "data:video/mp4;",
+        "1.mp4",
+        "data:video/mp4;",
+    ]
+    assert {"caption 0", "caption 1", "caption 2"} <= set(reader.texts)
+
+
+def test_a_page_of_a_server_embeds_no_video_and_says_how_often_it_updates(tmp_path):
+    film = tmp_path / "film.mp4"
+    film.write_bytes(MP4)
+    page = write_page(
+        tmp_path / "a.html", title="", tables={}, videos=[Video(film, "")], refresh_seconds=20
+    )
+    reader = Reader(page)
+    assert reader.attributes("video", "src") == ["film.mp4"]
+    assert reader.attributes("body", "data-refresh") == ["20"]
+    assert [path.name for path in tmp_path.iterdir() if "a.html" in path.name] == ["a.html"]
+
+
+def test_debug_runs_have_a_section_of_their_own_after_the_others(tmp_path):
+    table = pd.DataFrame({"a": [1]})
+    page = write_page(
+        tmp_path / "a.html", title="", tables={"Runs": table}, debug={"Of debug=fast": table}
+    )
+    reader = Reader(page)
+    assert reader.attributes("h2", "id") == ["tables", "debug-runs"]
+    assert reader.attributes("h3", "id") == ["runs", "of-debug_3Dfast"]
