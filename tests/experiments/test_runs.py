@@ -119,7 +119,7 @@ def test_a_broken_folder_is_named_and_the_others_are_read(tmp_path, damage, mess
     [
         ('{"frames": 10, "collect/return": 1.0}\n{"frames": 20, "coll', 1, [1.0]),
         ('{"frames": 10, "collect/return": null}\n{"frames": 20, "collect/return": 2}\n', 0, [2.0]),
-        ('{"frames": 10, "collect/return": NaN}\n[]\n7\n{"a": 1}\n\n', 4, []),
+        ('{"frames": 10, "actor/loss": NaN}\n[]\n7\n{"a": 1}\n\n', 4, []),
         ("\x00\x00", 1, []),
     ],
 )
@@ -234,10 +234,11 @@ def test_no_name_in_a_configuration_leads_out_of_the_report(tmp_path):
     out, env = tmp_path / "runs" / "report", "/../../../../planted"
     path = make_run(tmp_path / "runs", seed=1)
     config = yaml.safe_load((path / "config.yaml").read_text())
-    config |= {"env_name": env, "task": "../x", "variant": "<script>"}
+    config |= {"env_name": env, "task": "../x", "variant": "<script>x"}
     (path / "config.yaml").write_text(yaml.safe_dump(config))
     before = {p for p in tmp_path.rglob("*")}
     write(of_runs(tmp_path / "runs", None, compare=None), out)
     added = {p for p in tmp_path.rglob("*")} - before
     assert added and all(out in (p, *p.parents) for p in added)
-    assert "<script>" not in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "<script>x" not in page and "&lt;script&gt;x" in page
