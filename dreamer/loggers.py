@@ -8,8 +8,10 @@ import hashlib
 import json
 import os
 import secrets
+import threading
 from argparse import Namespace
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,18 +21,25 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from dreamer.schema.types import doc
 from dreamer.video import encode_gif, write_mp4
 
+CALL_SECONDS = 60.0  # time that a logger has for one call
 START_SECONDS = 30.0  # time that W&B has to connect; then the run is offline
+END_SECONDS = 10.0  # time that W&B's service has to end after a failure
 FINISH_SECONDS = 300.0  # time that W&B has to upload the rest; `wandb sync` does so later
 RETURN = "collect/return"  # the raw return that W&B's summary normalises
 
 
 class GuardedLogger(Logger):
-    """Lets a logger fail: the run continues, and the logger is tried again the next time."""
+    """Lets a logger fail or hang: the run continues, and the next call tries again.
 
-    def __init__(self, logger: Logger, on_failure: Callable[[str, Exception], None]):
+    Calls run in a thread of their own. W&B is not called again once its service has ended.
+    """
+
+    def __init__(self, logger: Logger, on_failure: Callable[[str, BaseException], None]):
         """Guard `logger`; `on_failure` gets its name and what it raised."""
         super().__init__()
         self.logger, self._on_failure = logger, on_failure
+        self._thread: threading.Thread | None = None  # of the latest call
+        self._lost: ConnectionError | None = None
         start = getattr(logger, "start_failure", None)
         if start is not None:
             self.report(start)
@@ -50,18 +59,45 @@ class GuardedLogger(Logger):
         """Folder of the logger."""
         return self.logger.save_dir
 
-    def report(self, error: Exception) -> None:
+    def report(self, error: BaseException) -> None:
         """Report a failure; Lightning's loggers hide a full disk behind another message."""
-        cause = error.__cause__
-        reason = cause if isinstance(cause, Exception) else error
-        self._on_failure(f"the logger {type(self.logger).__name__}", reason)
+        self._on_failure(f"the logger {type(self.logger).__name__}", error.__cause__ or error)
 
-    def attempt(self, call: Callable[[Any], Any]) -> None:
-        """Call a function of the logger; report what it raises."""
-        try:
-            call(self.logger)
-        except Exception as error:
+    def attempt(self, call: Callable[[Any], Any], seconds: float = CALL_SECONDS) -> bool:
+        """Call a function of the logger, and report what it raises or that it takes too long.
+
+        Args:
+            call: Gets the logger.
+            seconds: Time limit.
+
+        Returns:
+            Whether it succeeded.
+        """
+        error = self._lost or self._run(call, seconds)
+        if isinstance(self.logger, WandbLogger) and isinstance(error, ConnectionError):
+            self._lost = error  # its service has ended, and does not come back
+        if error is not None:
             self.report(error)
+        return error is None
+
+    def _run(self, call: Callable[[Any], Any], seconds: float) -> BaseException | None:
+        """Return what a call raises; a `TimeoutError` if it, or the one before, does not return."""
+        if self._thread is not None and self._thread.is_alive():
+            return TimeoutError("An earlier call has not returned yet")
+        raised: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                call(self.logger)
+            except BaseException as error:
+                raised.append(error)
+
+        self._thread = threading.Thread(target=run, daemon=True)
+        self._thread.start()
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            return TimeoutError(f"It did not answer within {seconds:g} s")
+        return raised[0] if raised else None
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """See `Logger`."""
@@ -244,7 +280,11 @@ def _choose_mode() -> tuple[str, Exception | None]:
     asked = os.environ.get("WANDB_MODE")
     if asked not in (None, "", "online"):
         return asked, None
-    if _has_key():
+    try:
+        has_key = _has_key()
+    except Exception as error:  # the key is refused, or there is no connection
+        return "offline", error
+    if has_key:
         return "online", None
     if not asked:
         return "offline", None
@@ -270,14 +310,10 @@ def _shorten(text: str, limit: int) -> str:
 
 
 def _has_key() -> bool:
-    """Whether W&B accepts the API key from the environment or from `wandb login`."""
+    """Whether there is an API key, from the environment or from `wandb login`; W&B checks it."""
     import wandb
 
-    try:
-        return wandb.login(prompt=False)
-    except wandb.Error as error:
-        print(f"W&B does not accept the API key: {error}")
-        return False
+    return wandb.login(prompt=False)
 
 
 def log_metrics(loggers: list[Logger], metrics: Mapping[str, float], frames: int) -> None:
@@ -341,15 +377,32 @@ def finish(loggers: list[Logger], *, exit_code: int) -> None:
             logger.experiment.finish(exit_code)
 
     for logger in loggers:
-        _attempt(logger, finish_one)
+        if not _attempt(logger, finish_one, FINISH_SECONDS + CALL_SECONDS):
+            _forget_service(logger)
 
 
-def _attempt(logger: Logger, call: Callable[[Any], None]) -> None:
-    """Call a function of a logger, which may be guarded."""
+def _forget_service(logger: Logger) -> None:
+    """End W&B's service after a failure; Python would wait for it, or print a traceback."""
+
+    def end() -> None:
+        import wandb
+
+        with suppress(Exception):  # that of the failure
+            wandb.teardown()
+
+    inner = logger.logger if isinstance(logger, GuardedLogger) else logger
+    if isinstance(inner, WandbLogger):
+        thread = threading.Thread(target=end, daemon=True)
+        thread.start()
+        thread.join(END_SECONDS)
+
+
+def _attempt(logger: Logger, call: Callable[[Any], None], seconds: float = CALL_SECONDS) -> bool:
+    """Call a function of a logger, which may be guarded; return whether it succeeded."""
     if isinstance(logger, GuardedLogger):
-        logger.attempt(call)
-    else:
-        call(logger)
+        return logger.attempt(call, seconds)
+    call(logger)
+    return True
 
 
 def _add_gif(logger: TensorBoardLogger, key: str, images: np.ndarray, frames: int, fps: int):

@@ -14,8 +14,6 @@ from pathlib import Path
 MAX_LETTERS = 400  # of a message; an array may print thousands
 PACKAGE = str(Path(__file__).parents[1])
 LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<")
-# Exceptions that are neither an Exception nor a request to stop: asyncio's, and those of Rust.
-FOREIGN = ("CancelledError", "PanicException")
 SCREEN = re.compile(r"display|opengl|\begl\b|glx|x11|screen|framebuffer|\"None\"", re.IGNORECASE)
 
 
@@ -26,15 +24,18 @@ class EnvironmentFault(RuntimeError):  # noqa: N818 -- the environment's, not th
 def is_fault(error: BaseException) -> bool:
     """Whether an environment may be restarted after an exception; all others stop the run.
 
-    `SystemExit` and `KeyboardInterrupt` are faults if the environment raised them, and not a signal
-    handler.
+    All exceptions of environments are faults, `SystemExit`, `KeyboardInterrupt` and those of Rust
+    and asyncio, too. The handlers of signals raise the others: this program's own, Python's
+    `KeyboardInterrupt`, and the `SystemExit` of the commands.
     """
     if isinstance(error, KeyboardInterrupt):
         is_main = threading.current_thread() is threading.main_thread()
         return not (is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler)
     if isinstance(error, SystemExit):
         return error.code != 128 + signal.SIGTERM  # the commands' handler raises it
-    return isinstance(error, Exception) or type(error).__name__ in FOREIGN
+    if isinstance(error, Exception):
+        return True
+    return not type(error).__module__.startswith(f"{__package__.partition('.')[0]}.")
 
 
 def describe(error: BaseException) -> str:
@@ -70,13 +71,20 @@ def where(error: BaseException) -> str:
 def build_error(name: str, error: BaseException) -> Exception:
     """Return the error of an environment that cannot be built; it names the environment.
 
-    A `ValueError` or an `ImportError` stays one; anything else becomes an `EnvironmentFault`.
+    An `ImportError`, or a `ValueError` of this program, stays one; anything else becomes an
+    `EnvironmentFault`.
     """
-    if not isinstance(error, ValueError | ImportError):
+    if not (isinstance(error, ImportError) or (isinstance(error, ValueError) and _is_ours(error))):
         return build_fault(name, error)
     text = message_of(error)
     named = one_line(text if name in text else f"{name}: {text}")
     return (ImportError if isinstance(error, ImportError) else ValueError)(named)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether this program raised an exception."""
+    stack = traceback.extract_tb(error.__traceback__)
+    return bool(stack) and stack[-1].filename.startswith(PACKAGE)
 
 
 def build_fault(name: str, error: BaseException) -> EnvironmentFault:
