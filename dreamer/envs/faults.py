@@ -3,6 +3,7 @@
 The groups of environments and their processes use it. It knows no environment.
 """
 
+import importlib
 import re
 import signal
 import sysconfig
@@ -10,9 +11,11 @@ import textwrap
 import threading
 import traceback
 from pathlib import Path
+from types import ModuleType
 
 MAX_LETTERS = 400  # of a message; an array may print thousands
 PACKAGE = str(Path(__file__).parents[1])
+THIS = __name__.partition(".")[0] + "."  # how the names of this program's modules begin
 LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<")
 SCREEN = re.compile(r"display|opengl|\begl\b|glx|x11|screen|framebuffer|\"None\"", re.IGNORECASE)
 
@@ -35,7 +38,7 @@ def is_fault(error: BaseException) -> bool:
         return error.code != 128 + signal.SIGTERM  # the commands' handler raises it
     if isinstance(error, Exception):
         return True
-    return not type(error).__module__.startswith(f"{__package__.partition('.')[0]}.")
+    return not type(error).__module__.startswith(THIS)
 
 
 def describe(error: BaseException) -> str:
@@ -66,6 +69,29 @@ def where(error: BaseException) -> str:
     frames = [frame for frame in stack if not frame.filename.startswith(PACKAGE)]
     own = [frame for frame in frames if not frame.filename.startswith(LIBRARIES)] or frames
     return f"{own[-1].filename}:{own[-1].lineno} in {own[-1].name}" if own else ""
+
+
+def import_module_of(name: str, module: str) -> ModuleType:
+    """Import a user's module.
+
+    Args:
+        name: Of the environment, for messages.
+        module: Path, as "my_package.my_module".
+
+    Raises:
+        ImportError: There is none, or a package is missing.
+        EnvironmentFault: It raised something else.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise
+    except BaseException as error:
+        if not is_fault(error):
+            raise
+        raise EnvironmentFault(
+            f"{name}: the import of {module} raised {describe(error)}"
+        ) from error
 
 
 def build_error(name: str, error: BaseException) -> Exception:
