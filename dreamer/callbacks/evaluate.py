@@ -96,8 +96,9 @@ class Evaluate(FrameCallback):
 
     def _close(self) -> None:
         if self._envs is not None:
-            self._envs.close()
-            self._envs = None
+            envs, self._envs = self._envs, None
+            with self._metrics.tolerating("the end of the evaluation", "eval/failures"):
+                envs.close()
 
     @during("evaluating")
     def _play(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:

@@ -46,7 +46,7 @@ class Metrics(FrameCallback):
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int | Tensor] = {}
         self._totals: list[str] = []  # keys of `latest` that cover the whole run
-        self._warned: set[tuple[str, type[Exception]]] = set()  # failures that were reported
+        self._warned: set[tuple[str, type[BaseException]]] = set()  # failures that were reported
         self._mark = (0.0, 0, 0)  # seconds, frames, updates at the last line
 
     def observe(self, values: Mapping[str, Tensor | float]) -> None:
@@ -67,7 +67,7 @@ class Metrics(FrameCallback):
         """Keep the highest value of the whole run, written with every line."""
         self._keep(key, max(self.latest.get(key, value), value))
 
-    def fail(self, part: str, key: str, error: Exception) -> None:
+    def fail(self, part: str, key: str, error: BaseException) -> None:
         """Count a failure of an optional part, and warn once for each part and kind of error.
 
         Args:
@@ -118,8 +118,11 @@ class Metrics(FrameCallback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the numbers."""
+        """Restore the numbers; failures before the restart are counted, too."""
+        early = {key: self.latest[key] for key in self._totals}
         self.latest, self._totals = state_dict["latest"], state_dict["totals"]
+        for key, count in early.items():
+            self._keep(key, self.latest.get(key, 0) + count)
         self._sums = {key: torch.as_tensor(x) for key, x in state_dict["sums"].items()}
         self._counts = state_dict["counts"]
 

@@ -7,13 +7,16 @@ import gc
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from dreamer.runtime import prepare
 
 HELP = {"-h", "--help"}
+PACKAGE = str(Path(__file__).parents[1])
 STOPPED = "Stopped during the start."
 
 
@@ -22,7 +25,8 @@ def start(what: str, words: Sequence[str] = ()) -> None:
 
     Modules in the current folder become importable, for example for task=my_module:MyEnv-v0. Hydra
     raises its errors instead of printing them. Until `loaded` is called, Ctrl-C ends the process at
-    once, and garbage is not collected: the imports leave much that stays.
+    once, and garbage is not collected: the imports leave much that stays. Warnings of this program
+    are one line each.
 
     Args:
         what: is started, such as "a run".
@@ -36,6 +40,7 @@ def start(what: str, words: Sequence[str] = ()) -> None:
     prepare()
     sys.path.append(os.getcwd())
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    _shorten_warnings()
 
 
 def loaded() -> None:
@@ -63,6 +68,18 @@ def stopped(message: str = STOPPED) -> NoReturn:
     """End the process after Ctrl-C, with one line."""
     print(_line(message), file=sys.stderr)
     sys.exit(128 + signal.SIGINT)
+
+
+def _shorten_warnings() -> None:
+    """Print warnings of this program as one line each."""
+    others = warnings.formatwarning
+
+    def format_warning(message, category, filename, *rest, **options) -> str:  # noqa: ANN001, ANN002, ANN003
+        if filename.startswith(PACKAGE) and category is UserWarning:
+            return f"warning: {message}\n"
+        return others(message, category, filename, *rest, **options)
+
+    warnings.formatwarning = format_warning
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

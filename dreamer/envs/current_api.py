@@ -94,7 +94,7 @@ class CurrentApi(gymnasium.Wrapper):
 
     def _is_pair(self, result: Any) -> bool:
         """Whether `reset` returned an observation and its information."""
-        if not (isinstance(result, tuple) and len(result) == 2):
+        if not (isinstance(result, tuple | list) and len(result) == 2):
             return False
         space = self.env.observation_space
         if isinstance(space, spaces.Tuple) and space.contains(result):
@@ -143,7 +143,7 @@ def read_flag(name: str, value: Any, accepted: set[str]) -> bool:
     if isinstance(value, bool) or value is None:
         return bool(value)
     array = _as_array(value)
-    if array is None or array.size != 1 or array.dtype.kind not in "biuf":
+    if array is None or array.size != 1 or array.dtype.kind not in "biuf" or array != array:
         raise EnvironmentFault(f"`{name}` must be true or false, got {_kind_of(value)}")
     if array.ndim:
         accepted.add(ARRAY_FLAG)

@@ -3,6 +3,7 @@
 The groups of environments and their processes use it. It knows no environment.
 """
 
+import importlib
 import re
 import signal
 import sysconfig
@@ -10,12 +11,12 @@ import textwrap
 import threading
 import traceback
 from pathlib import Path
+from types import ModuleType
 
 MAX_LETTERS = 400  # of a message; an array may print thousands
 PACKAGE = str(Path(__file__).parents[1])
+THIS = __name__.partition(".")[0] + "."  # how the names of this program's modules begin
 LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<")
-# Exceptions that are neither an Exception nor a request to stop: asyncio's, and those of Rust.
-FOREIGN = ("CancelledError", "PanicException")
 SCREEN = re.compile(r"display|opengl|\begl\b|glx|x11|screen|framebuffer|\"None\"", re.IGNORECASE)
 
 
@@ -26,15 +27,18 @@ class EnvironmentFault(RuntimeError):  # noqa: N818 -- the environment's, not th
 def is_fault(error: BaseException) -> bool:
     """Whether an environment may be restarted after an exception; all others stop the run.
 
-    `SystemExit` and `KeyboardInterrupt` are faults if the environment raised them, and not a signal
-    handler.
+    All exceptions of environments are faults, `SystemExit`, `KeyboardInterrupt` and those of Rust
+    and asyncio, too. The handlers of signals raise the others: this program's own, Python's
+    `KeyboardInterrupt`, and the `SystemExit` of the commands.
     """
     if isinstance(error, KeyboardInterrupt):
         is_main = threading.current_thread() is threading.main_thread()
         return not (is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler)
     if isinstance(error, SystemExit):
         return error.code != 128 + signal.SIGTERM  # the commands' handler raises it
-    return isinstance(error, Exception) or type(error).__name__ in FOREIGN
+    if isinstance(error, Exception):
+        return True
+    return not type(error).__module__.startswith(THIS)
 
 
 def describe(error: BaseException) -> str:
@@ -67,16 +71,46 @@ def where(error: BaseException) -> str:
     return f"{own[-1].filename}:{own[-1].lineno} in {own[-1].name}" if own else ""
 
 
+def import_module_of(name: str, module: str) -> ModuleType:
+    """Import a user's module.
+
+    Args:
+        name: Of the environment, for messages.
+        module: Path, as "my_package.my_module".
+
+    Raises:
+        ImportError: There is none, or a package is missing.
+        EnvironmentFault: It raised something else.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise
+    except BaseException as error:
+        if not is_fault(error):
+            raise
+        raise EnvironmentFault(
+            f"{name}: the import of {module} raised {describe(error)}"
+        ) from error
+
+
 def build_error(name: str, error: BaseException) -> Exception:
     """Return the error of an environment that cannot be built; it names the environment.
 
-    A `ValueError` or an `ImportError` stays one; anything else becomes an `EnvironmentFault`.
+    An `ImportError`, or a `ValueError` of this program, stays one; anything else becomes an
+    `EnvironmentFault`.
     """
-    if not isinstance(error, ValueError | ImportError):
+    if not (isinstance(error, ImportError) or (isinstance(error, ValueError) and _is_ours(error))):
         return build_fault(name, error)
     text = message_of(error)
     named = one_line(text if name in text else f"{name}: {text}")
     return (ImportError if isinstance(error, ImportError) else ValueError)(named)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether this program raised an exception."""
+    stack = traceback.extract_tb(error.__traceback__)
+    return bool(stack) and stack[-1].filename.startswith(PACKAGE)
 
 
 def build_fault(name: str, error: BaseException) -> EnvironmentFault:

@@ -305,7 +305,7 @@ class EnvGroup:
                 f"Environment {env} ({self.name}) failed "
                 f"{'in its first reset' if is_first else f'again, {when}'}, after "
                 f"{self.restarts[env]} of `max_restarts` {self._max_restarts} restarts: {line}. "
-                "Correct it, and repeat the command to resume"
+                "Correct it, and repeat the command"
             ) from fault
         self.restarts[env] += 1
         self._broken[env] = True

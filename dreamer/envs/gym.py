@@ -16,7 +16,7 @@ from gymnasium.envs.registration import load_env_creator
 
 from dreamer.envs.base import ActionRepeat, GroupOptions, Task
 from dreamer.envs.current_api import read_flag, read_reward, with_current_api
-from dreamer.envs.faults import EnvironmentFault, describe
+from dreamer.envs.faults import import_module_of
 from dreamer.envs.group import EnvGroup, Observation, SingleEnv, Transition
 from dreamer.envs.processes import make_group
 from dreamer.envs.rendering import draw
@@ -215,17 +215,11 @@ def _find_id(task: str) -> str:
         module, colon = ATARI, ":"  # it registers the games
     try:
         if module:
-            importlib.import_module(module)
+            import_module_of(task, module)
     except ModuleNotFoundError as error:
         if error.name != ATARI:
             raise
         raise ImportError(f"{name} needs `pip install 'ale-py>=0.11.2,<0.13'`") from error
-    except Exception as error:
-        if isinstance(error, ImportError):
-            raise
-        raise EnvironmentFault(
-            f"{task}: the import of {module} raised {describe(error)}"
-        ) from error
     exact = name in gymnasium.registry
     return module + colon + (name if exact else find_task(name, gymnasium.registry, "Gymnasium"))
 

@@ -5,7 +5,6 @@ conf/env/own.yaml; a lambda or a local function exists only in its own program. 
 package declares as an entry point is a suite and receives the task.
 """
 
-import importlib
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +14,7 @@ import gymnasium
 from gymnasium.wrappers import TimeLimit
 
 from dreamer.envs.base import ActionRepeat, GroupOptions, Task, VectorEnvs
+from dreamer.envs.faults import build_error, import_module_of, is_fault
 from dreamer.envs.gym import (
     ClassKeys,
     FlatKeys,
@@ -47,6 +47,7 @@ def make_user(
 
     Raises:
         ImportError: There is no such module.
+        EnvironmentFault: The module raised an exception.
         ValueError: There is no such function; or see `make_group_with`.
     """
     if factory is None:
@@ -73,6 +74,7 @@ def make_suite(
 
     Raises:
         ImportError: There is no such module.
+        EnvironmentFault: The module raised an exception.
         ValueError: There is no such function; or see `make_group_with`.
     """
     return make_group_with(partial(_find(factory), task), **options)
@@ -81,7 +83,7 @@ def make_suite(
 def _find(factory: str) -> Factory:
     """Import a function by its path, as "my_module:make"."""
     module, _, name = factory.partition(":")
-    found: Any = importlib.import_module(module)
+    found: Any = import_module_of(factory, module)
     for part in name.split("."):
         found = getattr(found, part, None)
     if not callable(found):
@@ -115,9 +117,15 @@ def make_group_with(
 
     Raises:
         ValueError: The function makes something else, or a number is out of range.
+        EnvironmentFault: The function raised an exception.
     """
     if makes_groups(factory):
-        envs = factory(seed=group["seed"], count=group["count"], **kwargs)
+        try:
+            envs = factory(seed=group["seed"], count=group["count"], **kwargs)
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            raise build_error(_name_of(factory), error) from error
         if not is_group(envs):
             raise ValueError(
                 f"A function of `seed` and `count` must make a `VectorEnvs`, with "
@@ -142,9 +150,14 @@ def make_group_with(
     return make_group(
         make,
         action_repeat=action_repeat,
-        name=getattr(factory, "__qualname__", repr(factory)),
+        name=_name_of(factory),
         **group,
     )
+
+
+def _name_of(factory: Factory) -> str:
+    function = factory.func if isinstance(factory, partial) else factory
+    return getattr(function, "__qualname__", repr(function))
 
 
 def is_group(env: Any) -> bool:

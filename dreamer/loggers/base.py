@@ -4,6 +4,7 @@ A logger is one of Lightning's. If it is a `RunLogger`, it also gets the videos 
 run. Loggers know no metric; only W&B's summary reads one, the return.
 """
 
+import threading
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from pytorch_lightning.loggers import Logger
 
 # What a run folder must hold for its agent to be loaded; the last checkpoint replaces the best.
 AGENT_FILES = ("config.yaml", "spaces.json", "checkpoints/best.ckpt")
+CALL_SECONDS = 60.0  # time that a logger has for one call
+FINISH_SECONDS = 300.0  # time that a logger has to upload the rest at the end
 
 
 Parameters = dict[str, str | bool | int | float]  # without nesting: {"batch.size": 16, ...}
@@ -71,6 +74,8 @@ def agent_files(run_dir: Path) -> list[Path]:
 class RunLogger(Logger):
     """A logger that may also take videos, forget frames and end; by default it does not."""
 
+    lost_after: type[BaseException] | tuple[()] = ()  # after these it is not called again
+
     def log_video(self, key: str, images: np.ndarray, path: Path, *, frames: int, fps: int) -> None:
         """Log a video.
 
@@ -88,14 +93,22 @@ class RunLogger(Logger):
     def finish(self, exit_code: int) -> None:
         """End the run; 0: finished, 1: failed, 128 + n: stopped by signal n, to be resumed."""
 
+    def abandon(self) -> None:
+        """Give up what is left after `finish` has failed; it must return soon and not raise."""
+
 
 class GuardedLogger(RunLogger):
-    """Lets a logger fail: the run continues, and the logger is tried again the next time."""
+    """Lets a logger fail or hang: the run continues, and the next call tries again.
 
-    def __init__(self, logger: Logger, on_failure: Callable[[str, Exception], None]):
+    Calls run in a thread of their own.
+    """
+
+    def __init__(self, logger: Logger, on_failure: Callable[[str, BaseException], None]):
         """Guard `logger`; `on_failure` gets its name and what it raised."""
         super().__init__()
         self.logger, self._on_failure = logger, on_failure
+        self._thread: threading.Thread | None = None  # of the latest call
+        self._lost: BaseException | None = None
         start = getattr(logger, "start_failure", None)
         if start is not None:
             self.report(start)
@@ -115,18 +128,45 @@ class GuardedLogger(RunLogger):
         """Folder of the logger."""
         return self.logger.save_dir
 
-    def report(self, error: Exception) -> None:
+    def report(self, error: BaseException) -> None:
         """Report a failure; Lightning's loggers hide a full disk behind another message."""
-        cause = error.__cause__
-        reason = cause if isinstance(cause, Exception) else error
-        self._on_failure(f"the logger {type(self.logger).__name__}", reason)
+        self._on_failure(f"the logger {type(self.logger).__name__}", error.__cause__ or error)
 
-    def attempt(self, call: Callable[[Any], Any]) -> None:
-        """Call a function of the logger; report what it raises."""
-        try:
-            call(self.logger)
-        except Exception as error:
+    def attempt(self, call: Callable[[Any], Any], seconds: float = CALL_SECONDS) -> bool:
+        """Call a function of the logger, and report what it raises or that it takes too long.
+
+        Args:
+            call: Gets the logger.
+            seconds: Time limit.
+
+        Returns:
+            Whether it succeeded.
+        """
+        error = self._lost or self._run(call, seconds)
+        if isinstance(self.logger, RunLogger) and isinstance(error, self.logger.lost_after):
+            self._lost = error
+        if error is not None:
             self.report(error)
+        return error is None
+
+    def _run(self, call: Callable[[Any], Any], seconds: float) -> BaseException | None:
+        """Return what a call raises; a `TimeoutError` if it, or the one before, does not return."""
+        if self._thread is not None and self._thread.is_alive():
+            return TimeoutError("An earlier call has not returned yet")
+        raised: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                call(self.logger)
+            except BaseException as error:
+                raised.append(error)
+
+        self._thread = threading.Thread(target=run, daemon=True)
+        self._thread.start()
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            return TimeoutError(f"It did not answer within {seconds:g} s")
+        return raised[0] if raised else None
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """See `Logger`."""
@@ -157,4 +197,6 @@ class GuardedLogger(RunLogger):
     def finish(self, exit_code: int) -> None:
         """See `RunLogger`."""
         if isinstance(self.logger, RunLogger):
-            self.attempt(lambda logger: logger.finish(exit_code))
+            seconds = FINISH_SECONDS + CALL_SECONDS
+            if not self.attempt(lambda logger: logger.finish(exit_code), seconds):
+                self.logger.abandon()

@@ -22,11 +22,10 @@ import numpy as np
 from filelock import FileLock
 
 from dreamer.files import DamagedFile, read_json, warn_once, write_text
-from dreamer.loggers.base import RunDescription, RunLogger, agent_files
+from dreamer.loggers.base import FINISH_SECONDS, RunDescription, RunLogger, agent_files
 from dreamer.schema.types import doc
 
 KEPT = 10_000  # entries that wait for the server at most; then the oldest are dropped
-FINISH_SECONDS = 300.0  # time to send the rest at the end
 SETTINGS = {  # of MLflow, unless the environment has others
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # we send again what was not taken
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",

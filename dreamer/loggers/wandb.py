@@ -7,7 +7,9 @@ import hashlib
 import os
 import re
 import secrets
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,11 +17,11 @@ import numpy as np
 from pytorch_lightning.loggers import WandbLogger
 
 from dreamer.files import move_aside, warn_once, write_text
-from dreamer.loggers.base import RunDescription, RunLogger, agent_files
+from dreamer.loggers.base import FINISH_SECONDS, RunDescription, RunLogger, agent_files
 from dreamer.schema.types import doc
 
 START_SECONDS = 30.0  # time that W&B has to connect; then the run is offline
-FINISH_SECONDS = 300.0  # time that W&B has to upload the rest; `wandb sync` does so later
+END_SECONDS = 10.0  # time that W&B's service has to end after a failure
 RETURN = "collect/return"  # the raw return that W&B's summary normalises
 
 
@@ -32,6 +34,8 @@ class SummarizingWandbLogger(WandbLogger, RunLogger):
     Elsewhere only `experiments/scores.py` normalises. W&B's table of runs cannot compute, so its
     summary holds `score/<player>_normalised`.
     """
+
+    lost_after = ConnectionError  # its service has ended, and does not come back
 
     def __init__(
         self,
@@ -72,6 +76,19 @@ class SummarizingWandbLogger(WandbLogger, RunLogger):
         if exit_code > 128:
             self.experiment.mark_preempting()
         self.experiment.finish(exit_code)
+
+    def abandon(self) -> None:
+        """End W&B's service after a failure; Python would wait for it, or print a traceback."""
+
+        def end() -> None:
+            import wandb
+
+            with suppress(Exception):  # that of the failure
+                wandb.teardown()
+
+        thread = threading.Thread(target=end, daemon=True)
+        thread.start()
+        thread.join(END_SECONDS)
 
     def _log_artifacts(self, run_dir: Path) -> None:
         """Log the agent as `agent-<run id>`, and all videos as `videos-<run id>`."""
@@ -167,7 +184,11 @@ def _choose_mode() -> tuple[str, Exception | None]:
     asked = os.environ.get("WANDB_MODE")
     if asked not in (None, "", "online"):
         return asked, None
-    if _has_key():
+    try:
+        has_key = _has_key()
+    except Exception as error:  # the key is refused, or there is no connection
+        return "offline", error
+    if has_key:
         return "online", None
     if not asked:
         return "offline", None
@@ -208,11 +229,7 @@ def _shorten(text: str, limit: int) -> str:
 
 
 def _has_key() -> bool:
-    """Whether W&B accepts the API key from the environment or from `wandb login`."""
+    """Whether there is an API key, from the environment or from `wandb login`; W&B checks it."""
     import wandb
 
-    try:
-        return wandb.login(prompt=False)
-    except wandb.Error as error:
-        print(f"W&B does not accept the API key: {error}")
-        return False
+    return wandb.login(prompt=False)

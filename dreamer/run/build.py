@@ -223,7 +223,7 @@ def make_loggers(
     folder: RunFolder,
     envs: VectorEnvs,
     resume: ResumePoint | None,
-    on_failure: Callable[[str, Exception], None],
+    on_failure: Callable[[str, BaseException], None],
 ) -> list[GuardedLogger]:
     """Build the loggers, without changing earlier logs of a resumed run.
 

@@ -257,7 +257,7 @@ def _open_loggers(
 ) -> Iterator[list[Logger]]:
     """Open the loggers, and close them with the exit code of the run."""
 
-    def count(name: str, error: Exception) -> None:
+    def count(name: str, error: BaseException) -> None:
         metrics.fail(name, "logger/failures", error)
 
     loggers: list[Logger] = [*make_loggers(cfg, folder, envs, resume, count)]

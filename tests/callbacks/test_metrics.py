@@ -45,6 +45,15 @@ def test_a_count_goes_on_from_line_to_line_and_after_a_resume(metrics, trainer, 
     assert [values["collect/episodes"] for _, values in trainer.loggers[0].lines] == [1, 2]
 
 
+def test_a_failure_before_a_checkpoint_is_loaded_is_counted(metrics, trainer, agent, replay):
+    metrics.count("logger/failures")
+    resumed = Metrics(replay, every_frames=100)
+    with pytest.warns(UserWarning, match="W&B failed, and the run continues: OSError: no server"):
+        resumed.fail("W&B", "logger/failures", OSError("no server"))
+    resumed.load_state_dict(metrics.state_dict())
+    assert resumed.latest["logger/failures"] == 2
+
+
 def test_the_best_goes_on_from_line_to_line_and_after_a_resume(metrics, trainer, agent, replay):
     metrics.on_train_start(trainer, agent)
     for value in (-7.0, -3.0, -5.0):

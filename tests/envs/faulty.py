@@ -34,6 +34,10 @@ class Env(gymnasium.Env):
         return result
 
 
+class Stop(BaseException):
+    pass
+
+
 def returns(change):
     """An environment whose step returns something else."""
     return type("Env", (Env,), {"fault": lambda self, result: change(*result)})
@@ -162,6 +166,7 @@ FAULTS = {
     "`step` raises an exception": (raises(KeyError("door")), "KeyError: 'door' ("),
     "`step` raises SystemExit": (raises(SystemExit(3)), "SystemExit: 3 ("),
     "`step` raises KeyboardInterrupt": (raises(KeyboardInterrupt()), "KeyboardInterrupt ("),
+    "`step` raises a BaseException": (raises(Stop("now")), "Stop: now ("),
     "`step` hangs": (type("Env", (Env,), {"fault": hang}), "did not answer within `hang_seconds`"),
     "a later `reset` raises an exception": (LaterReset, "OSError: the level is gone ("),
     "a later `reset` hangs": (LaterHang, "did not answer within `hang_seconds`"),
@@ -169,6 +174,10 @@ FAULTS = {
     "`render` raises an exception": (NoRender, ACCEPTED),
     "the first `reset` raises an exception": (FirstReset, "OSError: no level ("),
     "the constructor raises an exception": (cannot_be_built(OSError("no port")), "no port"),
+    "the constructor raises ValueError": (
+        cannot_be_built(ValueError("no size")),
+        "Broken cannot be built: ValueError: no size (",
+    ),
     "the constructor raises SystemExit": (cannot_be_built(SystemExit("bye")), "SystemExit: bye"),
     "the action space has no bounds": (NoBounds, "Actions must have finite bounds"),
     "the process dies": (

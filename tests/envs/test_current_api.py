@@ -128,11 +128,12 @@ def test_a_tuple_of_two_observations_is_not_an_observation_with_information():
     assert accepted == {OLD_RESET}
 
 
+@pytest.mark.parametrize("kind", [tuple, list])
 @pytest.mark.parametrize("info", [None, {}])
-def test_the_current_interface_passes_unchanged(info):
+def test_the_current_interface_passes_unchanged(info, kind):
     class New(Old):
         def reset(self, *, seed=None, options=None):
-            return super().reset(), info
+            return kind([super().reset(), info])
 
         def step(self, action):
             obs, *_ = super().step(action)
@@ -176,7 +177,7 @@ def test_a_flag_may_be_any_single_truth_value(value):
     assert read_flag("terminated", None, set()) is False
 
 
-@pytest.mark.parametrize("value", ["False", {}, np.zeros(2, bool), []])
+@pytest.mark.parametrize("value", ["False", {}, np.zeros(2, bool), [], np.nan])
 def test_any_other_flag_is_a_fault(value):
     with pytest.raises(EnvironmentFault, match="`terminated` must be true or false, got "):
         read_flag("terminated", value, set())

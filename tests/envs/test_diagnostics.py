@@ -97,6 +97,19 @@ def test_faults_are_counted_and_survived(capsys):
     assert "failed 3 times" in " ".join(find_warnings(found, **AGENT))
 
 
+@pytest.mark.parametrize("value", [np.array([[None, 1], [1, 1]]), [[1], [1, 2]]])
+def test_what_no_space_can_compare_is_reported_by_its_encoder(value, capsys):
+    class Faulty(Toy):
+        def step(self, action):
+            obs, *others = super().step(action)
+            return obs | {"joints": value}, *others
+
+    found = diagnose(group(Faulty()), left, 2)
+    assert "`joints` must be an array of numbers" in found.faults[0].line
+    assert [key.partition(" in ")[0] for key in found.outside] == ["`joints` is not"]
+    capsys.readouterr()
+
+
 def test_environments_repeat_where_all_chance_comes_from_the_seed():
     class Forgetful(Toy):
         def reset(self, *, seed=None, options=None):

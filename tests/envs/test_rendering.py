@@ -6,6 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from dreamer.callbacks.interrupt import Interrupted
 from dreamer.envs.rendering import RenderingFault, call_render, draw, resize
 
 PICTURE = np.random.default_rng(0).integers(256, size=(4, 6, 3), dtype=np.uint8)
@@ -80,7 +81,7 @@ def test_a_fault_that_names_its_environment_is_passed_on():
         call_render(lambda: raise_(RenderingFault("Member: render")), "group")
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143), GeneratorExit()])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143), Interrupted(15)])
 def test_what_stops_a_program_is_passed_on(error):
     with pytest.raises(type(error)):
         call_render(lambda: raise_(error), "Toy-v0")

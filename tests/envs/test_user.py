@@ -8,6 +8,8 @@ import pytest
 from gymnasium import spaces
 
 from dreamer.envs.dummy import make_dummy
+from dreamer.envs.faults import EnvironmentFault
+from dreamer.envs.gym import make_gym
 from dreamer.envs.user import (
     BorrowedEnv,
     BorrowedEnvs,
@@ -81,6 +83,29 @@ def test_what_a_function_makes_must_be_an_environment():
         ValueError, match="function of `seed` and `count` must make a `VectorEnvs`.* got 3"
     ):
         make_group_with(lambda seed, count: 3, **OPTIONS)
+
+
+def test_a_function_that_raises_is_named():
+    def make_levels(seed, count):
+        raise SystemExit("no levels")
+
+    with pytest.raises(EnvironmentFault, match=r"make_levels cannot be built: SystemExit: no lev"):
+        make_group_with(make_levels, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: make_user("pole", factory="rude:make", **OPTIONS),
+        lambda: make_gym("rude:Pole-v0", **OPTIONS),
+    ],
+)
+@pytest.mark.parametrize("line", ["raise SystemExit(3)", "1 / 0", "def ("])
+def test_a_module_that_cannot_be_imported_is_named(make, line, tmp_path, monkeypatch):
+    (tmp_path / "rude.py").write_text(line)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EnvironmentFault, match=r"^rude:\S+: the import of rude raised \w+: "):
+        make()
 
 
 def test_functions_are_found_by_their_address():
