@@ -423,6 +423,11 @@ class RunFolder:
             return
         new = json.loads(json.dumps(spaces))
         if old not in (None, new):
+            copy = self.checkpoints / "spaces.json"
+            with suppress(OSError, DamagedFile):
+                if _read_spaces(copy) == new:
+                    warn_once(f"{self.path / 'spaces.json'} is of another run. It is written anew.")
+                    return
             raise ValueError(
                 f"{self.path} holds a run of other observations or actions, different in "
                 f"{', '.join(_unequal(old, new))}. Choose another run_dir=, or delete the folder."
