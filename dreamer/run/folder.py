@@ -207,7 +207,8 @@ class RunFolder:
 
     def _clear_the_way(self) -> None:
         """Rename what is not needed and cannot be replaced; the run writes these files anew."""
-        files = [self.path / name for name in OPTIONAL_FILES]
+        copies = [self.checkpoints / name for name in ("config.yaml", "spaces.json")]
+        files = [*(self.path / name for name in OPTIONAL_FILES), *copies]
         paths = [x for x in files if x.is_dir() or x.is_symlink()]
         paths += [
             x
