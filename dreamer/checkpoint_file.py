@@ -20,6 +20,7 @@ import torch
 from dreamer.files import DamagedFile
 
 PREVIOUS = "previous.ckpt"  # the last state before `last.ckpt`
+COUNTERS = ("frames", "updates")
 MARK = b"sha256:"
 SIZE = len(MARK) + 64  # bytes of the checksum
 END = struct.Struct("<4s16sH")  # the end of a zip archive: a signature, ..., the comment's length
@@ -39,8 +40,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         _verify(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-        counters = state.get("counters") if isinstance(state, dict) else None
-        if not isinstance(counters, dict) or not {"frames", "updates"} <= counters.keys():
+        counters = state["counters"]
+        if not all(type(counters[key]) is int and counters[key] >= 0 for key in COUNTERS):
             raise KeyError("counters")
     except DamagedFile:
         raise

@@ -1,10 +1,12 @@
 """Weights in the format safetensors: names, types and shapes as JSON, then bytes.
 
 Other programs read it without running code, and so does `init_from`. It knows tensors, no agent.
+A checksum of all else is among the notes, where other programs ignore it.
 
     8 bytes: the header's length | header: {"name": {"dtype", "shape", "data_offsets"}} | data
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -17,6 +19,9 @@ from torch import Tensor
 from dreamer.files import DamagedFile
 
 SUFFIX = ".safetensors"
+NOTES = "__metadata__"  # text about the tensors
+CHECKSUM = "sha256"
+PROGRAM = ("program", "dreamer")  # a note of files that have a checksum
 LONGEST_HEADER = 100_000_000  # bytes, as in the format's description
 TYPES = {
     "F64": torch.float64,
@@ -39,7 +44,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, 
     Raises:
         ValueError: A tensor has a type that the format lacks.
     """
-    header: dict[str, Any] = {"__metadata__": dict(notes)}
+    header: dict[str, Any] = {}
+    notes = {**notes, PROGRAM[0]: PROGRAM[1]}
     blocks, end = [], 0
     for name, tensor in tensors.items():
         if tensor.dtype not in NAMES:
@@ -53,9 +59,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, 
             "data_offsets": [start, end],
         }
         blocks.append(flat.numpy().tobytes())
-    text = json.dumps(header).encode()
+    data = b"".join(blocks)
+    whole = {NOTES: {**notes, CHECKSUM: _checksum({**header, NOTES: notes}, data)}, **header}
+    text = json.dumps(whole).encode()
     text += b" " * (-len(text) % 8)
-    path.write_bytes(b"".join([len(text).to_bytes(8, "little"), text, *blocks]))
+    path.write_bytes(b"".join([len(text).to_bytes(8, "little"), text, data]))
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -71,14 +79,41 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     content = memoryview(bytearray(data[8 + length :]))  # writable: torch warns of others
     try:
         header = json.loads(data[8 : 8 + length])
-        header.pop("__metadata__", None)
-        return {name: _tensor(entry, content) for name, entry in header.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise DamagedFile(f"{path} is damaged: {error!r:.60}.") from error
+        _verify(header, content)
+        entries = {name: entry for name, entry in header.items() if name != NOTES}
+        ends = [0]
+        for start, stop in sorted(map(_place, entries.values())):
+            ends += [stop] if start == ends[-1] else [-1]
+        if -1 in ends or ends[-1] != len(content):
+            raise ValueError("its tensors must fill it without gaps")
+        return {name: _tensor(entry, content) for name, entry in entries.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        reason = str(error) if type(error) is ValueError else type(error).__name__
+        raise DamagedFile(f"{path} is damaged: {reason:.80}.") from error
+
+
+def _checksum(header: Mapping[str, Any], data: bytes | memoryview) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    digest.update(data)
+    return digest.hexdigest()
+
+
+def _verify(header: Mapping[str, Any], content: memoryview) -> None:
+    """Compare the file with its checksum; those of other programs have none."""
+    notes = dict(header.get(NOTES, {}))
+    written = notes.pop(CHECKSUM, None)
+    absent = written is None and notes.get(PROGRAM[0]) != PROGRAM[1]
+    if not absent and written != _checksum({**header, NOTES: notes}, content):
+        raise ValueError("its content does not match its checksum")
+
+
+def _place(entry: Mapping[str, Any]) -> tuple[int, int]:
+    start, stop = entry["data_offsets"]
+    return start, stop
 
 
 def _tensor(entry: Mapping[str, Any], content: memoryview) -> Tensor:
-    dtype, shape, (start, stop) = TYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+    dtype, shape, (start, stop) = TYPES[entry["dtype"]], entry["shape"], _place(entry)
     if not all(type(n) is int and n >= 0 for n in (*shape, start, stop)):
         raise ValueError("sizes must be whole numbers")
     if stop - start != math.prod(shape) * dtype.itemsize or stop > len(content):

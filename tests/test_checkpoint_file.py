@@ -59,6 +59,13 @@ def test_a_file_that_cannot_be_read_back_replaces_none(path, tmp_path):
     assert not (tmp_path / "previous.ckpt").exists()
 
 
+@pytest.mark.parametrize("counters", [{"frames": "x", "updates": 3}, {"frames": -1}, [3], None])
+def test_a_checkpoint_counts_frames_and_updates(counters, tmp_path):
+    torch.save({"counters": counters}, tmp_path / "last.ckpt")
+    with pytest.raises(DamagedFile, match="last.ckpt is damaged or not a checkpoint"):
+        read_checkpoint(tmp_path / "last.ckpt")
+
+
 def test_the_one_before_is_kept(path, tmp_path):
     before = path.read_bytes()
     torch.save({"counters": {"frames": 9, "updates": 9}}, tmp_path / "draft")

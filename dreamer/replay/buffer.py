@@ -329,8 +329,17 @@ class Replay:
 
         Steps that were overwritten since are lost, with a warning. There is also a warning if the
         state has more steps than were ever stored here.
+
+        Raises:
+            ValueError: Nothing is stored here, but the state has steps: the files are damaged.
         """
         written, oldest = self._files.steps, self._files.oldest
+        if state["steps"] and written <= oldest:
+            raise ValueError(
+                f"The replay in {self._files.directory} is damaged: it holds none of the "
+                f"{state['steps']} steps per environment of the checkpoint. Restore it, or choose "
+                "another run_dir=."
+            )
         if state["steps"] > written:
             warnings.warn(
                 f"The checkpoint has {state['steps']} steps per environment, but the replay has "

@@ -58,6 +58,7 @@ class RingFiles:
             OSError: the disk has too little space for the full rings.
             ValueError: the directory holds a replay with another layout, or a damaged one.
         """
+        self.directory = directory
         self.env_count, self.capacity, self.slots = env_count, capacity, capacity + 1
         self.size_bytes = size_on_disk(columns, env_count=env_count, capacity=capacity)
         layout = {
@@ -224,7 +225,7 @@ def _check_layout(directory: Path, expected: dict) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{directory} must be empty or hold a replay, got files without a readable {LAYOUT}. "
-            "Remove it, or choose another run_dir."
+            "Restore it, or choose another run_dir=."
         ) from error
     differences = [
         f"{key} must be {expected[key]}, got {found[key]}"
@@ -234,7 +235,7 @@ def _check_layout(directory: Path, expected: dict) -> None:
     if differences:
         raise ValueError(
             f"The replay in {directory} has another layout: {'; '.join(differences)}. "
-            "Use the same configuration, or choose another run_dir."
+            "Use the same configuration, or choose another run_dir=."
         )
 
 

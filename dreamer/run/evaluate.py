@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from dreamer.envs.base import VectorEnvs
+from dreamer.envs.codecs import SpaceCodec
 from dreamer.envs.faults import describe
 from dreamer.evaluation import EVALUATION_SEED, VideoRecorder, play
 from dreamer.exploration import ACTOR
@@ -99,6 +101,7 @@ def evaluate(
     torch.manual_seed(seed)
     envs = make_envs(cfg, seed=seed + EVALUATION_SEED, count=min(episodes, 10))
     try:
+        _check_same_spaces(folder, envs, agent.codec)
         recorder = VideoRecorder(envs, video_policy_steps)
         result = play(
             envs,
@@ -127,3 +130,18 @@ def evaluate(
         warn_once(f"{path} is a folder; it is now {move_aside(path).name}.")
     write_text(path, json.dumps(scores, indent=2) + "\n")
     return scores | ({"video": str(folder.path / scores["video"])} if "video" in scores else {})
+
+
+def _check_same_spaces(folder: RunFolder, envs: VectorEnvs, codec: SpaceCodec) -> None:
+    """Check that the agent can play in the environments of config.yaml.
+
+    Raises:
+        ValueError: Their observations or actions have other shapes; a file is of another run.
+    """
+    there, here = ((x.obs_shapes, x.action_space) for x in (codec, envs))
+    if there != here:
+        raise ValueError(
+            f"The environment in {folder.path / 'config.yaml'} must have the observations and "
+            f"actions of the agent, {there[0]} and {there[1].size} actions, got {here[0]} and "
+            f"{here[1].size} actions. Restore the file."
+        )

@@ -210,7 +210,8 @@ class RunFolder:
 
     def _clear_the_way(self) -> None:
         """Rename what is not needed and cannot be replaced; the run writes these files anew."""
-        files = [self.path / name for name in OPTIONAL_FILES]
+        copies = [self.checkpoints / name for name in ("config.yaml", "spaces.json")]
+        files = [*(self.path / name for name in OPTIONAL_FILES), *copies]
         paths = [x for x in files if x.is_dir() or x.is_symlink()]
         paths += [
             x
@@ -426,6 +427,11 @@ class RunFolder:
             return
         new = json.loads(json.dumps(spaces))
         if old not in (None, new):
+            copy = self.checkpoints / "spaces.json"
+            with suppress(OSError, DamagedFile):
+                if _read_spaces(copy) == new:
+                    warn_once(f"{self.path / 'spaces.json'} is of another run. It is written anew.")
+                    return
             raise ValueError(
                 f"{self.path} holds a run of other observations or actions, different in "
                 f"{', '.join(_unequal(old, new))}. Choose another run_dir=, or delete the folder."

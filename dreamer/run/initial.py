@@ -85,7 +85,10 @@ def check_same_weights(path: Path, agent: DreamerAgent, remedies: str) -> None:
     Raises:
         ValueError: It is that of another agent; the message names a weight that differs.
     """
-    there, here = _weights(read_checkpoint(path)), agent.state_dict()
+    try:
+        there, here = _weights(read_checkpoint(path)), agent.state_dict()
+    except ValueError as error:
+        raise ValueError(f"{path} is no checkpoint of an agent: {error}. {remedies}") from error
     for name in sorted(there.keys() | here.keys()):
         shapes = [_shape(x[name]) if name in x else "none" for x in (there, here)]
         if shapes[0] != shapes[1]:

@@ -339,6 +339,14 @@ def test_loading_a_state_that_is_all_overwritten_begins_again(make_replay, make_
     world.check(replay.sample(8, 4), 30, across_episodes=False)
 
 
+def test_loading_into_files_that_lost_everything_is_refused(make_replay, make_world):
+    replay, world = make_replay(2), make_world(2)
+    world.play(replay, 60)
+    empty = make_replay(2, directory="other")
+    with pytest.raises(ValueError, match="it holds none of the 60 steps .*another run_dir="):
+        empty.load_state_dict(replay.state_dict())
+
+
 def test_loading_a_state_of_a_lost_replay_keeps_what_is_there(make_replay, make_world):
     replay, world = make_replay(2), make_world(2)
     world.play(replay, 60)

@@ -149,6 +149,8 @@ def check_resume(folder: Path, name: str, how: str, compose_tiny) -> None:
     summary, error = outcome(lambda: train(compose_tiny()))
     if name.startswith("replay/") and error:
         assert "replay" in error and ("`mv " in error or "run_dir=" in error), error
+    elif name == "checkpoints/last.ckpt" and how == "of_another_run":
+        assert f"{name} is the checkpoint of another run" in error and "`cp " in error
     elif name == "config.yaml" and how == "of_another_run":
         assert "another configuration" in error and "run_dir=" in error
     elif name == "lock" and how == "a_folder":

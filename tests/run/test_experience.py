@@ -170,7 +170,8 @@ def test_what_cannot_be_copied_is_refused_before_anything_is_written(
     cases = {
         f"data.prefill={tmp_path}/nowhere": "must be the folder of an .* does not exist",
         f"data.prefill={trained_run}/config.yaml": "must be the folder of an .* which is a file",
-        f"data.prefill={trained_run}/checkpoints": "must be the folder of .*no config.yaml",
+        f"data.prefill={trained_run}/replay": "must be the folder of .*no config.yaml",
+        f"data.prefill={trained_run}/checkpoints": "must be the folder .*no experience in replay/",
         f"data.prefill={empty}": "must be the folder of an .*no experience in replay/",
         "task=point": r"image \(there 1 x 64 x 64 uint8, here none\), vector \(there none, here 4",
         "env.count=50": r"an episode for each of the 50 environments \(`env.count`\).*got 11 in",
