@@ -72,10 +72,10 @@ def time_first_update(
             ("train.py", *words, *AT_ONCE, f"run_dir={folder}/run"), checkout, environment
         )
         assert process.stdout is not None
-        process.stdout.read(1)
+        text = process.stdout.read(1)
         answer = time.perf_counter() - start
         os.set_blocking(process.stdout.fileno(), False)
-        metrics, text = Path(folder, "run", "metrics.jsonl"), b""
+        metrics = Path(folder, "run", "metrics.jsonl")
         while not (metrics.exists() and "world_model/" in metrics.read_text()):
             text += process.stdout.read() or b""
             if process.poll() is not None or time.perf_counter() - start > PATIENCE:

@@ -142,7 +142,8 @@ class Progress(AgentCallback):
         total = self._prefill if prefill else self._total
         frames = min(self._frames, total)
         frame_rate = self._rates["prefill" if prefill else "frames"].value
-        left = None if prefill or frame_rate is None else (total - frames) / frame_rate
+        known = frame_rate is not None and not prefill and frames < total
+        left = (total - frames) / frame_rate if known else None
         latest = self._metrics.latest
         return Snapshot(
             phase,
