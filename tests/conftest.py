@@ -6,6 +6,7 @@ import gc
 import io
 import os
 import shutil
+import signal
 
 # Before torch starts its threads: spinning ones slow a busy machine tenfold.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -66,6 +67,15 @@ TINY = (
     "callbacks.evaluate.video_policy_steps=0",
     "callbacks.video=null",
 )
+
+
+@pytest.fixture(autouse=True)
+def started_commands_change_nothing() -> Iterator[None]:
+    """A command that ends during its start leaves a handler, and no search for garbage."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

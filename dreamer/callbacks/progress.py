@@ -82,7 +82,8 @@ class Progress(AgentCallback):
         self._metrics = metrics
         self._total, self._prefill = total_frames, prefill_frames
         self._every = every_seconds
-        self._phases = ["prefill"]  # the last one is shown
+        self._started = False  # whether the agent learns
+        self._phases: list[str] = []  # that interrupt the prefill or learning
         self._frames = 0
         self._began: float | None = None  # when the line appeared
         self._learning_seconds, self._resumed_at = 0.0, 0.0  # until the last pause; after it
@@ -96,13 +97,13 @@ class Progress(AgentCallback):
         if self._display is None:
             self._began = monotonic()
             self._display = _Terminal(self) if _has_terminal() else _Lines(self, self._every)
-        if self._phases == ["prefill"]:
+        if not self._started:
             self._rates["prefill"].add(monotonic(), frames)
         self._display.show_if_due()
 
     def on_start(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
         """Begin to measure the rates of learning."""
-        self._phases = ["learning"]
+        self._started = True
         self._first_frames = agent.frames
         self._learning_seconds, self._resumed_at = 0.0, monotonic()
         self.advance(agent.frames)
@@ -137,12 +138,14 @@ class Progress(AgentCallback):
 
     def read(self) -> Snapshot:
         """Return the present numbers."""
-        phase = self._phases[-1]
-        prefill = self._phases[0] == "prefill" and self._prefill > 0
+        prefill = not self._started and self._frames < self._prefill  # not in a resumed run
+        phase = [("prefill" if prefill else "learning"), *self._phases][-1]
         total = self._prefill if prefill else self._total
         frames = min(self._frames, total)
         frame_rate = self._rates["prefill" if prefill else "frames"].value
-        left = None if prefill or frame_rate is None else (total - frames) / frame_rate
+        left = None
+        if frame_rate is not None and not prefill and frames < total:
+            left = (total - frames) / frame_rate
         latest = self._metrics.latest
         return Snapshot(
             phase,
@@ -159,7 +162,7 @@ class Progress(AgentCallback):
 
     def _learned(self) -> float:
         """Return the seconds of learning in this process."""
-        running = self._phases == ["learning"]
+        running = self._started and not self._phases
         return self._learning_seconds + (monotonic() - self._resumed_at if running else 0)
 
 

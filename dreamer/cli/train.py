@@ -46,7 +46,7 @@ def main(cfg: "DictConfig") -> None:
         check_values(cfg)
         _train(cfg, single)
     except KeyboardInterrupt:
-        stopped()
+        stopped("Stopped by SIGINT.")
     except Exception as error:
         if not single:  # Hydra would report it only after the last job
             traceback.print_exc()

@@ -1,5 +1,8 @@
 """The lines that are printed before a run: its parts, folders, device and estimated cost."""
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import pytorch_lightning as pl
@@ -64,7 +67,21 @@ def print_header(
     if cost is not None:
         lines["cost"] = describe_cost(cost)
     for name, line in lines.items():
-        print(f"{name:>13}  {line}")
+        print("\n".join(_rows(name, line)))
+
+
+def _rows(name: str, line: str) -> list[str]:
+    """Return one row, or several in a terminal that is too narrow; only long words are cut."""
+    first = f"{name:>13}  "
+    if not sys.stdout.isatty():
+        return [first + line]
+    return textwrap.wrap(
+        line,
+        max(shutil.get_terminal_size().columns, 2 * len(first)),
+        initial_indent=first,
+        subsequent_indent=" " * len(first),
+        break_on_hyphens=False,
+    )
 
 
 def describe_exploration(cfg: DictConfig, action_repeat: int) -> str:

@@ -135,6 +135,8 @@ def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
         config = config | {"replay": {"carry_state": False, **replay}}
     if env := _mapping(config, "env"):
         config = config | {"env": {**ENV_KEYS.get(str(env.get("_target_")), {}), **env}}
+    if trainer := _mapping(config, "trainer"):
+        config = config | {"trainer": {"profiler": None, **trainer}}
     return _with_evaluation_limit(config)
 
 

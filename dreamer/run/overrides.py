@@ -37,7 +37,8 @@ def prepared(words: Sequence[str]) -> list[str]:
 
     Paths are quoted if necessary. `logger=null` becomes `logger=none`, and `replay.sampling=steps`
     becomes `replay/sampling=steps`. The plus of `+experiment=`, `+search=` and `+debug=` is
-    dropped: these groups are in the defaults list, as null.
+    dropped: these groups are in the defaults list, as null. So is that of `+trainer.profiler=`,
+    which earlier versions needed.
 
     Raises:
         ValueError: Another group is null.
@@ -50,7 +51,7 @@ def _prepared(word: str, multirun: bool) -> str:
     key, equals, value = word.partition("=")
     if not equals or key.startswith("-"):
         return word
-    key = re.sub(r"^\+(experiment|search|debug)$", r"\1", key)
+    key = re.sub(r"^\+(experiment|search|debug|trainer\.profiler)$", r"\1", key)
     if key in PATHS and not (multirun and "," in value):
         value = quoted(value)
     if key in GROUPS and key not in OPTIONAL and value == "null":

@@ -106,6 +106,9 @@ class Trainer(Section):
         bool, doc("Save by Lightning's rules; `callbacks.checkpoint` saves by frames.")
     ]
     num_sanity_val_steps: Annotated[int, doc("Validation steps before training.")]
+    profiler: Annotated[
+        Any, doc("Print at the end where the time went: simple, advanced, or a node; null: no.")
+    ]
 
 
 @dataclass(kw_only=True)

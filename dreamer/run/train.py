@@ -11,7 +11,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pytorch_lightning as pl
@@ -234,6 +234,7 @@ def _fit(
         finally:
             if progress:
                 progress.close()
+            _print_profile(trainer)
     summary = Summary(
         str(folder.path), agent.frames, agent.policy_steps, agent.updates, metrics.latest
     )
@@ -332,6 +333,16 @@ def _seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def _print_profile(trainer: pl.Trainer) -> None:
+    """Print what `trainer.profiler` has measured, unless it writes to a file.
+
+    Lightning prints it while the progress line is still there, and only if its messages are shown.
+    """
+    profiler: Any = getattr(trainer, "profiler")  # noqa: B009 -- not declared
+    if not getattr(profiler, "filename", None) and (text := profiler.summary()):
+        print(text.strip())
 
 
 def _silence_lightning() -> None:

@@ -12,7 +12,7 @@ from benchmarks.peers.sizes import SIZES, Size
 with pytest.MonkeyPatch.context() as patch:
     # They set up the process they run in, and this one is the tests'.
     patch.setattr("dreamer.runtime.prepare", lambda: None)
-    from benchmarks import act, features, profile, replay, run, update
+    from benchmarks import act, features, profile, replay, run, startup, update
 
 TINY = Size(
     batch_size=3,
@@ -206,3 +206,52 @@ def test_a_whole_run_of_ours_does_what_it_says(report):
     assert ours["updates"] == 6
     assert "total_frames=4400" in ours["command"]
     assert 1 < ours["median"] < 600
+
+
+CHECKOUT = """
+import pathlib, sys, time
+
+print("Starting", flush=True)
+run_dir = next(word for word in sys.argv if word.startswith("run_dir=")).partition("=")[2]
+folder = pathlib.Path(run_dir)
+folder.mkdir()
+(folder / "metrics.jsonl").write_text('{"frames": 3, "collect/return": 1}\\n')
+time.sleep(0.2)
+(folder / "metrics.jsonl").write_text('{"frames": 4, "world_model/loss": 1}\\n')
+time.sleep(60)
+"""
+
+
+def test_checkouts_take_turns_and_a_run_is_timed_until_its_first_update(
+    report, monkeypatch, tmp_path
+):
+    (tmp_path / "train.py").write_text(CHECKOUT)
+    monkeypatch.setattr(startup, "ROOT", tmp_path)
+    monkeypatch.setattr(startup, "COMMANDS", {"say": ("-c", "print('said'); print('more')")})
+    monkeypatch.setattr(startup, "RUNS", {"update": ("task=memory",)})
+    turns, start = [], startup._start
+
+    def record(words, checkout, environment):
+        turns.append((words[0], str(checkout), environment))
+        return start(words, checkout, environment)
+
+    monkeypatch.setattr(startup, "_start", record)
+    words = ("--repeats", "2", "--threads", "1", "--other", str(tmp_path / "."))
+    read, printed = report(startup, *words)
+    one_thread = {"OMP_NUM_THREADS": "1"}
+    expected = [(word, str(tmp_path), one_thread) for word in 4 * ["-c"] + 4 * ["train.py"]]
+    assert turns == expected
+    for name, shortest in (("say", 0), ("update", 0.2)):
+        for checkout in ("ours", "other"):
+            times = read["programs"][name][checkout]
+            for part in ("answer", "total"):
+                assert_spread(times[part], repeats=2)
+            assert times["total"]["low"] >= max(times["answer"]["low"], shortest)
+            assert 0 < times["processor"]["median"] < times["total"]["high"]
+    assert "first output" in printed and "update" in printed
+
+
+def test_a_run_that_fails_before_its_first_update_is_an_error(tmp_path):
+    (tmp_path / "train.py").write_text("print('error: no')")
+    with pytest.raises(RuntimeError, match="^The run must make an update, got error: no"):
+        startup.time_first_update((), tmp_path, {})

@@ -220,6 +220,7 @@ def test_updates_before_the_first_collection_tell_no_remaining_time(make_run):
 def test_a_resumed_run_counts_what_this_process_does(make_run):
     run = make_run(frames=1500)
     run.agent.updates = 777
+    assert run.bar.read().phase == "learning"
     run.start()
     assert run.bar.read().seconds_left is None
     run.learn(11, frames=4, seconds=0.5)

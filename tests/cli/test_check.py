@@ -29,7 +29,7 @@ def run(monkeypatch, capsys):
 
 def test_it_prints_what_an_environment_is_like(run):
     code, printed, errors = run(*CARTPOLE)
-    assert (code, errors) == (0, "")
+    assert (code, errors) == (0, f"Starting a check: {' '.join(CARTPOLE)} ...\n")
     for line in (
         "actions  2 discrete",
         "observation  vector (4,), encoded with the vectors; from ",
@@ -70,7 +70,8 @@ def test_other_suites_are_checked_too(run):
 def test_bad_input_is_one_line_that_names_it(run, words, message):
     code, _, errors = run(*words)
     assert code == 2
-    assert errors.startswith("error: ") and errors.count("\n") == 1
+    first, error = errors.splitlines()
+    assert first.startswith("Starting a check: env=gym") and error.startswith("error: ")
     assert message in errors
 
 

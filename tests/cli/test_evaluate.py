@@ -1,12 +1,10 @@
 """Playing with a trained agent: the function, and the door."""
 
-import gc
 import json
 import os
 import re
 import runpy
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +37,6 @@ def run_dir(trained_run, tmp_path):
 def main(monkeypatch, capsys, tmp_path):
     """Run the command in this process; returns exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
-    handler = signal.getsignal(signal.SIGINT)
 
     def run(*overrides):
         monkeypatch.setattr(sys, "argv", ["evaluate.py", *overrides])
@@ -50,9 +47,7 @@ def main(monkeypatch, capsys, tmp_path):
             code = end.code
         return code, *capsys.readouterr()
 
-    yield run
-    signal.signal(signal.SIGINT, handler)
-    gc.enable()
+    return run
 
 
 @pytest.mark.slow

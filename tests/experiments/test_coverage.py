@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from folders import make_run
 
-from dreamer.replay.storage import Column, RingFiles
+from dreamer.replay.storage import Column, RingFiles, peek
 from experiments import coverage
 
 
@@ -46,7 +46,7 @@ def test_states_are_counted_after_each_policy_step_of_each_environment(tmp_path)
 
 def test_every_observation_makes_a_difference(tmp_path):
     store(tmp_path / "replay", [[[1], [1], [1]]])
-    columns = coverage.peek(tmp_path / "replay").columns
+    columns = peek(tmp_path / "replay").columns
     assert coverage.states_seen(tmp_path / "replay").tolist() == [1, 1]
     path = tmp_path / "replay" / "obs_time"
     times = np.memmap(path, "float32", "r+", shape=columns["obs_time"].shape)

@@ -50,6 +50,7 @@ def test_groups_need_no_plus_and_no_logger_is_a_choice():
     assert prepared(["+experiment=cpu", "+debug=fast", "logger=null", "debug=null"]) == [
         *("experiment=cpu", "debug=fast", "logger=none", "debug=null")
     ]
+    assert prepared(["+trainer.profiler=simple"]) == ["trainer.profiler=simple"]
     with pytest.raises(ValueError, match="^`model` must be the name of a file in conf/model, got"):
         prepared(["model=null"])
     with pytest.raises(ValueError, match="^`explore` must be .* in conf/explore, got `3`"):

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import re
 import shutil
 import signal
 from contextlib import contextmanager
@@ -449,3 +450,13 @@ def test_a_corrected_command_begins_anew_after_a_prefill_without_a_whole_sequenc
     with pytest.raises(ValueError, match="at least 16 steps .`batch.length`., got at most 9"):
         train(compose_tiny("replay.across_episodes=false"))
     assert_whole(train(compose_tiny("replay.across_episodes=false", "batch.length=9")))
+
+
+@pytest.mark.parametrize("profiler", ["simple", None])
+def test_a_profile_is_printed_at_the_end_if_it_is_asked_for(compose_tiny, capsys, profiler):
+    words = ("callbacks.evaluate=null", f"trainer.profiler={profiler or 'null'}")
+    assert train(compose_tiny(*words)).frames == 81
+    printed = capsys.readouterr().out
+    assert printed.rstrip().splitlines()[-1].startswith("Finished after ")
+    assert ("FIT Profiler Report" in printed) == (profiler is not None)
+    assert bool(re.search(r"\|  run_training_epoch +\t\|  \d", printed)) == (profiler is not None)
