@@ -13,7 +13,7 @@ LAYERS = (
     (
         *("types", "losses", "distributions", "bounded_normals", "schedules"),
         *("class_distributions", "finite_check", "loss_scaling", "precision", "optim"),
-        *("carried_state", "video", "runtime"),
+        *("captions", "carried_state", "video", "runtime"),
     ),
     ("models", "replay", "envs"),
     (

@@ -11,7 +11,7 @@ import torch
 
 from dreamer.evaluation import EVALUATION_SEED, VideoRecorder, play
 from dreamer.exploration import ACTOR
-from dreamer.run.build import make_envs
+from dreamer.run.build import make_envs, with_rendering
 from dreamer.run.config import reasons
 from dreamer.run.folder import RunFolder
 from dreamer.run.load import load
@@ -49,8 +49,11 @@ def evaluate(
         raise ValueError(f"`episodes` must be at least 1, got {episodes}")
     agent = load(run_dir, checkpoint, policy=policy, sample_actions=sample_actions)
     torch.manual_seed(seed)
+    cfg = RunFolder(run_dir).config()
     envs = make_envs(
-        RunFolder(run_dir).config(), seed=seed + EVALUATION_SEED, count=min(episodes, 10)
+        with_rendering(cfg) if video_policy_steps else cfg,
+        seed=seed + EVALUATION_SEED,
+        count=min(episodes, 10),
     )
     try:
         recorder = VideoRecorder(envs, video_policy_steps)

@@ -126,7 +126,7 @@ def _from_3_to_4(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
-    """Keys for PyDreamer's features and the rest of the paper; older runs had none of them."""
+    """Keys for PyDreamer's features, the rest of the paper and videos; older runs had none."""
     returns = {"_target_": "dreamer.models.returns.LambdaReturns"}
     added = {"iwae_samples": 1, "returns": returns, "reward_input": False}
     added |= {"probe": {}, "probe_gradients": False}
@@ -135,6 +135,10 @@ def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
         config = config | {"replay": {"carry_state": False, **replay}}
     if env := _mapping(config, "env"):
         config = config | {"env": {**ENV_KEYS.get(str(env.get("_target_")), {}), **env}}
+    callbacks = _mapping(config, "callbacks")
+    if video := _mapping(callbacks, "video"):
+        callbacks = {**callbacks, "video": {"first_updates": 0, **video}}
+        config = config | {"callbacks": callbacks}
     return config
 
 
