@@ -2,9 +2,8 @@
 
 `python -m docs.make_figures published` draws those of the published data.
 `python -m docs.make_figures RUN_DIR NAME [RANDOM_RETURN]` draws one run: docs/NAME_curves.png
-(losses and returns over frames) and docs/NAME_dream.png (a strip of the newest open-loop video:
-truth, model, error).
-`python -m docs.make_figures animation NAME` turns docs/NAME_dream.png into docs/NAME_dream.gif.
+(losses and returns over frames) and docs/NAME_dream.png (frames of the newest open-loop video).
+`python -m docs.make_figures animation RUN_DIR NAME` makes docs/NAME_dream.gif of that video.
 `python -m docs.make_figures suites RUNS` draws docs/suites.png: the evaluations of the SUITES,
 whose runs lie under the folder RUNS.
 """
@@ -27,7 +26,7 @@ from experiments import published
 from experiments.plots import published_figures
 
 DOCS = Path(__file__).parent
-STRIP_STEPS = 10  # pictures of a strip
+STRIP_STEPS = 4  # pictures of a strip, an even number
 PANELS = {
     "image loss (nats)": [
         *("observations/image_nll", "observations/vector_nll"),
@@ -118,26 +117,22 @@ def _draw_suite(axis: Axes, folder: Path, suite: Suite) -> None:
         )
 
 
-def draw_strip(run_dir: Path, path: Path, steps: int) -> None:
-    """Every few steps of the first sequence of the newest film, side by side."""
+def read_dream(run_dir: Path) -> np.ndarray:
+    """The frames (T, H, W, 3) of the newest open-loop video of a run."""
     film = sorted((run_dir / "videos").glob("open_loop_*.mp4"))[-1]
-    images = [np.asarray(x) for x in imageio.get_reader(film)]
-    side = images[0].shape[0] // 3
-    chosen = np.linspace(0, len(images) - 1, steps).astype(int)
-    strip = np.concatenate([images[i][:, : side + 4] for i in chosen], 1)
-    imageio.imwrite(path, strip.repeat(2, 0).repeat(2, 1))
+    return np.stack([np.asarray(x) for x in imageio.get_reader(film)])
 
 
-def animate_strip(strip: np.ndarray, steps: int, *, fps: int) -> bytes:
-    """The pictures of a strip one after the other as a GIF: truth, model and error side by side."""
-    height, width = strip.shape[0] // 3, strip.shape[1] // steps
-    bar = width - height  # on the left of each picture: what the model saw is marked green
-    frames = []
-    for picture in np.split(strip, steps, 1):
-        truth, model, error = np.split(picture[:, bar:], 3)
-        frames.append(np.concatenate([picture[:height, :bar], truth, model, error], 1))
-    large = np.stack(frames).repeat(2, 1).repeat(2, 2)
-    return encode_gif(np.concatenate([large, large[-1:]]), fps=fps)  # the end stays longer
+def draw_strip(frames: np.ndarray) -> np.ndarray:
+    """Every few frames, from the first dreamt one on, in two columns."""
+    chosen = np.linspace(0, len(frames) - 1, STRIP_STEPS + 1).astype(int)[1:]
+    left, right = np.split(frames[chosen], 2)
+    return np.concatenate([np.concatenate(x, 0) for x in (left, right)], 1)
+
+
+def animate(frames: np.ndarray, *, fps: int) -> bytes:
+    """The video as a GIF; its end stays longer."""
+    return encode_gif(np.concatenate([frames, frames[-1:].repeat(fps, 0)]), fps=fps)
 
 
 def keep_pictures(pictures: list[Path]) -> None:
@@ -159,15 +154,14 @@ def main() -> None:
             keep_pictures([style.save(figure, Path(folder) / "suites")])
             return
         if sys.argv[1] == "animation":
-            strip = DOCS / f"{sys.argv[2]}_dream.png"
-            film = animate_strip(np.asarray(imageio.imread(strip)), STRIP_STEPS, fps=2)
-            strip.with_suffix(".gif").write_bytes(film)
+            film = animate(read_dream(Path(sys.argv[2])), fps=5)
+            (DOCS / f"{sys.argv[3]}_dream.gif").write_bytes(film)
             return
         run_dir, name = Path(sys.argv[1]), sys.argv[2]
         random_return = float(sys.argv[3]) if len(sys.argv) > 3 else None
         figure = draw_run(run_dir, random_return)
         keep_pictures([style.save(figure, Path(folder) / f"{name}_curves")])
-        draw_strip(run_dir, DOCS / f"{name}_dream.png", steps=STRIP_STEPS)
+        imageio.imwrite(DOCS / f"{name}_dream.png", draw_strip(read_dream(run_dir)))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from dreamer.captions import episode_lines, with_caption
 from dreamer.collector import Collector, EpisodeStats, Policy
 from dreamer.envs.base import VectorEnvs
 from dreamer.envs.rendering import RenderingFault, call_render, draw, resize
 from dreamer.types import TimeStep
 
 EVALUATION_SEED = 1_000_003  # added to a run's seed, for other episodes than in training
-MAX_EDGE = 1024  # pixels, of a video; larger images are resized
+MIN_EDGE, MAX_EDGE = 256, 1024  # pixels, of a video's longer edge; other images are resized
 
 
 class Evaluation(NamedTuple):
@@ -53,20 +54,39 @@ class VideoRecorder:
         """Record at most `policy_steps` of each evaluation; 0: no video."""
         self._envs, self._policy_steps = envs, policy_steps
         self._can_render = True  # until it fails
+        self._size = (0, 0)  # of the first picture, without its margin
+        self._episode = self._step = 0
+        self._return = 0.0
 
     def record(self, step: TimeStep, images: list[np.ndarray]) -> None:
-        """Append an image (H, W, 3) uint8 of the latest step, in the size of the first one."""
+        """Append an image (H, W, 3) uint8 of the latest step, in the size of the first one.
+
+        A margin has the number of the episode, the step, its reward and the return so far.
+        """
         if len(images) == self._policy_steps:
             return
+        self._count(step, is_new=not images)
         image = self._render(step)
         if image is None:
             return
-        if images:
-            size = images[0].shape[:2]
+        if not images:
+            self._size = _size(image)
+        lines = episode_lines(
+            episode=self._episode,
+            step=self._step,
+            reward=float(step.reward[0]),
+            total=self._return,
+        )
+        images.append(with_caption(resize(image, *self._size), lines))
+
+    def _count(self, step: TimeStep, *, is_new: bool) -> None:
+        """Follow the episodes of a video, which begins with a reset."""
+        if is_new:
+            self._episode = 0
+        if step.is_first[0]:
+            self._episode, self._step, self._return = self._episode + 1, 0, 0.0
         else:
-            scale = min(1, MAX_EDGE / max(image.shape))
-            size = [max(1, int(edge * scale)) for edge in image.shape[:2]]
-        images.append(resize(image, *size))
+            self._step, self._return = self._step + 1, self._return + float(step.reward[0])
 
     def _render(self, step: TimeStep) -> np.ndarray | None:
         if not self._can_render:
@@ -83,6 +103,14 @@ class VideoRecorder:
             )
             warnings.warn(f"{fault}. {consequence}", stacklevel=2)
             return drawn
+
+
+def _size(image: np.ndarray) -> tuple[int, int]:
+    """Choose the height and width of a video: small images are enlarged, large ones shrunk."""
+    edge = max(image.shape[:2])
+    scale = min(1.0, MAX_EDGE / edge) if edge >= MIN_EDGE else -(-MIN_EDGE // edge)
+    height, width = image.shape[:2]
+    return max(1, int(height * scale)), max(1, int(width * scale))
 
 
 def _draw(step: TimeStep) -> np.ndarray | None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import imageio.v2 as imageio
 import numpy as np
 
+from dreamer.captions import panels
+
 CELL = 8  # pixels, both edges of a cell of a map
 UNSEEN = 0.4  # light of a cell that was never visible
 RIGHT, WRONG = (200, 200, 200), (220, 60, 50)
@@ -34,33 +36,29 @@ def to_rgb(images: np.ndarray) -> np.ndarray:
 
 
 def open_loop_grid(truth: np.ndarray, model: np.ndarray, context: int) -> np.ndarray:
-    """Arrange the truth above the model's prediction above their difference.
+    """Arrange the truth above the model's prediction above their difference, with labels.
 
     Args:
         truth: (T, B, C, H, W) in [0, 1].
         model: (T, B, C, H, W) in [0, 1].
-        context: Steps that the model saw; a bar on the left is green for them, then red.
+        context: Steps that the model saw; a bar of all steps marks their end.
 
     Returns:
-        (T, 3 H, bar + B W, 3) uint8; a difference of zero is grey.
+        (T, height, width, 3) uint8; a difference of zero is grey.
     """
     error = (model - truth + 1) / 2
-    rows = [np.concatenate(list(to_rgb(x).swapaxes(0, 1)), 2) for x in (truth, model, error)]
-    grid = np.concatenate(rows, 1)  # (T, 3 H, B W, 3)
-    bar = np.zeros((*grid.shape[:2], 4, 3), np.uint8)
-    bar[:context] = (60, 180, 75)
-    bar[context:] = (220, 60, 50)
-    return np.concatenate([bar, grid], 2)
+    images = {"truth": truth, "model": model, "error": error}
+    return panels({label: to_rgb(x) for label, x in images.items()}, context=context)
 
 
-def draw_maps(
+def map_rows(
     truth: np.ndarray,
     model: np.ndarray,
     *,
     seen: np.ndarray | None,
     position: np.ndarray,
     direction: np.ndarray,
-) -> np.ndarray:
+) -> dict[str, np.ndarray]:
     """Draw maps above predicted ones above the errors; cells that were never visible are darker.
 
     Args:
@@ -71,22 +69,25 @@ def draw_maps(
         direction: (T, B, 2) in which it looks.
 
     Returns:
-        (T, 3 * 8 h, B * 8 w, 3) uint8. In the third row, wrong cells are red.
+        The rows of `panels`, (T, B, 8 h, 8 w, 3) uint8. In the errors, wrong cells are red.
     """
     errors = np.where((truth != model)[..., None], np.array(WRONG), np.array(RIGHT))
-    rows = [COLOURS[truth % len(COLOURS)], COLOURS[model % len(COLOURS)], errors]
+    rows = {
+        "truth": COLOURS[truth % len(COLOURS)],
+        "model": COLOURS[model % len(COLOURS)],
+        "error": errors,
+    }
     light = np.ones(truth.shape) if seen is None else np.where(seen, 1, UNSEEN)
-    drawn = []
-    for row in rows:  # (T, B, h, w, 3)
+    drawn = {}
+    for label, row in rows.items():  # (T, B, h, w, 3)
         cells = (row * light[..., None]).astype(np.uint8).repeat(CELL, 2).repeat(CELL, 3)
         _mark(cells, CELL * (position + 0.5), CELL // 2)
         _mark(cells, CELL * (position + 0.5 + 0.375 * direction), CELL // 4)
-        cells[:, :, :, -1] = 255  # a line between sequences
-        drawn.append(np.concatenate(list(cells.swapaxes(0, 1)), 2))
-    return np.concatenate(drawn, 1)
+        drawn[label] = cells
+    return drawn
 
 
-def draw_goals(truth: np.ndarray, model: np.ndarray, edge: int = 96) -> np.ndarray:
+def goal_rows(truth: np.ndarray, model: np.ndarray, edge: int = 96) -> dict[str, np.ndarray]:
     """Draw where goals are, as seen from the agent in the middle, which looks up.
 
     Args:
@@ -95,7 +96,8 @@ def draw_goals(truth: np.ndarray, model: np.ndarray, edge: int = 96) -> np.ndarr
         edge: Height and width of a sequence's image.
 
     Returns:
-        (T, edge, B edge, 3) uint8. Large squares are goals, small ones of their colour predictions.
+        The row of `panels`, (T, B, edge, edge, 3) uint8. Large squares are goals, small ones of
+        their colour predictions.
     """
     images = np.full((*truth.shape[:2], edge, edge, 3), 40, np.uint8)
     scale = (edge / 2 - CELL) / max(np.abs(truth).max(), 1e-6)
@@ -107,8 +109,7 @@ def draw_goals(truth: np.ndarray, model: np.ndarray, edge: int = 96) -> np.ndarr
             ahead, right = vectors[:, :, goal, 0], vectors[:, :, goal, 1]
             place = middle + scale * np.stack([right, -ahead], -1)
             _mark(images, place.clip(0, edge), size, colour if size == CELL else colour // 2 + 127)
-    images[:, :, :, -1] = 255  # a line between sequences
-    return np.concatenate(list(images.swapaxes(0, 1)), 2)
+    return {"goals": images}
 
 
 def _mark(images: np.ndarray, place: np.ndarray, edge: int, colour: np.ndarray | int = 255) -> None:

@@ -13,7 +13,7 @@ LAYERS = (
     (
         *("types", "losses", "distributions", "bounded_normals", "schedules"),
         *("class_distributions", "finite_check", "loss_scaling", "precision", "optim"),
-        *("carried_state", "video", "runtime", "array_pickle"),
+        *("captions", "carried_state", "video", "runtime", "array_pickle"),
         *("files", "checkpoint_file", "tensor_file"),
     ),
     ("models", "replay", "envs"),

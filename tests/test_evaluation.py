@@ -8,7 +8,9 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 import dreamer
+from dreamer import evaluation
 from dreamer.callbacks.interrupt import Interrupted
+from dreamer.captions import GAP, LINE
 from dreamer.envs.gym import GymEnv
 from dreamer.envs.processes import make_group
 from dreamer.evaluation import MAX_EDGE, VideoRecorder, play
@@ -36,6 +38,9 @@ class Toy(gymnasium.Env):
     def render(self):
         self.rendered += 1
         return self.picture(self.time)
+
+
+MARGIN = 2 * LINE + GAP  # below the pictures
 
 
 def group(picture, count=1):
@@ -82,7 +87,7 @@ def test_what_cannot_be_rendered_costs_one_warning_and_is_drawn(picture, wrong):
     assert str(warned[0].message).endswith(". Videos show observations instead.")
     for result in results:
         assert len(result.episodes) == 3
-        assert result.images.shape[1:] == (256, 256, 3)
+        assert result.images.shape[1:] == (256 + MARGIN, 256, 3)
 
 
 def test_it_is_not_asked_again():
@@ -97,7 +102,7 @@ def test_a_film_has_the_size_of_its_first_picture():
     envs = group(lambda time: grey(*sizes[time], shade=time))
     with warnings.catch_warnings(action="error"):
         images = play(envs, stay, 1, recorder=VideoRecorder(envs, 50)).images
-    assert images.shape == (5, 4, 6, 3)
+    assert images.shape == (5, 4 * 43 + MARGIN, 6 * 43, 3)  # 258 pixels wide
     assert images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
 
 
@@ -105,13 +110,27 @@ def test_a_film_that_cannot_be_rendered_to_its_end_is_drawn_to_its_end():
     envs = group(lambda time: grey(4, 6, shade=time) if time < 2 else None)
     with pytest.warns(UserWarning, match="Videos show observations instead"):
         images = play(envs, stay, 1, recorder=VideoRecorder(envs, 50)).images
-    assert images.shape == (5, 4, 6, 3)
+    assert images.shape == (5, 4 * 43 + MARGIN, 6 * 43, 3)
 
 
 def test_large_pictures_are_shrunk():
     envs = group(lambda time: np.broadcast_to(np.uint8(7), (4, 3000, 3)))
     images = play(envs, stay, 1, recorder=VideoRecorder(envs, 2)).images
-    assert images.shape == (2, 1, MAX_EDGE, 3)
+    assert images.shape == (2, 1 + MARGIN, MAX_EDGE, 3)
+
+
+def test_the_margin_counts_steps_and_rewards_of_each_episode(monkeypatch):
+    said = []
+    monkeypatch.setattr(evaluation, "episode_lines", lambda **words: said.append(words) or ["a"])
+    envs = group(lambda time: grey(4, 6, 0))
+    recorder = VideoRecorder(envs, 7)
+    for _ in range(2):
+        said.clear()
+        play(envs, stay, 2, recorder=recorder)
+        assert [(x["episode"], x["step"], x["reward"], x["total"]) for x in said] == [
+            *((1, 0, 0, 0), (1, 1, 1, 1), (1, 2, 1, 2), (1, 3, 1, 3), (1, 4, 1, 4)),
+            *((2, 0, 0, 0), (2, 1, 1, 1)),
+        ]
 
 
 def test_at_most_so_many_steps_are_filmed():
@@ -150,7 +169,8 @@ def test_a_group_of_a_users_own_may_have_no_render():
 
     envs = Own(group(None))
     with pytest.warns(UserWarning, match="^Own: `render` raised AttributeError"):
-        assert play(envs, stay, 1, recorder=VideoRecorder(envs, 2)).images.shape == (2, 256, 256, 3)
+        images = play(envs, stay, 1, recorder=VideoRecorder(envs, 2)).images
+    assert images.shape == (2, 256 + MARGIN, 256, 3)
 
 
 @pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -1,4 +1,4 @@
-"""Records open-loop predictions of the world model, and probes, every so many frames.
+"""Records open-loop predictions of the world model, and probes, soon and every so many frames.
 
 The videos show sequences from the replay, the predictions of the model from a few steps of context
 and the actions, and the error. Beside them, probes show what they read from the features.
@@ -18,7 +18,7 @@ from dreamer.callbacks.frame import FrameCallback
 from dreamer.callbacks.metrics import Metrics
 from dreamer.components import DrawsPictures
 from dreamer.loggers import log_video
-from dreamer.schema.types import PositiveCount, doc
+from dreamer.schema.types import Count, PositiveCount, doc
 from dreamer.schema.validation import checked_call
 from dreamer.types import Batch
 from dreamer.video import open_loop_grid
@@ -34,6 +34,10 @@ class OpenLoopVideo(FrameCallback):
         metrics: Metrics,
         *,
         every_frames: Annotated[PositiveCount, doc("Interval between videos.", unit="frames")],
+        first_updates: Annotated[
+            Count,
+            doc("Updates before a first video; 0: none before `every_frames`.", unit="updates"),
+        ],
         sequences: Annotated[PositiveCount, doc("Sequences side by side.")],
         context: Annotated[PositiveCount, doc("Steps with observations.", unit="policy steps")],
         fps: Annotated[PositiveCount, doc("Frames per second of the video.")],
@@ -44,6 +48,7 @@ class OpenLoopVideo(FrameCallback):
             run_dir: videos go to its folder `videos`.
             metrics: counts videos that fail; they do not end the run.
             every_frames: interval between videos.
+            first_updates: updates before a first video; 0: none before `every_frames`.
             sequences: number of sequences, side by side.
             context: steps whose observations the model gets.
             fps: frames per second of the video.
@@ -51,6 +56,7 @@ class OpenLoopVideo(FrameCallback):
         super().__init__(every_frames)
         self._run_dir, self._metrics = run_dir, metrics
         self._sequences, self._context, self._fps = sequences, context, fps
+        self._first_updates = first_updates
         self._batch: Batch | None = None
 
     def on_update(
@@ -58,6 +64,8 @@ class OpenLoopVideo(FrameCallback):
     ) -> None:
         """Keep the batch, and record it when it is due."""
         self._batch = batch
+        if self._first_updates and agent.updates == self._first_updates:
+            self.on_due(trainer, agent, batch)
         super().on_update(trainer, agent, metrics, batch)
 
     def on_due(self, trainer: pl.Trainer, agent: DreamerAgent, batch: Batch) -> None:

@@ -54,7 +54,11 @@ def make_atari(
         ),
     ] = None,
     native_render: Annotated[
-        bool, doc("Emulate twice; videos show the colour screen at full size.")
+        bool,
+        doc(
+            "Emulate twice; `render` gives the colour screen at full size. Evaluations with a "
+            "video always do."
+        ),
     ],
 ) -> "AtariEnvs":
     """Build E emulators of one game.

@@ -4,9 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamer.captions import panels
 from dreamer.models.probes import GoalsData, MapAndGoalsProbe, MapData
 from dreamer.types import HIDDEN, Batch
-from dreamer.video import draw_goals, draw_maps
+from dreamer.video import goal_rows, map_rows
 
 
 @torch.no_grad()
@@ -25,18 +26,18 @@ def draw_probe(network: MapAndGoalsProbe, features: Tensor, batch: Batch) -> dic
     drawn = {}
     if network.map is not None:
         truth = MapData.of(batch.obs)
-        drawn["map"] = draw_maps(
+        maps = map_rows(
             _numpy(truth.map),
             _numpy(predicted["map_rec"].argmax(2)),
             seen=None if truth.seen is None else _numpy(truth.seen),
             position=_numpy(batch.obs[HIDDEN + "agent_pos"]),
             direction=_numpy(batch.obs[HIDDEN + "agent_dir"]),
         )
+        drawn["map"] = panels(maps)
     if network.goals is not None:
         truth = GoalsData.of(batch.obs)
-        drawn["goals"] = draw_goals(
-            _numpy(truth.targets), _numpy(predicted["goals_direction_pred"])
-        )
+        goals = goal_rows(_numpy(truth.targets), _numpy(predicted["goals_direction_pred"]))
+        drawn["goals"] = panels(goals)
     return drawn
 
 

@@ -61,6 +61,13 @@ def make_envs(cfg: DictConfig, *, seed: int, count: int | None = None) -> Vector
     return envs
 
 
+def with_rendering(cfg: DictConfig) -> DictConfig:
+    """Return the configuration of environments that play for a video, rendered at its best."""
+    if "native_render" not in cfg.env:
+        return cfg
+    return OmegaConf.merge(cfg, {"env": {"native_render": True}})  # pyright: ignore[reportReturnType]
+
+
 def make_agent(cfg: DictConfig, spaces: Spaces) -> DreamerAgent:
     """Build the agent for the spaces of its environments."""
     config = _with_probe(_with_explorer(instantiate(cfg.model, _convert_="all"), cfg), cfg)

@@ -19,7 +19,7 @@ from dreamer.envs.faults import describe
 from dreamer.evaluation import EVALUATION_SEED, VideoRecorder, play
 from dreamer.exploration import ACTOR
 from dreamer.files import check_no_link, move_aside, warn_once, write_text
-from dreamer.run.build import make_envs
+from dreamer.run.build import make_envs, with_rendering
 from dreamer.run.config import reasons
 from dreamer.run.folder import RunFolder
 from dreamer.run.load import load_from
@@ -99,7 +99,11 @@ def evaluate(
         folder, checkpoint, policy=policy, sample_actions=sample_actions, allow=allow
     )
     torch.manual_seed(seed)
-    envs = make_envs(cfg, seed=seed + EVALUATION_SEED, count=min(episodes, 10))
+    envs = make_envs(
+        with_rendering(cfg) if video_policy_steps else cfg,
+        seed=seed + EVALUATION_SEED,
+        count=min(episodes, 10),
+    )
     try:
         _check_same_spaces(folder, envs, agent.codec)
         recorder = VideoRecorder(envs, video_policy_steps)

@@ -126,7 +126,7 @@ def _from_3_to_4(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
-    """Keys for PyDreamer's features and the rest of the paper; older runs had none of them."""
+    """Keys for PyDreamer's features, the rest of the paper and videos; older runs had none."""
     returns = {"_target_": "dreamer.models.returns.LambdaReturns"}
     added = {"iwae_samples": 1, "returns": returns, "reward_input": False}
     added |= {"probe": {}, "probe_gradients": False}
@@ -137,17 +137,20 @@ def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
         config = config | {"env": {**ENV_KEYS.get(str(env.get("_target_")), {}), **env}}
     if trainer := _mapping(config, "trainer"):
         config = config | {"trainer": {"profiler": None, **trainer}}
-    return _with_evaluation_limit(config)
+    return _with_callback_keys(config)
 
 
-def _with_evaluation_limit(config: dict[str, Any]) -> dict[str, Any]:
-    """Add the maximum length of an evaluation episode."""
-    callbacks = _mapping(config, "callbacks")
-    evaluate = _mapping(callbacks, "evaluate")
-    if evaluate.get("_target_") != "dreamer.callbacks.evaluate.Evaluate":
-        return config
-    evaluate = {"max_episode_policy_steps": 30_000, **evaluate}
-    return config | {"callbacks": {**callbacks, "evaluate": evaluate}}
+def _with_callback_keys(config: dict[str, Any]) -> dict[str, Any]:
+    """Add the maximum length of an evaluation episode, and when the first video is made."""
+    callbacks = {**_mapping(config, "callbacks")}
+    for name, target, added in (
+        ("evaluate", "dreamer.callbacks.evaluate.Evaluate", {"max_episode_policy_steps": 30_000}),
+        ("video", "dreamer.callbacks.video.OpenLoopVideo", {"first_updates": 0}),
+    ):
+        node = _mapping(callbacks, name)
+        if node.get("_target_") == target:
+            callbacks[name] = {**added, **node}
+    return config | {"callbacks": callbacks} if callbacks else config
 
 
 def _with_cell(config: dict[str, Any]) -> dict[str, Any]:

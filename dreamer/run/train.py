@@ -47,6 +47,7 @@ from dreamer.run.build import (
     make_replay_config,
     make_trainer,
     on_cuda,
+    with_rendering,
 )
 from dreamer.run.config import checked, most_updates, reasons
 from dreamer.run.cost import estimate_cost
@@ -307,9 +308,11 @@ def _make_callbacks(
     callbacks: list[pl.Callback] = [collect, metrics]
     if cfg.callbacks.evaluate:
         count, seed = cfg.callbacks.evaluate.episodes, cfg.seed + EVALUATION_SEED
+        has_video = cfg.callbacks.evaluate.get("video_policy_steps", 0) > 0
+        played = with_rendering(cfg) if has_video else cfg
         callbacks.append(
             instantiate(cfg.callbacks.evaluate)(
-                lambda: make_envs(cfg, seed=seed, count=count),
+                lambda: make_envs(played, seed=seed, count=count),
                 make_evaluation_policies(cfg, agent),
                 metrics,
                 interrupt,

@@ -6,6 +6,7 @@ import torch
 
 from dreamer.callbacks.metrics import Metrics
 from dreamer.callbacks.video import OpenLoopVideo
+from dreamer.captions import GAP
 from dreamer.types import Batch
 
 T, B = 7, 4
@@ -20,7 +21,7 @@ def batch():
 
 @pytest.fixture
 def make_video(tmp_path, replay):
-    options = {"every_frames": 100, "sequences": 3, "context": 5, "fps": 5}
+    options = {"every_frames": 100, "first_updates": 0, "sequences": 3, "context": 5, "fps": 5}
     return lambda **changes: OpenLoopVideo(
         tmp_path, Metrics(replay, every_frames=1), **options | changes
     )
@@ -42,6 +43,24 @@ def test_it_films_every_so_many_frames_and_at_the_end(make_video, trainer, agent
     assert films() == ["open_loop_0000000120.mp4", "open_loop_0000000170.mp4"]
 
 
+def test_a_first_film_comes_after_a_few_updates(make_video, trainer, agent, batch, films):
+    video = make_video(first_updates=3)
+    video.on_train_start(trainer, agent)
+    for agent.updates in range(1, 6):
+        agent.frames = 10 * agent.updates
+        video.on_train_batch_end(trainer, agent, {}, batch, 0)
+    assert films() == ["open_loop_0000000030.mp4"]
+
+
+def test_a_resumed_run_does_not_begin_with_a_film(make_video, trainer, agent, batch, films):
+    video = make_video(first_updates=3)
+    agent.updates, agent.frames = 7, 60
+    video.on_train_start(trainer, agent)
+    for agent.updates in (8, 9):
+        video.on_train_batch_end(trainer, agent, {}, batch, 0)
+    assert films() == []
+
+
 @pytest.mark.slow
 def test_the_film_is_as_long_as_the_batch_and_shows_sequences_side_by_side(
     make_video, trainer, agent, batch, films, tmp_path
@@ -51,7 +70,8 @@ def test_the_film_is_as_long_as_the_batch_and_shows_sequences_side_by_side(
     pictures = imageio.mimread(tmp_path / "videos" / films()[0], memtest=False)
     assert len(pictures) == T
     height, width = pictures[0].shape[:2]
-    assert width / height == pytest.approx((3 * 64 + 4) / (3 * 64), rel=0.02)
+    assert width - 3 * (2 * 64 + GAP) in range(20, 80)  # beside the labels; enlarged twice
+    assert height - 3 * (2 * 64 + GAP) in range(20, 60)
 
 
 def test_it_leaves_the_random_state_alone(make_video, trainer, agent, batch):

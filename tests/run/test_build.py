@@ -11,7 +11,13 @@ from omegaconf import OmegaConf
 from tiny import IMAGE, VECTORS, make_agent
 
 from dreamer.models.observations import Decoder
-from dreamer.run.build import apply_kernels, choose_accelerator, choose_precision, make_trainer
+from dreamer.run.build import (
+    apply_kernels,
+    choose_accelerator,
+    choose_precision,
+    make_trainer,
+    with_rendering,
+)
 from dreamer.run.compose import compose
 from dreamer.run.overrides import explain
 from dreamer.run.train import train
@@ -129,3 +135,11 @@ def test_a_run_in_float16_resumes_with_the_scales_that_it_had(compose_tiny, tmp_
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     scales = [json.loads(line).get("grad_scale/actor") for line in lines]
     assert 2.0 in scales and set(scales) <= {2.0, None}
+
+
+def test_environments_that_play_for_a_video_render_at_their_best():
+    atari = OmegaConf.create({"env": {"task": "pong", "native_render": False}, "seed": 1})
+    assert with_rendering(atari) == {"env": {"task": "pong", "native_render": True}, "seed": 1}
+    assert not atari.env.native_render
+    other = OmegaConf.create({"env": {"task": "memory"}})
+    assert with_rendering(other) is other

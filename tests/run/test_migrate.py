@@ -196,3 +196,10 @@ def test_observations_and_returns_get_their_current_nodes():
     assert config["explore"] == {"offset": 1, "actor_critic": added | actor_critic}
     unchanged = {"model": {"world_model": {"encoder": own}}}
     assert migrate({"format": 4} | unchanged)["model"] == unchanged["model"]
+
+
+def test_older_runs_record_no_early_video():
+    video = {"_target_": "dreamer.callbacks.video.OpenLoopVideo", "every_frames": 7}
+    migrated = migrate({"format": 4, "callbacks": {"video": video, "metrics": {}}})
+    assert migrated["callbacks"] == {"video": {"first_updates": 0, **video}, "metrics": {}}
+    assert migrate({"format": 4, "callbacks": {"video": None}})["callbacks"] == {"video": None}
