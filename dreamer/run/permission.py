@@ -189,6 +189,7 @@ def _suites() -> set[str]:
 
 def _refusal(key: str, name: str, where: Path) -> str:
     package = re.split(r"[.:]", name)[0]
+    name = name if name.isprintable() else repr(name)
     return (
         f"`{key}` in {where / 'config.yaml'} names {name}, which is not a part of this program: "
         f"loading would run its code. If you trust it: dreamer.load({str(where)!r}, "

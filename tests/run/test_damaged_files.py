@@ -201,7 +201,8 @@ EVERY = [(name, how) for name in FILES for how in DAMAGES]
 def test_reports_and_programs_do_not_stumble_over_a_damaged_file(name, damaged):
     for how in DAMAGES:
         folder = damaged(name, how)
-        check_report(folder, name, how)
+        if not name.endswith(".ckpt") and not name.startswith("replay/"):  # a report reads neither
+            check_report(folder, name, how)
         check_load(folder, name, how)
         shutil.rmtree(folder)
 
@@ -210,6 +211,7 @@ def test_reports_and_programs_do_not_stumble_over_a_damaged_file(name, damaged):
 @pytest.mark.parametrize(("name", "how"), EVERY)
 def test_no_run_stumbles_over_a_damaged_file(name, how, damaged, compose_tiny):
     folder = damaged(name, how)
+    check_report(folder, name, how)
     check_evaluate(folder, name, how)
     check_resume(folder, name, how, compose_tiny)
     assert not [p for p in os.listdir(folder) if p.startswith(".")]
