@@ -36,26 +36,27 @@ from dreamer.run.build import apply_kernels  # noqa: E402
 from dreamer.types import HIDDEN, Batch  # noqa: E402
 
 WARM_UP = 3  # uncounted updates
+FEATURES = (  # settings
+    "returns=gae",
+    "replay.carry_state=true",
+    "iwae_samples=3",
+    "iwae_samples=5",
+    "experiment=categorical_reward",
+    "experiment=terminal_head",
+    "reward_input=true",
+    "experiment=auxiliary_critic",
+    "cell=gru",
+    "cell=gru_layernorm",
+    "cell=gru_layernorm_dv2 cell.layers=2",
+    "latents=binary",
+    "probe=map",
+    "probe=goals",
+    "probe=map_goals probe_gradients=true",
+    "experiment=all_schedules",
+    "experiment=pydreamer",
+)
 STREAMS = "replay/sampling=sequential replay.across_episodes=false replay.sampling.reset_interval=0"
-FEATURES = {  # their settings
-    "returns=gae": "returns=gae",
-    "replay.carry_state=true": f"{STREAMS} replay.carry_state=true",
-    "iwae_samples=3": "iwae_samples=3",
-    "iwae_samples=5": "iwae_samples=5",
-    "categorical reward": "experiment=categorical_reward",
-    "terminal head": "experiment=terminal_head",
-    "reward and terminal as inputs": "reward_input=true",
-    "auxiliary critic": "experiment=auxiliary_critic",
-    "cell=gru": "cell=gru",
-    "cell=gru_layernorm": "cell=gru_layernorm",
-    "cell=gru_layernorm_dv2 cell.layers=2": "cell=gru_layernorm_dv2 cell.layers=2",
-    "latents=binary": "latents=binary",
-    "probe=map": "probe=map",
-    "probe=goals": "probe=goals",
-    "probe=map_goals probe_gradients=true": "probe=map_goals probe_gradients=true",
-    "all schedules": "experiment=all_schedules",
-    "experiment=pydreamer": "experiment=pydreamer",
-}
+NEEDED = {"replay.carry_state=true": STREAMS}  # more settings of a feature
 HIDDEN_SHAPES = {"map": (9, 9, 9), "agent_pos": (2,), "agent_dir": (2,)}  # MiniGrid's
 HIDDEN_SHAPES |= {"target_vec": (2,), "targets_vec": (2,)}
 
@@ -149,7 +150,7 @@ def measure(
     torch.set_num_threads(threads)
     size = SIZES[size_name]
     variants = [list(settings)]
-    variants += [[*settings, *FEATURES.get(name, name).split()] for name in names]
+    variants += [[*settings, *NEEDED.get(name, "").split(), *name.split()] for name in names]
     plain, *others = seconds_of_updates(
         size, variants, precision=precision, device=device, updates=updates
     )
@@ -195,12 +196,12 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=40)
     parser.add_argument("--out", type=Path, help="JSON file")
     parser.add_argument("--setting", action="append", default=[], help="Hydra override of both")
-    help_text = f"names, or settings; without any: {', '.join(FEATURES)}"
+    help_text = f"settings; without any: {', '.join(FEATURES)}"
     parser.add_argument("features", nargs="*", help=help_text)
     options = parser.parse_args()
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     report = measure(
-        names=options.features or list(FEATURES),
+        names=options.features or FEATURES,
         size_name=options.size,
         precision=options.precision,
         device=options.device,

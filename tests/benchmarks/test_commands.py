@@ -117,9 +117,9 @@ def test_plain_networks_are_timed_where_they_are_asked_for(report):
 @pytest.mark.slow
 def test_features_are_compared_with_a_plain_update_in_turns(report):
     read, printed = report(
-        features, "--updates", "3", "probe=map", "terminal head", "layer_norm=false"
+        features, "--updates", "3", "probe=map", "experiment=terminal_head", "layer_norm=false"
     )
-    assert read["features"].keys() == {"probe=map", "terminal head", "layer_norm=false"}
+    assert read["features"].keys() == {"probe=map", "experiment=terminal_head", "layer_norm=false"}
     for name, feature in read["features"].items():
         for seconds in (feature["seconds"], read["plain_seconds"]):
             assert len(seconds) == 3 and min(seconds) > 0 and max(seconds) < 60
