@@ -418,3 +418,34 @@ def test_online_without_a_key_means_offline_and_no_prompt(started, monkeypatch):
     logger, modes = started()
     assert modes == ["offline"]
     assert "WANDB_MODE is online, but there is no API key" in str(logger.start_failure)
+
+
+def test_a_key_that_cannot_be_checked_means_offline(started, monkeypatch):
+    refused = OSError("no connection")
+
+    def login(prompt):
+        raise refused
+
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr("wandb.login", login)
+    logger, modes = started()
+    assert (modes, logger.start_failure) == (["offline"], refused)
+
+
+def test_a_service_that_has_ended_is_not_called_again_and_ends(monkeypatch):
+    calls, reported, ended = [], [], []
+
+    class Ended(FakeRun):
+        def log(self, *args, **options):
+            calls.append(args)
+            raise ConnectionResetError("Connection lost")
+
+    monkeypatch.setattr("wandb.teardown", lambda: ended.append(1))
+    inner = SummarizingWandbLogger(Ended(), {})
+    logger = GuardedLogger(inner, lambda name, error: reported.append(str(error)))
+    for frames in (5, 6):
+        log_metrics([logger], {"a": 1.0}, frames)
+    finish([logger], exit_code=0)
+    assert len(calls) == 1
+    assert reported == ["Connection lost"] * 3
+    assert ended == [1]

@@ -121,8 +121,14 @@ def test_a_fault_in_this_process(fault, capsys):
     check(fault, capsys, processes=False)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", [fault for fault in FAULTS if ROWS[fault] == END])
+ENDS = [
+    pytest.param(fault, marks=pytest.mark.slow if "SystemExit" in fault else pytest.mark.long)
+    for fault in FAULTS
+    if ROWS[fault] == END
+]
+
+
+@pytest.mark.parametrize("fault", ENDS)
 def test_a_fault_that_ends_the_run_in_a_process_of_its_own(fault, capsys):
     check(fault, capsys, processes=True)
 
