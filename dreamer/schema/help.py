@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from dreamer.schema.keys import REQUIRED, Key, bare_type, keys_of
+from dreamer.schema.keys import ANY, REQUIRED, Key, bare_type, keys_of
 from dreamer.schema.usage import Usage
 from dreamer.schema.validation import in_source, keys_of_node
 from dreamer.schema.words import describe
@@ -86,6 +86,8 @@ def _group(
 
 def _node(at: str, node: Mapping[str, Any], key: Key) -> Iterator[str]:
     inner = keys_of_node(node, key.annotation, at, in_source)
+    if inner == ANY:  # a class that is elsewhere
+        inner = keys_of_node(node, key.annotation, at)
     if inner:
         named = {k: v for k, v in inner.named.items() if k in node or v.default is REQUIRED}
         named |= {k: Key() for k in node.keys() - inner.named.keys() if not k.startswith("_")}

@@ -34,6 +34,9 @@ class Keys(NamedTuple):
     others: bool = False  # whether further keys are allowed
 
 
+ANY = Keys({}, others=True)  # any keys, as nothing is known of them
+
+
 @functools.cache
 def keys_of(target: Callable[..., Any]) -> Keys:
     """Return the keys of a class or function: its parameters.

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from pydantic import ValidationError
 
-from dreamer.schema.keys import REQUIRED, Keys, bare_type, is_union, keys_of
+from dreamer.schema.keys import ANY, REQUIRED, Keys, bare_type, is_union, keys_of
 from dreamer.schema.sources import keys_in_source
 from dreamer.schema.types import Section
 from dreamer.schema.values import adapter, is_plain
@@ -41,7 +41,7 @@ def imported(target: Any, at: str) -> Keys:
 
 def in_source(target: Any, at: str) -> Keys:
     """Return the keys of a target without importing it; any keys if it is not in this project."""
-    return keys_in_source(target) or Keys({}, others=True)
+    return keys_in_source(target) or ANY
 
 
 def validate(
