@@ -9,7 +9,7 @@ WITH_TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefi
 	cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
 LOCKED := requirements.txt requirements-suites.txt requirements-launchers.txt
 
-.PHONY: help setup format check test test-long test-all lock check-lock audit docs bench
+.PHONY: help setup format check test test-long test-all lock audit check-lock docs bench
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -18,6 +18,8 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.utils import redirect, send_file
 from werkzeug.wrappers import Request, Response
 
+from dreamer.cli.command import interruptible, loaded, start
+from dreamer.run.paths import expanded
 from dreamer.schema.help import Usage, head, keys, print_lines
 from dreamer.schema.types import PositiveCount, Section, doc
 from dreamer.schema.validation import validate_words
@@ -103,7 +105,7 @@ def parse(words: Sequence[str]) -> Words:
     options = validate_words([word for word in words if report.is_option(word)], WatchSettings)
     if len(folders) != 1:
         raise ValueError(f"The input must be one folder of runs, got {' '.join(folders) or 'none'}")
-    return Words(Path(folders[0]), WatchSettings(**options))
+    return Words(expanded(folders[0]), WatchSettings(**options))
 
 
 class LiveReport:
@@ -228,7 +230,10 @@ def _marks(root: Path) -> list[tuple[str, ...]]:
 
 def run() -> None:
     """Run the command line of this process, and exit."""
-    sys.exit(main(sys.argv[1:]))
+    words = sys.argv[1:]
+    start("a live report:", words)
+    loaded()
+    interruptible(main, words)
 
 
 if __name__ == "__main__":

@@ -201,6 +201,7 @@ def test_a_run_and_its_evaluations_go_on_without_render(tmp_path, processes):
             sample_actions=False,
             video_policy_steps=3,
             video_fps=5,
+            allow=["test_evaluation"],
         )
     assert sum("render" in str(w.message) for w in warned) == 1
     assert scores["video"].endswith("evaluation_0000000100.mp4")

@@ -22,7 +22,7 @@ def local_folder(run_dir: Path | str) -> Path:
         FileNotFoundError: There is no such run, or it has uploaded no agent.
     """
     if not (isinstance(run_dir, str) and run_dir.startswith(SCHEME)):
-        return expanded(run_dir)
+        return Path(os.path.abspath(expanded(run_dir)))
     match = ADDRESS.fullmatch(run_dir)
     if not match or set(match.groups()) & {".", ".."}:
         raise ValueError(

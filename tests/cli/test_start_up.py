@@ -32,6 +32,7 @@ HELP = {
     "dreamer.check": SLOW + DATA,
     "experiments.dashboard": SLOW + DATA,
     "experiments.report": SLOW,
+    "experiments.watch": SLOW,
     "experiments.coverage": SLOW,
 }
 MISTAKES = {
@@ -42,7 +43,7 @@ MISTAKES = {
     "train.py": "`task` is missing. For example: task=pong, or env=dummy task=memory",
     "sweep.py grid=demo model.horizon=1": "`model.horizon` must be at least 2, got 1",
     "dreamer.check env=dummy task=memory batch.size=0": "`batch.size` must be at least 1, got 0",
-    "dreamer.evaluate run_dir=nowhere": "No run in nowhere: it contains no config.yaml.",
+    "dreamer.evaluate run_dir=nowhere": "nowhere: it contains no config.yaml.",
 }
 
 
@@ -89,6 +90,7 @@ def test_every_console_script_is_one_of_these_commands(repository):
         "dreamer-check": "dreamer.cli.check",
         "dreamer-sweep": "experiments.sweep.entry",
         "dreamer-report": "experiments.report",
+        "dreamer-watch": "experiments.watch",
     }
 
 
