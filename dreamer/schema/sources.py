@@ -132,7 +132,10 @@ def _evaluate(source: _Source, expression: ast.expr) -> Any:
 def _hint(source: _Source, annotation: ast.expr | None) -> Any:
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
         return _hint(source, ast.parse(annotation.value, mode="eval").body)  # a forward reference
-    return Any if annotation is None else _evaluate(source, annotation)
+    try:
+        return Any if annotation is None else _evaluate(source, annotation)
+    except (AttributeError, TypeError):  # it uses an object of a package that is not imported
+        return Any
 
 
 def _is_dataclass(found: ast.ClassDef) -> bool:
@@ -180,7 +183,7 @@ def _default(source: _Source, value: ast.expr) -> Any:
         case ast.Call(func=ast.Name(id="field"), keywords=keywords):
             given = {word.arg: _evaluate(source, word.value) for word in keywords}
             return given["default_factory"]() if "default_factory" in given else given["default"]
-        case ast.Call():  # makes an object of this project
+        case ast.Call() | ast.Attribute():  # an object of some package
             return ...
     return _evaluate(source, value)
 

@@ -1,5 +1,7 @@
 """Declarations read from the source are those of the imported class or function."""
 
+from typing import Any
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -50,3 +52,16 @@ def test_what_is_elsewhere_is_not_read_and_may_have_any_keys(name):
     assert in_source(name, "x").others
     node = {"_target_": name, "speed": 3}
     assert validate_value(node, Node, "ship", in_source) == node
+
+
+def test_an_annotation_with_an_object_of_another_package_allows_everything(tmp_path, monkeypatch):
+    (tmp_path / "ship.py").write_text(
+        "import numpy as np\nfrom dreamer.schema.types import PositiveCount\n\n\n"
+        "def launch(cargo: np.ndarray, crew: PositiveCount, kind: type = np.float32): ...\n"
+    )
+    monkeypatch.setattr("dreamer.schema.sources.PACKAGE", tmp_path)
+    root = tmp_path.name
+    keys = keys_in_source(f"{root}.ship.launch")
+    assert [*keys.named] == ["cargo", "crew", "kind"]
+    assert keys.named["cargo"].annotation is Any
+    assert describe(keys.named["crew"].annotation) == "a whole number of at least 1"
