@@ -26,6 +26,7 @@ class FakeServer:
 
     def __init__(self):
         self.id, self.taken, self.down = "1a2b", [], False
+        self.has_store = True  # for files
         self.free = threading.Event()
         self.free.set()
 
@@ -37,10 +38,16 @@ class FakeServer:
         self._answer((frames, metrics))
 
     def log_file(self, path, folder):
+        if not self.has_store:
+            raise ImportError("boto3")
         self._answer((folder, path.name))
 
     def finish(self, status):
         self._answer(status)
+
+    def check(self):
+        if self.down:
+            raise ConnectionError("down")
 
     def _answer(self, call):
         self.free.wait(10)
@@ -103,6 +110,56 @@ def test_videos_and_the_last_agent_are_uploaded(server, tmp_path):
     finish([logger], exit_code=1)
     files = [("videos", "policy.mp4"), ("", "config.yaml"), ("", "spaces.json")]
     assert server.taken == ["connect", *files, ("checkpoints", "last.ckpt"), "FAILED"]
+
+
+def test_files_that_the_server_refuses_hold_up_nothing(server, tmp_path):
+    for name in ("config.yaml", "spaces.json", "checkpoints/last.ckpt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    failures = []
+    logger = MlflowLogger(tmp_path, server.connect, artifacts=True)
+    guarded = GuardedLogger(logger, lambda name, error: failures.append(str(error)))
+    server.has_store = False
+    video, path = np.zeros((3, 16, 16, 3), np.uint8), tmp_path / "videos" / "policy.mp4"
+    log_video([guarded], "video/policy", video, path, frames=10, fps=5)
+    wait_for(idle(logger))
+    log_metrics([guarded], {"a": 1.0}, 20)
+    wait_for(idle(logger))
+    finish([guarded], exit_code=0)
+    assert server.taken == ["connect", (20, {"a": 1.0}), "FINISHED"]
+    assert failures == ["boto3"] * 2  # of the video, and of the agent
+
+
+def test_what_waits_survives_a_server_that_goes_down_later(server, tmp_path):
+    logger = MlflowLogger(tmp_path, server.connect, artifacts=False)
+    log_metrics([logger], {"a": 1.0}, 10)
+    wait_for(idle(logger))
+    server.down = True
+    log_metrics([logger], {"a": 1.0}, 20)
+    wait_for(idle(logger))
+    server.down = False
+    with pytest.raises(ConnectionError):
+        log_metrics([logger], {"a": 1.0}, 30)
+    finish([logger], exit_code=0)
+    assert server.taken[1:] == [*((frames, {"a": 1.0}) for frames in (10, 20, 30)), "FINISHED"]
+
+
+def test_a_server_that_hangs_does_not_keep_the_process_from_ending(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("dreamer.loggers.mlflow.FINISH_SECONDS", 0.1)
+    failures = []
+    logger = MlflowLogger(tmp_path, server.connect, artifacts=False)
+    guarded = GuardedLogger(logger, lambda name, error: failures.append(type(error)))
+    server.free.clear()
+    for frames in (10, 20, 30):
+        log_metrics([guarded], {"a": 1.0}, frames)
+    finish([guarded], exit_code=0)
+    assert failures == [TimeoutError]
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("mlflow")]
+    assert threads and all(thread.daemon for thread in threads)
+    server.free.set()
+    for thread in threads:
+        thread.join(10)
+    assert server.taken == ["connect"]  # the rest was dropped
 
 
 def test_a_run_that_has_logged_nothing_does_not_appear(server, tmp_path):

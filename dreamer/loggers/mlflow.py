@@ -1,7 +1,7 @@
 """MLflow: metrics, parameters, and the run's agent and videos as artifacts.
 
 A thread of its own sends everything, so that a slow server does not slow down the run. What a
-server that is down does not take is kept and sent later.
+server that is down does not take is kept and sent later; what it refuses is dropped.
 """
 
 import importlib.util
@@ -13,9 +13,10 @@ import time
 from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Annotated, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from dreamer.loggers.base import FINISH_SECONDS, RunDescription, RunLogger, agen
 from dreamer.schema.types import doc
 
 KEPT = 10_000  # entries that wait for the server at most; then the oldest are dropped
+TRIES = 2  # of a call, while the server answers others
 SETTINGS = {  # of MLflow, unless the environment has others
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # we send again what was not taken
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -96,6 +98,10 @@ class MlflowRun:
         """Upload a file into a folder of the artifacts."""
         self._client.log_artifact(self.id, str(path), folder or None)
 
+    def check(self) -> None:
+        """Raise an exception if the server does not answer."""
+        self._client.get_run(self.id)
+
     def finish(self, status: str) -> None:
         """End the run."""
         self._client.set_terminated(self.id, status)
@@ -131,7 +137,6 @@ class MlflowLogger(RunLogger):
         self._run_dir, self._connect, self._artifacts = run_dir, connect, artifacts
         self._run: MlflowRun | None = None
         self._waiting: deque[Call] = deque(maxlen=KEPT)
-        self._thread = ThreadPoolExecutor(1, "mlflow")
         self._sending: Future[None] | None = None  # None: nothing was logged yet
 
     @property
@@ -166,11 +171,15 @@ class MlflowLogger(RunLogger):
             self._waiting.append(lambda run, path=path, folder=folder: run.log_file(path, folder))
         status = STATUS.get(exit_code, "KILLED")
         self._waiting.append(lambda run: run.finish(status))
-        with suppress(Exception):  # it was or will be raised
-            self._sending.result(FINISH_SECONDS)
-        last = self._thread.submit(self._send)
-        self._thread.shutdown(wait=False)
-        last.result(FINISH_SECONDS)
+        wait([self._sending], FINISH_SECONDS)
+        if not self._sending.done():
+            raise TimeoutError(f"The server has not taken everything within {FINISH_SECONDS:g} s")
+        self._sending = self._start()
+        self._sending.result(FINISH_SECONDS)
+
+    def abandon(self) -> None:
+        """Drop what is left, so that the thread ends with its present call."""
+        self._waiting.clear()
 
     def _put(self, call: Call) -> None:
         """Queue a call, and raise what the calls before have raised."""
@@ -178,19 +187,55 @@ class MlflowLogger(RunLogger):
         failure = None
         if self._sending is None or self._sending.done():
             failure = self._sending and self._sending.exception()
-            self._sending = self._thread.submit(self._send)
+            self._sending = self._start()
         if failure:
             raise failure
 
+    def _start(self) -> "Future[None]":
+        """Send what waits in a thread, for which Python does not wait when it ends."""
+        sending: Future[None] = Future()
+
+        def send() -> None:
+            try:
+                self._send()
+            except BaseException as error:
+                sending.set_exception(error)
+            else:
+                sending.set_result(None)
+
+        Thread(target=send, name="mlflow", daemon=True).start()
+        return sending
+
     def _send(self) -> None:
-        """Send what waits, in the thread; after a failure the rest keeps waiting."""
+        """Send what waits, in the thread; while the server is down, it keeps waiting.
+
+        A call that the server refuses is dropped, or nothing would follow it; it is raised at the
+        end.
+        """
         if self._run is None:
             self._run = self._connect()
+        refusal = None
         while self._waiting:
             call = self._waiting[0]
-            call(self._run)
+            refusal = _refusal(call, self._run) or refusal
             with suppress(IndexError, ValueError):  # dropped meanwhile, as too many waited
                 self._waiting.remove(call)
+        if refusal:
+            raise refusal
+
+
+def _refusal(call: Call, run: MlflowRun) -> Exception | None:
+    """Try a call, and return what it raises although the server answers; None if it succeeds."""
+    refusal = None
+    for _ in range(TRIES):
+        try:
+            call(run)
+        except Exception as error:
+            refusal = error
+        else:
+            return None
+        run.check()
+    return refusal
 
 
 def make_mlflow(
