@@ -99,6 +99,26 @@ def test_a_resumed_run_continues_the_table_at_its_checkpoint(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("content", [b"", b"\0\0\0", b"\xff\xfe", b"a,b\n10,2\n", b"9" * 2**18])
+def test_a_table_without_its_header_is_moved_away(tmp_path, content, capsys):
+    logger = CsvLogger(tmp_path)
+    logger.path.write_bytes(content)
+    truncate([logger], 20)
+    log_metrics([logger], {"a": 1.0}, 25)
+    assert table(logger.path) == [{"frames": "25", "a": "1.0"}]
+    assert (tmp_path / "metrics.csv.damaged").read_bytes() == content
+    assert "metrics.csv is damaged: it has no header" in capsys.readouterr().err
+
+
+def test_damaged_rows_are_dropped_when_a_run_is_resumed(tmp_path):
+    logger = CsvLogger(tmp_path)
+    for frames in (10, 11, 12):
+        log_metrics([logger], {"a": 1.0}, frames)
+    logger.path.write_bytes(logger.path.read_bytes().replace(b"11,1.0", b"11,\xff.0"))
+    truncate([logger], 20)
+    assert [row["frames"] for row in table(logger.path)] == ["10", "12"]
+
+
 # ------------------------------------------------------------------------------ TensorBoard
 
 

@@ -4,10 +4,11 @@ import csv
 import io
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dreamer.files import write_text
+from dreamer.files import move_aside, warn_once, write_text
 from dreamer.loggers.base import RunLogger
 
 
@@ -50,19 +51,26 @@ class CsvLogger(RunLogger):
             csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
 
     def truncate(self, frames: int) -> None:
-        """Drop the rows after a frame count, and an incomplete row of a killed process."""
+        """Drop the rows after a frame count, and those that a killed process or a disk damaged."""
         self._columns, rows = self._read()
         if self._columns:
             self._write(row for row in rows if _complete(row) and int(row["frames"]) <= frames)
 
     def _read(self) -> tuple[list[str], list[dict[str, Any]]]:
-        """Return columns and rows; both are empty if there is no table yet."""
+        """Return columns and rows; both are empty if there is no table yet, or only a damaged one.
+
+        A table without its header is moved away.
+        """
         if not self.path.exists():
             return [], []
-        with self.path.open(newline="") as file:
+        with suppress(csv.Error), self.path.open(newline="", errors="replace") as file:
             reader = csv.DictReader(file)
-            rows = list(reader)
-        return list(reader.fieldnames or []), rows
+            rows, columns = list(reader), list(reader.fieldnames or [])
+            if columns[:1] == ["frames"]:
+                return columns, rows
+        aside = move_aside(self.path)
+        warn_once(f"{self.path} is damaged: it has no header. It is now {aside.name}.")
+        return [], []
 
     def _write(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Replace the table."""
@@ -74,5 +82,12 @@ class CsvLogger(RunLogger):
 
 
 def _complete(row: Mapping[Any, Any]) -> bool:
-    """Whether a row has all columns, and no other."""
-    return None not in row and None not in row.values() and str(row["frames"]).isdecimal()
+    """Whether a row has all columns, and no other, and only numbers."""
+    if None in row or None in row.values() or not row["frames"].isdecimal():
+        return False
+    try:
+        for value in filter(None, row.values()):
+            float(value)
+    except ValueError:
+        return False
+    return True
