@@ -374,7 +374,8 @@ class RunFolder:
         """Describe all files that are not of an earlier start of this run without a checkpoint."""
         found = ["checkpoints/best.ckpt"] if self.best.exists() else []
         old = self._own_config()
-        names = ["summary.json", "metrics.jsonl", "videos"]  # written after the first checkpoint
+        # written after the first checkpoint
+        names = ["summary.json", "metrics.jsonl", "metrics.csv", "videos"]
         if old is None:
             names += ["config.yaml", "spaces.json"]
             failure = self.path / "failure.txt"

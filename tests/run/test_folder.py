@@ -275,6 +275,7 @@ def test_the_prefill_of_another_configuration_is_kept(compose_tiny, killed):
     ("name", "text", "message"),
     [
         ("metrics.jsonl", "{}\n", "holds metrics.jsonl"),
+        ("metrics.csv", "frames\n", "holds metrics.csv"),
         ("replay/notes.txt", "mine", r"holds replay \(.*replay must hold a replay"),
         ("replay/layout.json", '{"columns": {}}', r"holds replay \(.*replay must hold a replay"),
         ("config.yaml", "task: mine\n", "holds config.yaml"),
