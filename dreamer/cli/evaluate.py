@@ -51,7 +51,8 @@ def main(cfg: "DictConfig") -> None:
         cfg = checked_settings(cfg, EvaluateSettings)
 
         run_dir = local_folder(cfg.run_dir)
-        if not (run_dir / "config.yaml").exists():  # before slow imports
+        places = (run_dir, run_dir / "checkpoints")  # the latter has a copy
+        if not any((place / "config.yaml").exists() for place in places):  # before slow imports
             raise FileNotFoundError(f"No run in {run_dir}: it contains no config.yaml.")
         from dreamer.run.evaluate import evaluate
 

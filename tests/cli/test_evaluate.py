@@ -157,6 +157,15 @@ def test_help_explains_every_key(main, monkeypatch):
         assert line in out
 
 
+@pytest.mark.slow
+def test_the_copy_takes_the_place_of_a_missing_configuration(main, run_dir):
+    (run_dir / "config.yaml").unlink()
+    code, out, err = main(f"run_dir={run_dir}", "episodes=1")
+    assert code == 0, err
+    assert json.loads(out)["eval/episodes"] == 1
+    assert f"Its copy {run_dir / 'checkpoints' / 'config.yaml'} is used." in err
+
+
 def test_a_run_without_a_checkpoint_is_told(main, run_dir, tmp_path):
     (tmp_path / "young").mkdir()
     (tmp_path / "young" / "config.yaml").write_bytes((run_dir / "config.yaml").read_bytes())
