@@ -89,7 +89,7 @@ def check(cfg: "DictConfig", policy_steps: int) -> None:
         with interrupt.listening():  # a KeyboardInterrupt is now the environment's own
             _check(cfg, policy_steps, make)
     except Interrupted as stop:
-        stopped(f"Stopped by {stop}.")
+        stopped(f"Stopped by {stop}.", stop.signal_number)
 
 
 def _check(

@@ -64,10 +64,10 @@ def interruptible(main: Callable[[Sequence[str]], int], words: Sequence[str]) ->
         stopped("Stopped by SIGINT.")
 
 
-def stopped(message: str = STOPPED) -> NoReturn:
-    """End the process after Ctrl-C, with one line."""
+def stopped(message: str = STOPPED, number: int = signal.SIGINT) -> NoReturn:
+    """End the process after Ctrl-C or another signal, with one line."""
     print(_line(message), file=sys.stderr)
-    sys.exit(128 + signal.SIGINT)
+    sys.exit(128 + number)
 
 
 def _shorten_warnings() -> None:

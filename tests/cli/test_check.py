@@ -1,6 +1,7 @@
 """`dreamer-check`: what it prints about an environment, and its errors."""
 
 import runpy
+import signal
 import sys
 
 import pytest
@@ -86,6 +87,15 @@ def test_an_environment_that_always_fails_is_reported(run, monkeypatch):
     )
     assert error.startswith("error: Environment 0 (toys:toys/Plain-v0) failed again, in step 1 of ")
     assert "after 1 of `max_restarts` 1 restarts: ZeroDivisionError: division by zero (" in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_the_code_of_that_signal(run, monkeypatch, number):
+    monkeypatch.setattr("toys.Toy.step", lambda self, action: signal.raise_signal(number))
+    code, _, errors = run("env=gym", "task=toys:toys/Plain-v0")
+    assert code == 128 + number
+    assert errors.splitlines()[-1] == f"Stopped by {number.name}."
 
 
 @pytest.mark.slow
