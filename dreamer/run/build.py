@@ -249,9 +249,9 @@ def make_loggers(
         sweep=os.environ.get(SWEEP),
     )
     loggers = []
-    # Services come last, so that no run starts there if another logger fails.
+    # W&B, which starts its run at once, comes last, so that none starts if another logger fails.
     chosen = [(name, config) for name, config in cfg.logger.items() if config]  # null: no logger
-    for name, config in sorted(chosen, key=lambda item: item[0] in ("mlflow", "wandb")):
+    for name, config in sorted(chosen, key=lambda item: item[0] == "wandb"):
         make = instantiate(config)
         options = {"run": run} if "run" in inspect.signature(make).parameters else {}
         try:

@@ -15,10 +15,13 @@ from dreamer.run.build import (
     apply_kernels,
     choose_accelerator,
     choose_precision,
+    make_envs,
+    make_loggers,
     make_trainer,
     with_rendering,
 )
 from dreamer.run.compose import compose
+from dreamer.run.folder import RunFolder
 from dreamer.run.overrides import explain
 from dreamer.run.train import train
 
@@ -143,3 +146,12 @@ def test_environments_that_play_for_a_video_render_at_their_best():
     assert not atari.env.native_render
     other = OmegaConf.create({"env": {"task": "memory"}})
     assert with_rendering(other) is other
+
+
+def test_no_run_starts_at_wandb_if_another_logger_cannot_be_made(compose_tiny, monkeypatch):
+    cfg, started = compose_tiny("logger=[wandb,mlflow]"), []
+    monkeypatch.setattr("dreamer.loggers.make_wandb", lambda *given, **options: started.append(1))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # no MLflow
+    with pytest.raises(ImportError, match="requirements-mlflow"):
+        make_loggers(cfg, RunFolder.of(cfg), make_envs(cfg, seed=0), None, lambda *failure: None)
+    assert not started
