@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 import threading
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from dreamer.loggers import (
     CsvLogger,
     GuardedLogger,
     JsonLinesLogger,
+    RunLogger,
     finish,
     log_metrics,
     log_video,
@@ -248,6 +250,33 @@ def test_a_logger_that_hangs_is_left_alone_until_it_answers(tmp_path, monkeypatc
     log_metrics([guarded], {"a": 1.0}, 6)
     assert [line["frames"] for line in lines(logger.path)] == [6]
     assert reported == ["It did not answer within 0.05 s", "An earlier call has not returned yet"]
+
+
+class Endless(RunLogger):
+    """Never ends; the user presses Ctrl-C meanwhile."""
+
+    name = version = "endless"
+    abandoned = False
+
+    def log_metrics(self, metrics, step=None):
+        pass
+
+    def log_hyperparams(self, params):
+        pass
+
+    def finish(self, exit_code):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        threading.Event().wait(30)
+
+    def abandon(self):
+        self.abandoned = True
+
+
+def test_ctrl_c_ends_the_wait_for_a_logger_and_its_service():
+    logger = Endless()
+    with pytest.raises(KeyboardInterrupt):
+        finish([GuardedLogger(logger, lambda *failure: None)], exit_code=0)
+    assert logger.abandoned
 
 
 @pytest.mark.slow

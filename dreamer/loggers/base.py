@@ -195,8 +195,13 @@ class GuardedLogger(RunLogger):
             self.attempt(lambda logger: logger.truncate(frames))
 
     def finish(self, exit_code: int) -> None:
-        """See `RunLogger`."""
-        if isinstance(self.logger, RunLogger):
+        """See `RunLogger`; Ctrl-C ends the wait."""
+        if not isinstance(self.logger, RunLogger):
+            return
+        done = False
+        try:
             seconds = FINISH_SECONDS + CALL_SECONDS
-            if not self.attempt(lambda logger: logger.finish(exit_code), seconds):
+            done = self.attempt(lambda logger: logger.finish(exit_code), seconds)
+        finally:
+            if not done:
                 self.logger.abandon()
