@@ -272,6 +272,19 @@ def test_a_run_without_its_server_ends_well(compose_tiny, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_damaged_list_of_sweeps_costs_only_the_list(monkeypatch, tmp_path):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    sweeps = tmp_path / "mlflow_sweeps.json"
+    sweeps.write_text('{"sweep demo": "1a')  # of a killed process
+    log_report(tmp_path, tmp_path)
+    run = described(root=tmp_path, sweep="sweep demo")
+    logger = make_mlflow(tmp_path, run=run, experiment="x", artifacts=False)
+    log_metrics([logger], {"a": 1.5}, 10)
+    finish([logger], exit_code=0)
+    assert json.loads(sweeps.read_text()).keys() == {"sweep demo"}
+
+
+@pytest.mark.slow
 def test_without_a_server_runs_go_to_a_local_database(monkeypatch, tmp_path):
     from mlflow.tracking import MlflowClient
 

@@ -274,10 +274,10 @@ def make_mlflow(
 
 def log_report(root: Path, folder: Path) -> None:
     """Upload the files of a report to the sweeps below a root folder that have used MLflow."""
-    file = root / SWEEPS
-    if file.exists():
+    parents = _parents(root / SWEEPS)
+    if parents:
         client = _client(_address(root))
-        for run_id in json.loads(file.read_text()).values():
+        for run_id in parents.values():
             client.log_artifacts(run_id, str(folder), "report")
 
 
@@ -333,10 +333,21 @@ def _parent(client: Any, experiment_id: str, root: Path, sweep: str) -> str:
     """Return the id of the run in which a sweep's runs are nested."""
     file = root / SWEEPS
     with FileLock(file.with_suffix(".lock")):
-        known = json.loads(file.read_text()) if file.exists() else {}
+        known = _parents(file)
         if sweep not in known:
             created = client.create_run(experiment_id, run_name=sweep)
             client.set_terminated(created.info.run_id)
             known[sweep] = created.info.run_id
-            file.write_text(json.dumps(known))
+            write_text(file, json.dumps(known))
     return known[sweep]
+
+
+def _parents(file: Path) -> dict[str, str]:
+    """Return the ids of the parent runs of sweeps, by name."""
+    if not file.exists():
+        return {}
+    try:
+        return {sweep: str(run_id) for sweep, run_id in read_json(file).items()}
+    except DamagedFile as error:
+        warn_once(f"{error} The runs of sweeps that go on get a new parent on MLflow.")
+        return {}
