@@ -99,7 +99,8 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
     finished = folder.finished(cfg)
     if finished:
         print(f"{folder.path} is finished: {finished['frames']} frames. Nothing to do.")
-        return Summary(**finished)._replace(run_dir=str(folder.path))  # it may have moved
+        known = {key: finished[key] for key in Summary._fields if key != "run_dir"}
+        return Summary(str(folder.path), **known)  # the folder may have moved
     check_device(cfg)
     _seed_everything(cfg.seed)
     _silence_lightning()

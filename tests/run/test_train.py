@@ -152,10 +152,15 @@ def test_watching_a_run_does_not_change_it(compose_tiny):
 
 def test_a_finished_run_is_left_alone(compose_tiny, finished_run, capsys):
     first = Summary(**json.loads((finished_run / "summary.json").read_text()))
+    first = first._replace(run_dir=str(finished_run))  # a copy of the run
     files = {p: p.stat().st_mtime_ns for p in finished_run.rglob("*") if p.is_file()}
     assert train(compose_tiny()) == first
     assert "is finished: 81 frames. Nothing to do." in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in files} == files
+    known = first._asdict() | {"of_a_later_version": 1}
+    del known["run_dir"]
+    (finished_run / "summary.json").write_text(json.dumps(known))
+    assert train(compose_tiny()) == first
 
 
 @pytest.mark.slow
