@@ -186,7 +186,10 @@ def address(tmp_path_factory):
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder}/server.db"]
     command += ["--artifacts-destination", str(folder / "artifacts")]
-    variables = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    variables = os.environ | {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # dozens of processes that are not needed
+    }
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=log, env=variables, start_new_session=True
