@@ -158,6 +158,19 @@ def test_only_a_run_that_a_signal_stopped_is_one_that_goes_on(exit_code, ended):
     assert run.ended == ended
 
 
+def test_a_run_ends_although_its_agent_cannot_be_uploaded(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "best.ckpt").touch()  # there is no config.yaml
+    run, reported = FakeRun(), []
+    run.id = "1a2b"
+    logger = SummarizingWandbLogger(run, {}, artifacts=tmp_path)
+    guarded = GuardedLogger(logger, lambda name, error: reported.append(str(error)))
+    guarded.logger.abandon = lambda: None  # would end the service of other tests
+    finish([guarded], exit_code=130)
+    assert run.ended == ["preempting", 130]
+    assert len(reported) == 1 and "config.yaml" in reported[0]
+
+
 def test_names_are_cut_to_what_wandb_takes_and_stay_different():
     assert _shorten("atari/pong/dreamerv2", 20) == "atari/pong/dreamerv2"
     long, longer = "x" * 65, "x" * 66

@@ -70,12 +70,14 @@ class SummarizingWandbLogger(WandbLogger, RunLogger):
         self.experiment.log({"frames": frames, key: video}, step=frames)
 
     def finish(self, exit_code: int) -> None:
-        """Upload the agent and the videos, and end the run."""
-        if self._artifacts:
-            self._log_artifacts(self._artifacts)
-        if exit_code > 128:
-            self.experiment.mark_preempting()
-        self.experiment.finish(exit_code)
+        """Upload the agent and the videos, and end the run even if that fails."""
+        try:
+            if self._artifacts:
+                self._log_artifacts(self._artifacts)
+        finally:
+            if exit_code > 128:
+                self.experiment.mark_preempting()
+            self.experiment.finish(exit_code)
 
     def abandon(self) -> None:
         """End W&B's service after a failure; Python would wait for it, or print a traceback."""
