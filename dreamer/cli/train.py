@@ -95,7 +95,9 @@ def run() -> None:
             return
         sys.argv[1:] = prepared(sys.argv[1:])
         if {"-m", "--multirun"} & set(sys.argv):  # for loggers that nest the runs of a sweep
-            os.environ.setdefault(SWEEP, shlex.join(w for w in sys.argv[1:] if w[0] != "-"))
+            os.environ.setdefault(
+                SWEEP, shlex.join(w for w in sys.argv[1:] if not w.startswith("-"))
+            )
         hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")(main)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         fail(explain(error, lambda: known_keys(sys.argv[1:])))

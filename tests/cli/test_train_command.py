@@ -280,6 +280,13 @@ def test_errors_end_the_process_with_code_2(start, tiny_overrides):
 # ---------------------------------------------------------------------------------- optional
 
 
+def test_an_empty_word_of_a_multirun_is_one_line(main, monkeypatch):
+    monkeypatch.setenv("DREAMER_SWEEP", "")  # else it stays for other tests
+    code, stderr = main("-m", "env=dummy", "task=memory", "")
+    assert code == 2
+    assert stderr.splitlines()[-1] == "error: Arguments must be key=value, got ``"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("plus", ["", "+"])
 def test_experiments_and_debug_are_chosen_with_or_without_a_plus(
