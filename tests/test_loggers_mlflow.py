@@ -9,13 +9,14 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from descriptions import described
 
 from dreamer.loggers import GuardedLogger, finish, log_metrics, log_video
-from dreamer.loggers.mlflow import MlflowLogger, log_report, make_mlflow
+from dreamer.loggers.mlflow import MlflowLogger, _parent, log_report, make_mlflow
 from dreamer.run.train import train
 
 # ------------------------------------------------------------------------ without a server
@@ -173,6 +174,16 @@ def test_the_command_for_a_missing_package_is_named(monkeypatch, tmp_path):
         make_mlflow(tmp_path, run=described(), experiment="dreamerv2", artifacts=True)
 
 
+def test_a_damaged_list_of_sweeps_costs_only_the_list(tmp_path):
+    created = SimpleNamespace(info=SimpleNamespace(run_id="2b"))
+    client = SimpleNamespace(create_run=lambda *_, **__: created, set_terminated=lambda run_id: None)
+    sweeps = tmp_path / "mlflow_sweeps.json"
+    sweeps.write_text('{"sweep demo": "1a')  # of a killed process
+    log_report(tmp_path, tmp_path)  # to no sweep
+    assert [_parent(client, "0", tmp_path, "sweep demo") for _ in range(2)] == ["2b"] * 2
+    assert json.loads(sweeps.read_text()) == {"sweep demo": "2b"}
+
+
 # --------------------------------------------------------------------------- a real server
 
 
@@ -275,19 +286,6 @@ def test_a_run_without_its_server_ends_well(compose_tiny, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_damaged_list_of_sweeps_costs_only_the_list(monkeypatch, tmp_path):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    sweeps = tmp_path / "mlflow_sweeps.json"
-    sweeps.write_text('{"sweep demo": "1a')  # of a killed process
-    log_report(tmp_path, tmp_path)
-    run = described(root=tmp_path, sweep="sweep demo")
-    logger = make_mlflow(tmp_path, run=run, experiment="x", artifacts=False)
-    log_metrics([logger], {"a": 1.5}, 10)
-    finish([logger], exit_code=0)
-    assert json.loads(sweeps.read_text()).keys() == {"sweep demo"}
-
-
-@pytest.mark.slow
 def test_without_a_server_runs_go_to_a_local_database(monkeypatch, tmp_path):
     from mlflow.tracking import MlflowClient
 
@@ -296,5 +294,13 @@ def test_without_a_server_runs_go_to_a_local_database(monkeypatch, tmp_path):
     log_metrics([logger], {"a": 1.5}, 10)
     finish([logger], exit_code=0)
     run_id = json.loads((tmp_path / "mlflow.json").read_text())["run_id"]
-    run = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(run_id)
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    run = client.get_run(run_id)
     assert run.data.metrics == {"a": 1.5} and run.info.status == "FINISHED"
+
+    client.delete_run(run_id)
+    resumed = make_mlflow(tmp_path, run=described(root=tmp_path), experiment="x", artifacts=False)
+    log_metrics([resumed], {"a": 2.5}, 20)
+    finish([resumed], exit_code=0)
+    new_id = json.loads((tmp_path / "mlflow.json").read_text())["run_id"]
+    assert new_id != run_id and client.get_run(new_id).data.metrics == {"a": 2.5}

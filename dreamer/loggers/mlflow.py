@@ -59,15 +59,16 @@ class MlflowRun:
 
     @classmethod
     def open(cls, address: str, experiment: str, file: Path, run: RunDescription) -> "MlflowRun":
-        """Continue the run that the file names, or create one."""
+        """Continue the run that the file names, or create one, also if it was deleted."""
         from mlflow.exceptions import MlflowException
 
         client = _client(address)
         known = _read(file)
         if known:
             try:
-                client.update_run(known["run_id"], status="RUNNING")
-                return cls(client, known["run_id"], file, known["frames"])
+                if client.get_run(known["run_id"]).info.lifecycle_stage == "active":
+                    client.update_run(known["run_id"], status="RUNNING")
+                    return cls(client, known["run_id"], file, known["frames"])
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
