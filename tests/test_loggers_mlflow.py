@@ -176,7 +176,9 @@ def test_the_command_for_a_missing_package_is_named(monkeypatch, tmp_path):
 
 def test_a_damaged_list_of_sweeps_costs_only_the_list(tmp_path):
     created = SimpleNamespace(info=SimpleNamespace(run_id="2b"))
-    client = SimpleNamespace(create_run=lambda *_, **__: created, set_terminated=lambda run_id: None)
+    client = SimpleNamespace(
+        create_run=lambda *_, **__: created, set_terminated=lambda run_id: None
+    )
     sweeps = tmp_path / "mlflow_sweeps.json"
     sweeps.write_text('{"sweep demo": "1a')  # of a killed process
     log_report(tmp_path, tmp_path)  # to no sweep
