@@ -131,6 +131,17 @@ def test_files_that_the_server_refuses_hold_up_nothing(server, tmp_path):
     assert failures == ["boto3"] * 2  # of the video, and of the agent
 
 
+def test_the_last_refusal_is_reported_although_the_rest_is_sent(server, tmp_path):
+    logger = MlflowLogger(tmp_path, server.connect, artifacts=True)
+    server.has_store = False
+    video, path = np.zeros((3, 16, 16, 3), np.uint8), tmp_path / "videos" / "policy.mp4"
+    log_video([logger], "video/policy", video, path, frames=10, fps=5)
+    wait_for(idle(logger))
+    with pytest.raises(ImportError, match="boto3"):
+        finish([logger], exit_code=0)
+    assert server.taken == ["connect", "FINISHED"]
+
+
 def test_what_waits_survives_a_server_that_goes_down_later(server, tmp_path):
     logger = MlflowLogger(tmp_path, server.connect, artifacts=False)
     log_metrics([logger], {"a": 1.0}, 10)

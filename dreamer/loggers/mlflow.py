@@ -139,6 +139,7 @@ class MlflowLogger(RunLogger):
         self._run: MlflowRun | None = None
         self._waiting: deque[Call] = deque(maxlen=KEPT)
         self._sending: Future[None] | None = None  # None: nothing was logged yet
+        self._refusal: Exception | None = None  # not raised yet
 
     @property
     def name(self) -> str:
@@ -177,6 +178,8 @@ class MlflowLogger(RunLogger):
             raise TimeoutError(f"The server has not taken everything within {FINISH_SECONDS:g} s")
         self._sending = self._start()
         self._sending.result(FINISH_SECONDS)
+        if self._refusal:
+            raise self._refusal
 
     def abandon(self) -> None:
         """Drop what is left, so that the thread ends with its present call."""
@@ -185,9 +188,9 @@ class MlflowLogger(RunLogger):
     def _put(self, call: Call) -> None:
         """Queue a call, and raise what the calls before have raised."""
         self._waiting.append(call)
-        failure = None
+        failure, self._refusal = self._refusal, None
         if self._sending is None or self._sending.done():
-            failure = self._sending and self._sending.exception()
+            failure = failure or (self._sending and self._sending.exception())
             self._sending = self._start()
         if failure:
             raise failure
@@ -210,19 +213,15 @@ class MlflowLogger(RunLogger):
     def _send(self) -> None:
         """Send what waits, in the thread; while the server is down, it keeps waiting.
 
-        A call that the server refuses is dropped, or nothing would follow it; it is raised at the
-        end.
+        A call that the server refuses is dropped, or nothing would follow it.
         """
         if self._run is None:
             self._run = self._connect()
-        refusal = None
         while self._waiting:
             call = self._waiting[0]
-            refusal = _refusal(call, self._run) or refusal
+            self._refusal = _refusal(call, self._run) or self._refusal
             with suppress(IndexError, ValueError):  # dropped meanwhile, as too many waited
                 self._waiting.remove(call)
-        if refusal:
-            raise refusal
 
 
 def _refusal(call: Call, run: MlflowRun) -> Exception | None:
