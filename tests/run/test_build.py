@@ -77,8 +77,9 @@ def test_old_key_compile_tells_of_the_new_one(repository, tiny_overrides, tmp_pa
         timeout=120,
     )
     assert end.returncode == 2
-    assert end.stderr.startswith("error: `compile` was replaced by `kernels`: kernels=auto ")
-    assert len(end.stderr.splitlines()) == 1
+    first, error = end.stderr.splitlines()
+    assert first.startswith("Starting a run: ")
+    assert error.startswith("error: `compile` was replaced by `kernels`: kernels=auto ")
     with pytest.raises(ValueError, match="^`compile` was replaced by `kernels`"):
         compose({"compile": "auto"})
 
