@@ -122,6 +122,22 @@ command.run()
     assert line == first and after.startswith("imports ")
 
 
+def test_the_end_of_a_process_searches_for_no_garbage(repository):
+    """Otherwise the interpreter spends seconds on the hundreds of thousands of imported objects."""
+    code = """
+import atexit, gc
+atexit.register(lambda: print("frozen", gc.get_freeze_count(), "left", len(gc.get_objects())))
+from dreamer.cli import command
+command.start("a test", [])
+command.loaded()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True
+    )
+    _, frozen, _, left = done.stdout.split()
+    assert int(frozen) > 1000 and int(left) < 10
+
+
 # ----------------------------------------------------------------------------------- Ctrl-C
 
 
