@@ -54,7 +54,10 @@ def loaded() -> None:
 
 def fail(error: object, status: int = 2) -> NoReturn:
     """Print an error, and end the process."""
-    print(f"error: {error}", file=sys.stderr)
+    hint = ""
+    if isinstance(error, ModuleNotFoundError) and str(error) == f"No module named {error.name!r}":
+        hint = ": it is not installed, nor is it in this folder or on PYTHONPATH"
+    print(f"error: {error}{hint}", file=sys.stderr)
     sys.exit(status)
 
 

@@ -40,7 +40,7 @@ MISTAKES = {
     "train.py env=dummy task=memory seed=-1": "`seed` must be at least 0, got -1",
     "train.py env=dummy task=memory env.rounds=0": "`env.rounds` must be at least 1, got 0",
     "train.py task=pong model.horizon=1": "`model.horizon` must be at least 2, got 1",
-    "train.py": "`task` is missing. For example: task=pong, or env=dummy task=memory",
+    "train.py": "`task` is missing. For example: env=atari task=pong, or env=dummy task=memory",
     "sweep.py grid=demo model.horizon=1": "`model.horizon` must be at least 2, got 1",
     "dreamer.check env=dummy task=memory batch.size=0": "`batch.size` must be at least 1, got 0",
     "dreamer.evaluate run_dir=nowhere": "nowhere: it contains no config.yaml.",
