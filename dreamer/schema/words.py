@@ -25,8 +25,10 @@ def unknown_key(key: str, known: Iterable[str]) -> UnknownKey:
     known = list(known)
     begun = [one for one in known if one.startswith(key)]  # similarity is low if much is missing
     nearest = begun[:3] or get_close_matches(key, known, n=3, cutoff=0.5)
-    if nearest or len(known) <= _FEW:
-        hint = f"The nearest: {', '.join(nearest or sorted(known))}"
+    node = key.rpartition(".")[0]
+    beside = [one for one in sorted(known) if not node or one.startswith(f"{node}.")]
+    if nearest or len(known) <= _FEW or (node and beside):
+        hint = f"The nearest: {', '.join(nearest or beside or sorted(known))}"
     else:
         hint = "None of the known keys is similar; --help lists them"
     error = UnknownKey(f"Unknown key `{key}`. {hint}")
