@@ -12,6 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+# Folder in the root of all runs where MLflow, without a server, keeps copies of runs' files.
+MLFLOW_ARTIFACTS = "mlartifacts"
+
 
 class DamagedFile(ValueError):  # noqa: N818 -- the name states the problem
     """A file of a run folder cannot be read; the message names it and the damage."""

@@ -65,9 +65,9 @@ def missing(folder: Path) -> list[str]:
 
 
 def without_score(runs: pd.DataFrame) -> list[str]:
-    """Name the runs in which no episode has ended, so that no table contains them."""
+    """Name the runs that have logged no return, so that no table contains them."""
     absent = runs[runs["last_score"].isna()]
-    return [f"No score yet, as no episode has ended: {names(absent)}."] if len(absent) else []
+    return [f"No score yet, as no return has been logged: {names(absent)}."] if len(absent) else []
 
 
 def budgets(runs: pd.DataFrame) -> list[str]:

@@ -18,6 +18,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dreamer.files import MLFLOW_ARTIFACTS
 from dreamer.run.migrate import migrate
 from dreamer.run.variant import variant_of
 from experiments import published
@@ -64,9 +65,12 @@ class UnusableError(ValueError):
 
 
 def run_folders(folder: Path) -> Iterator[Path]:
-    """Find all run folders in and under a folder, by name; run folders are not searched."""
+    """Find all run folders in and under a folder, by name.
+
+    Run folders are not searched, nor are MLflow's copies of their files.
+    """
     for path, below, files in os.walk(folder):
-        below.sort(key=_by_number)
+        below[:] = sorted((name for name in below if name != MLFLOW_ARTIFACTS), key=_by_number)
         if RUN_FILES & set(files):
             below.clear()
             yield Path(path)

@@ -3,6 +3,7 @@
 It imports nothing that is slow, so that a command answers at once.
 """
 
+import atexit
 import gc
 import os
 import signal
@@ -25,8 +26,8 @@ def start(what: str, words: Sequence[str] = ()) -> None:
 
     Modules in the current folder become importable, for example for task=my_module:MyEnv-v0. Hydra
     raises its errors instead of printing them. Until `loaded` is called, Ctrl-C ends the process at
-    once, and garbage is not collected: the imports leave much that stays. Warnings of this program
-    are one line each.
+    once, and garbage is not collected: the imports leave much that stays. Nor is it at the end of
+    the process, which would take seconds. Warnings of this program are one line each.
 
     Args:
         what: is started, such as "a run".
@@ -37,6 +38,7 @@ def start(what: str, words: Sequence[str] = ()) -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
     gc.disable()
+    atexit.register(gc.freeze)
     prepare()
     sys.path.append(os.getcwd())
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -52,7 +54,10 @@ def loaded() -> None:
 
 def fail(error: object, status: int = 2) -> NoReturn:
     """Print an error, and end the process."""
-    print(f"error: {error}", file=sys.stderr)
+    hint = ""
+    if isinstance(error, ModuleNotFoundError) and str(error) == f"No module named {error.name!r}":
+        hint = ": it is not installed, nor is it in this folder or on PYTHONPATH"
+    print(f"error: {error}{hint}", file=sys.stderr)
     sys.exit(status)
 
 

@@ -3,7 +3,7 @@
 See `codecs.py`. It knows arrays, no environment and no network.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,10 @@ Leading = tuple[int, ...]
 class NativeCodec:
     """Codec of environments without Gymnasium spaces, such as Atari and the dummy worlds.
 
-    Observations are a dictionary of arrays, or one array if there is one key: images (C, 64, 64)
-    uint8, vectors (O,). Actions are the index of a choice, an array of indices if there are
-    several choices, or A numbers in [-1, 1]. Observations for probes need not be given.
+    Observations are a dictionary of arrays, a list of such dictionaries, or one array if there is
+    one key: images (C, 64, 64) uint8, vectors (O,). Actions are the index of a choice, an array of
+    indices if there are several choices, or A numbers in [-1, 1]. Observations for probes need not
+    be given.
     """
 
     def __init__(self, obs_shapes: dict[str, tuple[int, ...]], action_space: ActionSpace):
@@ -29,6 +30,7 @@ class NativeCodec:
     def encode_observations(self, raw: Any) -> tuple[dict[str, np.ndarray], Leading]:
         """See `SpaceCodec`."""
         shapes = visible(self.obs_shapes)
+        raw = _stacked(raw, list(shapes))
         if not isinstance(raw, Mapping):
             if len(shapes) != 1:
                 raise ValueError(
@@ -103,6 +105,19 @@ def chosen_options(actions: np.ndarray, choices: tuple[int, ...]) -> np.ndarray:
     """Convert concatenated one-hot vectors (*leading, A) to indices (*leading, len(choices))."""
     parts = np.split(actions, np.cumsum(choices)[:-1], -1)
     return np.stack([part.argmax(-1) for part in parts], -1)
+
+
+def _stacked(raw: Any, keys: Sequence[str]) -> Any:
+    """Make one dictionary from a list of dictionaries, or of lists of them; return all else."""
+    first = raw
+    while isinstance(first, list | tuple) and first:
+        first = first[0]
+    if not isinstance(first, Mapping) or first is raw:
+        return raw
+    rows = [_stacked(row, keys) for row in raw]
+    if not all(isinstance(row, Mapping) and row.keys() >= set(keys) for row in rows):
+        raise ValueError(f"Observations in a list must all be dictionaries with {list(keys)}")
+    return {key: np.array([row[key] for row in rows]) for key in keys}
 
 
 def _encode_array(key: str, raw: Any, shape: tuple[int, ...]) -> np.ndarray:

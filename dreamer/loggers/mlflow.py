@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import numpy as np
 from filelock import FileLock
 
-from dreamer.files import DamagedFile, read_json, warn_once, write_text
+from dreamer.files import MLFLOW_ARTIFACTS, DamagedFile, read_json, warn_once, write_text
 from dreamer.loggers.base import FINISH_SECONDS, RunDescription, RunLogger, agent_files
 from dreamer.schema.types import doc
 
@@ -319,7 +319,8 @@ def _experiment(client: Any, name: str, address: str, root: Path) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         local = address.startswith("sqlite:")
-        place = (root.absolute() / "mlartifacts").as_uri() if local else None  # else the server's
+        folder = (root.absolute() / MLFLOW_ARTIFACTS).as_uri()
+        place = folder if local else None  # else the server's
         try:
             return client.create_experiment(name, artifact_location=place)
         except MlflowException:  # another run has just created it

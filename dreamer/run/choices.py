@@ -128,6 +128,11 @@ def _groups_of(key: str) -> list[tuple[str, str]]:
     return [(group, rest) for group, rest in splits if _files(group)]
 
 
+def names_in(group: str) -> list[str]:
+    """Return the names of the files in a group of conf/."""
+    return list(_files(group))
+
+
 def _files(group: str) -> dict[str, Path]:
     """Return the files of a group of conf/, by name."""
     folder = CONF / group.replace(".", "/")

@@ -64,7 +64,9 @@ def checked(cfg: DictConfig) -> DictConfig:
 def _validated(cfg: DictConfig, read: Reader) -> DictConfig:
     """Return the resolved configuration, with values of the declared types."""
     if OmegaConf.is_missing(cfg, "task"):
-        raise ValueError("`task` is missing. For example: task=pong, or env=dummy task=memory")
+        raise ValueError(
+            "`task` is missing. For example: env=atari task=pong, or env=dummy task=memory"
+        )
     plain = to_plain(with_named(cfg))
     plain["logger"] = plain.get("logger") or {}  # null: no logger
     if isinstance(plain.get("trainer"), dict):

@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 
-from dreamer.run.choices import choices_with, in_hydras_words
+from dreamer.run.choices import choices_with, in_hydras_words, names_in
 from dreamer.run.paths import GROUPS, SOURCES
 from dreamer.schema.words import unknown_key
 
@@ -92,16 +92,19 @@ def explain(error: BaseException, known: Callable[[], Iterable[str]] = tuple) ->
     text = str(error).split("Config search path:")[0]
     if unknown := re.match(r"Could not override '([^']+)'", text):
         return replacement(unknown[1]) or _unknown(unknown[1], list(known()))
-    if missing := re.match(r"In '.*': Could not find '([^']+)/([^'/]*)'", text):
+    if missing := re.match(r"In '.*': Could not (?:find|load) '([^']+)/([^'/]*)'", text):
         group, name = missing.groups()
-        files = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
+        files = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE) or names_in(group)
         nearest = difflib.get_close_matches(name, files, cutoff=0.5) or files
         return (
             f"`{group}` must be the name of a file in conf/{group}, got `{name}`. The nearest: "
             f"{', '.join(nearest)}"
         )
     if several := re.match(r"Ambiguous value for argument '(.*)'\n", text):
-        return f"A comma in `{several[1]}` needs quotes: {_with_quotes(several[1])}"
+        return (
+            f"`{several[1]}` has several values, which need -m, a run for each. If the comma is "
+            f"part of the value, quote it: {_with_quotes(several[1])}"
+        )
     word = getattr(error, "override", None)  # the word that Hydra cannot parse
     if word is not None and "=" not in word:
         return f"Arguments must be key=value, got `{word}`"

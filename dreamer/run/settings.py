@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from dreamer.schema.types import (
     AtLeastTwo,
     Count,
+    Folder,
     Node,
     NonNegative,
     OpenFraction,
@@ -132,9 +133,9 @@ class TrainSettings(Section):
             "Length of the run, including the prefill.", unit="frames", source="the paper's budget"
         ),
     ]
-    root: Annotated[str, doc("Folder of all run folders.")]
+    root: Annotated[Folder, doc("Folder of all run folders.")]
     run_dir: Annotated[
-        str | None, doc("Folder of this run; null: <root>/<env>/<task>/<variant>/seed<seed>.")
+        Folder | None, doc("Folder of this run; null: <root>/<env>/<task>/<variant>/seed<seed>.")
     ]
     variant: Annotated[
         str | None,

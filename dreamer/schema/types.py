@@ -43,6 +43,12 @@ def _compiles(text: str) -> str:
     return text
 
 
+def _not_empty(text: str) -> str:
+    if not text:
+        raise allowed("the path of a folder")
+    return text
+
+
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 PositiveCount = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 AtLeastTwo = Annotated[int, Field(ge=2, le=MAX_COUNT)]
@@ -54,6 +60,7 @@ FractionBelowOne = Annotated[float, Field(ge=0, lt=1)]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 Pattern = Annotated[str, AfterValidator(_compiles), Words("a regular expression")]
+Folder = Annotated[str, AfterValidator(_not_empty), Words("the path of a folder")]
 
 
 class Node(Protocol):

@@ -11,6 +11,8 @@ from pydantic import ValidationError
 from dreamer.schema.keys import bare_type, is_union, keys_of, notes_of
 from dreamer.schema.types import MAX_COUNT, Node, Section, Words
 
+_FEW = 12  # so many keys still fit into a message
+
 
 class UnknownKey(ValueError):  # noqa: N818 -- the name states the problem
     """A key that is not declared."""
@@ -22,8 +24,14 @@ def unknown_key(key: str, known: Iterable[str]) -> UnknownKey:
     """Make the error for an undeclared key, with the most similar known keys."""
     known = list(known)
     begun = [one for one in known if one.startswith(key)]  # similarity is low if much is missing
-    nearest = begun[:3] or get_close_matches(key, known, n=3, cutoff=0.5) or sorted(known)
-    error = UnknownKey(f"Unknown key `{key}`. The nearest: {', '.join(nearest)}")
+    nearest = begun[:3] or get_close_matches(key, known, n=3, cutoff=0.5)
+    node = key.rpartition(".")[0]
+    beside = [one for one in sorted(known) if not node or one.startswith(f"{node}.")]
+    if nearest or len(known) <= _FEW or (node and beside):
+        hint = f"The nearest: {', '.join(nearest or beside or sorted(known))}"
+    else:
+        hint = "None of the known keys is similar; --help lists them"
+    error = UnknownKey(f"Unknown key `{key}`. {hint}")
     error.key = key
     return error
 

@@ -13,7 +13,7 @@ import yaml
 
 from dreamer.run.paths import expanded
 from dreamer.schema.keys import keys_of
-from dreamer.schema.types import Section, doc
+from dreamer.schema.types import Folder, Section, doc
 from dreamer.schema.validation import validate_words
 from experiments.sweep.grid import Choice
 
@@ -36,7 +36,7 @@ class SweepSettings(Section):
         str | None,
         doc("A number, as in 3, or a list, as in [0,5]; null: those of the grid."),
     ] = None
-    root: Annotated[str, doc("Folder of all run folders.")] = "runs"
+    root: Annotated[Folder, doc("Folder of all run folders.")] = "runs"
     dry_run: Annotated[bool, doc("Only print the jobs and their cost.")] = False
     retry: Annotated[bool, doc("Also repeat failed runs.")] = False
 

@@ -246,6 +246,7 @@ def _saving_jobs(plan: Sequence[Planned]) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
         print("\nStopping; jobs on this machine save first ...", file=sys.stderr)
         stop(plan)
+        print("The same command continues the sweep.", file=sys.stderr)
         sys.exit(128 + number)
 
     old = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}

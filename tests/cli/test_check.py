@@ -65,7 +65,7 @@ def test_other_suites_are_checked_too(run):
         ((*CARTPOLE, "steps=no"), "`steps` must be a whole number, got `no`"),
         ((*CARTPOLE, "env.wings=2"), "Unknown key `env.wings`"),
         (("env=gym", "task=toys:toys/Unbounded-v0"), "Actions must have finite bounds"),
-        (("env=gym", "task=nowhere:Toy-v0"), "No module named 'nowhere'"),
+        (("env=gym", "task=nowhere:Toy-v0"), "No module named 'nowhere': it is not inst"),
     ],
 )
 def test_bad_input_is_one_line_that_names_it(run, words, message):

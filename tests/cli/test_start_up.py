@@ -40,7 +40,7 @@ MISTAKES = {
     "train.py env=dummy task=memory seed=-1": "`seed` must be at least 0, got -1",
     "train.py env=dummy task=memory env.rounds=0": "`env.rounds` must be at least 1, got 0",
     "train.py task=pong model.horizon=1": "`model.horizon` must be at least 2, got 1",
-    "train.py": "`task` is missing. For example: task=pong, or env=dummy task=memory",
+    "train.py": "`task` is missing. For example: env=atari task=pong, or env=dummy task=memory",
     "sweep.py grid=demo model.horizon=1": "`model.horizon` must be at least 2, got 1",
     "dreamer.check env=dummy task=memory batch.size=0": "`batch.size` must be at least 1, got 0",
     "dreamer.evaluate run_dir=nowhere": "nowhere: it contains no config.yaml.",
@@ -120,6 +120,22 @@ command.run()
     )
     line, after = done.stderr.splitlines()
     assert line == first and after.startswith("imports ")
+
+
+def test_the_end_of_a_process_searches_for_no_garbage(repository):
+    """Otherwise the interpreter spends seconds on the hundreds of thousands of imported objects."""
+    code = """
+import atexit, gc
+atexit.register(lambda: print("frozen", gc.get_freeze_count(), "left", len(gc.get_objects())))
+from dreamer.cli import command
+command.start("a test", [])
+command.loaded()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True
+    )
+    _, frozen, _, left = done.stdout.split()
+    assert int(frozen) > 1000 and int(left) < 10
 
 
 # ----------------------------------------------------------------------------------- Ctrl-C

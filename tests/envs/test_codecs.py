@@ -43,6 +43,22 @@ def test_actions_are_what_users_call_them():
     np.testing.assert_array_equal(several.decode_actions(np.array([0, 0, 1, 1, 0])), [2, 0])
 
 
+def test_a_list_of_observations_is_one_more_axis():
+    codec = NativeCodec({"image": (1, 64, 64), "vector": (3,)}, SPACES[0])
+    one = {"image": np.ones((1, 64, 64), np.uint8), "vector": np.arange(3.0)}
+    for raw, leading in (([one, one], (2,)), ([[one], [one]], (2, 1))):
+        obs, found = codec.encode_observations(raw)
+        assert found == leading
+        assert {key: x.shape for key, x in obs.items()} == {
+            "image": (*leading, 1, 64, 64),
+            "vector": (*leading, 3),
+        }
+        np.testing.assert_array_equal(obs["vector"].reshape(2, 3), [[0, 1, 2]] * 2)
+    for raw in ([one, {"vector": 1}], [one, 1]):
+        with pytest.raises(ValueError, match="must all be dictionaries with \\['image', 'vector'"):
+            codec.encode_observations(raw)
+
+
 @pytest.mark.parametrize(
     ("space", "action", "message"),
     [

@@ -181,6 +181,14 @@ def test_problems_and_notes_stand_above_the_tables(tmp_path):
     assert [text for text in texts if text in order][1:7] == order  # [0] is the window's title
 
 
+def test_backticks_in_notes_mark_code(tmp_path):
+    notes = ["scores `a=<b>` and `c`.", "an `odd note"]
+    page = write_page(tmp_path / "a.html", title="T", tables={}, notes=notes)
+    text = page.read_text()
+    assert "scores <code>a=&lt;b&gt;</code> and <code>c</code>." in text
+    assert "an `odd note" in text
+
+
 def test_empty_tables_show_their_columns(tmp_path):
     table = pd.DataFrame({"task": [], "score": []})
     page = write_page(tmp_path / "a.html", title="", tables={"None yet": table})

@@ -226,7 +226,7 @@ def test_runs_without_a_score_yet_are_reported_all_the_same(tmp_path, reported):
     make_run(tmp_path / "runs", scores={}, finished=False)
     out, rows = reported()
     assert (len(rows), "1 run(s): 1 interrupted" in out) == (0, True)
-    assert "! No score yet, as no episode has ended: memory/tiny/seed0." in out
+    assert "! No score yet, as no return has been logged: memory/tiny/seed0." in out
     assert len(pd.read_csv(tmp_path / "out" / "runs.csv")) == 1
 
 

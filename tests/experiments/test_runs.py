@@ -56,6 +56,13 @@ def test_runs_come_in_the_order_of_their_numbers(tmp_path):
     assert list(read_runs(tmp_path).runs["seed"]) == ["2", "9", "10"]
 
 
+def test_copies_that_mlflow_keeps_are_no_runs(tmp_path):
+    make_run(tmp_path)
+    make_run(tmp_path / "mlartifacts" / "0123456789" / "artifacts")
+    _, _, runs, problems = read_runs(tmp_path)
+    assert (len(runs), problems) == (1, [])
+
+
 def test_a_point_knows_how_many_episodes_it_is_the_mean_of(tmp_path):
     path = make_run(tmp_path)
     lines = [

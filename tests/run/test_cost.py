@@ -57,7 +57,12 @@ def test_counting_changes_neither_weights_nor_random_state(make_tiny):
 
 @pytest.mark.parametrize(
     ("updates", "duration", "advice"),
-    [(10, "seconds", False), (100_000, "hours", False), (100_000_000, "days", True)],
+    [
+        (10, "second", False),
+        (20, "seconds", False),
+        (100_000, "hours", False),
+        (100_000_000, "days", True),
+    ],
 )
 def test_a_long_run_is_told_with_what_to_try(make_tiny, monkeypatch, updates, duration, advice):
     agent = make_tiny()

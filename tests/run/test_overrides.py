@@ -63,7 +63,16 @@ def test_groups_need_no_plus_and_no_logger_is_a_choice():
         ("seed", "Arguments must be key=value, got `seed`"),
         ("task=a(b", "Hydra cannot parse `task=a(b`. Quote the value: \"task='a(b'\""),
         ("task=it's", "Hydra cannot parse `task=it's`. Quote the value: 'task=\"it'\"'\"'s\"'"),
-        ("task=a,b", "A comma in `task=a,b` needs quotes: \"task='a,b'\""),
+        (
+            "task=a,b",
+            "`task=a,b` has several values, which need -m, a run for each. If the comma is part of "
+            "the value, quote it: \"task='a,b'\"",
+        ),
+        (
+            "logger=[csv,foo]",
+            "`logger` must be the name of a file in conf/logger, got `foo`. The nearest: csv,",
+        ),
+        ("qqq=1", "Unknown key `qqq`. None of the known keys is similar; --help lists them"),
         ("batch.sise=1", "Unknown key `batch.sise`. The nearest: batch.size"),
         ("latents.share=1", "Unknown key `latents.share`. The nearest: latents._target_"),
         (

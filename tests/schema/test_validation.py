@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field
 from dreamer.schema.keys import keys_of
 from dreamer.schema.types import (
     Count,
+    Folder,
     Fraction,
     Node,
     OpenFraction,
@@ -90,6 +91,8 @@ def test_a_value_is_read_however_it_is_written(annotation, value, read):
         (PositiveCount | None, 0, "must be a whole number of at least 1 or null, got 0"),
         (bool | OpenFraction, 1.5, "must be true, false or a number in (0, 1), got 1.5"),
         (Literal["a", "b", "c"], "d", "must be a, b or c, got `d`"),
+        (Folder, "", "must be the path of a folder"),
+        (Folder | None, "", "must be the path of a folder"),
         (Pattern, "(", "must be a regular expression (missing ), unterminated subpattern"),
         (Node, None, "must be a node with a `_target_`, got `null`"),
         (Node, {"a": 1}, "must be a node with a `_target_`, got `{'a': 1}`"),

@@ -346,5 +346,6 @@ def test_a_signal_lets_the_jobs_save_before_the_sweep_ends(start, tmp_path, laun
     output = process.communicate(timeout=60)[0]
     assert process.returncode == code, output
     assert "jobs on this machine save first" in output
+    assert "The same command continues the sweep." in output
     assert "Stopped by SIGTERM; everything is saved" in (folder / "log.txt").read_text()
     assert read_state(folder, 4000).phase == "interrupted"
