@@ -7,6 +7,7 @@ import entry_points
 import pytest
 
 import dreamer
+from dreamer.envs.faults import EnvironmentFault
 from dreamer.envs.user import make_suite
 from dreamer.run.compose import compose, register_suites
 from dreamer.run.evaluate import evaluate
@@ -86,7 +87,7 @@ def test_a_function_of_a_suite_is_given_the_task_and_kwargs():
     options = OPTIONS | {"kwargs": {"length": 3}}
     envs = make_suite("lamp", factory="extensions:make_one_of", **options)
     assert (envs.count, envs.obs_shapes) == (2, {"vector": (2,)})
-    with pytest.raises(ValueError, match="Unknown task pump"):
+    with pytest.raises(EnvironmentFault, match="make_one_of cannot be built: .*Unknown task pump"):
         make_suite("pump", factory="extensions:make_one_of", **OPTIONS)
 
 

@@ -81,7 +81,8 @@ def test_an_environment_that_always_fails_is_reported(run, monkeypatch):
     monkeypatch.setattr("toys.Toy.step", lambda self, action: 1 / 0)
     code, _, errors = run("env=gym", "task=toys:toys/Plain-v0", "env.max_restarts=1")
     assert code == 2
-    restart, error = errors.splitlines()
+    first, restart, error = errors.splitlines()
+    assert first.startswith("Starting a check: env=gym")
     assert restart.startswith(
         "environment 0 (toys:toys/Plain-v0) failed in step 1 of episode 1: Zer"
     )

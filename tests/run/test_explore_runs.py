@@ -262,7 +262,7 @@ def test_an_explorer_of_a_users_own_learns_collects_and_is_loaded(compose_tiny, 
     written = [line for line in lines(summary.run_dir) if "explore_predictor/loss" in line]
     assert {"explore/error", "explore/intrinsic_reward", "explore_actor/loss"} <= written[-1].keys()
     assert "eval_explore/return_mean" in summary.metrics
-    agent = load(summary.run_dir, "last", policy="explore")
+    agent = load(summary.run_dir, "last", policy="explore", allow=["extensions"])
     explorer = explorer_of(agent.networks)
     assert isinstance(explorer, Curiosity)
     action, _ = agent.policy(np.zeros((1, 64, 64), np.uint8))

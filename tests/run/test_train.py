@@ -446,7 +446,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_weights_from_before(
 @pytest.mark.slow
 def test_a_run_whose_replay_is_gone_is_told_so(compose_tiny, finished_run):
     shutil.rmtree(finished_run / "replay")
-    with pytest.raises(ValueError, match=r"replay is missing.*delete .*seed0 to start again"):
+    with pytest.raises(
+        ValueError, match=r"replay is missing.* Restore it\. To start a new run, .*run_dir="
+    ):
         train(compose_tiny("total_frames=112"))
 
 
