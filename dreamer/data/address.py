@@ -80,7 +80,7 @@ def find(address: str) -> Place:
 
 
 def list_files(place: Place) -> list[str]:
-    """Return the paths of all files in a folder and in those below, in the order of their numbers.
+    """Return the paths of all files in a folder and in those below, the oldest first.
 
     Hidden files and PyDreamer's episodes for evaluation are left out; to read the latter, give
     their own address.
@@ -94,7 +94,7 @@ def list_files(place: Place) -> list[str]:
             raise FileNotFoundError(f"{place.address} does not exist")
         found = place.files.find(place.path)
     paths = [path for path in found if _is_visible(path[len(place.path) :])]
-    return sorted(paths, key=_by_number)
+    return sorted(paths, key=_by_age)
 
 
 def check_unused(place: Place) -> None:
@@ -157,7 +157,8 @@ def _is_visible(path: str) -> bool:
     return not any(part.startswith(".") or part == EVALUATION for part in parts)
 
 
-def _by_number(path: str) -> list[tuple[int, str]]:
-    """Return a key that sorts `ep2` before `ep10`."""
-    parts = filter(None, re.split(r"(\d+)", path))
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+def _by_age(path: str) -> tuple[list[int], str, str]:
+    """Return a key that sorts PyDreamer's files by episodes and pieces, the authors' by time."""
+    name = path.rsplit("/", 1)[-1]
+    numbers = re.match(r"ep(\d+)_(\d+)(?:-(\d+)-r)?", name) or re.match(r"ep(\d+)-", name)
+    return [int(text) for text in numbers.groups() if text] if numbers else [], name, path

@@ -25,4 +25,4 @@ class DataSettings:
     ] = 1000
     minari_format: Annotated[
         Literal["hdf5", "arrow", "parquet"], doc("Files of format=minari.")
-    ] = "hdf5"
+    ] = "arrow"
