@@ -141,7 +141,7 @@ def _spread(values: "Sequence[float] | np.ndarray") -> str:
 def run() -> None:
     """Run the command with the arguments of this process, and end the process."""
     words = sys.argv[1:]
-    start("to read stored experience:", words or sorted(HELP))
+    start("a look at stored experience:", words or sorted(HELP))
     interruptible(main, words)
 
 

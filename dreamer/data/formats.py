@@ -44,6 +44,11 @@ class Pass:
     address: str
     skipped: dict[str, str] = field(default_factory=dict)  # reason by name of file or episode
 
+    @classmethod
+    def of(cls, where: str) -> "Pass":
+        """Begin a pass over what is at an address. `open_data` says what it raises."""
+        return cls(open_data(where), where)
+
     def headers(self) -> Iterator[Episode]:
         """Yield all episodes, whose observations need not be read.
 
@@ -108,7 +113,7 @@ def summarize(where: str) -> tuple[Summary, Pass]:
         ValueError: There is none, or their shapes differ.
         OSError: The place cannot be reached.
     """
-    walk = Pass(open_data(where), where)
+    walk = Pass.of(where)
     summary = Summary()
     for episode in walk.headers():
         summary.add(episode)
@@ -122,7 +127,7 @@ def verify(where: str) -> tuple[Summary, Pass]:
         ValueError: There is no episode, or their shapes differ.
         OSError: The place cannot be reached.
     """
-    walk = Pass(open_data(where), where)
+    walk = Pass.of(where)
     summary = Summary()
     for episode, observations in walk.whole():
         summary.add(episode)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dreamer.data.formats import Pass, open_data
+from dreamer.data.formats import Pass
 
 FILES = Path(__file__).parent / "files"
 
@@ -23,7 +23,7 @@ def read() -> Callable[..., tuple[list[dict[str, np.ndarray]], dict[str, str]]]:
     """Read all episodes at an address as dictionaries; and what is skipped."""
 
     def call(address) -> tuple[list[dict[str, np.ndarray]], dict[str, str]]:
-        walk = Pass(open_data(str(address)), str(address))
+        walk = Pass.of(str(address))
         return [e.flags._asdict() | dict(x) for e, x in walk.whole()], walk.skipped
 
     return call
