@@ -5,6 +5,7 @@ A run may be using its replay while it is read. It knows the files of a replay, 
 
 import contextlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -45,12 +46,7 @@ class RunSource:
     format = "run"
 
     def __init__(self, place: Place):
-        """Read the spaces; a copy of a remote folder is kept until `episodes` ends.
-
-        Raises:
-            OSError: The place cannot be reached.
-            DamagedFile: spaces.json is damaged.
-        """
+        """Read nothing yet."""
         self._place = place
         self.action_space: ActionSpace | None = None
 
@@ -58,7 +54,9 @@ class RunSource:
         """See `Source`.
 
         Raises:
-            ValueError: The folder holds other files than those of a replay.
+            ValueError: The folder holds other files than those of a replay, or spaces.json is
+                damaged.
+            OSError: The place cannot be reached.
         """
         with to_read(self._place) as folder:
             directory = folder / REPLAY if (folder / REPLAY).is_dir() else folder
@@ -139,11 +137,12 @@ class RunWriter:
         """Append an episode.
 
         Raises:
-            ValueError: Its actions are outside of [-1, 1].
+            ValueError: Its actions are outside of [-1, 1], or the numbers of an image outside of
+                0 to 255.
         """
         check_actions(episode, self._space)
         obs = {
-            key: array.reshape(len(array), *self._shapes[key]).astype(obs_dtype(self._shapes[key]))
+            key: _as_stored(episode.name, key, array, self._shapes[key])
             for key, array in observations.items()
         }
         action, *others = (array[:, None] for array in episode.flags)
@@ -158,13 +157,23 @@ class RunWriter:
 
 
 def _shape(name: str, column: Column) -> tuple[int, ...]:
-    """Return the shape of an observation in a replay."""
-    shape = column.shape or (1,)
-    kind = np.dtype(column.dtype).kind
-    if len(shape) > 3 or (len(shape) > 1 and np.dtype(column.dtype) != np.uint8):
+    """Return the shape of an observation in a replay; tables of floats become vectors."""
+    shape, is_float = column.shape or (1,), np.dtype(column.dtype).kind == "f"
+    if len(shape) == 2 and is_float:
+        return (math.prod(shape),)
+    if len(shape) > 3 or (len(shape) == 3 and is_float):
         raise ValueError(
-            f"`{name}` must be an image or a table of uint8, or a vector, got "
+            f"`{name}` must be an image or a table of whole numbers, or a vector, got "
             f"{'x'.join(map(str, shape))} {np.dtype(column.dtype)}"
         )
-    assert kind in "biuf"
     return shape
+
+
+def _as_stored(name: str, key: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Convert observations (n, ...) to the shape and the type of a replay."""
+    numbers = obs_dtype(shape)
+    if numbers is np.uint8 and (array.min() < 0 or array.max() > 255):
+        raise ValueError(
+            f"`{key}` must be from 0 to 255, got {array.min()} to {array.max()} in {name}"
+        )
+    return array.reshape(len(array), *shape).astype(numbers)

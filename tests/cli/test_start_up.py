@@ -44,7 +44,7 @@ MISTAKES = {
     "train.py": "`task` is missing. For example: task=pong, or env=dummy task=memory",
     "sweep.py grid=demo model.horizon=1": "`model.horizon` must be at least 2, got 1",
     "dreamer.check env=dummy task=memory batch.size=0": "`batch.size` must be at least 1, got 0",
-    "dreamer.data convert x to=y format=zip": "`format` must be dreamerv2, pydreamer, minari or run, got `zip`",
+    "dreamer.data info x format=zip": "must be dreamerv2, pydreamer, minari or run, got `zip`",
     "dreamer.evaluate run_dir=nowhere": "nowhere: it contains no config.yaml.",
 }
 

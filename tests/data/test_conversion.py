@@ -12,6 +12,7 @@ from dreamer.replay.buffer import Replay, ReplayConfig, columns_of
 from dreamer.replay.stored import read_replay
 
 FORMATS = ["dreamerv2", "pydreamer", "run"]
+NAMES = ("image", "probe/goals", "probe/agent_dir")
 SPEC = re.compile(r"ep(\d{6})_(\d{6})-(\d+)-r(-?\d+)-(\d{4,})\.npz")
 
 
@@ -151,8 +152,28 @@ def test_impossible_conversions_are_told(files, tmp_path):
     with np.load(path) as file:
         arrays = {**file, "action": 3 * file["action"], "image": np.zeros((15, 5, 6, 3))}
     np.savez(path, **arrays)
-    with pytest.raises(ValueError, match="`image` must be an image or a table of uint8"):
+    with pytest.raises(ValueError, match="`image` must be an image or a table of whole numbers"):
         convert(where, DataSettings(to=str(tmp_path / "a"), format="run"))
     np.savez(path, **{k: v for k, v in arrays.items() if k != "image"})
     with pytest.raises(ValueError, match=r"Actions must be in \[-1, 1\], got -2\.9"):
         convert(where, DataSettings(to=str(tmp_path / "b"), format="run"))
+
+
+def test_a_replay_takes_class_images_tables_and_single_numbers(files, read, tmp_path):
+    where = files("pydreamer_vec")
+    (path,) = where.iterdir()
+    generator = np.random.default_rng(0)
+    image, goals = generator.integers(0, 9, (15, 5, 6)), generator.normal(size=(15, 3, 2))
+    with np.load(path) as file:
+        arrays = {**file, "image": image, "goals": goals, "agent_dir": np.arange(15)}
+    np.savez(path, **arrays)
+    to = str(tmp_path / "to")
+    convert(str(where), DataSettings(to=to, format="run"))
+    rows = [np.concatenate([x[key] for x in read(to)[0]]) for key in NAMES]
+    assert [x.dtype.name for x in rows] == ["uint8", "float32", "float32"]
+    np.testing.assert_array_equal(rows[0], image)
+    np.testing.assert_allclose(rows[1], goals.reshape(15, 6), rtol=1e-6)
+    np.testing.assert_array_equal(rows[2], np.arange(15)[:, None])
+    np.savez(path, **{**arrays, "image": image * 50})
+    with pytest.raises(ValueError, match="`image` must be from 0 to 255, got 0 to 400 in ep0"):
+        convert(str(where), DataSettings(to=str(tmp_path / "a"), format="run"))
