@@ -4,6 +4,7 @@ Every format uses it. It knows files and their bytes, no episodes.
 """
 
 import contextlib
+import io
 import os
 import re
 import tempfile
@@ -17,6 +18,10 @@ from fsspec.implementations.local import LocalFileSystem
 
 INSTALL = "pip install -r requirements-data.txt"
 EVALUATION = "episodes_eval"  # PyDreamer's folder of episodes that it does not train on
+
+
+class Unreachable(OSError):  # noqa: N818 -- the name states the problem
+    """A place cannot be read: a network is down, or credentials are missing."""
 
 
 class Place(NamedTuple):
@@ -39,25 +44,43 @@ class Place(NamedTuple):
         """Whether the address, or a name in this folder, exists.
 
         Raises:
-            OSError: The place cannot be reached.
+            Unreachable: The place cannot be read.
         """
         with _reached(self.address):
             return self.files.exists(self.below(name) if name else self.path)
 
     def open(self, path: str) -> IO[bytes]:
-        """Open a file to read it."""
-        return self.files.open(path, "rb")  # pyright: ignore[reportReturnType]
+        """Open a file to read it; a remote one is downloaded to memory at once.
+
+        Raises:
+            Unreachable: The place cannot be read. It is no fault of the file.
+            OSError: The file does not exist, or the disk is damaged.
+        """
+        if self.local is not None:
+            return open(path, "rb")
+        with _reached(self.address):
+            return io.BytesIO(self.files.cat_file(path))  # pyright: ignore[reportArgumentType]
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file in this folder, completely or not at all."""
+        """Write a file in this folder, completely or not at all.
+
+        Raises:
+            Unreachable: The place cannot be written.
+            OSError: The disk is full or damaged.
+        """
         path = self.below(name)
-        self.files.makedirs(self.path, exist_ok=True)
         if self.local is None:
-            self.files.pipe_file(path, content)  # object stores show complete objects only
+            with _reached(self.address):
+                self.files.makedirs(self.path, exist_ok=True)
+                self.files.pipe_file(path, content)  # object stores show complete objects only
             return
-        draft = Path(self.below(f".{name}"))
-        draft.write_bytes(content)
-        os.replace(draft, path)
+        self.local.mkdir(parents=True, exist_ok=True)
+        draft = self.local / f".{name}"
+        try:
+            draft.write_bytes(content)
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def find(address: str) -> Place:
@@ -87,7 +110,7 @@ def list_files(place: Place) -> list[str]:
 
     Raises:
         FileNotFoundError: There is no such file or folder.
-        OSError: The place cannot be reached.
+        Unreachable: The place cannot be read.
     """
     with _reached(place.address):
         if not place.files.exists(place.path):
@@ -102,7 +125,7 @@ def check_unused(place: Place) -> None:
 
     Raises:
         ValueError: A file is there.
-        OSError: The place cannot be reached.
+        Unreachable: The place cannot be read.
     """
     with _reached(place.address):
         used = place.files.exists(place.path) and place.files.find(place.path)
@@ -137,13 +160,13 @@ def to_write(place: Place) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _reached(address: str) -> Iterator[None]:
-    """Turn the errors of all file systems, such as missing credentials, into OSErrors."""
+    """Turn the errors of all file systems, such as missing credentials, into `Unreachable`."""
     try:
         yield
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise OSError(f"{address} cannot be reached: {one_line(error)}") from error
+        raise Unreachable(f"{address} cannot be reached: {one_line(error)}") from error
 
 
 def one_line(error: object) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamer.data.address import Place, list_files, one_line
+from dreamer.data.address import Place, Unreachable, list_files, one_line
 from dreamer.data.episodes import BrokenFile, Episode, Flags, Observations, split
 from dreamer.replay.storage import Column
 from dreamer.types import HIDDEN, ActionSpace
@@ -60,6 +60,8 @@ class NpzSource:
                     raise BrokenFile("it is no npz file")
                 with self._place.open(path) as file, zipfile.ZipFile(file) as archive:
                     yield from self._read(name, _Arrays(archive), skip)
+            except Unreachable:
+                raise
             except BROKEN as error:
                 skip(name, one_line(error))
 

@@ -79,14 +79,16 @@ def _read(
     name: str, stored: Stored, columns: dict[str, Column], skip: Callable[[str, str], None]
 ) -> Iterator[Episode]:
     """Yield one episode; a run may have overwritten it meanwhile."""
-    pieces = [{key: piece[key] for key in FLAGS} for piece in stored.read()]
+    pieces = list(stored.read(FLAGS))
     if sum(len(piece["reward"]) for piece in pieces) < stored.length:
         skip(name, "the run has overwritten it")
         return
     flags = Flags(**{key: np.concatenate([piece[key] for piece in pieces]) for key in FLAGS})
 
+    names = [OBSERVED + key for key in columns]
+
     def read() -> Observations:
-        parts = [{key: piece[OBSERVED + key] for key in columns} for piece in stored.read()]
+        parts = [{key: piece[OBSERVED + key] for key in columns} for piece in stored.read(names)]
         whole = {key: np.concatenate([part[key] for part in parts]) for key in columns if parts}
         if not whole or len(next(iter(whole.values()))) < stored.length:
             raise BrokenFile("the run has overwritten it")

@@ -5,8 +5,9 @@ import re
 import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
-from dreamer.data.formats import convert, open_data
+from dreamer.data.formats import convert, open_data, summarize, verify
 from dreamer.data.settings import DataSettings
 from dreamer.replay.buffer import Replay, ReplayConfig, columns_of
 from dreamer.replay.stored import read_replay
@@ -177,3 +178,24 @@ def test_a_replay_takes_class_images_tables_and_single_numbers(files, read, tmp_
     np.savez(path, **{**arrays, "image": image * 50})
     with pytest.raises(ValueError, match="`image` must be from 0 to 255, got 0 to 400 in ep0"):
         convert(str(where), DataSettings(to=str(tmp_path / "a"), format="run"))
+
+
+class Failing(MemoryFileSystem):
+    """A store that is reached, but whose objects cannot be read without credentials."""
+
+    protocol = "failing"
+    store, pseudo_dirs = {}, [""]
+
+    def cat_file(self, path, start=None, end=None, **_):
+        raise RuntimeError("no\ncredentials")
+
+
+def test_a_store_that_cannot_be_read_is_an_error_and_not_a_broken_file(files, monkeypatch):
+    fsspec.register_implementation("failing", Failing, clobber=True)
+    convert(str(files("pydreamer_vec")), DataSettings(to="failing://bucket/a"))
+    for look in (summarize, verify):
+        with pytest.raises(OSError, match="^failing://bucket/a cannot be reached: no credentials$"):
+            look("failing://bucket/a")
+    monkeypatch.setattr(Failing, "exists", Failing.cat_file)
+    with pytest.raises(OSError, match="^failing://bucket/b cannot be reached: no credentials$"):
+        summarize("failing://bucket/b")
