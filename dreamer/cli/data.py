@@ -79,7 +79,7 @@ def main(words: Sequence[str]) -> int:
 
         loaded()
         if command == "convert":
-            summary, walk, writer = formats.convert(address, settings)
+            summary, walk = formats.convert(address, settings)
         else:
             look = formats.verify if command == "verify" else formats.summarize
             summary, walk = look(address)

@@ -3,6 +3,7 @@
 `python -m dreamer.data` uses it. It knows the formats, no networks and no run.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -24,8 +25,6 @@ from dreamer.types import ActionSpace
 
 class Writer(Protocol):
     """Writes episodes in one format."""
-
-    files: int
 
     def add(self, episode: Episode, observations: Observations) -> None:
         """Write an episode, or keep it until there are enough for a file."""
@@ -141,7 +140,7 @@ def verify(where: str) -> tuple[Summary, Pass]:
     return summary, walk
 
 
-def convert(where: str, settings: DataSettings) -> tuple[Summary, Pass, Writer]:
+def convert(where: str, settings: DataSettings) -> tuple[Summary, Pass]:
     """Copy the episodes at an address to another one, in the format of the settings.
 
     Two passes: the first finds the shapes and the kind of actions, the second copies.
@@ -158,24 +157,36 @@ def convert(where: str, settings: DataSettings) -> tuple[Summary, Pass, Writer]:
     address.check_unused(target)
     summary, walk = summarize(where)
     space = walk.source.action_space or summary.action_space()
-    writer = _writer(target, summary, space, settings)
     copied = Summary()
-    for episode, observations in walk.whole():
-        copied.add(episode)
-        writer.add(episode, observations)
-    writer.close()
-    return copied, walk, writer
+    with contextlib.ExitStack() as stack:
+        writer = _writer(target, summary, space, settings, stack)
+        for episode, observations in walk.whole():
+            copied.add(episode)
+            writer.add(episode, observations)
+        writer.close()
+    return copied, walk
 
 
 def _writer(
-    target: address.Place, summary: Summary, space: ActionSpace, settings: DataSettings
+    target: address.Place,
+    summary: Summary,
+    space: ActionSpace,
+    settings: DataSettings,
+    stack: contextlib.ExitStack,
 ) -> Writer:
-    match settings.format:
-        case "dreamerv2":
-            return npz.DreamerV2Writer(target)
-        case "pydreamer":
-            return npz.PyDreamerWriter(target, settings.steps_per_file)
-        case "minari":
-            return minari.MinariWriter(target, summary, space, settings.minari_format)
-        case _:
-            return runs.RunWriter(target, summary, space)
+    """Make the writer of a format; what is left to do at the end goes to the stack."""
+    if settings.format == "dreamerv2":
+        return npz.DreamerV2Writer(target)
+    if settings.format == "pydreamer":
+        return npz.PyDreamerWriter(target, settings.steps_per_file)
+    low, high = summary.action_range
+    if not space.discrete and max(-low, high) > 1:
+        raise ValueError(
+            f"Actions must be in [-1, 1] for format={settings.format}, got {low:g} to {high:g}. "
+            "`verify` names the episodes."
+        )
+    folder = stack.enter_context(address.to_write(target))
+    if settings.format == "run":
+        return runs.RunWriter(folder, summary, space)
+    name = target.path.rstrip("/").rsplit("/", 1)[-1]
+    return minari.MinariWriter(folder, name, summary, space, settings.minari_format)

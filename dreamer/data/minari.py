@@ -15,15 +15,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from dreamer.data.address import INSTALL, Place, one_line, to_read, to_write
-from dreamer.data.episodes import (
-    Episode,
-    Flags,
-    Observations,
-    Summary,
-    check_actions,
-    split,
-)
+from dreamer.data.address import INSTALL, Place, one_line, to_read
+from dreamer.data.episodes import Episode, Flags, Observations, Summary, split
 from dreamer.envs.gym_codec import GymCodec
 from dreamer.envs.native_codec import chosen_options
 from dreamer.envs.spaces import GymSpaces
@@ -85,15 +78,22 @@ class MinariSource:
 class MinariWriter:
     """Writes a Minari dataset: `data/` in a folder whose name is the name of the dataset."""
 
-    def __init__(self, place: Place, summary: Summary, space: ActionSpace, file_format: str):
+    def __init__(
+        self, folder: Path, name: str, summary: Summary, space: ActionSpace, file_format: str
+    ):
         """Create an empty dataset.
+
+        Args:
+            folder: Empty.
+            name: Of the dataset, such as my_dataset-v0.
+            summary: Of the episodes to come.
+            space: Of their actions.
+            file_format: One of Minari's.
 
         Raises:
             ImportError: Minari, or what it needs for this file format, is not installed.
         """
         self._space = space
-        self._closing = contextlib.ExitStack()
-        folder = self._closing.enter_context(to_write(place))
         with _installed():
             import minari
             from minari.data_collector import EpisodeBuffer
@@ -106,18 +106,11 @@ class MinariWriter:
                 data_format=file_format,
                 jpeg_encoding=False,  # which would lose something
             )
-        name = place.path.rstrip("/").rsplit("/", 1)[-1]
         self._storage.update_metadata({"dataset_id": name, "minari_version": minari.__version__})
         self._make = EpisodeBuffer
-        self.files = 1
 
     def add(self, episode: Episode, observations: Observations) -> None:
-        """Append an episode.
-
-        Raises:
-            ValueError: Its actions are outside of [-1, 1].
-        """
-        check_actions(episode, self._space)
+        """Append an episode."""
         flags, tree = episode.flags, {}
         for name, array in visible(observations).items():
             *path, key = name.split("/")
@@ -140,8 +133,7 @@ class MinariWriter:
         )
 
     def close(self) -> None:
-        """Upload the folder if it is remote."""
-        self._closing.close()
+        """Do nothing: every episode is written."""
 
     def _actions(self, actions: np.ndarray) -> np.ndarray:
         if not self._space.discrete:
@@ -189,7 +181,8 @@ def _encode(raw: dict[str, Any], codec: GymCodec) -> tuple[Flags, dict[str, np.n
     first = np.arange(count) == 0
     led = np.concatenate([np.zeros_like(actions[:1]), actions])
     reward = np.concatenate([[0], rewards])
-    return Flags(led, reward, first, first[::-1], np.append(False, terminal)), observations
+    is_terminal = np.append(False, terminal.astype(bool))
+    return Flags(led, reward, first, first[::-1], is_terminal), observations
 
 
 def _observation_space(columns: dict[str, Column]) -> spaces.Dict:

@@ -199,7 +199,7 @@ class DreamerV2Writer:
         """Start without files."""
         self._place = place
         self._time = datetime.now().strftime("%Y%m%dT%H%M%S")
-        self.files = 0
+        self._files = 0
 
     def add(self, episode: Episode, observations: Observations) -> None:
         """Write an episode."""
@@ -212,9 +212,9 @@ class DreamerV2Writer:
             "is_terminal": flags.is_terminal,
             "action": flags.prev_action.astype(np.float32),
         }
-        identifier = f"{self.files:08x}{uuid.uuid4().hex[8:]}"
+        identifier = f"{self._files:08x}{uuid.uuid4().hex[8:]}"
         self._place.write(f"{self._time}-{identifier}-{episode.steps}.npz", _pack(arrays))
-        self.files += 1
+        self._files += 1
 
     def close(self) -> None:
         """Do nothing: every file is complete."""
@@ -229,7 +229,6 @@ class PyDreamerWriter:
         self._waiting: list[dict[str, np.ndarray]] = []
         self._steps = 0  # of those that wait
         self._episodes = 0  # written before those
-        self.files = 0
 
     def add(self, episode: Episode, observations: Observations) -> None:
         """Take an episode, and write a file once there are enough steps."""
@@ -264,7 +263,6 @@ class PyDreamerWriter:
                 piece["image_t"] = np.moveaxis(piece.pop("image"), 0, -1)  # (H, W, C, n)
             name = f"ep{self._episodes:06}_{last:06}-{number}-r{reward:.0f}-{steps:04}.npz"
             self._place.write(name, _pack(piece))
-            self.files += 1
         self._episodes, self._waiting, self._steps = last + 1, [], 0
 
 

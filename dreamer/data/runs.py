@@ -11,16 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamer.data.address import Place, to_read, to_write
-from dreamer.data.episodes import (
-    BrokenFile,
-    Episode,
-    Flags,
-    Observations,
-    Summary,
-    check_actions,
-    split,
-)
+from dreamer.data.address import Place, to_read
+from dreamer.data.episodes import BrokenFile, Episode, Flags, Observations, Summary, split
 from dreamer.envs.codecs import codec_from_dict
 from dreamer.envs.native_codec import NativeCodec
 from dreamer.files import DamagedFile, read_json, write_text
@@ -84,7 +76,6 @@ def _read(
         skip(name, "the run has overwritten it")
         return
     flags = Flags(**{key: np.concatenate([piece[key] for piece in pieces]) for key in FLAGS})
-
     names = [OBSERVED + key for key in columns]
 
     def read() -> Observations:
@@ -112,7 +103,7 @@ def _action_space(path: Path) -> ActionSpace | None:
 class RunWriter:
     """Writes a folder with replay/ and spaces.json, for one environment."""
 
-    def __init__(self, place: Place, summary: Summary, space: ActionSpace):
+    def __init__(self, folder: Path, summary: Summary, space: ActionSpace):
         """Create the replay, as large as the episodes.
 
         Raises:
@@ -120,9 +111,7 @@ class RunWriter:
             OSError: The disk is too small.
         """
         shapes = {name: _shape(name, column) for name, column in summary.columns.items()}
-        self._space, self._shapes = space, shapes
-        self._closing = contextlib.ExitStack()
-        folder = self._closing.enter_context(to_write(place))
+        self._shapes = shapes
         self._replay = Replay(
             folder / REPLAY,
             obs_shapes=shapes,
@@ -133,16 +122,13 @@ class RunWriter:
         )
         spaces = NativeCodec(shapes, space).to_dict()
         write_text(folder / SPACES, json.dumps(spaces, indent=2) + "\n")
-        self.files = 1
 
     def add(self, episode: Episode, observations: Observations) -> None:
         """Append an episode.
 
         Raises:
-            ValueError: Its actions are outside of [-1, 1], or the numbers of an image outside of
-                0 to 255.
+            ValueError: The numbers of an image are outside of 0 to 255.
         """
-        check_actions(episode, self._space)
         obs = {
             key: _as_stored(episode.name, key, array, self._shapes[key])
             for key, array in observations.items()
@@ -154,8 +140,7 @@ class RunWriter:
             self._replay.add(step, action[n])
 
     def close(self) -> None:
-        """Upload the folder if it is remote."""
-        self._closing.close()
+        """Do nothing: every step is written."""
 
 
 def _shape(name: str, column: Column) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ SPEC = re.compile(r"ep(\d{6})_(\d{6})-(\d+)-r(-?\d+)-(\d{4,})\.npz")
 @pytest.mark.parametrize("folder", ["dreamerv2", "pydreamer_image", "pydreamer_vec"])
 def test_a_copy_in_any_format_has_the_same_episodes(files, read, same, tmp_path, folder, format_):
     where = files(folder)
-    summary, walk, _ = convert(str(where), DataSettings(to=str(tmp_path / "to"), format=format_))
+    summary, walk = convert(str(where), DataSettings(to=str(tmp_path / "to"), format=format_))
     assert walk.skipped == {} and summary.episodes
     assert open_data(str(tmp_path / "to")).format in (format_, "")
     left, right = read(where)[0], read(tmp_path / "to")[0]
@@ -151,13 +151,20 @@ def test_impossible_conversions_are_told(files, tmp_path):
         convert("foo://x", DataSettings(to=str(tmp_path / "to")))
     path = next((tmp_path / "pydreamer_vec").iterdir())
     with np.load(path) as file:
-        arrays = {**file, "action": 3 * file["action"], "image": np.zeros((15, 5, 6, 3))}
-    np.savez(path, **arrays)
+        arrays = {**file}
+    np.savez(path, **arrays, image=np.zeros((15, 5, 6, 3)))
     with pytest.raises(ValueError, match="`image` must be an image or a table of whole numbers"):
         convert(where, DataSettings(to=str(tmp_path / "a"), format="run"))
-    np.savez(path, **{k: v for k, v in arrays.items() if k != "image"})
-    with pytest.raises(ValueError, match=r"Actions must be in \[-1, 1\], got -2\.9"):
-        convert(where, DataSettings(to=str(tmp_path / "b"), format="run"))
+    np.savez(path, **{**arrays, "action": 3 * arrays["action"]})
+    for format_ in ("run", "minari"):
+        with pytest.raises(ValueError, match=rf"in \[-1, 1\] for format={format_}, got -2\.9"):
+            convert(where, DataSettings(to=str(tmp_path / "b"), format=format_))
+    assert not (tmp_path / "b").exists()
+    image = np.full((15, 5, 6), 300)
+    np.savez(path, **arrays, image=image)
+    with pytest.raises(ValueError, match="`image` must be from 0 to 255"):
+        convert(where, DataSettings(to="memory://bucket/c", format="run"))
+    assert not fsspec.filesystem("memory").exists("/bucket")  # nothing is uploaded
 
 
 def test_a_replay_takes_class_images_tables_and_single_numbers(files, read, tmp_path):

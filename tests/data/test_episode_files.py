@@ -1,11 +1,14 @@
 """The authors' and PyDreamer's episode files: what is read, and what is skipped."""
 
+import shutil
+import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
 
-from dreamer.data.formats import summarize, verify
+from dreamer.data.formats import convert, summarize, verify
+from dreamer.data.settings import DataSettings
 
 ALL = ["dreamerv2", "pydreamer_image", "pydreamer_vec", "pydreamer_chunks"]
 
@@ -183,3 +186,19 @@ def test_files_are_read_in_the_order_of_their_episodes(tmp_path):
         (tmp_path / name).touch()
     place = find(str(tmp_path))
     assert [path.removeprefix(f"{place.path}/") for path in list_files(place)] == names
+
+
+def test_memory_does_not_grow_with_the_number_of_files(files, tmp_path):
+    """3.6 megabytes a file; three files at most are held at once."""
+    where = files("pydreamer_vec")
+    (path,) = where.iterdir()
+    rewrite(path, vecobs=np.zeros((15, 60_000), np.float32))
+    for number in range(7):
+        shutil.copy(path, where / f"ep{number}-r8-0013.npz")
+    settings = DataSettings(to=str(tmp_path / "to"), format="pydreamer", steps_per_file=1)
+    for use in (verify, lambda address: convert(address, settings)):
+        tracemalloc.start()
+        use(str(where))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 16e6
