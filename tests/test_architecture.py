@@ -19,12 +19,12 @@ LAYERS = (
     ("models", "replay", "envs"),
     (
         *("agent", "pydreamer", "components", "exploration", "policy"),
-        *("probes", "collector"),
+        *("probes", "collector", "data"),
     ),
     ("kernels",),
     ("callbacks", "loggers", "evaluation", "inference", "convert", "convert_pydreamer"),
     ("run",),
-    ("api", "cli", "evaluate", "check"),
+    ("api", "cli", "evaluate", "check", "data.__main__"),
 )
 LAYER_OF = {f"dreamer.{name}": n for n, names in enumerate(LAYERS) for name in names}
 ENTRY_POINTS = ("train", "sweep", "dreamer.cli", "dreamer.api", "experiments")

@@ -32,6 +32,7 @@ from packaging.requirements import Requirement
 
 import dreamer.api
 from benchmarks import memory
+from dreamer.cli import data
 from dreamer.run.compose import register_suites
 from dreamer.run.config import checked
 from dreamer.run.folder import RunFolder
@@ -314,6 +315,7 @@ CHECKS: dict[str, Callable[[Path, list[str]], object]] = {
     "dreamer-evaluate": check_evaluate,
     "python -m dreamer.check": check_environment,
     "dreamer-check": check_environment,
+    "python -m dreamer.data": lambda conf, words: words == ["--help"] or data.parse(words),
     "python -m experiments.report": lambda conf, words: report.parse(words) and None,
     "dreamer-report": lambda conf, words: report.parse(words) and None,
     "python -m experiments.watch": lambda conf, words: watch.parse(words) and None,

@@ -5,9 +5,9 @@ networks and no environments. Another kind of file needs another function that r
 """
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,12 +20,23 @@ CHUNK = 2**8  # steps read at once, to limit memory
 Steps = Mapping[str, np.ndarray]  # (n, ...) by the column names of a replay
 
 
+class Read(Protocol):
+    """Reads an episode."""
+
+    def __call__(self, names: Collection[str] | None = None) -> Iterator[Steps]:
+        """Yield consecutive pieces; fewer steps if they are lost meanwhile.
+
+        Args:
+            names: Of the columns to read; None: all.
+        """
+        ...
+
+
 class Episode(NamedTuple):
     """An episode on disk."""
 
     length: int  # its steps, the reset included
-    # Yields consecutive pieces; fewer steps if they are lost meanwhile.
-    read: Callable[[], Iterator[Steps]]
+    read: Read
 
 
 class StoredEpisodes(NamedTuple):
@@ -177,12 +188,13 @@ def _bounds(stored: Stored) -> tuple[list[tuple[int, int, int]], int]:
     return list(heapq.merge(*rings)), headless
 
 
-def _reader(stored: Stored, env: int, start: int, stop: int) -> Callable[[], Iterator[Steps]]:
-    def read() -> Iterator[Steps]:
+def _reader(stored: Stored, env: int, start: int, stop: int) -> Read:
+    def read(names: Collection[str] | None = None) -> Iterator[Steps]:
+        columns = {n: c for n, c in stored.columns.items() if names is None or n in names}
         slots = stored.columns["is_first"].shape[1]
         for first in range(start, stop, CHUNK):
             steps = np.arange(first, min(first + CHUNK, stop))
-            piece = {name: column[env, steps % slots] for name, column in stored.columns.items()}
+            piece = {name: column[env, steps % slots] for name, column in columns.items()}
             # A run that uses the replay may have overwritten them, or have rolled back.
             if not stored.still_holds(first, int(steps[-1]) + 1):
                 return

@@ -54,7 +54,8 @@ def find_experience(cfg: DictConfig, folder: RunFolder, envs: VectorEnvs) -> Exp
         raise ValueError(f"{must}, which is that of this run")
     earlier = RunFolder(source)
     try:
-        earlier.config()
+        if not _is_converted(earlier):
+            earlier.config()
         stored = read_replay(earlier.replay)
     except (ValueError, OSError) as error:
         raise ValueError(f"{must}: {error}") from error
@@ -71,6 +72,14 @@ def find_experience(cfg: DictConfig, folder: RunFolder, envs: VectorEnvs) -> Exp
             f"{len(plan.episodes)} in {source}"
         )
     return Experience(source, plan, stored.headless)
+
+
+def _is_converted(folder: RunFolder) -> bool:
+    """Whether `dreamer.data` wrote a folder: with a replay and its spaces, but without a run."""
+    there = (folder.replay.is_dir(), (folder.path / "spaces.json").exists())
+    return all(there) and not any(
+        path.exists() for path in (folder.path / "config.yaml", folder.checkpoints)
+    )
 
 
 def copy_experience(

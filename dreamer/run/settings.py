@@ -40,7 +40,7 @@ class Data(Section):
 
     prefill: Annotated[
         str | None,
-        doc("Run folder whose episodes are copied into the replay at the start; null: none."),
+        doc("Folder of a run, or of dreamer.data, whose episodes begin the replay; null: none."),
     ]
 
 

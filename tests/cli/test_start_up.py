@@ -30,6 +30,7 @@ HELP = {
     "sweep.py": SLOW + DATA,
     "dreamer.evaluate": SLOW + DATA,
     "dreamer.check": SLOW + DATA,
+    "dreamer.data": (*SLOW, *DATA, "fsspec", "numpy"),
     "experiments.dashboard": SLOW + DATA,
     "experiments.report": SLOW,
     "experiments.watch": SLOW,
@@ -43,6 +44,7 @@ MISTAKES = {
     "train.py": "`task` is missing. For example: env=atari task=pong, or env=dummy task=memory",
     "sweep.py grid=demo model.horizon=1": "`model.horizon` must be at least 2, got 1",
     "dreamer.check env=dummy task=memory batch.size=0": "`batch.size` must be at least 1, got 0",
+    "dreamer.data info x format=zip": "must be dreamerv2, pydreamer, minari or run, got `zip`",
     "dreamer.evaluate run_dir=nowhere": "nowhere: it contains no config.yaml.",
 }
 
@@ -88,6 +90,7 @@ def test_every_console_script_is_one_of_these_commands(repository):
         "dreamer-train": "dreamer.cli.train",
         "dreamer-evaluate": "dreamer.cli.evaluate",
         "dreamer-check": "dreamer.cli.check",
+        "dreamer-data": "dreamer.cli.data",
         "dreamer-sweep": "experiments.sweep.entry",
         "dreamer-report": "experiments.report",
         "dreamer-watch": "experiments.watch",

@@ -108,7 +108,7 @@ def test_help_explains_the_keys_with_the_files_that_the_words_choose(main, monke
         ("latents=gausian", r"conf/latents, got `gausian`\. The nearest: gaussian"),
         ("experiment=no_kl", r"conf/experiment, got `no_kl`\. The nearest: .*no_kl_balancing"),
         ("task=memori", r"Unknown dummy task `memori`\. The nearest: `memory`"),
-        ("task=???", r"`task` is missing\. For example: task=pong"),
+        ("task=???", r"`task` is missing\. For example: env=atari task=pong"),
         ("kl_balanse=false", r"Unknown key `kl_balanse`\. The nearest: kl_balance"),
         ("total_frame=1e6", r"Unknown key `total_frame`\. The nearest: total_frames"),
         ("prefil=3", r"Unknown key `prefil`\. The nearest: prefill_policy_steps"),

@@ -70,6 +70,14 @@ def of_world(world, until):
     return sorted(found, key=lambda episode: episode[0][::-1])
 
 
+def test_only_the_named_columns_are_read(play, tmp_path):
+    play()
+    found = read_replay(tmp_path / "source")
+    assert found is not None
+    for episode in found.episodes:
+        assert {name for piece in episode.read(["reward"]) for name in piece} == {"reward"}
+
+
 def test_episodes_are_read_with_every_column(play, tmp_path, chunk):
     world, _ = play()
     found = read_replay(tmp_path / "source")

@@ -11,6 +11,8 @@ import torch
 
 from dreamer.agent import DreamerAgent
 from dreamer.callbacks.interrupt import Interrupted
+from dreamer.data.formats import convert
+from dreamer.data.settings import DataSettings
 from dreamer.replay import stored
 from dreamer.replay.buffer import Replay
 from dreamer.replay.storage import peek
@@ -74,6 +76,18 @@ def test_a_resumed_run_does_not_need_the_source(compose_tiny, trained_run, optio
     train(compose_tiny(*options))
     shutil.rmtree(source)
     assert train(compose_tiny(*options, "total_frames=96")).updates == 8
+
+
+def test_a_run_begins_with_episode_files(compose_tiny, trained_run, options, new, tmp_path):
+    """A replay is exported as the authors' files, and these are imported: nothing is lost."""
+    files, folder = str(tmp_path / "files"), str(tmp_path / "folder")
+    convert(str(trained_run), DataSettings(to=files))
+    convert(files, DataSettings(to=folder, format="run"))
+    train(compose_tiny(*options, f"data.prefill={folder}"))
+    source = RunFolder(trained_run)
+    copied = len(rows(source, "reward"))
+    for name in ("obs_image", "reward", "prev_action", "is_first", "is_terminal"):
+        assert (rows(new, name)[:copied] == rows(source, name)).all()
 
 
 def test_the_first_update_samples_from_the_copy(compose_tiny, options, monkeypatch, new):

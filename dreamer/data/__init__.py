@@ -1,0 +1,1 @@
+"""Stored experience of this and other programs: episode files, Minari datasets, run folders."""
