@@ -97,6 +97,28 @@ class RunLogger(Logger):
         """Give up what is left after `finish` has failed; it must return soon and not raise."""
 
 
+class FileLogger(RunLogger):
+    """Writes one file of the run folder, which also holds the configuration."""
+
+    def __init__(self, run_dir: Path, file_name: str):
+        """Write `file_name` in `run_dir`."""
+        super().__init__()
+        self.path = Path(run_dir) / file_name
+
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return self.path.name
+
+    @property
+    def version(self) -> str:
+        """Always empty: the run folder identifies the run."""
+        return ""
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any):
+        """Do nothing: config.yaml has them."""
+
+
 class GuardedLogger(RunLogger):
     """Lets a logger fail or hang: the run continues, and the next call tries again.
 

@@ -2,39 +2,24 @@
 
 import csv
 import io
-from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from dreamer.files import move_aside, warn_once, write_text
-from dreamer.loggers.base import RunLogger
+from dreamer.loggers.base import FileLogger
 
 
-class CsvLogger(RunLogger):
+class CsvLogger(FileLogger):
     """Writes a table; a metric that is logged for the first time becomes a new column.
 
     Lightning's own CSV logger deletes the table of a run that is resumed. This one continues it.
     """
 
     def __init__(self, run_dir: Path):
-        super().__init__()
-        self.path = Path(run_dir) / "metrics.csv"
+        super().__init__(run_dir, "metrics.csv")
         self._columns: list[str] = []
-
-    @property
-    def name(self) -> str:
-        """Name of the logger."""
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        """Always empty: the run folder identifies the run."""
-        return ""
-
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any):
-        """Do nothing: the run folder holds the configuration."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append one row; `step` is the frame count."""

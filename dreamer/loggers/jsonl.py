@@ -1,18 +1,16 @@
 """metrics.jsonl: one JSON object per line, for `pandas.read_json(path, lines=True)`."""
 
 import json
-from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dreamer.files import read_lines, warn_once, write_text
-from dreamer.loggers.base import RunLogger
+from dreamer.loggers.base import FileLogger
 
 
-class JsonLinesLogger(RunLogger):
+class JsonLinesLogger(FileLogger):
     """Writes one JSON object per line.
 
     A resumed run appends to the same file, after dropping the lines beyond its checkpoint, so that
@@ -20,21 +18,7 @@ class JsonLinesLogger(RunLogger):
     """
 
     def __init__(self, run_dir: Path):
-        super().__init__()
-        self.path = Path(run_dir) / "metrics.jsonl"
-
-    @property
-    def name(self) -> str:
-        """Name of the logger."""
-        return "jsonl"
-
-    @property
-    def version(self) -> str:
-        """Always empty: the run folder identifies the run."""
-        return ""
-
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any):
-        """Do nothing: the run folder holds the configuration."""
+        super().__init__(run_dir, "metrics.jsonl")
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append one line; `step` is the frame count. Non-finite numbers become null."""
