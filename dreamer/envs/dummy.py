@@ -8,6 +8,7 @@ from typing import Annotated
 import numpy as np
 
 from dreamer.envs.base import EnvCount, Task
+from dreamer.envs.catch import CatchEnvs
 from dreamer.envs.dummy_base import IMAGE_SIZE, DummyEnvs
 from dreamer.envs.maze import MazeEnvs
 from dreamer.envs.tasks import find_task, require_at_least
@@ -15,7 +16,7 @@ from dreamer.schema.types import Count, PositiveCount, PositiveFraction, doc
 from dreamer.schema.validation import checked_call
 from dreamer.types import ActionSpace
 
-TASKS = ("memory", "vector_memory", "point", "pixel_point", "maze", "maze_noreward")
+TASKS = ("memory", "vector_memory", "point", "pixel_point", "catch", "maze", "maze_noreward")
 
 
 @checked_call
@@ -44,7 +45,7 @@ def make_dummy(
     Args:
         task: "memory" (pixels, discrete actions), "vector_memory" (the same, with a vector),
             "point" (a vector, continuous actions), "pixel_point" (the same, with pixels and a
-            vector), "maze" (a vector, discrete actions) or "maze_noreward" (the same, without a
+            vector), "catch" (pixels, discrete actions), "maze" (a vector, discrete actions) or "maze_noreward" (the same, without a
             goal).
         count: E, copies that step together.
         seed: Of the initial states; the worlds are otherwise deterministic.
@@ -69,6 +70,8 @@ def make_dummy(
         return MazeEnvs(
             count, seed, length=maze_length, distance=maze_goal, rewarded=task == "maze"
         )
+    if task == "catch":
+        return CatchEnvs(count, seed)
     return PointEnvs(count, seed, length=length, speed=speed, pixels=task == "pixel_point")
 
 

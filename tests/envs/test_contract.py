@@ -51,6 +51,7 @@ SUITES = {
     "vector_memory": partial(make_dummy, "vector_memory", **DUMMY),
     "point": partial(make_dummy, "point", **DUMMY),
     "pixel_point": partial(make_dummy, "pixel_point", **DUMMY),
+    "catch": partial(make_dummy, "catch", **DUMMY),
     "maze": partial(make_dummy, "maze", **DUMMY),
     "maze_noreward": partial(make_dummy, "maze_noreward", **DUMMY),
     "cartpole": partial(make_gym, "CartPole-v1", **GYM),

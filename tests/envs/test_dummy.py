@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dreamer.envs.dummy import make_dummy
+from dreamer.envs.dummy_base import IMAGE_SIZE
 
 OPTIONS = dict(rounds=3, corridor=2, length=7, speed=0.3, maze_length=9)
 
@@ -198,3 +199,34 @@ def test_a_misspelt_task_names_the_nearest():
 def test_numbers_out_of_range_are_refused_by_name(option, value):
     with pytest.raises(ValueError, match=f"`{option}` must be .*, got {value}"):
         make("memory", **{option: value})
+
+
+def head_for_ball(step):
+    """Read the columns of the ball and the paddle off the image."""
+    image = step.obs["image"][:, 0]
+    columns = np.arange(IMAGE_SIZE)
+    ball = np.where(image == 255, columns, -1).max((1, 2))
+    paddle = np.where(image[:, -1] > 0, columns, -1).max(1)
+    return np.eye(3, dtype=np.float32)[1 + np.sign(ball - paddle)]
+
+
+def test_catch_pays_whoever_is_below_the_ball_at_the_end():
+    envs = make("catch", count=40, seed=2)
+    np.testing.assert_array_equal(returns_of(envs, head_for_ball, episodes=3), envs.optimum)
+    rng = np.random.default_rng(0)
+    actions = lambda _: np.eye(3, dtype=np.float32)[rng.integers(3, size=40)]
+    mean = returns_of(envs, actions, episodes=60).mean()
+    assert abs(mean - envs.random_return) < 4 * np.sqrt(0.5 / 2400)
+
+
+def test_catch_shows_a_ball_of_81_pixels_that_falls_for_nine_steps():
+    envs = make("catch", seed=1)
+    step, tops = envs.reset(), []
+    while not step.is_last[0]:
+        tops.append(int(np.argmax((step.obs["image"][0, 0] == 255).any(1))))
+        assert (step.obs["image"][0, 0] == 255).sum() == 81
+        assert step.reward[0] == 0
+        step = envs.step(np.float32([[0, 1, 0]]))
+    assert tops == [6 * t for t in range(9)]
+    assert step.is_terminal[0]
+    assert abs(step.reward[0]) == 1
