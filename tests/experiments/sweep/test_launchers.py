@@ -152,7 +152,7 @@ def test_a_preempted_job_saves_is_requeued_and_goes_on(cluster, tmp_path, tiny_o
     common = [w for w in tiny_overrides if not w.startswith(("env=", "task=", "root=", "total"))]
     choice = CHOICE._replace(seeds=1, words=(*common, "callbacks.evaluate=null"))
     words = ("total_frames=1500", *choice.words)
-    plan = sweep.make_plan(Grid.read("ablations", choice._replace(words=words)).jobs(tmp_path))
+    plan = make_plan(Grid.read("ablations", choice._replace(words=words)).jobs(tmp_path))
     launchers.launch(plan, ("hydra/launcher=submitit_slurm",), tmp_path, [])
     environment = os.environ | {
         **{"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"},
