@@ -21,6 +21,7 @@ from dreamer.run.train import train
 from experiments.sweep import command as sweep
 from experiments.sweep import jobs
 from experiments.sweep.grid import Choice, Grid
+from experiments.sweep.plan import make_plan
 from experiments.sweep.record import read_jobs
 from experiments.sweep.state import read_state
 

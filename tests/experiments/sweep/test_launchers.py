@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
 
-from experiments.sweep import command as sweep
 from experiments.sweep import jobs, launchers
 from experiments.sweep.grid import Choice, Grid
 from experiments.sweep.jobs import Planned, Share
+from experiments.sweep.plan import make_plan
 from experiments.sweep.state import read_state
 
 STUB = Path(__file__).parent / "stub_train.py"
