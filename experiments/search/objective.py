@@ -14,8 +14,9 @@ from dreamer.schema.words import unknown_key
 from experiments.measures import DIFFERENCES, KEYS
 from experiments.run_folder import read_lines
 
+EARLIER = ("world_model/image_nll", "world_model/vector_nll")  # names that runs no longer use
 METRICS = (
-    *(key for key in KEYS if key not in DIFFERENCES),
+    *(key for key in KEYS if key not in (*DIFFERENCES, *EARLIER)),
     *("eval/length", "collect/length", "collect/best_return", "eval_explore/return_mean"),
     *("world_model/continue_nll", "collect/visited_states"),
 )

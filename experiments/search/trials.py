@@ -3,22 +3,22 @@
 `command.py` starts trials. It knows no value and no study: run folders say how the jobs ended.
 """
 
+import pickle
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from threading import Event, Thread
 
-from experiments.sweep.jobs import Outcome, Planned, Share, request_stop, run
-from experiments.sweep.launchers import launch
+from experiments.sweep.jobs import Planned, Share, request_stop, run
 from experiments.sweep.state import State, failure
 from experiments.sweep.status import read_states
 
 SECONDS_BETWEEN_LOOKS = 1.0
+LAUNCH = ("-P", "-m", "experiments.search.launch")
 
-# Runs some or all of the given jobs; returns those that must not be started again, with a reason.
+# Runs some or all of the given jobs; returns those that must not be started again.
 Start = Callable[[Sequence[Planned]], Sequence[Planned]]
 
 
@@ -93,18 +93,11 @@ def run_here(share: Share) -> Start:
 
 
 def run_with_launcher(words: Sequence[str], root: Path, devices: Sequence[str]) -> Start:
-    """Return what passes all jobs of a trial to one of Hydra's launchers.
-
-    Each time in another process, as Hydra's state is one for all threads.
-    """
+    """Return what passes all jobs of a trial to one of Hydra's launchers."""
 
     def start(due: Sequence[Planned]) -> Sequence[Planned]:
-        try:
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                outcomes: list[Outcome] = pool.submit(launch, due, words, root, devices).result()
-        except Exception as error:  # of the launcher, such as a lost cluster job
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-            return due
-        return [one for one, outcome in zip(due, outcomes, strict=True) if outcome == "ran"]
+        arguments = pickle.dumps((list(due), tuple(words), root, list(devices)))
+        subprocess.run([sys.executable, *LAUNCH], input=arguments, check=False)
+        return due
 
     return start
