@@ -55,7 +55,7 @@ class RunningTrial:
         """
         self.is_stopped = True
         for one, state in zip(self.plan, self.states(), strict=True):
-            if state.phase != "finished":
+            if state.phase == "running":
                 request_stop(one)
 
     def failure(self) -> str | None:

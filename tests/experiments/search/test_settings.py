@@ -139,7 +139,7 @@ def test_jobs_of_a_trial_are_those_of_all_tasks_and_seeds(read):
         (
             ["task=pong"],
             {"overrides": {"model": {"horizon": 3}}},
-            "`model.horizon` must not be set",
+            "`model.horizon` must not be",
         ),
         (["trials=3"], {}, "`task` must be given"),
     ],
