@@ -161,13 +161,14 @@ def test_a_failed_trial_is_told_and_ends_no_search(run):
 
 @pytest.mark.slow
 def test_values_that_no_run_may_have_together_are_a_failed_trial(run):
-    space = {"batch.length": [8, 60], "explore.offset": [1, 15], "model.horizon": [3, 4]}
-    overrides = SEARCH["overrides"] | {"explore": "plan2explore"}  # with sequences of 16 steps
+    space = {"batch.length": [8, 60], "explore.offset": [1, 15]}
+    added = {"explore": "plan2explore", "model.horizon": 3}  # with sequences of 16 steps
+    overrides = SEARCH["overrides"] | added
     content = {"space": space, "sampler": "grid", "trials": None, "overrides": overrides}
     status, out, _ = run(**content)
     assert status == 0
     failed = [trial for trial in trials_of() if trial.state.name == "FAIL"]
-    assert {tuple(trial.params.values())[:2] for trial in failed} == {(8, 15)}
+    assert {tuple(trial.params.values()) for trial in failed} == {(8, 15)}
     assert "`explore.offset` must be less than batch.length, 8, got 15" in out
 
 
@@ -266,31 +267,29 @@ def test_the_end_of_a_journal_that_was_being_written_is_removed(tmp_path):
     assert journal.read_bytes() == b'{"a": 1}\n{"a": 2}\n'
 
 
-# --------------------------------------------------------------------------- real jobs, and signals
+# -------------------------------------------------------------------------------------- signals
+
+WITH_STUB = """
+import sys
+from dreamer.run.folder import RunFolder
+from experiments.sweep import jobs
+from experiments.sweep.entry import run
+RunFolder.check_same_run = RunFolder.check_may_begin = lambda *_: None
+jobs.TRAIN = (sys.argv.pop(1),)
+run()
+"""
 
 
 @pytest.fixture
 def start(written, repository, tmp_path):
-    """Start a search of real jobs as a process of its own, which leads a process group."""
-    written(
-        overrides={
-            **SEARCH["overrides"],
-            **{"debug": "fast", "total_frames": 400, "prefill_policy_steps": 100},
-            **{"callbacks.video": None, "callbacks.checkpoint.every_frames": 50},
-            "callbacks.evaluate": {"every_frames": 50, "episodes": 1, "video_policy_steps": 0},
-        },
-        space={
-            "model.world_model_optimizer.learning_rate": {"low": 1e-5, "high": 1e-2, "log": True}
-        },
-        objective={"metric": "world_model/loss", "direction": "minimize"},
-        trials=3,
-    )
+    """Start a search as a process of its own, which leads a process group."""
     processes = []
 
-    def begin() -> subprocess.Popen:
+    def begin(program: list[str], fates: dict | None = None, **content) -> subprocess.Popen:
         process = subprocess.Popen(
-            [sys.executable, str(repository / "sweep.py"), "search=my.yaml"],
+            [sys.executable, *program, written(**content)],
             cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(repository), "STUB": json.dumps(fates or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -305,35 +304,75 @@ def start(written, repository, tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
 
 
+def wait_for(process: subprocess.Popen, path: Path) -> None:
+    deadline = time.time() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.time() < deadline
+        time.sleep(0.02)
+
+
+def stop(process: subprocess.Popen, number: int) -> str:
+    """Send a signal to a search, or to all of its processes; returns what it printed."""
+    if number == signal.SIGKILL:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    return process.communicate(timeout=60)[0]
+
+
 @pytest.mark.slow
 def test_a_search_goes_on_after_ctrl_c_and_after_a_kill(start):
-    root = Path("searches/my")
-    for number, signal_number in enumerate((signal.SIGINT, signal.SIGKILL)):
-        process = start()
-        folder = root / f"dummy/memory/trial{number:03}/seed0"
-        deadline = time.time() + 120
-        while not (folder / "checkpoints/last.ckpt").exists():
+    program = ["-c", WITH_STUB, str(STUB)]
+    content = {"space": {"model.horizon": [3, 4]}, "trials": 2}
+    for number in (signal.SIGINT, signal.SIGKILL):
+        process = start(program, fates={"SLOW": 20}, **content)
+        before = len(lines("starts"))
+        while len(lines("starts")) == before:
             assert process.poll() is None, process.communicate()[0]
-            assert time.time() < deadline
-            time.sleep(0.05)
-        if signal_number == signal.SIGINT:
-            process.send_signal(signal_number)
-            output = process.communicate(timeout=60)[0]
+            time.sleep(0.02)
+        output = stop(process, number)
+        assert len(trials_of()) == 1
+        assert trials_of()[0].state == optuna.trial.TrialState.RUNNING
+        if number == signal.SIGINT:
             assert process.returncode == 130, output
             assert "The same command continues the search." in output
-            assert "everything is saved" in (folder / "log.txt").read_text()
-        else:
-            os.killpg(process.pid, signal_number)
-            process.wait()
-        assert trials_of()[number].state == optuna.trial.TrialState.RUNNING
-    process = start()
+            assert lines("stopped") == ["dummy/memory/trial000/seed0"]
+    process = start(program, **content)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
-    found = trials_of()
-    assert [trial.state.name for trial in found] == 3 * ["COMPLETE"]
-    for trial in found:
-        folder = root / f"dummy/memory/trial{trial.number:03}/seed0"
+    assert "2 trials: 2 finished" in output
+    assert lines("starts") == 3 * ["dummy/memory/trial000/seed0"] + ["dummy/memory/trial001/seed0"]
+
+
+@pytest.mark.long
+def test_real_runs_of_a_search_are_resumed(start, repository):
+    content = {
+        "overrides": {
+            **SEARCH["overrides"],
+            **{"debug": "fast", "total_frames": 400, "prefill_policy_steps": 100},
+            **{"callbacks.video": None, "callbacks.checkpoint.every_frames": 50},
+            "callbacks.evaluate": {"every_frames": 50, "episodes": 1, "video_policy_steps": 0},
+        },
+        "space": {
+            "model.world_model_optimizer.learning_rate": {"low": 1e-5, "high": 1e-2, "log": True}
+        },
+        "objective": {"metric": "world_model/loss", "direction": "minimize"},
+        "trials": 3,
+    }
+    program = [str(repository / "sweep.py")]
+    folders = [Path(f"searches/my/dummy/memory/trial{n:03}/seed0") for n in range(3)]
+    for folder, number in zip(folders, (signal.SIGINT, signal.SIGKILL), strict=False):
+        process = start(program, **content)
+        wait_for(process, folder / "checkpoints/last.ckpt")
+        stop(process, number)
+    assert "everything is saved" in (folders[0] / "log.txt").read_text()
+    process = start(program, **content)
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 0, output
+    assert [trial.state.name for trial in trials_of()] == 3 * ["COMPLETE"]
+    for trial, folder in zip(trials_of(), folders, strict=True):
         summary = json.loads((folder / "summary.json").read_text())
         assert trial.value == summary["metrics"]["world_model/loss"]
         assert (folder / "log.txt").read_text().count("Finished after") == 1
-    assert "(resumed at frame" in (root / "dummy/memory/trial001/seed0/log.txt").read_text()
+    assert "(resumed at frame" in (folders[1] / "log.txt").read_text()
