@@ -17,12 +17,12 @@ import experiments.plots.style as style
 
 FINISHED, PRUNED = "finished", "pruned"
 HISTORY_TEXT = (
-    "Values by trial. Filled: trials that ran to their end; hollow: trials that were stopped early, "
-    "with their latest value. The line is the best value so far; only ends count."
+    "Values by trial. Filled: trials that ran to their end; hollow: trials that were stopped "
+    "early, with their latest value. The line is the best value so far; only ends count."
 )
 IMPORTANCE_TEXT = (
-    "Importance of each key: its share in what separates the better trials that ran to their end "
-    "from the others (PED-ANOVA). With few trials, the order is uncertain."
+    "Importance of each key: its share in the variance of the values of trials that ran to their "
+    "end (fANOVA). With few trials, the order is uncertain."
 )
 SLICES_TEXT = (
     "A panel for each key, the most important first; a dot is a trial. Hollow: stopped early. "

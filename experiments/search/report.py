@@ -62,7 +62,7 @@ def of_search(folder: Path) -> Results:
     results = Results(
         title=f"Search in {folder}",
         tidy=pd.DataFrame(columns=list(tables.TIDY)),
-        extra={"trials.csv": table.trials.drop(columns="state of jobs", errors="ignore")},
+        extra={"trials.csv": table.trials},
         search=table,
         notes=_notes(study, table),
         problems=[
@@ -89,7 +89,9 @@ def search_table(study: "Study", definition: dict[str, Any]) -> SearchTable:
     rows = []
     for trial in begun(study):
         reported = trial.intermediate_values
-        value = trial.value if trial.value is not None or not reported else reported[max(reported)]
+        value = trial.value
+        if phase(trial) == "running" and reported:
+            value = reported[max(reported)]
         row = {"trial": trial.number, "state": phase(trial), "evaluations": len(reported)}
         values = values_of(trial)
         rows.append(row | {"value": value} | {key: values.get(key) for key in keys})
@@ -128,7 +130,7 @@ def _notes(study: "Study", table: SearchTable) -> list[str]:
         f"The value of a trial is {value} of {objective['metric']} in each of its runs, averaged "
         f"over them; the {word} is the best. Trials that were stopped early show their latest "
         "value and do not count as best.",
-        "The best of many noisy values is too good: repeat it with other seeds before you quote it.",
+        "The best of many noisy values is too good: repeat it with other seeds before quoting it.",
     ]
     if not table.importance:
         notes.append("Importances need four trials that ran to their end with different values.")
@@ -144,7 +146,8 @@ def _best_table(winner: "FrozenTrial", table: SearchTable) -> pd.DataFrame:
 def _trials_table(table: SearchTable) -> pd.DataFrame:
     """Make a table of all trials, the best first."""
     order = table.trials.sort_values("value", ascending=not table.is_maximized, kind="stable")
-    order = order.sort_values("state", key=lambda x: x != FINISHED, kind="stable")
+    ranks = [FINISHED, "running", PRUNED, "failed"]
+    order = order.sort_values("state", key=lambda x: x.map(ranks.index), kind="stable")
     result = order.rename(columns=dict(table.names)).reset_index(drop=True)
     for name in ("value", *table.names.values()):
         is_missing = result[name].isna() & (name == "value")
@@ -174,7 +177,7 @@ def _charts(study: "Study", folder: Path, metric: str, table: SearchTable) -> li
         "Value by evaluation",
         table.metric,
         lines,
-        "A line is a trial: its value after each evaluation. The jobs of a trial follow each other.",
+        "A line is a trial: its value after each evaluation. Its jobs follow each other.",
     )
     kinds = {line.name for line in lines}
     legend = [LegendEntry(k, text, color, "") for k, (text, color) in KINDS.items() if k in kinds]

@@ -8,6 +8,7 @@ import json
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from os import getpid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,10 +37,10 @@ def check_optuna() -> None:
     Raises:
         ImportError: It is not, or is too old; the message has the command.
     """
-    try:
-        import optuna
-    except ImportError:
-        raise ImportError("search= needs `pip install -r requirements-search.txt`") from None
+    if find_spec("optuna") is None or find_spec("sklearn") is None:
+        raise ImportError("search= needs `pip install -r requirements-search.txt`")
+    import optuna
+
     if int(optuna.__version__.partition(".")[0]) < 5:
         raise ImportError(
             "search= needs Optuna 5: `pip install -r requirements-search.txt`, got "
@@ -181,18 +182,18 @@ def values_of(trial: "Trial | FrozenTrial") -> dict[str, Value]:
 
 
 def importances(study: "Study") -> dict[str, float]:
-    """Return the shares of the keys in the differences between trials, the largest first.
+    """Return the shares of the keys in the variance of the values (fANOVA), the largest first.
 
     Empty if fewer than four trials ran to their end or all of them have the same value.
     """
-    from optuna.importance import get_param_importances
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
     from optuna.trial import TrialState
 
     done: Sequence[FrozenTrial] = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     if len(done) < 4 or len({trial.value for trial in done}) == 1:
         return {}
-    found = get_param_importances(study)
-    return dict(sorted(found.items(), key=lambda one: -one[1]))
+    found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+    return {key: float(share) for key, share in sorted(found.items(), key=lambda one: -one[1])}
 
 
 def _storage(root: Path) -> Any:

@@ -305,7 +305,7 @@ def start(written, repository, tmp_path):
 
 
 def wait_for(process: subprocess.Popen, path: Path) -> None:
-    deadline = time.time() + 120
+    deadline = time.time() + 300
     while not path.exists():
         assert process.poll() is None, process.communicate()[0]
         assert time.time() < deadline
@@ -350,9 +350,9 @@ def test_real_runs_of_a_search_are_resumed(start, repository):
     content = {
         "overrides": {
             **SEARCH["overrides"],
-            **{"debug": "fast", "total_frames": 400, "prefill_policy_steps": 100},
-            **{"callbacks.video": None, "callbacks.checkpoint.every_frames": 50},
-            "callbacks.evaluate": {"every_frames": 50, "episodes": 1, "video_policy_steps": 0},
+            **{"debug": "fast", "total_frames": 300, "prefill_policy_steps": 48},
+            **{"callbacks.video": None, "callbacks.checkpoint.every_frames": 16},
+            "callbacks.evaluate": {"every_frames": 100, "episodes": 1, "video_policy_steps": 0},
         },
         "space": {
             "model.world_model_optimizer.learning_rate": {"low": 1e-5, "high": 1e-2, "log": True}
