@@ -35,14 +35,18 @@ from experiments.sweep.status import (
 )
 
 USAGE = Usage(
-    "Run a grid of experiments, or the rest of it: variants x tasks x seeds.",
-    "python sweep.py grid=... [key=value ...], or dreamer-sweep where it is installed",
+    "Run a grid of experiments, variants x tasks x seeds, or a search; or the rest of it.",
+    "python sweep.py grid=...|search=... [key=value ...], or dreamer-sweep where it is installed",
     (
         (
             "python sweep.py grid=ablations task=pong,boxing seeds=3",
             "The paper's ablations on two games.",
         ),
         ("python sweep.py grid=demo", "Tiny models, ten minutes on an idle core."),
+        (
+            "python sweep.py search=cartpole trials=40",
+            "A search for good values, by Optuna; docs/search.md explains it.",
+        ),
         (
             "python sweep.py grid=demo hydra/launcher=joblib hydra.launcher.n_jobs=2",
             "Two jobs at once. Keys that begin with hydra choose where the jobs run.",
