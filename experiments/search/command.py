@@ -68,7 +68,7 @@ def check_jobs(search: Search, root: Path) -> list[Planned]:
     plan = make_plan(base)
     for task, job in {job.task: job for job in base}.items():
         cfg = compose_job(job.words)
-        if "jsonl" not in cfg.logger:
+        if "jsonl" not in (cfg.logger or ()):
             raise ValueError(
                 f"`logger` must include jsonl, from which a search reads its metric, got "
                 f"{list(cfg.logger or [])}"
@@ -162,6 +162,9 @@ class SearchRun:
     def _begin(self, trial: "Trial") -> None:
         """Start the jobs of a trial; values that the jobs do not allow are a failure."""
         values, root = studies.values_of(trial), self._command.root
+        if values.keys() != self._search.space.keys():
+            studies.tell_failed(self._study, trial, "The search was killed as it chose the values.")
+            return
         jobs = self._search.jobs(f"trial{trial.number:03}", values, root)
         trial.set_user_attr(studies.JOBS, [job.words for job in jobs])
         try:

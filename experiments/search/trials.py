@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event, Thread
 
-from experiments.sweep.jobs import Planned, Share, request_stop, run
+from experiments.sweep.jobs import Planned, Share, request_stop, run, stop
 from experiments.sweep.state import State, failure
 from experiments.sweep.status import read_states
 
@@ -34,7 +34,7 @@ class RunningTrial:
             leaving: once it is set, no further job starts.
         """
         self.plan = plan
-        self.is_stopped = False
+        self.is_stopped = self._waits = False
         self._start, self._leaving = start, leaving
         self._thread = Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -53,6 +53,8 @@ class RunningTrial:
 
         A job that is just starting forgets earlier requests.
         """
+        if self._waits and not self.is_stopped:  # nobody reads the request of such a job
+            stop(self.plan, patience=0, only_own=False)
         self.is_stopped = True
         for one, state in zip(self.plan, self.states(), strict=True):
             if state.phase == "running":
@@ -80,9 +82,11 @@ class RunningTrial:
                 if state.phase in ("empty", "interrupted") and one.folder not in tried
             ]
             if due:
+                self._waits = False
                 tried |= {one.folder for one in self._start(due)}
             elif any(state.phase == "running" for _, state in pairs):
-                time.sleep(SECONDS_BETWEEN_LOOKS)  # a job of an earlier process
+                self._waits = True  # for a job of an earlier process
+                time.sleep(SECONDS_BETWEEN_LOOKS)
             else:
                 return
 

@@ -81,10 +81,15 @@ def run(planned: Planned, share: Share) -> Outcome:
     return "ran"
 
 
-def stop(planned: Sequence[Planned], patience: float = 60) -> None:
+def stop(planned: Sequence[Planned], patience: float = 60, *, only_own: bool = True) -> None:
     """Stop the jobs of this process and its workers, and wait until they are saved.
 
     They are identified by their process group, which child processes inherit.
+
+    Args:
+        planned: the jobs.
+        patience: how long to wait, seconds.
+        only_own: false: also those that another process on this machine has started.
     """
     host, group = os.uname().nodename, os.getpgid(0)
     stopped = []
@@ -93,7 +98,7 @@ def stop(planned: Sequence[Planned], patience: float = 60) -> None:
         job_host, _, process = state.detail.partition(" ")
         if state.phase == "running" and job_host == host and process.isdigit():
             try:
-                if os.getpgid(int(process)) == group:
+                if not only_own or os.getpgid(int(process)) == group:
                     os.kill(int(process), signal.SIGTERM)
                     stopped.append(one)
             except ProcessLookupError:

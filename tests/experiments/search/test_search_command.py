@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event
 
 import optuna
 import pytest
@@ -17,6 +18,7 @@ from dreamer.run.folder import RunFolder
 from experiments.search import command, study, trials
 from experiments.sweep import command as sweep
 from experiments.sweep import jobs
+from experiments.sweep.grid import Job
 
 STUB = Path(__file__).parent / "stub_trial.py"
 SEARCH = {
@@ -184,6 +186,39 @@ def test_a_trial_whose_run_is_killed_goes_on_next_time(run):
     assert len(lines("starts")) == 4
 
 
+@pytest.mark.slow
+def test_a_trial_without_all_its_values_is_told_as_failed(run, written):
+    written(trials=2)
+    search = command.Search.read(sweep.parse(["search=my.yaml"]))
+    with study.open_study(search, Path("searches/my")) as opened:
+        opened.ask()  # and the process dies
+    assert run("trials=2")[0] == 0
+    assert [trial.state.name for trial in trials_of()] == ["FAIL", "COMPLETE"]
+    assert "killed as it chose the values" in trials_of()[0].user_attrs[study.REASON]
+
+
+def test_a_pruned_job_of_an_earlier_process_is_stopped_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "SECONDS_BETWEEN_LOOKS", 0.02)
+    names = {"env": "dummy", "task": "memory", "variant": "trial000", "seed": 0, "root": tmp_path}
+    words = [f"{key}={value}" for key, value in names.items()]
+    job = Job("dummy", "memory", "trial000", 0, (*words, "model.horizon=3", "total_frames=500"))
+    planned = jobs.Planned(job, tmp_path / job.name, 500, 0)
+    process = subprocess.Popen(
+        [sys.executable, str(STUB), *job.words],
+        env=os.environ | {"STUB": json.dumps({"SLOW": 60})},
+        start_new_session=True,
+    )
+    try:
+        wait_for(process, planned.folder / "metrics.jsonl")
+        running = trials.RunningTrial([planned], lambda due: due, Event())
+        time.sleep(0.2)
+        assert not running.is_over
+        running.stop()
+        assert process.wait(timeout=20) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+
+
 @pytest.mark.long
 def test_a_launcher_runs_the_jobs_of_a_trial_together(run):
     words = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seeds=2", "trials=1")
@@ -273,6 +308,7 @@ WITH_STUB = """
 import sys
 from dreamer.run.folder import RunFolder
 from experiments.sweep import jobs
+from experiments.sweep.grid import Job
 from experiments.sweep.entry import run
 RunFolder.check_same_run = RunFolder.check_may_begin = lambda *_: None
 jobs.TRAIN = (sys.argv.pop(1),)
