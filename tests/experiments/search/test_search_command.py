@@ -382,7 +382,7 @@ def test_a_search_goes_on_after_ctrl_c_and_after_a_kill(start):
 
 
 @pytest.mark.long
-def test_real_runs_of_a_search_are_resumed(start, repository):
+def test_real_runs_of_a_search_are_resumed_and_find_a_better_value(start, repository):
     content = {
         "overrides": {
             **SEARCH["overrides"],
@@ -390,10 +390,9 @@ def test_real_runs_of_a_search_are_resumed(start, repository):
             **{"callbacks.video": None, "callbacks.checkpoint.every_frames": 16},
             "callbacks.evaluate": {"every_frames": 100, "episodes": 1, "video_policy_steps": 0},
         },
-        "space": {
-            "model.world_model_optimizer.learning_rate": {"low": 1e-5, "high": 1e-2, "log": True}
-        },
+        "space": {"model.world_model_optimizer.learning_rate": [1e-6, 1e-4, 1e-2]},
         "objective": {"metric": "world_model/loss", "direction": "minimize"},
+        "sampler": "grid",
         "trials": 3,
     }
     program = [str(repository / "sweep.py")]
@@ -412,3 +411,5 @@ def test_real_runs_of_a_search_are_resumed(start, repository):
         assert trial.value == summary["metrics"]["world_model/loss"]
         assert (folder / "log.txt").read_text().count("Finished after") == 1
     assert "(resumed at frame" in (folders[1] / "log.txt").read_text()
+    values = [trial.value for trial in trials_of()]
+    assert min(values) == values[2] < values[0]  # the loss falls with the largest rate only
