@@ -1,4 +1,4 @@
-"""Run a grid of experiments: `python sweep.py grid=ablations task=pong seeds=3`."""
+"""Run a grid or a search of experiments: `python sweep.py grid=ablations task=pong seeds=3`."""
 
 from experiments.sweep.entry import run
 

@@ -22,6 +22,7 @@ from experiments import plots, tables, text_tables
 from experiments.comparison import of_pair
 from experiments.page import write_page
 from experiments.results import Compare, Results, of_published, of_runs
+from experiments.search.report import is_search, of_search
 
 PAGE = "report.html"
 DEBUG = "Runs of debug=fast, in no other table"
@@ -37,6 +38,10 @@ USAGE = Usage(
         (
             "python -m experiments.report runs/dummy/memory/a/seed0 runs/dummy/memory/b/seed0",
             "Compares two runs: their curves, and the keys in which they differ.",
+        ),
+        (
+            "python -m experiments.report searches/cartpole",
+            "Reports on a search: its best trial, and which keys matter.",
         ),
         ("python -m experiments.report source=published", "The paper's Tables 1 and K1."),
     ),
@@ -87,7 +92,7 @@ def main(words: Sequence[str]) -> int:
         show(results)
         write(results, request.out)
         _upload(request)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -141,6 +146,8 @@ def results_of(request: Request) -> Results:
         return of_published(request.frames)
     if len(request.folders) > 1:
         return of_pair(request.folders)
+    if is_search(request.folders[0]):
+        return of_search(request.folders[0])
     return of_runs(request.folders[0], request.frames, compare=request.compare)
 
 
@@ -194,6 +201,8 @@ def write_tables(results: Results, out: Path) -> None:
 
 def draw(results: Results, folder: Path) -> list[plots.Captioned]:
     """Draw the figures as PNG and PDF files."""
+    if results.search is not None:
+        return plots.search_figures(results.search, folder)
     # By env, so that figures and tables show the same scores.
     frames = dict(zip(results.tidy["env"], results.tidy["frames"].astype(int), strict=True))
     if results.curves is None:

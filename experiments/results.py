@@ -16,6 +16,7 @@ from experiments.learning import chart_groups
 from experiments.measures import RETURN
 from experiments.page import ChartGroup, Video
 from experiments.plots.curves import binned
+from experiments.plots.search import SearchTable
 from experiments.plots.style import FULL_AGENT, PUBLISHED, PYDREAMER
 from experiments.probes import probe_table
 from experiments.runs import Runs, read_runs
@@ -49,6 +50,7 @@ class Results:
         shown: tables of the page and of the terminal besides those of the scores, by title.
         charts: for the page.
         debug: runs of debug=fast, which no number contains; None if there are none.
+        search: the trials of a search, for its figures; None for runs.
         curves: the curves of the runs, for the figures; None for the published data.
         published: published curves, for the same figures.
         videos: videos of the runs.
@@ -62,6 +64,7 @@ class Results:
     shown: dict[str, pd.DataFrame] = field(default_factory=dict)
     charts: list[ChartGroup] = field(default_factory=list)
     debug: pd.DataFrame | None = None
+    search: SearchTable | None = None
     curves: pd.DataFrame | None = None
     published: pd.DataFrame | None = None
     videos: list[Video] = field(default_factory=list)

@@ -40,6 +40,8 @@ from dreamer.run.settings import CheckSettings
 from dreamer.run.train import train
 from dreamer.schema.validation import validate_words
 from experiments import coverage, dashboard, report, watch
+from experiments.search.settings import Search
+from experiments.search.space import words_of
 from experiments.sweep import args, grid
 
 ROOT = Path(__file__).parent.parent
@@ -166,8 +168,7 @@ def check_train(conf: Path, words: list[str]) -> DictConfig | None:
     words = [re.sub(r"^\+(experiment|debug)=", r"\1=", w) for w in words]
     overrides = OverridesParser.create().parse_overrides(words)
     sweeps = [one.is_sweep_override() for one in overrides]
-    searches = any(word.startswith("search=") for word in words)  # its file lists the values
-    assert (any(sweeps) or searches) == ("-m" in options), words
+    assert any(sweeps) == ("-m" in options), words
     first = [
         f"{one.get_key_element()}={next(iter(one.sweep_string_iterator()))}" if sweep else word
         for word, one, sweep in zip(words, overrides, sweeps, strict=True)
@@ -184,8 +185,15 @@ def check_evaluate(conf: Path, words: list[str]) -> None:
 
 
 def check_sweep(conf: Path, words: list[str]) -> None:
-    """Read the grid, and compose a job of each variant."""
+    """Read the grid or the search, and compose a job of each variant or at each edge."""
     request = args.parse(words)
+    if request.search:
+        found = Search.read(request)
+        for job in found.jobs("trial000", {}, request.root)[:1]:
+            for key, one in found.space.items():
+                for value in one.edges:
+                    check_train(conf, [*job.words, *words_of({key: value})])
+        return
     jobs = grid.Grid.read(request.grid, request.choice).jobs(request.root)
     assert jobs
     for words in {job.words[:1]: job.words for job in jobs}.values():
@@ -388,7 +396,8 @@ def test_files_of_the_configuration_are_understood(page, found, conf, tmp_path):
         folder = str(path.parent.parent)
         check_train(conf, ["task=pong", f"{group}={name}", "--config-dir", folder])
     else:
-        check_sweep(conf, [f"grid={path}"])
+        kind = "search" if "space:" in found.text else "grid"
+        check_sweep(conf, [f"{kind}={path}"])
 
 
 PYTHON_PAGES = [page for page in PAGES if any(s.language == "python" for s in snippets(page))]

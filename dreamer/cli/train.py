@@ -34,8 +34,13 @@ USAGE = Usage(
 )
 
 
-def main(cfg: "DictConfig") -> None:
-    """Run one job; a failed job of a multirun does not stop the others."""
+def main(cfg: "DictConfig") -> float | None:
+    """Run one job; a failed job of a multirun does not stop the others.
+
+    Returns:
+        The mean return of the latest evaluation, which Hydra's sweepers can optimise; None if there
+        was no evaluation.
+    """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -44,7 +49,7 @@ def main(cfg: "DictConfig") -> None:
     single = HydraConfig.get().mode == RunMode.RUN
     try:
         check_values(cfg)
-        _train(cfg, single)
+        return _train(cfg, single)
     except KeyboardInterrupt:
         stopped("Stopped by SIGINT.")
     except Exception as error:
@@ -55,8 +60,8 @@ def main(cfg: "DictConfig") -> None:
         raise
 
 
-def _train(cfg: "DictConfig", single: bool) -> None:
-    """Import what trains, and train."""
+def _train(cfg: "DictConfig", single: bool) -> float | None:
+    """Import what trains, train, and return the mean return of the latest evaluation."""
     from dreamer.agent import NonFiniteError
     from dreamer.callbacks.interrupt import Interrupted
     from dreamer.envs.group import EnvironmentFault
@@ -65,7 +70,7 @@ def _train(cfg: "DictConfig", single: bool) -> None:
 
     loaded()
     try:
-        train(cfg)
+        return train(cfg).metrics.get("eval/return_mean")
     except Interrupted as stop:
         print(f"\nStopped by {stop}; everything is saved. To resume: {_command()}", file=sys.stderr)
         sys.exit(128 + stop.signal_number)

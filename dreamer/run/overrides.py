@@ -17,6 +17,8 @@ _MODEL = "model.world_model"
 REPLACED = {
     "compile": "`compile` was replaced by `kernels`: kernels=auto computes faster, kernels=plain "
     "runs the models as written. Nothing is compiled.",
+    "search": "`search` is a key of sweep.py: python sweep.py search=paper_table_d1 env=gym "
+    "task=CartPole-v1",
     f"{_MODEL}.rssm.layer_norm": f"`{_MODEL}.rssm.layer_norm` was replaced by `layer_norm`.",
     **{
         f"{_MODEL}.{old}": f"`{_MODEL}.{old}` was replaced by `{_MODEL}.{new}`."
@@ -29,16 +31,16 @@ REPLACED = {
     },
 }
 PATHS = ("root", "run_dir", *SOURCES)  # keys whose values are paths, with any characters
-OPTIONAL = ("experiment", "search", "debug")  # groups without a default file
+OPTIONAL = ("experiment", "debug")  # groups without a default file
 
 
 def prepared(words: Sequence[str]) -> list[str]:
     """Convert the words of a command line to Hydra's grammar.
 
     Paths are quoted if necessary. `logger=null` becomes `logger=none`, and `replay.sampling=steps`
-    becomes `replay/sampling=steps`. The plus of `+experiment=`, `+search=` and `+debug=` is
-    dropped: these groups are in the defaults list, as null. So is that of `+trainer.profiler=`,
-    which earlier versions needed.
+    becomes `replay/sampling=steps`. The plus of `+experiment=` and `+debug=` is dropped: these
+    groups are in the defaults list, as null. So is that of `+trainer.profiler=`, which earlier
+    versions needed.
 
     Raises:
         ValueError: Another group is null.
@@ -51,7 +53,7 @@ def _prepared(word: str, multirun: bool) -> str:
     key, equals, value = word.partition("=")
     if not equals or key.startswith("-"):
         return word
-    key = re.sub(r"^\+(experiment|search|debug|trainer\.profiler)$", r"\1", key)
+    key = re.sub(r"^\+(experiment|debug|trainer\.profiler)$", r"\1", key)
     if key in PATHS and not (multirun and "," in value):
         value = quoted(value)
     if key in GROUPS and key not in OPTIONAL and value == "null":

@@ -8,7 +8,7 @@ _CHECKOUT = Path(__file__).parent.parent.parent / "conf"
 
 CONF = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 # Groups of conf/ whose files a run chooses; the other folders list runs.
-GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} - {"grid", "sweep"}
+GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} - {"grid", "search", "sweep"}
 SWEEP = "DREAMER_SWEEP"  # environment variable: name of the sweep that a run belongs to
 SOURCES = ("init_from", "data.prefill")  # keys whose values are paths of earlier runs
 

@@ -13,7 +13,7 @@ import yaml
 
 from dreamer.run.paths import expanded
 from dreamer.schema.keys import keys_of
-from dreamer.schema.types import Folder, Section, doc
+from dreamer.schema.types import Folder, PositiveCount, Section, doc
 from dreamer.schema.validation import validate_words
 from experiments.sweep.grid import Choice
 
@@ -23,29 +23,46 @@ class SweepSettings(Section):
     """The keys of `sweep.py` itself."""
 
     grid: Annotated[
-        str, doc("A grid of conf/grid (ablations, atari55, ...), or the path of a file, *.yaml.")
-    ]
+        str | None,
+        doc("A grid of conf/grid (ablations, atari55, ...), or the path of a file, *.yaml."),
+    ] = None
+    search: Annotated[
+        str | None,
+        doc("Instead of a grid: a search of conf/search (cartpole, ...), or the path of a file."),
+    ] = None
+    trials: Annotated[
+        PositiveCount | None, doc("Number of trials of a search; null: that of its file.")
+    ] = None
+    workers: Annotated[PositiveCount, doc("Trials of a search that run at once.")] = 1
     task: Annotated[
         str | None,
         doc("As in pong,boxing or dummy/memory,atari/pong; null: all of the grid."),
     ] = None
     variant: Annotated[
-        str | None, doc("As in dreamerv2,no_kl_balancing; null: all of the grid.")
+        str | None, doc("Of a grid, as in dreamerv2,no_kl_balancing; null: all of the grid.")
     ] = None
     seeds: Annotated[
         str | None,
         doc("A number, as in 3, or a list, as in [0,5]; null: those of the grid."),
     ] = None
-    root: Annotated[Folder, doc("Folder of all run folders.")] = "runs"
-    dry_run: Annotated[bool, doc("Only print the jobs and their cost.")] = False
-    retry: Annotated[bool, doc("Also repeat failed runs.")] = False
+    root: Annotated[
+        Folder | None,
+        doc("Folder of all run folders; null: runs for a grid, searches/<name> for a search."),
+    ] = None
+    dry_run: Annotated[bool, doc("Only print the jobs or trials, and their cost.")] = False
+    retry: Annotated[bool, doc("Also repeat failed runs of a grid.")] = False
 
 
-SIMILAR_KEYS = {"grids": "grid", "tasks": "task", "variants": "variant", "seed": "seeds"}
+SIMILAR_KEYS = {
+    **{"grids": "grid", "tasks": "task", "variants": "variant", "seed": "seeds"},
+    **{"searches": "search", "trial": "trials", "worker": "workers"},
+}
+OF_GRIDS = ("variant", "retry")
+OF_SEARCHES = ("trials", "workers")
 
 
 class Command(NamedTuple):
-    """The parsed command line."""
+    """The parsed command line; `grid` is empty for a search, `search` for a grid."""
 
     grid: str
     choice: Choice
@@ -53,6 +70,9 @@ class Command(NamedTuple):
     dry_run: bool
     retry: bool
     launcher: tuple[str, ...]  # arguments for Hydra itself
+    search: str = ""
+    trials: int | None = None  # None: those of the file
+    workers: int = 1
 
 
 def parse(words: Sequence[str]) -> Command:
@@ -78,23 +98,42 @@ def parse(words: Sequence[str]) -> Command:
             hydra.append(word)
         else:  # train.py accepts these two with or without a plus
             common.append(re.sub(r"^\+(experiment|debug)=", r"\1=", word))
-    if not own.get("grid"):
-        raise ValueError("`grid` must be given, for example: grid=ablations task=pong seeds=3")
     checked = validate_words([f"{key}={value}" for key, value in own.items()], SweepSettings)
     own = {key: value for key, value in own.items() if checked[key] is not None}
+    _check_kind(own)
+    grid, search = own.get("grid", ""), own.get("search", "")
     return Command(
-        grid=own["grid"],
+        grid=grid,
+        search=search,
         choice=Choice(
             tasks=_names("task", own),
             variants=_names("variant", own),
             seeds=_seeds(own),
             words=tuple(common),
         ),
-        root=expanded(own.get("root", SweepSettings.root)),
+        root=expanded(own.get("root", f"searches/{Path(search).stem}" if search else "runs")),
         dry_run=checked.get("dry_run", False),
         retry=checked.get("retry", False),
         launcher=tuple(hydra),
+        trials=checked.get("trials"),
+        workers=checked.get("workers") or 1,
     )
+
+
+def _check_kind(own: dict[str, str]) -> None:
+    """Check that there is a grid or a search, and no key of the other."""
+    kinds = [key for key in ("grid", "search") if own.get(key)]
+    if not kinds:
+        raise ValueError(
+            "`grid` or `search` must be given, for example: grid=ablations task=pong seeds=3, or "
+            "search=cartpole"
+        )
+    if len(kinds) == 2:
+        raise ValueError("`search` must not be given with a grid: choose one of them")
+    for key in OF_GRIDS if kinds == ["search"] else OF_SEARCHES:
+        if key in own:
+            other = "grid" if key in OF_GRIDS else "search"
+            raise ValueError(f"`{key}` must come with {other}=, got {kinds[0]}={own[kinds[0]]}")
 
 
 def _names(key: str, own: dict[str, str]) -> list[str] | None:

@@ -7,49 +7,46 @@ The same command continues a stopped sweep. Exit status: 0, all jobs are finishe
 import os
 import shlex
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
-
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from dreamer.cli.command import HELP, loaded
-from dreamer.run.compose import known_keys, register_suites
-from dreamer.run.config import check_values, checked, reasons
-from dreamer.run.overrides import explain
 from dreamer.run.paths import SWEEP
 from dreamer.schema.help import Usage, head, keys, print_lines
-from dreamer.schema.keys import keys_of
+from experiments.search import command as search
 from experiments.sweep.args import Command, SweepSettings, parse
-from experiments.sweep.grid import CONF, Grid, Job
-from experiments.sweep.jobs import IN_CHECKOUT, Planned, stop
-from experiments.sweep.launchers import check_launcher, launch
+from experiments.sweep.grid import Grid
+from experiments.sweep.jobs import IN_CHECKOUT, Planned, saving_jobs
+from experiments.sweep.launchers import check_launcher, devices_of, launch
+from experiments.sweep.plan import make_plan
 from experiments.sweep.record import write_jobs
 from experiments.sweep.state import State, failure
-from experiments.sweep.status import StatusDisplay, make_console, read_states, summary_line, table
-
-if TYPE_CHECKING:
-    from dreamer.run.folder import RunFolder
+from experiments.sweep.status import (
+    StatusDisplay,
+    make_console,
+    one_line,
+    read_states,
+    summary_line,
+    table,
+    with_summary,
+)
 
 USAGE = Usage(
-    "Run a grid of experiments, or the rest of it: variants x tasks x seeds.",
-    "python sweep.py grid=... [key=value ...], or dreamer-sweep where it is installed",
+    "Run a grid of experiments, variants x tasks x seeds, or a search; or the rest of it.",
+    "python sweep.py grid=...|search=... [key=value ...], or dreamer-sweep where it is installed",
     (
         (
             "python sweep.py grid=ablations task=pong,boxing seeds=3",
             "The paper's ablations on two games.",
         ),
         ("python sweep.py grid=demo", "Tiny models, ten minutes on an idle core."),
+        (
+            "python sweep.py search=cartpole trials=40",
+            "A search for good values, by Optuna; docs/search.md explains it.",
+        ),
         (
             "python sweep.py grid=demo hydra/launcher=joblib hydra.launcher.n_jobs=2",
             "Two jobs at once. Keys that begin with hydra choose where the jobs run.",
@@ -61,7 +58,6 @@ NOTES = (
     "`python train.py --help` shows these keys.",
 )
 GIB = 2**30
-LINE_SECONDS = 60  # between lines without a terminal
 
 
 def main(words: Sequence[str]) -> int:
@@ -71,6 +67,8 @@ def main(words: Sequence[str]) -> int:
         return 0 if words else 2
     try:
         command = parse(words)
+        if command.search:
+            return search.main(command)
         check_launcher(command.launcher)
         plan = make_plan(Grid.read(command.grid, command.choice).jobs(command.root))
     except (ValueError, OSError, ImportError) as error:
@@ -82,45 +80,6 @@ def main(words: Sequence[str]) -> int:
         return 0
     os.environ[SWEEP] = f"sweep {Path(command.grid).stem}"  # for loggers that nest its runs
     return carry_out(plan, command)
-
-
-def make_plan(jobs: Sequence[Job]) -> list[Planned]:
-    """Compute the folder and the cost of each job.
-
-    It checks the jobs: keys and values, the existence of the task, and that the folder does not
-    hold another run.
-
-    Raises:
-        ValueError: The first error in a job.
-        ImportError: A package for a task is missing.
-    """
-    register_suites()
-    composed: dict[tuple[str, ...], DictConfig] = {}
-    costs: dict[tuple[str, ...], tuple[int, int]] = {}
-    plan = []
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        for job in jobs:
-            # Composing is slow; task and seed can be set afterwards.
-            kind = tuple(w for w in job.words if not w.startswith(("task=", "seed=")))
-            try:
-                if kind not in composed:
-                    composed[kind] = compose("train", overrides=list(job.words))
-                cfg = composed[kind].copy()
-                cfg.task, cfg.seed = job.task, job.seed
-                if (job.task, *kind) not in costs:
-                    check_values(cfg)  # before slow imports
-                    costs[job.task, *kind] = _cost(checked(cfg))
-                folder = _folder(cfg)
-                if folder.path.exists():
-                    cfg = checked(cfg)
-                    folder.check_same_run(cfg)
-                    if not folder.finished(cfg):
-                        folder.check_may_begin(cfg)
-            except (ValueError, HydraException, OmegaConfBaseException) as error:
-                message = explain(error, partial(_known, kind))
-                raise ValueError(f"{job.name}: {message}") from error
-            plan.append(Planned(job, folder.path, *costs[job.task, *kind]))
-    return plan
 
 
 def describe(plan: Sequence[Planned], command: Command) -> None:
@@ -155,7 +114,8 @@ def carry_out(plan: Sequence[Planned], command: Command) -> int:
     if not command.retry:
         _show_failures(plan, read_states(plan))
     tried: set[Path] = set()
-    with _saving_jobs(plan), StatusDisplay(plan, make_console(), every_seconds=LINE_SECONDS):
+    display = StatusDisplay(partial(with_summary, plan), partial(one_line, plan), make_console())
+    with saving_jobs(plan, "sweep"), display:
         while True:
             states = read_states(plan)
             due = [
@@ -178,34 +138,6 @@ def carry_out(plan: Sequence[Planned], command: Command) -> int:
     return 1 if unfinished else 0
 
 
-def _folder(cfg: DictConfig) -> "RunFolder":
-    from dreamer.run.folder import RunFolder  # slow: torch
-
-    return RunFolder.of(cfg)
-
-
-@reasons()
-def _cost(cfg: DictConfig) -> tuple[int, int]:
-    """Compute the frames of a run, and the bytes of its replay at the end."""
-    from dreamer.replay.buffer import Replay  # slow: torch
-    from dreamer.run.build import make_envs, make_replay_config
-
-    envs = make_envs(cfg, seed=0)
-    try:
-        config = make_replay_config(cfg)
-        steps = min(config.capacity_policy_steps, cfg.total_frames // envs.action_repeat)
-        config = replace(config, capacity_policy_steps=max(steps, envs.count))
-        size = Replay.size_on_disk(envs.obs_shapes, envs.action_space.size, envs.count, config)
-    finally:
-        envs.close()
-    return cfg.total_frames, size
-
-
-def _known(words: Sequence[str]) -> list[str]:
-    """Return the keys that the command line may have."""
-    return [*keys_of(SweepSettings).named, *known_keys(words)]
-
-
 def _is_due(state: State, retry: bool) -> bool:
     return state.phase in ("empty", "interrupted") or (retry and state.phase == "failed")
 
@@ -213,7 +145,7 @@ def _is_due(state: State, retry: bool) -> bool:
 def _launch(due: list[Planned], command: Command) -> set[Path]:
     """Run jobs, and return the folders of those that must not be tried again."""
     try:
-        outcomes = launch(due, command.launcher, command.root, _devices(command.launcher))
+        outcomes = launch(due, command.launcher, command.root, devices_of(command.launcher))
     except Exception as error:  # of the launcher, such as a lost cluster job
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return {one.folder for one in due}
@@ -221,37 +153,8 @@ def _launch(due: list[Planned], command: Command) -> set[Path]:
     return {one.folder for one, outcome in pairs if outcome == "ran"}
 
 
-def _devices(launcher: Sequence[str]) -> list[str]:
-    """Return the CUDA devices to distribute to parallel jobs on this machine."""
-    if "hydra/launcher=joblib" not in launcher:
-        return []
-    import torch
-
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(n) for n in range(torch.cuda.device_count())]
-
-
 def _show_failures(plan: Sequence[Planned], states: Sequence[State]) -> None:
     for one, state in zip(plan, states, strict=True):
         if state.phase == "failed":
             print(f"\nfailed: {one.job.name} ({one.folder}); retry=true runs it again")
             print("    " + failure(one.folder).replace("\n", "\n    "))
-
-
-@contextmanager
-def _saving_jobs(plan: Sequence[Planned]) -> Iterator[None]:
-    """On Ctrl-C and SIGTERM, let the jobs save before the end, with any launcher."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
-        print("\nStopping; jobs on this machine save first ...", file=sys.stderr)
-        stop(plan)
-        print("The same command continues the sweep.", file=sys.stderr)
-        sys.exit(128 + number)
-
-    old = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -6,7 +6,7 @@
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,34 +72,55 @@ class Grid(NamedTuple):
             ValueError: A grid, variant or key is unknown; nothing is left; or a task, a variant or
                 a seed is given twice.
         """
-        path, content = _load(name)
-        common = _as_words(content.get("overrides") or {}, f"`overrides` of {path}", but="env")
-        for word in choice.words:
-            _check_free(_key(word), "the command line", but="env")
-        envs = [_value(word) for word in (*common, *choice.words) if _key(word) == "env"]
-        env = envs[-1] if envs else None
+        path, content = load_file("grid", name, KEYS)
         variants = _read_variants(content.get("variants"), path)
+        if choice.variants is not None:
+            check_unique("variant", choice.variants)
+            variants = {
+                v: variants[find(v, variants, f"variant of {path}")] for v in choice.variants
+            }
+        return cls.of(content, variants, path, choice)
+
+    @classmethod
+    def of(
+        cls,
+        content: Mapping[str, Any],
+        variants: dict[str, tuple[str, ...]],
+        path: Path,
+        choice: Choice,
+    ) -> "Grid":
+        """Make a grid of variants from a file's tasks, seeds and overrides, and the command line.
+
+        Args:
+            content: of the file: tasks, seeds and overrides.
+            variants: arguments for train.py by name.
+            path: of the file, for messages.
+            choice: the part of the command line about the grid.
+
+        Raises:
+            ValueError: See `read`.
+        """
+        common = as_words(content.get("overrides") or {}, f"`overrides` of {path}", but="env")
+        for word in choice.words:
+            check_free(key_of(word), "the command line", but="env")
+        envs = [value_of(word) for word in (*common, *choice.words) if key_of(word) == "env"]
+        env = envs[-1] if envs else None
         tasks = _read_named(content.get("tasks"), path, "tasks")
         chosen = tasks if choice.tasks is None else dict.fromkeys(choice.tasks, ())
         if not chosen:
             raise ValueError(f"`task` must be given, for example task=pong,boxing: {path} has none")
-        if choice.variants is not None:
-            variants = {
-                v: variants[find(v, variants, f"variant of {path}")] for v in choice.variants
-            }
         if env is not None and all("/" in task for task in chosen):
             raise ValueError(f"`env` must not be given, got {env}: every task has its own")
-        own = {_with_env(task, env): extra for task, extra in tasks.items()}
-        all_tasks = [_with_env(task, env) for task in chosen]
+        own = {with_env(task, env): extra for task, extra in tasks.items()}
+        all_tasks = [with_env(task, env) for task in chosen]
         seeds = content.get("seeds", 1) if choice.seeds is None else choice.seeds
-        _check_unique("task", [f"{e}/{_letters(t)}" for e, t in all_tasks])
-        _check_unique("variant", choice.variants or [])
+        check_unique("task", [f"{e}/{_letters(t)}" for e, t in all_tasks])
         return cls(
             variants=variants,
             tasks={task: own.get(task, ()) for task in all_tasks},
-            seeds=_read_seeds(seeds, path),
-            common=tuple(word for word in common if _key(word) != "env"),
-            words=tuple(word for word in choice.words if _key(word) != "env"),
+            seeds=read_seeds(seeds, path),
+            common=tuple(word for word in common if key_of(word) != "env"),
+            words=tuple(word for word in choice.words if key_of(word) != "env"),
         )
 
     def jobs(self, root: Path) -> list[Job]:
@@ -117,13 +138,13 @@ class Grid(NamedTuple):
 
     def _words(self, root: Path, env: str, task: str, variant: str, seed: int) -> tuple[str, ...]:
         words = (*self.common, *self.tasks[env, task], *self.words, *self.variants[variant])
-        last = {_key(word): word for word in words}  # the last value, at the first position
-        experiments = [_value(word) for word in words if _key(word) == "experiment"]
+        last = {key_of(word): word for word in words}  # the last value, at the first position
+        experiments = [value_of(word) for word in words if key_of(word) == "experiment"]
         if experiments:
             value = experiments[0] if len(experiments) == 1 else f"[{','.join(experiments)}]"
             last["experiment"] = f"experiment={value}"
         fixed = {"env": env, "task": task, "variant": variant, "seed": seed, "root": str(root)}
-        return (*(f"{key}={_quoted(value)}" for key, value in fixed.items()), *last.values())
+        return (*(f"{key}={quoted(value)}" for key, value in fixed.items()), *last.values())
 
 
 def find(name: str, known: Iterable[str], what: str) -> str:
@@ -139,23 +160,33 @@ def find(name: str, known: Iterable[str], what: str) -> str:
     raise ValueError(f"Unknown {what}: `{name}`. The nearest: {', '.join(nearest)}")
 
 
-def _load(name: str) -> tuple[Path, dict[str, Any]]:
-    """Find the file of a grid and read it."""
+def load_file(group: str, name: str, keys: Sequence[str]) -> tuple[Path, dict[str, Any]]:
+    """Find a file of a group of conf/, or a user's, and read it.
+
+    Args:
+        group: such as grid.
+        name: of a file in conf/<group>, or the path of another, ending in .yaml.
+        keys: that it may have.
+
+    Raises:
+        ValueError: There is no such file, or it has other keys.
+    """
     own = name.endswith((".yaml", ".yml"))
     if not own:
-        known = sorted(path.stem for path in (CONF / "grid").glob("*.yaml"))
-        find(name, known, "grid (or give the path of a file that ends in .yaml)")
-    path = Path(name) if own else CONF / "grid" / f"{name}.yaml"
+        known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        find(name, known, f"{group} (or give the path of a file that ends in .yaml)")
+    path = Path(name) if own else CONF / group / f"{name}.yaml"
     if not path.exists():
-        raise ValueError(f"`grid` must name an existing file, got {path}")
+        raise ValueError(f"`{group}` must name an existing file, got {path}")
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
     except YAMLError as error:
-        raise ValueError(f"{path} must be YAML: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} must be YAML: {reason}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must have the keys {', '.join(KEYS)}, got {content}")
+        raise ValueError(f"{path} must have the keys {', '.join(keys)}, got {content}")
     for key in content:
-        find(str(key), KEYS, f"key in {path}")
+        find(str(key), keys, f"key in {path}")
     return path, {str(key): value for key, value in content.items()}
 
 
@@ -185,11 +216,11 @@ def _read_named(entries: Any, path: Path, what: str) -> dict[str, tuple[str, ...
         for name, overrides in pairs:
             if str(name) in named:
                 raise ValueError(f"The {what} of {path} must be unique, got `{name}` twice")
-            named[str(name)] = _as_words(overrides or {}, f"`{name}` of {path}")
+            named[str(name)] = as_words(overrides or {}, f"`{name}` of {path}")
     return named
 
 
-def _read_seeds(seeds: Any, path: Path) -> list[int]:
+def read_seeds(seeds: Any, path: Path) -> list[int]:
     """Read a number of seeds, counted from 0, or a list of seeds."""
     if isinstance(seeds, int) and not isinstance(seeds, bool):
         if seeds < 1:
@@ -201,11 +232,11 @@ def _read_seeds(seeds: Any, path: Path) -> list[int]:
             f"`seeds` must be a number of seeds or a list of whole numbers, as in seeds=3 or "
             f"seeds=[0,5], got {seeds}"
         )
-    _check_unique("seed", seeds)
+    check_unique("seed", seeds)
     return seeds
 
 
-def _as_words(overrides: Any, where: str, but: str = "") -> tuple[str, ...]:
+def as_words(overrides: Any, where: str, but: str = "") -> tuple[str, ...]:
     """Convert a mapping of train.py's keys, dotted or nested, to command-line arguments."""
     if not isinstance(overrides, Mapping):
         raise ValueError(f"{where} must be a mapping of keys to values, got {overrides}")
@@ -215,36 +246,47 @@ def _as_words(overrides: Any, where: str, but: str = "") -> tuple[str, ...]:
             if isinstance(value, Mapping) and value:
                 yield from leaves(value, f"{prefix}{key}.")
             else:
-                _check_free(f"{prefix}{key}", where, but)
-                yield f"{prefix}{key}={_quoted(value)}"
+                check_free(f"{prefix}{key}", where, but)
+                yield f"{prefix}{key}={quoted(value)}"
 
     return tuple(leaves(overrides, ""))
 
 
-def _quoted(value: Any) -> str:
+def quoted(value: Any) -> str:
     """Quote a value for Hydra's command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):
-        return f"[{','.join(_quoted(item) for item in value)}]"
+        return f"[{','.join(quoted(item) for item in value)}]"
     text = str(value)
     if not isinstance(value, str) or re.fullmatch(r"[\w./@%+-]+", text, re.ASCII):
         return text
     return "'" + text.replace("'", "\\'") + "'"
 
 
-def _check_free(key: str, where: str, but: str = "") -> None:
+def check_free(key: str, where: str, but: str = "") -> None:
+    """Check that a key is not one that the grid sets.
+
+    Raises:
+        ValueError: It is; the message says what to use instead.
+    """
     if key in SET_BY_GRID and key != but:
         raise ValueError(f"`{key}` must not be set in {where}: use {SET_BY_GRID[key]}")
 
 
-def _check_unique(what: str, values: Collection[Any]) -> None:
+def check_unique(what: str, values: Collection[Any]) -> None:
+    """Check that no value is given twice.
+
+    Raises:
+        ValueError: One is.
+    """
     twice = sorted({value for value in values if list(values).count(value) > 1})
     if twice:
         raise ValueError(f"{what.capitalize()}s must be unique, got {twice[0]} twice")
 
 
-def _with_env(task: str, env: str | None) -> tuple[str, str]:
+def with_env(task: str, env: str | None) -> tuple[str, str]:
+    """Split a task such as dummy/memory into env and task; without an env, it is of `env`."""
     head, slash, tail = task.partition("/")
     return (head, tail) if slash else (env or "atari", task)
 
@@ -254,9 +296,11 @@ def _letters(name: str) -> str:
     return "".join(filter(str.isalnum, name)).lower()
 
 
-def _key(word: str) -> str:
+def key_of(word: str) -> str:
+    """Return the key of a command-line argument, without a plus."""
     return word.partition("=")[0].lstrip("+~")
 
 
-def _value(word: str) -> str:
+def value_of(word: str) -> str:
+    """Return the value of a command-line argument."""
     return word.partition("=")[2]

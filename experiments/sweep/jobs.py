@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
+from types import FrameType
 from typing import IO, Literal, NamedTuple
 
 from filelock import FileLock, Timeout
@@ -26,6 +28,10 @@ IN_CHECKOUT = CONF.parent == HERE
 # folder replaces an installed one of the same name.
 TRAIN = ("-P", "-m", "dreamer.cli.train")
 LOG_LINES = 30  # kept of a failed process without a failure.txt
+# A file in the folder of a run. While a sweep runs the job, on any machine, it asks the job to save
+# and end.
+STOP_REQUEST = "stop_request"
+SECONDS_BETWEEN_LOOKS = 1.0  # for a stop request
 
 Outcome = Literal["ran", "elsewhere"]
 
@@ -57,12 +63,15 @@ def run(planned: Planned, share: Share) -> Outcome:
     if read_state(folder, planned.total_frames).phase in ("running", "finished"):
         return "elsewhere"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "failure.txt").unlink(missing_ok=True)
+    for name in ("failure.txt", STOP_REQUEST):
+        (folder / name).unlink(missing_ok=True)
     if (folder / "log.txt").is_symlink():  # it would lead out of the folder
         (folder / "log.txt").unlink()
     with (folder / "log.txt").open("ab") as log, _environment(share) as environment:
         start = log.tell()
-        code = _wait(_start([sys.executable, *TRAIN, *planned.job.words], log, environment))
+        process = _start([sys.executable, *TRAIN, *planned.job.words], log, environment)
+        code = _wait(process, folder / STOP_REQUEST)
+    (folder / STOP_REQUEST).unlink(missing_ok=True)
     if code == os.EX_TEMPFAIL:
         return "elsewhere"
     if not _was_stopped(code) and not (folder / "failure.txt").exists():
@@ -72,10 +81,15 @@ def run(planned: Planned, share: Share) -> Outcome:
     return "ran"
 
 
-def stop(planned: Sequence[Planned], patience: float = 60) -> None:
+def stop(planned: Sequence[Planned], patience: float = 60, *, only_own: bool = True) -> None:
     """Stop the jobs of this process and its workers, and wait until they are saved.
 
     They are identified by their process group, which child processes inherit.
+
+    Args:
+        planned: the jobs.
+        patience: how long to wait, seconds.
+        only_own: false: also those that another process on this machine has started.
     """
     host, group = os.uname().nodename, os.getpgid(0)
     stopped = []
@@ -84,7 +98,7 @@ def stop(planned: Sequence[Planned], patience: float = 60) -> None:
         job_host, _, process = state.detail.partition(" ")
         if state.phase == "running" and job_host == host and process.isdigit():
             try:
-                if os.getpgid(int(process)) == group:
+                if not only_own or os.getpgid(int(process)) == group:
                     os.kill(int(process), signal.SIGTERM)
                     stopped.append(one)
             except ProcessLookupError:
@@ -94,6 +108,39 @@ def stop(planned: Sequence[Planned], patience: float = 60) -> None:
         if time.monotonic() > deadline:
             return
         time.sleep(0.1)
+
+
+def request_stop(planned: Planned) -> None:
+    """Ask a job to save and end, on whatever machine a sweep runs it."""
+    if planned.folder.is_dir():
+        (planned.folder / STOP_REQUEST).touch()
+
+
+@contextmanager
+def saving_jobs(plan: Sequence[Planned], what: str, leaving: Event | None = None) -> Iterator[None]:
+    """On Ctrl-C and SIGTERM, let the jobs save before the end, with any launcher.
+
+    Args:
+        plan: the jobs; a list may change meanwhile.
+        what: is stopped, such as "sweep".
+        leaving: is set first.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
+        print("\nStopping; jobs on this machine save first ...", file=sys.stderr)
+        if leaving is not None:
+            leaving.set()
+        stop(plan)
+        print(f"The same command continues the {what}.", file=sys.stderr)
+        sys.exit(128 + number)
+
+    old = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def _start(command: list[str], log: IO[bytes], environment: dict[str, str]) -> subprocess.Popen:
@@ -115,10 +162,16 @@ def _start(command: list[str], log: IO[bytes], environment: dict[str, str]) -> s
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _wait(process: subprocess.Popen) -> int:
-    """Wait for the end; if interrupted, stop the process and let it save first."""
+def _wait(process: subprocess.Popen, stop_request: Path) -> int:
+    """Wait for the end; if interrupted or asked to, stop the process and let it save first."""
     try:
-        return process.wait()
+        while True:
+            try:
+                return process.wait(SECONDS_BETWEEN_LOOKS)
+            except subprocess.TimeoutExpired:
+                if stop_request.exists():
+                    process.terminate()
+                    return process.wait()
     except BaseException:
         process.terminate()
         process.wait()

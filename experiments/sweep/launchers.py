@@ -36,7 +36,7 @@ def check_launcher(words: Sequence[str]) -> None:
         ValueError: There is no such launcher.
         ImportError: The launcher is not installed; the message has the command.
     """
-    name = find(_name(words), LAUNCHERS, "launcher")
+    name = find(name_of(words), LAUNCHERS, "launcher")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         installed = GlobalHydra.instance().config_loader().get_group_options("hydra/launcher")
     if name not in installed:
@@ -62,9 +62,7 @@ def launch(
     Returns:
         For every job, whether it ran here or in another process.
     """
-    if IN_CHECKOUT:  # workers and cluster jobs import our modules, too, from any working directory
-        places = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
-        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(places))
+    share_checkout()
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="sweep"):
         config = _compose(words, root)
         # Hydra's class for a list of callbacks is private. Launchers only call the methods of a
@@ -83,6 +81,28 @@ def launch(
     return [_outcome(result) for result in results]
 
 
+def share_checkout() -> None:
+    """Let workers, cluster jobs and train.py import our modules, from any working directory."""
+    if IN_CHECKOUT:
+        places = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(places))
+
+
+def devices_of(words: Sequence[str], *, at_once: int = 1) -> list[str]:
+    """Return the CUDA devices to distribute to parallel jobs on this machine.
+
+    Args:
+        words: arguments for Hydra.
+        at_once: number of jobs that run here in parallel without a launcher.
+    """
+    if name_of(words) != "joblib" and at_once == 1:
+        return []
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(n) for n in range(torch.cuda.device_count())]
+
+
 def _run_by_number(cfg: DictConfig, due: list[Planned], share: Share) -> Outcome:
     """Run the job with the number that Hydra has assigned."""
     return run(due[HydraConfig.get().job.num], share)
@@ -90,7 +110,7 @@ def _run_by_number(cfg: DictConfig, due: list[Planned], share: Share) -> Outcome
 
 def _compose(words: Sequence[str], root: Path) -> DictConfig:
     """Compose Hydra's configuration of launchers and folders."""
-    defaults = REQUEUE if _name(words) == "submitit_slurm" else ()
+    defaults = REQUEUE if name_of(words) == "submitit_slurm" else ()
     return compose("sweep", overrides=[f"root={root}", *defaults, *words], return_hydra_config=True)
 
 
@@ -114,6 +134,7 @@ def _outcome(result: JobReturn) -> Outcome:
     return result.return_value if result.status == JobStatus.COMPLETED else "ran"
 
 
-def _name(words: Sequence[str]) -> str:
+def name_of(words: Sequence[str]) -> str:
+    """Return the name of the launcher that arguments for Hydra choose."""
     chosen = [word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")]
     return chosen[-1] if chosen else "basic"

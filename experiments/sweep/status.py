@@ -4,7 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from threading import Event, Thread
 from types import TracebackType
@@ -32,6 +32,7 @@ URGENT = (
     "empty",
     "finished",
 )  # order of display if the terminal is too small
+LINE_SECONDS = 60  # between lines without a terminal
 WIDTH = 160  # columns without a terminal
 OTHER_LINES = 6  # lines of the terminal outside the rows of the table
 
@@ -48,13 +49,24 @@ def read_states(plan: Sequence[Planned]) -> list[State]:
 
 
 class StatusDisplay(AbstractContextManager):
-    """Shows the jobs while it is open: a live table on a terminal, otherwise lines of text."""
+    """Shows a table while it is open, live on a terminal, otherwise lines of text."""
 
-    def __init__(self, plan: Sequence[Planned], console: Console, *, every_seconds: float):
-        """`every_seconds` is the interval between lines without a terminal."""
-        self._plan = plan
+    def __init__(
+        self,
+        table: Callable[[int | None], RenderableType],
+        line: Callable[[], str],
+        console: Console,
+    ):
+        """Prepare the display.
+
+        Args:
+            table: returns what a terminal shows; its argument is the number of rows.
+            line: returns what is printed every minute without a terminal, and at the end.
+            console: to show it on.
+        """
+        self._table, self._line = table, line
         self._console = console
-        self._every = 2.0 if console.is_terminal else every_seconds
+        self._every = 2.0 if console.is_terminal else LINE_SECONDS
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._done = Event()
         self._thread = Thread(target=self._follow, daemon=True)
@@ -84,18 +96,28 @@ class StatusDisplay(AbstractContextManager):
             self._show()
 
     def _show(self) -> None:
-        states = read_states(self._plan)
-        total = summary_line(self._plan, states)
         if self._live:
             rows = self._console.height - OTHER_LINES
-            self._live.update(Group(table(self._plan, states, rows), total), refresh=True)
-            return
-        running = [
-            f"{one.job.name} {_share_done(one, state)}"
-            for one, state in zip(self._plan, states, strict=True)
-            if state.phase == "running"
-        ]
-        self._console.print("; ".join([total, *running]), soft_wrap=True, highlight=False)
+            self._live.update(self._table(rows), refresh=True)
+        else:
+            self._console.print(self._line(), soft_wrap=True, highlight=False)
+
+
+def one_line(plan: Sequence[Planned]) -> str:
+    """Summarise all jobs in a line, with the progress of those that run."""
+    states = read_states(plan)
+    running = [
+        f"{one.job.name} {_share_done(one, state)}"
+        for one, state in zip(plan, states, strict=True)
+        if state.phase == "running"
+    ]
+    return "; ".join([summary_line(plan, states), *running])
+
+
+def with_summary(plan: Sequence[Planned], rows: int | None = None) -> Group:
+    """Make the table of the jobs, and a line that summarises them."""
+    states = read_states(plan)
+    return Group(table(plan, states, rows), summary_line(plan, states))
 
 
 def table(plan: Sequence[Planned], states: Sequence[State], rows: int | None = None) -> Table:

@@ -13,8 +13,12 @@ import sys
 import time
 from collections import namedtuple
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
 
 from dreamer.cli import train
 from dreamer.envs.dummy import MemoryEnvs
@@ -437,6 +441,26 @@ def test_a_multirun_makes_every_combination(main, tiny_overrides, tmp_path):
         "debug-latents_gaussian/seed0",
         "debug-kl_balance_false-latents_gaussian/seed0",
     }
+
+
+class Returns(Callback):
+    """What jobs return to Hydra's sweeper."""
+
+    values: ClassVar[list[float]] = []
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: object) -> None:
+        self.values.append(job_return.return_value)
+
+
+@pytest.mark.slow
+def test_a_sweeper_gets_the_latest_evaluation_of_every_job(main, tiny_overrides, tmp_path):
+    Returns.values.clear()
+    words = [f"+hydra.callbacks.returns._target_={__name__}.Returns", "seed=0,1"]
+    assert main("-m", *tiny_overrides, *words)[0] == 0
+    folders = [tmp_path / f"dummy/memory/debug/seed{seed}" for seed in (0, 1)]
+    assert Returns.values == [summary(x)["metrics"]["eval/return_mean"] for x in folders]
+    assert main("-m", *tiny_overrides, *words)[0] == 0  # finished already
+    assert Returns.values[2:] == Returns.values[:2]
 
 
 @pytest.mark.slow

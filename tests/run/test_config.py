@@ -504,19 +504,20 @@ def test_sizes_of_appendix_c_have_the_parameters_that_the_file_says(compose_any,
     assert trained == pytest.approx(millions * 1e6, abs=1e5)
 
 
-def test_the_search_space_is_that_of_table_d1_for_hydra_and_for_wandb(compose_any):
+def test_the_search_space_is_that_of_table_d1_for_sweeps_and_for_wandb(compose_any):
     values = {
         "model.world_model.loss_scales.kl": [0.1, 0.3, 1, 3],
         "model.actor_critic.actor.entropy_scale": [3e-5, 1e-4, 3e-4, 1e-3],
         "model.world_model.discount": [0.99, 0.999],
     }
-    hydra: Any = OmegaConf.load(CONF / "search/paper_table_d1.yaml").hydra.sweeper.params
-    assert {k: [float(x) for x in v.split(",")] for k, v in hydra.items()} == values
-    wandb: Any = OmegaConf.load(CONF / "sweep/paper_table_d1.yaml").parameters
-    assert {k: v["values"] for k, v in wandb.items() if k in values} == values
-    assert wandb.search.value == "paper_table_d1"
+    search: Any = OmegaConf.load(CONF / "search/paper_table_d1.yaml")
+    assert search.space == values
+    wandb: Any = OmegaConf.to_container(OmegaConf.load(CONF / "sweep/paper_table_d1.yaml"))
+    parameters = wandb["parameters"]
+    assert {k: v["values"] for k, v in parameters.items() if k in values} == values
     words = [f"{key}={options[1]}" for key, options in values.items()]
-    cfg = checked(compose_any("env=atari", "task=pong", "search=paper_table_d1", *words))
+    variant = f"variant={parameters['variant']['value']}"
+    cfg = checked(compose_any("env=atari", "task=pong", variant, *words))
     assert cfg.variant == "table_d1-kl_0.3-entropy_0.0001-discount_0.999"
 
 

@@ -80,6 +80,7 @@ def test_groups_need_no_plus_and_no_logger_is_a_choice():
             "`env` must be the name of a file in conf/env, got `dumy`. The nearest: dummy",
         ),
         ("compile=true", "`compile` was replaced by `kernels`"),
+        ("search=cartpole", "`search` is a key of sweep.py"),
     ],
 )
 def test_what_hydra_refuses_is_one_line_that_says_what_to_type(word, told):

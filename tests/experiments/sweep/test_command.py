@@ -21,6 +21,7 @@ from dreamer.run.train import train
 from experiments.sweep import command as sweep
 from experiments.sweep import jobs
 from experiments.sweep.grid import Choice, Grid
+from experiments.sweep.plan import make_plan
 from experiments.sweep.record import read_jobs
 from experiments.sweep.state import read_state
 
@@ -85,7 +86,7 @@ def test_a_dry_run_tells_jobs_commands_and_cost_and_does_nothing(run, tmp_path):
 def test_what_a_dry_run_prints_is_what_runs_land_by(tmp_path, repository):
     """Every job's folder is where `python train.py` with these words puts its run."""
     choice = Choice(["pong", "dummy/memory"], ["dreamerv2", "no_layer_norm"], [7], ("debug=fast",))
-    planned = sweep.make_plan(Grid.read("ablations", choice).jobs(tmp_path))
+    planned = make_plan(Grid.read("ablations", choice).jobs(tmp_path))
     assert len(planned) == 4
     with initialize_config_dir(str(repository / "conf"), version_base="1.3"):
         for one in planned:

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
 
-from experiments.sweep import command as sweep
 from experiments.sweep import jobs, launchers
 from experiments.sweep.grid import Choice, Grid
 from experiments.sweep.jobs import Planned, Share
+from experiments.sweep.plan import make_plan
 from experiments.sweep.state import read_state
 
 STUB = Path(__file__).parent / "stub_train.py"
@@ -152,7 +152,7 @@ def test_a_preempted_job_saves_is_requeued_and_goes_on(cluster, tmp_path, tiny_o
     common = [w for w in tiny_overrides if not w.startswith(("env=", "task=", "root=", "total"))]
     choice = CHOICE._replace(seeds=1, words=(*common, "callbacks.evaluate=null"))
     words = ("total_frames=1500", *choice.words)
-    plan = sweep.make_plan(Grid.read("ablations", choice._replace(words=words)).jobs(tmp_path))
+    plan = make_plan(Grid.read("ablations", choice._replace(words=words)).jobs(tmp_path))
     launchers.launch(plan, ("hydra/launcher=submitit_slurm",), tmp_path, [])
     environment = os.environ | {
         **{"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"},

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from functools import partial
 
 import pytest
 from rich.console import Console
@@ -10,7 +11,15 @@ from rich.console import Console
 from experiments.sweep.grid import Job
 from experiments.sweep.jobs import Planned
 from experiments.sweep.state import State
-from experiments.sweep.status import StatusDisplay, duration, read_states, summary_line, table
+from experiments.sweep.status import (
+    StatusDisplay,
+    duration,
+    one_line,
+    read_states,
+    summary_line,
+    table,
+    with_summary,
+)
 
 
 def planned(tmp_path, task: str, seed: int, frames: int) -> Planned:
@@ -78,7 +87,7 @@ def test_times_are_told_in_the_unit_that_fits(seconds, text):
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_board_shows_how_it_ends(plan, terminal):
     console = Console(width=120, height=40, force_terminal=terminal, file=io.StringIO())
-    with StatusDisplay(plan, console, every_seconds=60):
+    with StatusDisplay(partial(with_summary, plan), partial(one_line, plan), console):
         for one in plan:
             one.folder.mkdir(parents=True)
             (one.folder / "summary.json").write_text(json.dumps({"frames": 1000}))
