@@ -3,18 +3,22 @@
 `dreamer.load` and `python -m dreamer.evaluate` call it. It does not change the folder.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from omegaconf import DictConfig
+import gymnasium
+from omegaconf import DictConfig, OmegaConf
 
 from dreamer.agent import DreamerAgent
+from dreamer.envs.base import VectorEnvs
 from dreamer.envs.codecs import SpaceCodec, codec_from_dict, codec_of
+from dreamer.envs.single import single_env
 from dreamer.exploration import ACTOR, EXPLORER, actors_of
 from dreamer.inference import TrainedAgent
 from dreamer.models.actor_critic import ActorCritic
-from dreamer.run.build import make_agent, make_envs
+from dreamer.run.build import make_agent, make_envs, with_rendering
 from dreamer.run.config import reasons
 from dreamer.run.folder import RunFolder
 from dreamer.run.permission import AGENT, check_permitted
@@ -81,8 +85,12 @@ def load_from(
     sample_actions: bool,
     device: str = "cpu",
     allow: Sequence[str],
+    maker: Callable[..., VectorEnvs] | None = None,
 ) -> Loaded:
-    """Load the agent of a run folder, and tell from which file; see `load`."""
+    """Load the agent of a run folder, and tell from which file; see `load`.
+
+    `maker` makes the environments of this program, as `make_envs` makes those of config.yaml.
+    """
     if checkpoint not in ("best", "last"):
         raise ValueError(f"`checkpoint` must be best or last, got {format_value(checkpoint)}")
     cfg = folder.config()
@@ -101,8 +109,30 @@ def load_from(
         ) from error
     networks.on_load_checkpoint(state)
     actor = _choose_actor(networks, policy)
-    agent = TrainedAgent(networks.to(device), codec, actor, sample_actions=sample_actions)
+    agent = TrainedAgent(
+        networks.to(device),
+        codec,
+        actor,
+        sample_actions=sample_actions,
+        make_env=partial(_make_env, cfg, folder, allow, maker),
+    )
     return Loaded(agent, path)
+
+
+@reasons()
+def _make_env(
+    cfg: DictConfig,
+    folder: RunFolder,
+    allow: Sequence[str],
+    maker: Callable[..., VectorEnvs] | None,
+) -> gymnasium.Env:
+    """Make one environment of the run, in this process, rendered at its best."""
+    if maker is None:
+        check_permitted(cfg, folder.path, allow, ("env",))
+        maker = make_envs
+    here = {"processes": "auto"} if "processes" in cfg.env else {}
+    chosen: Any = OmegaConf.merge(with_rendering(cfg), {"env": here})
+    return single_env(lambda seed: maker(chosen, seed=seed, count=1))
 
 
 def _make_networks(cfg: DictConfig, codec: SpaceCodec, folder: RunFolder) -> DreamerAgent:
