@@ -223,6 +223,12 @@ def test_an_installed_copy_sweeps_and_reports(command, tmp_path):
 
 
 @pytest.mark.slow
+def test_an_installed_copy_carries_the_trained_agents(command, tmp_path):
+    command("dreamer-evaluate", "pretrained=memory", "episodes=1")
+    assert (tmp_path / "runs" / "pretrained" / "memory" / "evaluation.json").exists()
+
+
+@pytest.mark.slow
 def test_an_installed_copy_carries_the_published_scores(command, tmp_path):
     command("dreamer-report", "source=published", "out=report")
     assert (tmp_path / "report" / "scores.csv").exists()
