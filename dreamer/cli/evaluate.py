@@ -48,7 +48,7 @@ def main(cfg: "DictConfig") -> None:
     from omegaconf import OmegaConf
 
     from dreamer.run.config import checked_settings
-    from dreamer.run.pretrained import find_agent
+    from dreamer.run.pretrained import find_agent, is_address
     from dreamer.run.remote import local_folder
     from dreamer.run.settings import EvaluateSettings
 
@@ -66,7 +66,13 @@ def main(cfg: "DictConfig") -> None:
         cfg.run_dir = given
         cfg = checked_settings(cfg, EvaluateSettings)
 
-        run_dir = local_folder(cfg.run_dir) if given else find_agent(cfg.pretrained)
+        out = None
+        if given is not None:
+            run_dir = local_folder(given)
+        else:
+            run_dir = find_agent(cfg.pretrained)
+            name = cfg.pretrained if is_address(cfg.pretrained) else run_dir
+            out = Path("runs", "pretrained", Path(name).name)
         places = (run_dir, run_dir / "checkpoints")  # the latter has a copy
         if not any((place / "config.yaml").exists() for place in places):  # before slow imports
             raise FileNotFoundError(f"No run in {run_dir}: it contains no config.yaml.")
@@ -75,7 +81,7 @@ def main(cfg: "DictConfig") -> None:
         loaded()
         result = evaluate(
             run_dir,
-            out=None if given else Path("runs", "pretrained", Path(cfg.pretrained).name),
+            out=out,
             episodes=cfg.episodes,
             checkpoint=cfg.checkpoint,
             policy=cfg.policy,
