@@ -26,11 +26,13 @@ from dreamer.envs.user import (
     make_group_with,
     task_name,
 )
+from dreamer.exploration import ACTOR
 from dreamer.files import read_lines, warn_once
 from dreamer.inference import TrainedAgent
 from dreamer.run.build import make_envs
 from dreamer.run.compose import compose
-from dreamer.run.load import load
+from dreamer.run.folder import RunFolder
+from dreamer.run.load import load_from
 from dreamer.run.permission import code_of
 from dreamer.run.train import EnvsMaker, Summary
 from dreamer.run.train import train as run
@@ -48,11 +50,17 @@ NO_EVALUATION = (
 class Run:
     """The results of `train`."""
 
-    def __init__(self, summary: Summary, allow: Sequence[str] = ()):
-        """`allow` is the code that the program's own configuration named, see `load`."""
+    def __init__(self, summary: Summary, allow: Sequence[str] = (), maker: EnvsMaker | None = None):
+        """Keep what the agent needs.
+
+        Args:
+            summary: Of the run.
+            allow: The code that the program's own configuration named, see `load`.
+            maker: Makes environments; None: those of the configuration.
+        """
         self.summary = summary
         self.run_dir = Path(summary.run_dir)
-        self._allow = allow
+        self._allow, self._maker = allow, maker
 
     @property
     def metrics(self) -> "pandas.DataFrame":
@@ -74,7 +82,9 @@ class Run:
     @cached_property
     def agent(self) -> TrainedAgent:
         """The trained agent, as `dreamer.load` returns it."""
-        return load(self.run_dir, allow=self._allow)
+        options: Any = {"policy": ACTOR, "sample_actions": False}
+        folder = RunFolder(self.run_dir)
+        return load_from(folder, "best", **options, allow=self._allow, maker=self._maker).agent
 
     def __repr__(self) -> str:
         return f"Run({str(self.run_dir)!r}, {self.summary.frames} frames)"
@@ -122,7 +132,7 @@ def train(
         cfg = compose(DEFAULTS, {"env": "own"}, changes)
         maker = _maker_of(env, cfg)
     try:
-        return Run(run(cfg, maker), code_of(cfg))
+        return Run(run(cfg, maker), code_of(cfg), None if env is None else maker)
     except Interrupted as stop:
         print(
             f"\nStopped by {stop}; everything is saved. Repeat the call to resume.", file=sys.stderr

@@ -3,9 +3,11 @@
 `dreamer.load` makes one. It knows the networks and the codec, but no run folder and no environment.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
@@ -53,6 +55,7 @@ class TrainedAgent:
         actor_critic: ActorCritic | None = None,
         *,
         sample_actions: bool,
+        make_env: Callable[[], gymnasium.Env] | None = None,
     ):
         """Make the agent act.
 
@@ -61,7 +64,9 @@ class TrainedAgent:
             codec: Converts observations and actions.
             actor_critic: What acts, such as the explorer's; None: the agent's own.
             sample_actions: Sample actions as in training; else use the actor's mode.
+            make_env: Makes the environment that the agent was trained in; None: nobody knows it.
         """
+        self._make_env = make_env
         self.networks = networks.eval()
         self.codec = codec
         self.actor_critic = networks.actor_critic if actor_critic is None else actor_critic
@@ -69,6 +74,20 @@ class TrainedAgent:
         self.step_policy = DreamerPolicy(  # for a group of environments: TimeStep -> (E, A)
             networks.world_model, self.actor_critic, sample_actions=sample_actions
         )
+
+    def make_env(self) -> gymnasium.Env:
+        """Make one environment like those that the agent was trained in.
+
+        `policy` takes what its `reset` and `step` return, and its `step` takes what `policy`
+        returns. A step is a policy step, as in training: the action repeat is in it.
+
+        Raises:
+            ValueError: It is not known how to make it, or the run names code that is not allowed.
+            ImportError: A package that it needs is not installed.
+        """
+        if self._make_env is None:
+            raise ValueError("The agent must come from `dreamer.load` to know its environment.")
+        return self._make_env()
 
     def save_weights(self, path: str | Path) -> None:
         """Write all weights in the format safetensors, which other programs read, and `init_from`.

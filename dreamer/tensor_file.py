@@ -92,6 +92,21 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise DamagedFile(f"{path} is damaged: {reason:.80}.") from error
 
 
+def load_notes(path: Path) -> dict[str, str]:
+    """Read the text about the tensors; nothing is checked but its form, see `load_tensors`.
+
+    Raises:
+        DamagedFile: The file is damaged or has another format.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(min(length, LONGEST_HEADER))
+    try:
+        return {str(key): str(value) for key, value in json.loads(header).get(NOTES, {}).items()}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise DamagedFile(f"{path} is damaged: its header cannot be read.") from error
+
+
 def _checksum(header: Mapping[str, Any], data: bytes | memoryview) -> str:
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     digest.update(data)

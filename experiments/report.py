@@ -14,7 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 import pandas as pd
 
 from dreamer.cli.command import interruptible, loaded, start
-from dreamer.run.paths import expanded
+from dreamer.run.paths import PRETRAINED, expanded, pretrained_names
 from dreamer.schema.help import Usage, head, keys, print_lines
 from dreamer.schema.types import PositiveCount, Section, doc
 from dreamer.schema.validation import validate_words
@@ -28,7 +28,8 @@ PAGE = "report.html"
 DEBUG = "Runs of debug=fast, in no other table"
 USAGE = Usage(
     "Print tables of runs or of the published data, and write them with figures and a page.",
-    "python -m experiments.report FOLDER [key=value ...], RUN RUN [...], or source=published [...]",
+    "python -m experiments.report FOLDER [key=value ...], RUN RUN [...], source=published [...], "
+    "or pretrained=NAME [...]",
     (
         ("python -m experiments.report runs", "Reports on all runs in a folder."),
         (
@@ -44,6 +45,10 @@ USAGE = Usage(
             "Reports on a search: its best trial, and which keys matter.",
         ),
         ("python -m experiments.report source=published", "The paper's Tables 1 and K1."),
+        (
+            "python -m experiments.report pretrained=memory",
+            "The scores of a trained agent, and how it learned.",
+        ),
     ),
 )
 
@@ -54,6 +59,9 @@ class ReportSettings(Section):
 
     source: Annotated[
         Literal["published"] | None, doc("Report on the published data, without a folder.")
+    ] = None
+    pretrained: Annotated[
+        str | None, doc("Report on a trained agent of this package, by its name.")
     ] = None
     compare: Annotated[
         Compare | None,
@@ -68,7 +76,7 @@ class ReportSettings(Section):
     ] = None
     out: Annotated[
         str | None,
-        doc("Output folder; null: FOLDER/report, reports/comparison, or reports/published."),
+        doc("Output folder; null: FOLDER/report, or one of the same meaning in `reports`."),
     ] = None
 
 
@@ -106,21 +114,36 @@ def parse(words: Sequence[str]) -> Request:
     """
     folders = [expanded(word) for word in words if not is_option(word)]
     options = validate_words([word for word in words if is_option(word)], ReportSettings)
-    if bool(folders) == ("source" in options):
+    if [bool(folders), "source" in options, "pretrained" in options].count(True) != 1:
         raise ValueError(
-            "The input must be a folder of runs, two runs, or source=published, got "
-            f"{' '.join(words) or 'none of them'}"
+            "The input must be a folder of runs, two runs, source=published, or pretrained=NAME, "
+            f"got {' '.join(words) or 'none of them'}"
         )
-    _check_options(folders, options)
     default = Path("reports/comparison" if folders else "reports/published")
     if len(folders) == 1:
         default = folders[0] / "report"
+    if "pretrained" in options:
+        folders = [_trained_agent(options["pretrained"])]
+        default = Path("reports/pretrained", folders[0].name)
+    _check_options(folders, options)
     return Request(
         folders,
         compare=options.get("compare"),
         frames=options.get("frames"),
         out=expanded(options.get("out", default)),
     )
+
+
+def _trained_agent(name: str) -> Path:
+    """Return the folder of a trained agent of this package.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    if name not in pretrained_names():
+        known = ", ".join(pretrained_names())
+        raise ValueError(f"`pretrained` must be a trained agent ({known}), got {name}")
+    return PRETRAINED / name
 
 
 def is_option(word: str) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from experiments import data_warnings, published, tables, text_tables
+from experiments.exported import exported_agents
 from experiments.learning import chart_groups
 from experiments.measures import RETURN
 from experiments.page import ChartGroup, Video
@@ -150,6 +151,8 @@ def of_runs(folder: Path, frames: int | None, *, compare: Compare | None) -> Res
         results.notes.append(f"{MAX_VIDEOS} of {len(videos)} videos are shown.")
     if not probed.empty:
         results.shown["Probes, latest means over seeds"] = probed
+    if not (agents := exported_agents(runs)).empty:
+        results.shown["Exported agents, mean return [95 % interval] over episodes"] = agents
     results.shown["Runs"] = text_tables.run_list(runs, folder)
     parts, compared = [], []
     for env, of_env in curves.groupby("env"):

@@ -77,6 +77,7 @@ def test_a_class_is_trained_on_and_the_agent_plays_in_it(tmp_path):
         assert env.action_space.contains(action)
         observation, *_ = env.step(action)
     assert run.agent is run.agent
+    assert isinstance(run.agent.make_env().unwrapped, Valve)
 
 
 @pytest.mark.slow
@@ -90,6 +91,9 @@ def test_commands_play_in_it_where_it_has_a_name(monkeypatch):
     with pytest.raises(Exception, match="only the program that passed") as error:
         evaluate(run.run_dir, episodes=3, **options)
     assert isinstance(error.value.__cause__ or error.value, ValueError)
+    assert isinstance(run.agent.make_env().unwrapped, Valve)  # this program can make it
+    with pytest.raises(ValueError, match="only the program that passed"):
+        dreamer.load(run.run_dir).make_env()
 
 
 @pytest.mark.slow

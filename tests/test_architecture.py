@@ -24,7 +24,7 @@ LAYERS = (
     ("kernels",),
     ("callbacks", "loggers", "evaluation", "inference", "convert", "convert_pydreamer"),
     ("run",),
-    ("api", "cli", "evaluate", "check", "data.__main__"),
+    ("api", "cli", "evaluate", "check", "export", "data.__main__"),
 )
 LAYER_OF = {f"dreamer.{name}": n for n, names in enumerate(LAYERS) for name in names}
 ENTRY_POINTS = ("train", "sweep", "dreamer.cli", "dreamer.api", "experiments")

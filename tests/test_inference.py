@@ -60,6 +60,11 @@ def test_continuous_actions_are_arrays_in_the_bounds():
     assert np.abs(batched).max() <= 1
 
 
+def test_only_a_loaded_agent_knows_its_environment():
+    with pytest.raises(ValueError, match="must come from `dreamer.load`"):
+        trained().make_env()
+
+
 def test_a_bare_array_is_the_only_observation():
     agent, obs = trained(obs_shapes=IMAGE), observed(IMAGE, B)
     actions = []

@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from dreamer.run.paths import CONF
+from dreamer.run.paths import CONF, PRETRAINED
 
 LOCKED = ("requirements.txt", "requirements-suites.txt", "requirements-launchers.txt")
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -80,6 +80,13 @@ def test_every_file_beside_a_module_is_installed(project, repository):
         if path.is_file() and path.suffix not in (".py", ".pyc"):
             package = ".".join(path.parent.relative_to(repository).parts)
             assert any(path.match(pattern) for pattern in patterns[package]), path
+
+
+def test_every_trained_agent_is_installed(project, repository):
+    (pattern,) = project["tool"]["setuptools"]["package-data"]["dreamer"]
+    files = {path for path in PRETRAINED.rglob("*") if path.is_file()}
+    assert len(files) > 10
+    assert set((repository / "dreamer").glob(pattern)) == files
 
 
 def test_every_file_of_the_configuration_is_installed(project, repository):
@@ -213,6 +220,12 @@ def test_an_installed_copy_sweeps_and_reports(command, tmp_path):
     assert "1 jobs: 1 finished" in command("dreamer-sweep", *words)
     assert "no_layer_norm" in command("dreamer-report", "runs")
     assert (tmp_path / "runs" / "report" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_an_installed_copy_carries_the_trained_agents(command, tmp_path):
+    command("dreamer-evaluate", "pretrained=memory", "episodes=1")
+    assert (tmp_path / "runs" / "pretrained" / "memory" / "evaluation.json").exists()
 
 
 @pytest.mark.slow

@@ -32,10 +32,11 @@ from packaging.requirements import Requirement
 
 import dreamer.api
 from benchmarks import memory
-from dreamer.cli import data
+from dreamer.cli import data, export
 from dreamer.run.compose import register_suites
 from dreamer.run.config import checked
 from dreamer.run.folder import RunFolder
+from dreamer.run.pretrained import find_agent
 from dreamer.run.settings import CheckSettings
 from dreamer.run.train import train
 from dreamer.schema.validation import validate_words
@@ -181,7 +182,17 @@ def check_train(conf: Path, words: list[str]) -> DictConfig | None:
 
 def check_evaluate(conf: Path, words: list[str]) -> None:
     with initialize_config_dir(str(conf), version_base="1.3"):
-        assert compose("evaluate", words).run_dir
+        cfg = compose("evaluate", words)
+    assert cfg.pretrained or cfg.run_dir
+    if cfg.pretrained:
+        assert cfg.pretrained == "my_agent" or find_agent(cfg.pretrained)
+
+
+def check_export(conf: Path, words: list[str]) -> None:
+    _, settings = export.parse(words)
+    assert settings.to
+    if settings.command:
+        check(conf, settings.command)
 
 
 def check_sweep(conf: Path, words: list[str]) -> None:
@@ -321,6 +332,8 @@ CHECKS: dict[str, Callable[[Path, list[str]], object]] = {
     "dreamer-sweep": check_sweep,
     "python -m dreamer.evaluate": check_evaluate,
     "dreamer-evaluate": check_evaluate,
+    "python -m dreamer.export": check_export,
+    "dreamer-export": check_export,
     "python -m dreamer.check": check_environment,
     "dreamer-check": check_environment,
     "python -m dreamer.data": lambda conf, words: words == ["--help"] or data.parse(words),

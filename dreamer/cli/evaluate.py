@@ -1,10 +1,12 @@
 """Evaluate a trained agent: `python -m dreamer.evaluate run_dir=runs/... episodes=10 video=true`.
 
 It prints raw returns, and writes them and the video to the run folder. The run may still be active.
+`pretrained=` instead of `run_dir=` plays with a trained agent, and writes to runs/pretrained.
 """
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamer.cli.command import HELP, fail, loaded, start, stopped
@@ -20,6 +22,10 @@ USAGE = Usage(
         (
             "python -m dreamer.evaluate run_dir=runs/atari/pong/dreamerv2/seed0",
             "Plays ten episodes; prints the returns and writes them to evaluation.json.",
+        ),
+        (
+            "python -m dreamer.evaluate pretrained=memory video=true",
+            "Plays with a trained agent; writes to runs/pretrained/memory.",
         ),
         (
             "python -m dreamer.evaluate run_dir=... episodes=100 sample_actions=true",
@@ -42,15 +48,31 @@ def main(cfg: "DictConfig") -> None:
     from omegaconf import OmegaConf
 
     from dreamer.run.config import checked_settings
+    from dreamer.run.pretrained import find_agent, is_address
     from dreamer.run.remote import local_folder
     from dreamer.run.settings import EvaluateSettings
 
     try:
-        if OmegaConf.is_missing(cfg, "run_dir"):
-            raise ValueError("`run_dir` is missing. For example: run_dir=runs/atari/pong/...")
+        given = None if OmegaConf.is_missing(cfg, "run_dir") else cfg.run_dir
+        if given is None and cfg.pretrained is None:
+            raise ValueError(
+                "`run_dir` is missing. For example: run_dir=runs/atari/pong/..., or instead "
+                "pretrained=memory"
+            )
+        if given is not None and cfg.pretrained is not None:
+            raise ValueError(
+                f"`pretrained` must be left out with `run_dir`, got {cfg.pretrained} and {given}"
+            )
+        cfg.run_dir = given
         cfg = checked_settings(cfg, EvaluateSettings)
 
-        run_dir = local_folder(cfg.run_dir)
+        out = None
+        if given is not None:
+            run_dir = local_folder(given)
+        else:
+            run_dir = find_agent(cfg.pretrained)
+            name = cfg.pretrained if is_address(cfg.pretrained) else run_dir
+            out = Path("runs", "pretrained", Path(name).name)
         places = (run_dir, run_dir / "checkpoints")  # the latter has a copy
         if not any((place / "config.yaml").exists() for place in places):  # before slow imports
             raise FileNotFoundError(f"No run in {run_dir}: it contains no config.yaml.")
@@ -59,6 +81,7 @@ def main(cfg: "DictConfig") -> None:
         loaded()
         result = evaluate(
             run_dir,
+            out=out,
             episodes=cfg.episodes,
             checkpoint=cfg.checkpoint,
             policy=cfg.policy,

@@ -158,14 +158,14 @@ class GymEnv(SingleEnv):
         self._action_repeat = action_repeat
         unwrapped = env.unwrapped
         self.name = str(getattr(unwrapped.spec, "id", type(unwrapped).__name__))
-        self._encode = ObservationEncoder(
+        self.encode = ObservationEncoder(
             env.observation_space,
             grayscale=grayscale,
             flat_keys=flat_keys,
             class_keys=class_keys,
         )
         self._decode = ActionDecoder(env.action_space)
-        self.obs_shapes, self.action_space = self._encode.shapes, self._decode.action_space
+        self.obs_shapes, self.action_space = self.encode.shapes, self._decode.action_space
         self.user_spaces = GymSpaces(
             env.observation_space, env.action_space, grayscale, flat_keys, class_keys
         )
@@ -175,28 +175,36 @@ class GymEnv(SingleEnv):
             f"The observation `{name}` is ignored: {space} is neither an image nor a vector."
             if space.shape is None or 0 not in space.shape
             else f"The observation `{name}` is ignored: {space} contains no number."
-            for name, space in self._encode.left_out.items()
+            for name, space in self.encode.left_out.items()
         )
 
     def reset(self, seed: int | None) -> Observation:
         """See `SingleEnv`."""
         raw, _ = self.env.reset(seed=seed)
-        self._obs = self._encode(raw)
+        self._obs = self.encode(raw)
         return self._obs
 
     def step(self, action: np.ndarray) -> Transition:
         """See `SingleEnv`."""
-        raw_action = self._decode(action)
-        total, raw, terminated, truncated = 0.0, None, False, False
+        raw, total, terminated, truncated, _ = self.repeat(self._decode(action))
+        self._obs = self.encode(raw)
+        return Transition(self._obs, total, terminated, terminated or truncated)
+
+    def repeat(self, raw_action: Any) -> tuple[Any, float, bool, bool, Any]:
+        """Make the environment's steps of one policy step.
+
+        Returns:
+            What `step` of Gymnasium returns, with the sum of the rewards.
+        """
+        total, raw, terminated, truncated, info = 0.0, None, False, False, {}
         for _ in range(self._action_repeat):
-            raw, reward, *ends, _ = self.env.step(raw_action)
+            raw, reward, *ends, info = self.env.step(raw_action)
             total += read_reward(reward, self.accepted)
             terminated = read_flag("terminated", ends[0], self.accepted)
             truncated = read_flag("truncated", ends[1], self.accepted)
             if terminated or truncated:
                 break
-        self._obs = self._encode(raw)
-        return Transition(self._obs, total, terminated, terminated or truncated)
+        return raw, total, terminated, truncated, info
 
     def render(self) -> np.ndarray:
         """See `SingleEnv`; draws the observation if the environment cannot render."""

@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -61,6 +62,7 @@ class EpisodeLines:
 def evaluate(
     run_dir: Path,
     *,
+    out: Path | None = None,
     episodes: int,
     checkpoint: str,
     policy: str = ACTOR,
@@ -74,7 +76,8 @@ def evaluate(
     """Play whole episodes with the agent of a run folder, and print a line for each.
 
     Args:
-        run_dir: Of a finished or active run.
+        run_dir: Of a finished or active run, or of an exported agent.
+        out: Where scores and video are written; None: to the run folder.
         episodes: Number of episodes; up to 10 environments play at once.
         checkpoint: See `load`.
         policy: See `load`.
@@ -91,10 +94,11 @@ def evaluate(
     if episodes < 1:
         raise ValueError(f"`episodes` must be at least 1, got {episodes}")
     folder = RunFolder(run_dir)
+    out = folder.path if out is None else Path(os.path.abspath(out))
     cfg = folder.config()
     check_permitted(cfg, folder.path, allow, ("env",))  # before any code is imported
     if video_policy_steps:
-        check_no_link(folder.path / "videos")
+        check_no_link(out / "videos")
     agent, source = load_from(
         folder, checkpoint, policy=policy, sample_actions=sample_actions, allow=allow
     )
@@ -125,15 +129,16 @@ def evaluate(
     if result.images is not None:
         video = Path("videos", f"evaluation{suffix}_{frames:010d}.mp4")
         try:
-            write_mp4(folder.path / video, result.images, fps=video_fps)
+            write_mp4(out / video, result.images, fps=video_fps)
             scores["video"] = str(video)  # within the folder, which may move
         except Exception as error:
             warnings.warn(f"There is no video: {describe(error)}", stacklevel=2)
-    path = folder.path / f"evaluation{suffix}.json"
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"evaluation{suffix}.json"
     if path.is_dir():
         warn_once(f"{path} is a folder; it is now {move_aside(path).name}.")
     write_text(path, json.dumps(scores, indent=2) + "\n")
-    return scores | ({"video": str(folder.path / scores["video"])} if "video" in scores else {})
+    return scores | ({"video": str(out / scores["video"])} if "video" in scores else {})
 
 
 def _check_same_spaces(folder: RunFolder, envs: VectorEnvs, codec: SpaceCodec) -> None:

@@ -3,25 +3,37 @@
 `dreamer.load` and `python -m dreamer.evaluate` call it. It does not change the folder.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from omegaconf import DictConfig
+import gymnasium
+from omegaconf import DictConfig, OmegaConf
 
 from dreamer.agent import DreamerAgent
+from dreamer.envs.base import VectorEnvs
 from dreamer.envs.codecs import SpaceCodec, codec_from_dict, codec_of
+from dreamer.envs.single import single_env
 from dreamer.exploration import ACTOR, EXPLORER, actors_of
+from dreamer.files import DamagedFile
 from dreamer.inference import TrainedAgent
 from dreamer.models.actor_critic import ActorCritic
-from dreamer.run.build import make_agent, make_envs
+from dreamer.run.build import make_agent, make_envs, with_rendering
 from dreamer.run.config import reasons
 from dreamer.run.folder import RunFolder
+from dreamer.run.paths import WEIGHTS
 from dreamer.run.permission import AGENT, check_permitted
+from dreamer.run.pretrained import is_agent
 from dreamer.run.remote import local_folder
 from dreamer.schema.words import format_value
+from dreamer.tensor_file import load_notes, load_tensors
 
-OTHER = {"best": "last", "last": "best", "previous": "best"}  # what to try instead
+OTHER = {  # what to try instead, by the checkpoint that does not fit
+    name: f", or choose checkpoint={other}"
+    for name, other in (("best", "last"), ("last", "best"), ("previous", "best"))
+}
+COUNTERS = ("frames", "policy_steps", "updates")  # among the notes of exported weights
 
 
 class Loaded(NamedTuple):
@@ -47,10 +59,11 @@ def load(
     `allow`. Checkpoints are read as tensors and plain types only.
 
     Args:
-        run_dir: Of a finished or active run; or `wandb:<entity>/<project>/<run id>`, whose agent is
-            downloaded from W&B.
+        run_dir: Of a finished or active run; or `pretrained/<name>`, a trained agent of this
+            package; or `wandb:<entity>/<project>/<run id>`, whose agent is downloaded from W&B; or
+            a folder that `dreamer.export` wrote, or its address, such as s3://bucket/folder.
         checkpoint: `best`, which falls back to `last`; or `last`. If the file is damaged, the
-            newest one that is not, with a warning.
+            newest one that is not, with a warning. An exported agent has only one.
         policy: `actor`, which learns from the task's reward; or `explore`, the explorer of a run
             with exploration.
         sample_actions: Sample actions as in training, instead of the policy's mode.
@@ -81,14 +94,17 @@ def load_from(
     sample_actions: bool,
     device: str = "cpu",
     allow: Sequence[str],
+    maker: Callable[..., VectorEnvs] | None = None,
 ) -> Loaded:
-    """Load the agent of a run folder, and tell from which file; see `load`."""
+    """Load the agent of a run folder, and tell from which file; see `load`.
+
+    `maker` makes the environments of this program, as `make_envs` makes those of config.yaml.
+    """
     if checkpoint not in ("best", "last"):
         raise ValueError(f"`checkpoint` must be best or last, got {format_value(checkpoint)}")
     cfg = folder.config()
     check_permitted(cfg, folder.path, allow, AGENT)
-    wanted = folder.checkpoints / f"{checkpoint}.ckpt"
-    path, state = folder.read_intact(wanted if wanted.exists() else folder.last)
+    path, state = _read(folder, checkpoint)
     spaces = folder.spaces()
     codec = codec_from_dict(spaces) if spaces else _codec_from_environment(cfg, folder, allow)
     networks = _make_networks(cfg, codec, folder)
@@ -97,12 +113,56 @@ def load_from(
     except (RuntimeError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} must be a checkpoint of the agent in config.yaml and spaces.json, got other "
-            f"weights. Restore these files, or choose checkpoint={OTHER[path.stem]}."
+            f"weights. Restore these files{OTHER.get(path.stem, '')}."
         ) from error
     networks.on_load_checkpoint(state)
     actor = _choose_actor(networks, policy)
-    agent = TrainedAgent(networks.to(device), codec, actor, sample_actions=sample_actions)
+    agent = TrainedAgent(
+        networks.to(device),
+        codec,
+        actor,
+        sample_actions=sample_actions,
+        make_env=partial(_make_env, cfg, folder, allow, maker),
+    )
     return Loaded(agent, path)
+
+
+@reasons()
+def _make_env(
+    cfg: DictConfig,
+    folder: RunFolder,
+    allow: Sequence[str],
+    maker: Callable[..., VectorEnvs] | None,
+) -> gymnasium.Env:
+    """Make one environment of the run, in this process, rendered at its best."""
+    if maker is None:
+        check_permitted(cfg, folder.path, allow, ("env",))
+        maker = make_envs
+    here = {"processes": "auto"} if "processes" in cfg.env else {}
+    chosen: Any = OmegaConf.merge(with_rendering(cfg), {"env": here})
+    return single_env(lambda seed: maker(chosen, seed=seed, count=1))
+
+
+def _read(folder: RunFolder, checkpoint: str) -> tuple[Path, dict[str, Any]]:
+    """Read a checkpoint; of an exported agent, its only weights."""
+    if is_agent(folder.path) and not folder.is_saved:
+        return folder.path / WEIGHTS, _read_weights(folder.path / WEIGHTS)
+    wanted = folder.checkpoints / f"{checkpoint}.ckpt"
+    return folder.read_intact(wanted if wanted.exists() else folder.last)
+
+
+def _read_weights(path: Path) -> dict[str, Any]:
+    """Read weights and counters, in the form of a checkpoint.
+
+    Raises:
+        DamagedFile: The file is damaged, or another program wrote it.
+    """
+    notes = load_notes(path)
+    try:
+        counters = {key: int(notes[key]) for key in COUNTERS}
+    except (KeyError, ValueError) as error:
+        raise DamagedFile(f"{path} must be a file of dreamer.export, got other notes.") from error
+    return {"state_dict": load_tensors(path), "counters": counters}
 
 
 def _make_networks(cfg: DictConfig, codec: SpaceCodec, folder: RunFolder) -> DreamerAgent:

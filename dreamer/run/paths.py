@@ -9,8 +9,15 @@ _CHECKOUT = Path(__file__).parent.parent.parent / "conf"
 CONF = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 # Groups of conf/ whose files a run chooses; the other folders list runs.
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} - {"grid", "search", "sweep"}
+PRETRAINED = Path(__file__).parent.parent / "pretrained"  # a folder per trained agent
+WEIGHTS = "weights.safetensors"  # of a trained agent without a run
 SWEEP = "DREAMER_SWEEP"  # environment variable: name of the sweep that a run belongs to
 SOURCES = ("init_from", "data.prefill")  # keys whose values are paths of earlier runs
+
+
+def pretrained_names() -> list[str]:
+    """Return the names of the trained agents in this package."""
+    return sorted(path.parent.name for path in PRETRAINED.glob(f"*/{WEIGHTS}"))
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:

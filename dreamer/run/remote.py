@@ -1,4 +1,4 @@
-"""Run folders at W&B: `dreamer.load("wandb:<entity>/<project>/<run>")`.
+"""Run folders by name: at W&B, as `wandb:<entity>/<project>/<run>`, or of trained agents.
 
 `logger.wandb.artifacts` uploads what a run's agent needs; this downloads it.
 """
@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from dreamer.run.paths import expanded
+from dreamer.run.pretrained import download, is_address, named_folder
 from dreamer.schema.words import format_value
 
 SCHEME = "wandb:"
@@ -17,10 +18,17 @@ ADDRESS = re.compile(r"wandb:([\w.-]+)/([\w.-]+)/([\w-]+)")
 def local_folder(run_dir: Path | str) -> Path:
     """Return the path of a run folder, which is downloaded first if it is an address.
 
+    `pretrained/<name>` is a trained agent of this package, unless there is such a folder here.
+
     Raises:
-        ValueError: The address is not that of a run.
+        ValueError: The address is not that of a run, or there is no such trained agent.
         FileNotFoundError: There is no such run, or it has uploaded no agent.
     """
+    if isinstance(run_dir, str):
+        if (folder := named_folder(run_dir)) is not None:
+            return folder
+        if is_address(run_dir):
+            return download(run_dir)
     if not (isinstance(run_dir, str) and run_dir.startswith(SCHEME)):
         return Path(os.path.abspath(expanded(run_dir)))
     match = ADDRESS.fullmatch(run_dir)

@@ -244,7 +244,11 @@ class CheckSettings(Section):
 class EvaluateSettings(Section):
     """The keys of conf/evaluate.yaml."""
 
-    run_dir: Annotated[str, doc("Folder of a finished or active run.")]
+    run_dir: Annotated[str | None, doc("Folder of a finished or active run.")]
+    pretrained: Annotated[
+        str | None,
+        doc("A trained agent instead of a run: its name, or a folder or address of an export."),
+    ]
     checkpoint: Annotated[
         Literal["best", "last"],
         doc("Weights to load; best falls back to last."),

@@ -31,6 +31,7 @@ HELP = {
     "dreamer.evaluate": SLOW + DATA,
     "dreamer.check": SLOW + DATA,
     "dreamer.data": (*SLOW, *DATA, "fsspec", "numpy"),
+    "dreamer.export": (*SLOW, *DATA, "fsspec", "numpy"),
     "experiments.dashboard": SLOW + DATA,
     "experiments.report": SLOW,
     "experiments.watch": SLOW,
@@ -46,6 +47,8 @@ MISTAKES = {
     "dreamer.check env=dummy task=memory batch.size=0": "`batch.size` must be at least 1, got 0",
     "dreamer.data info x format=zip": "must be dreamerv2, pydreamer, minari or run, got `zip`",
     "dreamer.evaluate run_dir=nowhere": "nowhere: it contains no config.yaml.",
+    "dreamer.evaluate pretrained=memroy": "the name of a trained agent (",
+    "dreamer.export runs to=x episodes=0": "`episodes` must be at least 1, got 0",
 }
 
 
@@ -91,6 +94,7 @@ def test_every_console_script_is_one_of_these_commands(repository):
         "dreamer-evaluate": "dreamer.cli.evaluate",
         "dreamer-check": "dreamer.cli.check",
         "dreamer-data": "dreamer.cli.data",
+        "dreamer-export": "dreamer.cli.export",
         "dreamer-sweep": "experiments.sweep.entry",
         "dreamer-report": "experiments.report",
         "dreamer-watch": "experiments.watch",

@@ -145,7 +145,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
         (str(path), str(tmp_path)): f"Only run folders are compared, got {tmp_path}: there is no",
         (str(path), str(path)): "The runs must be different",
         (str(path), str(path), "frames=10"): "`frames` must come with a folder of runs",
-        (): "must be a folder of runs, two runs, or source=published",
+        (): "must be a folder of runs, two runs, source=published, or pretrained=NAME",
     }
     for words, message in cases.items():
         assert report.main(words) == 2

@@ -29,6 +29,18 @@ def test_a_trained_agent_is_loaded_and_acts(trained_run):
     assert action in (0, 1)
 
 
+def test_its_environment_returns_what_its_policy_takes(trained_run):
+    agent = load(trained_run)
+    env, state, total, ended = agent.make_env(), None, 0.0, False
+    observation, _ = env.reset(seed=3)
+    while not ended:
+        action, state = agent.policy(observation, state)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        total, ended = total + reward, terminated or truncated
+    assert total in (-2, 0, 2)
+    assert env.render().shape == (256, 256, 3)
+
+
 def test_its_environment_need_not_be_there(trained_run, monkeypatch):
     monkeypatch.setitem(sys.modules, "dreamer.envs.dummy", None)
     assert load(trained_run, "last").frames == 81

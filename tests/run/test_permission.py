@@ -123,7 +123,9 @@ def test_no_environment_of_other_code_is_made(env, key, spaces, plant):
     with pytest.raises(ValueError, match=rf"`{key}` in .* is not a part of this program.*allow="):
         evaluate(run_dir, **OPTIONS)
     if spaces == "with spaces":  # they take the environment's place
-        assert dreamer.load(run_dir).frames
+        agent = dreamer.load(run_dir)
+        with pytest.raises(ValueError, match=rf"`{key}` in .* is not a part of this program"):
+            agent.make_env()
         return
     for folder in (run_dir, run_dir / "checkpoints"):
         (folder / "spaces.json").unlink()
