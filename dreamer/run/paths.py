@@ -10,13 +10,18 @@ CONF = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 # Groups of conf/ whose files a run chooses; the other folders list runs.
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} - {"grid", "sweep"}
 SWEEP = "DREAMER_SWEEP"  # environment variable: name of the sweep that a run belongs to
-SOURCES = ("init_from", "data.prefill")  # keys whose values are paths of earlier runs
+SOURCES = ("init_from", "data.prefill", "data.train")  # of earlier runs and of stored data
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
     """Return the path with a leading `~` replaced by the user's home."""
     text = os.fspath(path)
     return Path(text).expanduser() if text == "~" or text.startswith("~/") else Path(text)
+
+
+def is_remote(address: str) -> bool:
+    """Whether an address has a protocol, as in s3://bucket/folder; else it is a path."""
+    return "://" in address
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
