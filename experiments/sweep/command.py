@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dreamer.cli.command import HELP, loaded
 from dreamer.run.compose import known_keys, register_suites
 from dreamer.run.config import check_values, checked, reasons
+from dreamer.run.offline import is_offline
 from dreamer.run.overrides import explain
 from dreamer.run.paths import SWEEP
 from dreamer.schema.help import Usage, head, keys, print_lines
@@ -186,10 +187,15 @@ def _folder(cfg: DictConfig) -> "RunFolder":
 
 @reasons()
 def _cost(cfg: DictConfig) -> tuple[int, int]:
-    """Compute the frames of a run, and the bytes of its replay at the end."""
+    """Compute the frames or updates of a run, and the bytes of its replay at the end.
+
+    Nobody knows the replay of a run that collects nothing before it has read its data.
+    """
     from dreamer.replay.buffer import Replay  # slow: torch
     from dreamer.run.build import make_envs, make_replay_config
 
+    if is_offline(cfg):
+        return cfg.total_updates, 0
     envs = make_envs(cfg, seed=0)
     try:
         config = make_replay_config(cfg)
