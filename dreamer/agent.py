@@ -133,6 +133,7 @@ class DreamerAgent(pl.LightningModule):
         self._rates: dict[str, Schedule] = {}  # of the optimisers whose rate is not constant
         self.frames = 0  # emulator frames, prefill included: the time of the run
         self.policy_steps = 0  # decisions, prefill included
+        self.steps_per_update = 0  # how far schedules move with an update without collection
         self.updates = 0  # trained batches
 
     @property
@@ -149,6 +150,11 @@ class DreamerAgent(pl.LightningModule):
             Trainable("critic", self.actor_critic.critic, config.critic_optimizer),
             *itertools.chain.from_iterable(added),
         ]
+
+    @property
+    def time(self) -> int:
+        """The time of schedules: policy steps, or what an online run makes in as many updates."""
+        return self.policy_steps + self.updates * self.steps_per_update
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Make one optimiser per loss, in the order of `trainables`."""
@@ -240,13 +246,13 @@ class DreamerAgent(pl.LightningModule):
                     action_noise=action_noise,
                     state_noise=noise.state,
                 )
-            actor = self.actor_critic.actor_loss(trajectory, self.policy_steps)
+            actor = self.actor_critic.actor_loss(trajectory, self.time)
             metrics |= actor.metrics | self._step("actor", actor.loss)
 
         critic = self.actor_critic.critic_loss(trajectory.detach(), actor.target.detach())
         metrics |= critic.metrics | self._step("critic", critic.loss)
 
-        context = UpdateContext.of(model, trajectory, self.policy_steps, self.world_model)
+        context = UpdateContext.of(model, trajectory, self.time, self.world_model)
         for name, component in self._components():
             with self._training(component):
                 metrics |= self._learn_component(name, component, context)
@@ -325,9 +331,9 @@ class DreamerAgent(pl.LightningModule):
         CUDA graphs do not capture it.
         """
         self.world_model.begin_update(self.updates)
-        self.world_model.set_time(self.policy_steps)
+        self.world_model.set_time(self.time)
         for name, schedule in self._rates.items():
-            set_learning_rate(self._optimizer(name), schedule(self.policy_steps))
+            set_learning_rate(self._optimizer(name), schedule(self.time))
         if self.moves_target_first:
             self.actor_critic.update_target_critic(self.updates)
 

@@ -64,7 +64,9 @@ class Run:
 
     @property
     def metrics(self) -> "pandas.DataFrame":
-        """The lines of metrics.jsonl, over `frames`; docs/logs.md explains the columns.
+        """The lines of metrics.jsonl, over `frames`, or `updates` of a run that collects nothing.
+
+        docs/logs.md explains the columns.
 
         Raises:
             FileNotFoundError: The run had no `jsonl` logger.

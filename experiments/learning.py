@@ -7,6 +7,7 @@ the key) and episodes (its weight).
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -40,6 +41,8 @@ def chart_groups(
 ) -> list[ChartGroup]:
     """Make a group of charts per task: a line per variant, the mean over its seeds.
 
+    Runs that collect nothing have a group of their own, over updates.
+
     Args:
         numbers: a table of numbers; may be empty.
         published: tables of published curves by the name of their line (`published` for the
@@ -50,15 +53,20 @@ def chart_groups(
         Groups by env and task; charts without a number are left out.
     """
     numbers = numbers.dropna(subset=["score"])
+    if "counter" not in numbers:
+        numbers = numbers.assign(counter="frames")
     bins = _bins(numbers)
     groups = []
     for env, of_env in numbers.groupby("env"):
         looks = style.variant_styles(of_env["variant"])
-        width = bin_width(of_env, bins)
-        for task, of_task in of_env.groupby("task"):
+        widths = {counter: bin_width(x, bins) for counter, x in of_env.groupby("counter")}
+        for (task, counter), of_task in of_env.groupby(["task", "counter"]):
             references = _references(published or {}, str(env), str(task), of_task)
-            title = f"{env}: {readable(str(task))}"
-            groups.append(_group(title, of_task, looks, references, width, names_seeds=names_seeds))
+            title = f"{env}: {readable(str(task))}" + ", stored data" * (counter == "updates")
+            group = _group(
+                title, of_task, looks, references, widths[counter], names_seeds=names_seeds
+            )
+            groups.append(replace(group, counter=str(counter)))
     return groups
 
 

@@ -42,13 +42,14 @@ class Run(NamedTuple):
     """One run.
 
     Attributes:
-        row: env, task, variant, seed, state, frames, total_frames, updates, action_repeat,
-            last_score, best_score, eval_return (the latest evaluation's mean), debug (whether it is
-            of debug=fast) and path.
+        row: env, task, variant, seed, state, frames, total_frames, updates, counter (what frames
+            and total_frames count: frames, or updates of a run that collects nothing),
+            action_repeat, last_score, best_score, eval_return (the latest evaluation's mean), debug
+            (whether it is of debug=fast) and path.
         points: its curve: frames, score (mean raw return of the training episodes since the last
             point) and episodes (their number), in the order of frames.
-        numbers: what else it logged: frames, key, score (the value) and episodes (its weight), of
-            the keys that reports draw.
+        numbers: what else it logged: frames, key, score (the value), episodes (its weight) and
+            counter, of the keys that reports draw.
         config: its configuration.
         problems: sentences about unreadable or repeated data.
     """
@@ -123,6 +124,7 @@ def read_run(path: Path) -> Run:
         values = (line.get(key) for line in reversed(lines))
         return next((x for x in values if isinstance(x, int | float) and abs(x) <= MAX_SCORE), None)
 
+    counter = _counter(cfg)
     row = {
         "env": str(cfg["env_name"]),
         "task": _task(cfg),
@@ -130,7 +132,8 @@ def read_run(path: Path) -> Run:
         "seed": str(cfg["seed"]),
         "state": read_state(path).phase,
         "frames": max((line["frames"] for line in lines), default=0),
-        "total_frames": int(cfg["total_frames"]),
+        "total_frames": int(cfg.get(f"total_{counter}") or 0),
+        "counter": counter,
         "updates": int(latest("updates") or 0),
         "action_repeat": int(cfg["env"].get("action_repeat", 1)),
         "last_score": points["score"].iloc[-1] if len(points) else math.nan,
@@ -139,7 +142,13 @@ def read_run(path: Path) -> Run:
         "debug": cfg["experiment_name"] == DEBUG,
         "path": str(path),
     }
-    return Run(row, points, _numbers(lines), cfg, problems)
+    return Run(row, points, _numbers(lines).assign(counter=counter), cfg, problems)
+
+
+def _counter(cfg: dict[str, Any]) -> str:
+    """Return the x axis of a run: updates if it collects nothing, else frames."""
+    collect = cfg.get("collect")
+    return "updates" if isinstance(collect, dict) and collect.get("where") == "none" else "frames"
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -161,7 +170,10 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Return the objects of a JSON-lines file with a frame count, and the number of other lines."""
+    """Return the objects of a JSON-lines file with a count, and the number of other lines.
+
+    The count is `frames`, also of a run that has only `updates`.
+    """
     try:
         raw = path.read_bytes().splitlines()
     except OSError:
@@ -170,7 +182,7 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     for text in raw:
         try:
             line = json.loads(text)
-            line["frames"] = int(line["frames"])
+            line["frames"] = int(line["frames"] if "frames" in line else line["updates"])
             lines.append(line)
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             continue

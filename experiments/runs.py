@@ -13,15 +13,15 @@ from experiments import published
 from experiments.run_folder import Run, UnusableError, read_run, run_folders
 
 CURVE_COLUMNS = (*published.CURVE_COLUMNS, "episodes")
-NUMBER_COLUMNS = (*CURVE_COLUMNS, "key")
+NUMBER_COLUMNS = (*CURVE_COLUMNS, "key", "counter")
 RUN_COLUMNS = (
     *("env", "task", "variant", "seed", "state", "frames", "total_frames", "updates"),
-    *("action_repeat", "last_score", "best_score", "eval_return", "debug", "path"),
+    *("counter", "action_repeat", "last_score", "best_score", "eval_return", "debug", "path"),
 )
 RUN = ["env", "task", "variant", "seed"]  # identifies a run
 # Keys in which seeds of one variant may differ.
 MAY_DIFFER = (
-    *("seed", "root", "run_dir", "variant", "total_frames"),
+    *("seed", "root", "run_dir", "variant", "total_frames", "total_updates"),
     *("logger", "callbacks", "trainer", "precision", "collect", "switches"),
     *("kernels", "cuda_graphs", "replay.device"),
     *("env.processes", "env.hang_seconds", "env.max_restarts"),
@@ -34,7 +34,8 @@ class Runs(NamedTuple):
 
     Attributes:
         curves: a row per point: env, task, variant, seed, frames, score and episodes.
-        numbers: the same with a key, of the other numbers that reports draw.
+        numbers: the same with a key and what its frames count, of the other numbers that reports
+            draw.
         runs: a row per run, see `Run.row`; state is finished, running, interrupted, failed or
             empty; frames and updates are those so far.
         problems: sentences about errors and data left out.

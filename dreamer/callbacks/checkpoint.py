@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dreamer.agent import DreamerAgent
-from dreamer.callbacks.frame import FrameCallback, during
+from dreamer.callbacks.frame import EveryUpdates, FrameCallback, during
 from dreamer.callbacks.interrupt import Interrupted
 from dreamer.callbacks.metrics import Metrics
 from dreamer.checkpoint_file import PREVIOUS, install
@@ -39,13 +39,14 @@ class Checkpoint(FrameCallback):
         metrics: Metrics,
         *,
         every_frames: Annotated[PositiveCount, doc("Interval between checkpoints.", unit="frames")],
+        every_updates: EveryUpdates = None,
     ):
-        """Keep checkpoints in `directory`; the last one is saved every `every_frames`."""
-        super().__init__(every_frames)
+        """Keep checkpoints in `directory`; the last one is saved at every interval."""
+        super().__init__(every_frames, every_updates)
         self._directory = directory
         self._metrics = metrics
         self._best = float("-inf")
-        self._judged_at: int | None = None  # frame of the latest evaluation that was compared
+        self._judged_at: int | None = None  # count at the latest evaluation that was compared
         self._started = False
         self._random_states: dict[str, torch.Tensor] = {}
 

@@ -27,7 +27,7 @@ from dreamer.callbacks.interrupt import Interrupt, Interrupted
 from dreamer.callbacks.metrics import Metrics
 from dreamer.collector import Collector, EpisodeStats, Policy
 from dreamer.policy import ExplorerThenActor
-from dreamer.replay.buffer import Replay
+from dreamer.replay.mixture import AnyReplay
 from dreamer.types import Batch, TimeStep
 
 
@@ -37,7 +37,7 @@ class Collect(AgentCallback):
     def __init__(
         self,
         collector: Collector,
-        replay: Replay,
+        replay: AnyReplay,
         metrics: Metrics,
         interrupt: Interrupt,
         *,

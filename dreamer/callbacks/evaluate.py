@@ -11,7 +11,7 @@ from typing import Annotated
 import pytorch_lightning as pl
 
 from dreamer.agent import DreamerAgent
-from dreamer.callbacks.frame import FrameCallback, during
+from dreamer.callbacks.frame import EveryUpdates, FrameCallback, during
 from dreamer.callbacks.interrupt import Interrupt
 from dreamer.callbacks.metrics import Metrics
 from dreamer.collector import Policy
@@ -50,6 +50,7 @@ class Evaluate(FrameCallback):
         ],
         video_fps: Annotated[PositiveCount, doc("Frames per second of the video.")],
         max_episode_policy_steps: MaxEpisodePolicySteps,
+        every_updates: EveryUpdates = None,
     ):
         """Prepare the evaluation; environments are made at the first one.
 
@@ -65,8 +66,9 @@ class Evaluate(FrameCallback):
             video_policy_steps: maximum length of the video; 0 for none.
             video_fps: frames per second of the video.
             max_episode_policy_steps: maximum length of an episode.
+            every_updates: the interval in a run that collects nothing.
         """
-        super().__init__(every_frames)
+        super().__init__(every_frames, every_updates)
         self._make_envs, self._policies = make_envs, policies
         self._metrics, self._interrupt, self._run_dir = metrics, interrupt, run_dir
         self._episodes = episodes
@@ -81,7 +83,7 @@ class Evaluate(FrameCallback):
 
     def on_end(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
         """Evaluate, unless this was just done."""
-        if self._played_at != agent.frames:
+        if self._played_at != self.now(agent):
             self._play(trainer, agent)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -107,7 +109,7 @@ class Evaluate(FrameCallback):
         except Exception as error:
             self._metrics.fail("the evaluation", "eval/failures", error)
             self._close()  # the next one begins with new environments
-        self._played_at = agent.frames
+        self._played_at = self.now(agent)
 
     def _play_all(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
         if self._envs is None:
@@ -125,7 +127,7 @@ class Evaluate(FrameCallback):
             is_actor = name == ACTOR
             area = "eval" if is_actor else f"eval_{name}"
             scores = {f"{area}/{k.removeprefix('eval/')}": x for k, x in result.summary().items()}
-            self._metrics.write(trainer, agent.frames, scores)
+            self._metrics.write(trainer, self.now(agent), scores)
             if result.images is not None:
                 video = "policy" if is_actor else f"policy_{name}"
                 with self._metrics.tolerating("the video", "video/failures"):
@@ -133,7 +135,7 @@ class Evaluate(FrameCallback):
                         trainer.loggers,
                         f"video/{video}",
                         result.images,
-                        self._run_dir / "videos" / f"{video}_{agent.frames:010d}.mp4",
-                        frames=agent.frames,
+                        self._run_dir / "videos" / f"{video}_{self.now(agent):010d}.mp4",
+                        frames=self.now(agent),
                         fps=self._fps,
                     )

@@ -1,21 +1,31 @@
-"""Base classes of callbacks: hooks with the agent's type, and a schedule in frames.
+"""Base classes of callbacks: hooks with the agent's type, and a schedule in frames or updates.
 
-The callbacks of this package derive from them. They use only the frame count of the agent.
+The callbacks of this package derive from them. They use only the counters of the agent.
 """
 
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Annotated, Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar
 
 import pytorch_lightning as pl
 from torch import Tensor
 
 from dreamer.agent import DreamerAgent
 from dreamer.callbacks.every import Every
+from dreamer.schema.types import PositiveCount, doc
 from dreamer.types import Batch
 
 Parameters = ParamSpec("Parameters")
 Self = TypeVar("Self", bound=pl.Callback)
+
+Counter: TypeAlias = Literal["frames", "updates"]  # of the agent; the x axis of a run's metrics
+EveryUpdates: TypeAlias = Annotated[
+    PositiveCount | None,
+    doc(
+        "The interval with collect=none; null: as often as `every_frames` in an online run.",
+        unit="updates",
+    ),
+]
 
 
 class AgentCallback(pl.Callback):
@@ -89,22 +99,28 @@ def during(
 
 
 class FrameCallback(AgentCallback):
-    """Acts every `every_frames` frames, after an update."""
+    """Acts after an update: every so many frames, or updates in a run that collects nothing."""
 
-    def __init__(self, every_frames: int):
-        self._every = Every(every_frames)
+    def __init__(self, every_frames: int, every_updates: int | None = None):
+        """Count updates if `every_updates` is given, else frames."""
+        self.counter: Counter = "frames" if every_updates is None else "updates"
+        self._every = Every(every_updates or every_frames)
+
+    def now(self, agent: DreamerAgent) -> int:
+        """Return the count that the run goes by: frames or updates."""
+        return getattr(agent, self.counter)
 
     def on_due(self, trainer: pl.Trainer, agent: DreamerAgent, batch: Batch) -> None:
-        """Act after passing a multiple of `every_frames`."""
+        """Act after passing a multiple of the interval."""
         raise NotImplementedError
 
     def on_start(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
-        """Count from the frames of a resumed run."""
-        self._every.start(agent.frames)
+        """Count from where a resumed run is."""
+        self._every.start(self.now(agent))
 
     def on_update(
         self, trainer: pl.Trainer, agent: DreamerAgent, metrics: Mapping[str, Tensor], batch: Batch
     ) -> None:
         """Call `on_due` if a multiple was passed."""
-        if self._every.due(agent.frames):
+        if self._every.due(self.now(agent)):
             self.on_due(trainer, agent, batch)

@@ -1,4 +1,4 @@
-"""Averages metrics of the agent, the collection and the evaluation, and writes them by frames.
+"""Averages metrics of the agent, the collection and the evaluation, and writes them.
 
 Other callbacks pass numbers to it; it passes them to the loggers. Tensors stay on their device
 until they are written, so that no update waits for a number.
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from dreamer.agent import DreamerAgent
-from dreamer.callbacks.frame import FrameCallback
+from dreamer.callbacks.frame import EveryUpdates, FrameCallback
 from dreamer.envs.faults import describe
 from dreamer.loggers import log_metrics
-from dreamer.replay.buffer import Replay
+from dreamer.replay.mixture import AnyReplay
 from dreamer.schema.types import PositiveCount, doc
 from dreamer.schema.validation import checked_call
 from dreamer.types import Batch
@@ -32,16 +32,17 @@ class Metrics(FrameCallback):
     @checked_call
     def __init__(
         self,
-        replay: Replay,
+        replay: AnyReplay,
         *,
         every_frames: Annotated[
             PositiveCount, doc("Interval between lines of averages.", unit="frames")
         ],
+        every_updates: EveryUpdates = None,
     ):
-        """A line every `every_frames` frames holds the averages since the last line."""
-        super().__init__(every_frames)
+        """A line at every interval holds the averages since the last line."""
+        super().__init__(every_frames, every_updates)
         self.latest: dict[str, float] = {}  # the latest value of every key
-        self.written_at: dict[str, int] = {}  # frame of the latest `write` of every key
+        self.written_at: dict[str, int] = {}  # count at the latest `write` of every key
         self._replay = replay
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int | Tensor] = {}
@@ -97,11 +98,11 @@ class Metrics(FrameCallback):
         if key not in self._totals:
             self._totals.append(key)
 
-    def write(self, trainer: pl.Trainer, frames: int, values: Mapping[str, float]) -> None:
-        """Write numbers now."""
+    def write(self, trainer: pl.Trainer, count: int, values: Mapping[str, float]) -> None:
+        """Write numbers at a count of frames, or updates in a run that collects nothing."""
         self.latest.update(values)
-        self.written_at.update(dict.fromkeys(values, frames))
-        log_metrics(trainer.loggers, values, frames)
+        self.written_at.update(dict.fromkeys(values, count))
+        log_metrics(trainer.loggers, values, count)
 
     def on_start(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
         """Start the clock."""
@@ -152,7 +153,9 @@ class Metrics(FrameCallback):
         now = (time.perf_counter(), agent.frames, agent.updates)
         seconds, frames, updates = (b - a for a, b in zip(self._mark, now, strict=True))
         self._mark = now
-        values["perf/frames_per_second"] = frames / seconds
+        if self.counter == "frames":
+            values["perf/frames_per_second"] = frames / seconds
+            values["replay/ratio"] = agent.updates / max(agent.policy_steps, 1)
         values["perf/updates_per_second"] = updates / seconds
         if torch.cuda.is_available():
             values["perf/gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
@@ -160,6 +163,5 @@ class Metrics(FrameCallback):
         values["replay/episodes"] = self._replay.episodes
         if (restarts := self._replay.stream_restarts) is not None:
             values["replay/stream_restarts"] = restarts
-        values["replay/ratio"] = agent.updates / max(agent.policy_steps, 1)
         values["updates"] = agent.updates
-        self.write(trainer, agent.frames, values)
+        self.write(trainer, self.now(agent), values)

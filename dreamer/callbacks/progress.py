@@ -17,7 +17,7 @@ from rich.live import Live
 from torch import Tensor
 
 from dreamer.agent import DreamerAgent
-from dreamer.callbacks.frame import AgentCallback
+from dreamer.callbacks.frame import AgentCallback, Counter
 from dreamer.callbacks.metrics import Metrics
 from dreamer.callbacks.progress_line import ProgressLine, Snapshot, as_text
 from dreamer.schema.types import Positive, doc
@@ -54,7 +54,7 @@ class Rate:
 
 
 class Progress(AgentCallback):
-    """Shows the line; the collection calls `advance`.
+    """Shows the line; the collection, if there is one, calls `advance`.
 
     The rates of learning are those of this process, without the prefill, evaluations and
     checkpoints, and so is the remaining time.
@@ -65,48 +65,50 @@ class Progress(AgentCallback):
         self,
         metrics: Metrics,
         *,
-        total_frames: int,
+        total: int,
         every_seconds: Annotated[
             Positive, doc("Interval between lines without a terminal.", unit="seconds")
         ],
         prefill_frames: int = 0,
+        counter: Counter = "frames",
     ):
-        """Prepare the line; it appears with the first frame count.
+        """Prepare the line; it appears with the first count.
 
         Args:
             metrics: has the latest returns.
-            total_frames: length of the run, prefill included.
+            total: length of the run, prefill included.
             every_seconds: interval between lines without a terminal.
             prefill_frames: length of the prefill.
+            counter: what the length counts.
         """
         self._metrics = metrics
-        self._total, self._prefill = total_frames, prefill_frames
+        self._total, self._prefill, self._counter = total, prefill_frames, counter
         self._every = every_seconds
         self._started = False  # whether the agent learns
         self._phases: list[str] = []  # that interrupt the prefill or learning
-        self._frames = 0
+        self._count = 0
         self._began: float | None = None  # when the line appeared
         self._learning_seconds, self._resumed_at = 0.0, 0.0  # until the last pause; after it
-        self._first_frames = 0  # those at the start of learning
-        self._rates = {"prefill": Rate(), "frames": Rate(), "updates": Rate()}
+        self._first = 0  # count at the start of learning
+        self._rates = {"prefill": Rate(), "count": Rate(), "updates": Rate()}
         self._display: _Terminal | _Lines | None = None
 
-    def advance(self, frames: int) -> None:
-        """Set the frame count."""
-        self._frames = frames
+    def advance(self, count: int) -> None:
+        """Set the count."""
+        self._count = count
         if self._display is None:
             self._began = monotonic()
             self._display = _Terminal(self) if _has_terminal() else _Lines(self, self._every)
         if not self._started:
-            self._rates["prefill"].add(monotonic(), frames)
+            self._rates["prefill"].add(monotonic(), count)
         self._display.show_if_due()
 
     def on_start(self, trainer: pl.Trainer, agent: DreamerAgent) -> None:
         """Begin to measure the rates of learning."""
         self._started = True
-        self._first_frames = agent.frames
+        self._first = self._now(agent)
         self._learning_seconds, self._resumed_at = 0.0, monotonic()
-        self.advance(agent.frames)
+        self.advance(self._now(agent))
         if self._display is not None:
             self._display.show_phase()
 
@@ -116,9 +118,10 @@ class Progress(AgentCallback):
         """Measure the rates; the first update, which prepares much, does not count."""
         seconds = self._learned()
         self._rates["updates"].add(seconds, agent.updates)
-        if agent.frames > self._first_frames:  # not while the agent learns without collecting
-            self._rates["frames"].add(seconds, agent.frames)
-        self.advance(agent.frames)
+        count = self._now(agent)
+        if count > self._first:  # not while the agent learns without collecting
+            self._rates["count"].add(seconds, count)
+        self.advance(count)
 
     def on_phase(self, name: str | None) -> None:
         """Show the phase, and stop the clock of learning meanwhile."""
@@ -138,27 +141,31 @@ class Progress(AgentCallback):
 
     def read(self) -> Snapshot:
         """Return the present numbers."""
-        prefill = not self._started and self._frames < self._prefill  # not in a resumed run
+        prefill = not self._started and self._count < self._prefill  # not in a resumed run
         phase = [("prefill" if prefill else "learning"), *self._phases][-1]
         total = self._prefill if prefill else self._total
-        frames = min(self._frames, total)
-        frame_rate = self._rates["prefill" if prefill else "frames"].value
+        count = min(self._count, total)
+        rate = self._rates["prefill" if prefill else "count"].value
         left = None
-        if frame_rate is not None and not prefill and frames < total:
-            left = (total - frames) / frame_rate
+        if rate is not None and not prefill and count < total:
+            left = (total - count) / rate
         latest = self._metrics.latest
         return Snapshot(
             phase,
-            frames,
+            count,
             total,
             elapsed=monotonic() - (self._began or monotonic()),
             last_return=latest.get("collect/return"),
             best_return=latest.get("collect/best_return"),
             evaluation=latest.get("eval/return_mean"),
             updates_per_second=self._rates["updates"].value,
-            frames_per_second=frame_rate,
+            frames_per_second=rate if self._counter == "frames" else None,
             seconds_left=left,
+            counter=self._counter,
         )
+
+    def _now(self, agent: DreamerAgent) -> int:
+        return getattr(agent, self._counter)
 
     def _learned(self) -> float:
         """Return the seconds of learning in this process."""

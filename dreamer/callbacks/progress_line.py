@@ -19,7 +19,7 @@ BAR = "bar"
 # From the most to the least important: if the terminal is narrow, the last ones are left out.
 RANKS = (
     *("phase", "return", "eval", "share", "left", "updates", BAR),
-    *("frames", "best", "frame rate", "elapsed"),
+    *("count", "best", "frame rate", "elapsed"),
 )
 
 
@@ -27,8 +27,8 @@ class Snapshot(NamedTuple):
     """The numbers at one moment; None: not known yet."""
 
     phase: str
-    frames: int
-    total_frames: int  # of the run; in the prefill, those of the prefill
+    count: int  # of frames, or of `counter`
+    total: int  # of the run; in the prefill, that of the prefill
     elapsed: float  # seconds, in this process
     last_return: float | None = None
     best_return: float | None = None
@@ -36,11 +36,12 @@ class Snapshot(NamedTuple):
     updates_per_second: float | None = None
     frames_per_second: float | None = None
     seconds_left: float | None = None
+    counter: str = "frames"  # or updates
 
     @property
     def share(self) -> float:
         """The part that is done, in [0, 1]."""
-        return min(self.frames / self.total_frames, 1.0) if self.total_frames else 1.0
+        return min(self.count / self.total, 1.0) if self.total else 1.0
 
 
 class ProgressLine:
@@ -97,7 +98,7 @@ def _parts(now: Snapshot) -> dict[str, str]:
         "best": _labelled("best", now.best_return),
         BAR: "bar",
         "share": f"{_percent(now.share):>4}",
-        "frames": f"{_short(now.frames)} of {_short(now.total_frames)} frames",
+        "count": f"{_short(now.count)} of {_short(now.total)} {now.counter}",
         "updates": _rate(now.updates_per_second, "updates/s"),
         "frame rate": _rate(now.frames_per_second, "frames/s"),
         "elapsed": f"{duration(now.elapsed)} elapsed",
@@ -128,12 +129,12 @@ def _percent(share: float) -> str:
     return f"{tenths / 10:.1f}%" if 0 < tenths < 100 else f"{tenths // 10}%"
 
 
-def _short(frames: int) -> str:
-    """Format a frame count: 950, 1.26k, 200M."""
+def _short(count: int) -> str:
+    """Format a count: 950, 1.26k, 200M."""
     for unit, size in (("M", 10**6), ("k", 10**3)):
-        if frames >= size:
-            return f"{math.floor(frames / size * 100) / 100:.3g}{unit}"
-    return str(frames)
+        if count >= size:
+            return f"{math.floor(count / size * 100) / 100:.3g}{unit}"
+    return str(count)
 
 
 def duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dreamer.agent import DreamerAgent
-from dreamer.callbacks.frame import FrameCallback
+from dreamer.callbacks.frame import EveryUpdates, FrameCallback
 from dreamer.callbacks.metrics import Metrics
 from dreamer.components import DrawsPictures
 from dreamer.loggers import log_video
@@ -41,6 +41,7 @@ class OpenLoopVideo(FrameCallback):
         sequences: Annotated[PositiveCount, doc("Sequences side by side.")],
         context: Annotated[PositiveCount, doc("Steps with observations.", unit="policy steps")],
         fps: Annotated[PositiveCount, doc("Frames per second of the video.")],
+        every_updates: EveryUpdates = None,
     ):
         """Prepare the videos.
 
@@ -52,8 +53,9 @@ class OpenLoopVideo(FrameCallback):
             sequences: number of sequences, side by side.
             context: steps whose observations the model gets.
             fps: frames per second of the video.
+            every_updates: the interval in a run that collects nothing.
         """
-        super().__init__(every_frames)
+        super().__init__(every_frames, every_updates)
         self._run_dir, self._metrics = run_dir, metrics
         self._sequences, self._context, self._fps = sequences, context, fps
         self._first_updates = first_updates
@@ -104,13 +106,13 @@ class OpenLoopVideo(FrameCallback):
 
     def _log(self, trainer: pl.Trainer, agent: DreamerAgent, name: str, images: np.ndarray) -> None:
         """Write a video (T, height, width, 3), and send it to the loggers."""
-        path = self._run_dir / "videos" / f"{name.replace('/', '_')}_{agent.frames:010d}.mp4"
+        path = self._run_dir / "videos" / f"{name.replace('/', '_')}_{self.now(agent):010d}.mp4"
         log_video(
             trainer.loggers,
             f"video/{name}",
             np.ascontiguousarray(images),
             path,
-            frames=agent.frames,
+            frames=self.now(agent),
             fps=self._fps,
         )
 

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from dreamer.envs.codecs import SpaceCodec
 from dreamer.replay.storage import Column
 from dreamer.types import ActionSpace
 
@@ -52,6 +53,7 @@ class Source(Protocol):
 
     format: str
     action_space: ActionSpace | None  # None: the files do not tell
+    codec: SpaceCodec | None  # of the environment that the data are from; None as well
 
     def episodes(self, skip: Callable[[str, str], None]) -> Iterator[Episode]:
         """Yield all episodes, the oldest first; each can be read until the next is asked for.
@@ -128,11 +130,16 @@ def check_actions(episode: Episode, space: ActionSpace) -> None:
         ValueError: They are not.
     """
     actions = episode.flags.prev_action[1:]
+    got = f"got {actions.min():g} to {actions.max():g} in {episode.name}"
     if not space.discrete and np.abs(actions).max(initial=0) > 1:
-        raise ValueError(
-            f"Actions must be in [-1, 1], got {actions.min():g} to {actions.max():g} "
-            f"in {episode.name}"
-        )
+        raise ValueError(f"Actions must be in [-1, 1], {got}")
+    if not space.discrete:
+        return
+    choices = space.choices or (space.size,)
+    parts = np.split(actions, np.cumsum(choices)[:-1], axis=1)
+    if not all(map(is_one_hot, parts)):
+        options = " and of ".join(map(str, choices))
+        raise ValueError(f"Actions must choose one of {options} options, {got}")
 
 
 def split(

@@ -17,6 +17,7 @@ from gymnasium import spaces
 
 from dreamer.data.address import INSTALL, Place, one_line, to_read
 from dreamer.data.episodes import Episode, Flags, Observations, Summary, split
+from dreamer.envs.codecs import SpaceCodec
 from dreamer.envs.gym_codec import GymCodec
 from dreamer.envs.native_codec import chosen_options
 from dreamer.envs.spaces import GymSpaces
@@ -46,6 +47,7 @@ class MinariSource:
         """Open it when the episodes are read."""
         self._place = place
         self.action_space: ActionSpace | None = None
+        self.codec: SpaceCodec | None = None
 
     def episodes(self, skip: Callable[[str, str], None]) -> Iterator[Episode]:
         """See `Source`.
@@ -62,7 +64,7 @@ class MinariSource:
                     storage.observation_space, storage.action_space, grayscale=False, flat_keys="$^"
                 )
             )
-            self.action_space = codec.action_space
+            self.codec, self.action_space = codec, codec.action_space
             for number in range(storage.total_episodes):
                 name = f"episode {number}"
                 try:

@@ -20,6 +20,7 @@ import numpy as np
 
 from dreamer.data.address import Place, Unreachable, list_files, one_line
 from dreamer.data.episodes import BrokenFile, Episode, Flags, Observations, split
+from dreamer.envs.codecs import SpaceCodec
 from dreamer.replay.storage import Column
 from dreamer.types import HIDDEN, ActionSpace
 
@@ -40,6 +41,7 @@ class NpzSource:
     """The episode files in a folder and in those below; all of one format, that of the first."""
 
     action_space: ActionSpace | None = None
+    codec: SpaceCodec | None = None
 
     def __init__(self, place: Place):
         """List the files.

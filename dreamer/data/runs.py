@@ -13,7 +13,7 @@ import numpy as np
 
 from dreamer.data.address import Place, to_read
 from dreamer.data.episodes import BrokenFile, Episode, Flags, Observations, Summary, split
-from dreamer.envs.codecs import codec_from_dict
+from dreamer.envs.codecs import SpaceCodec, codec_from_dict
 from dreamer.envs.native_codec import NativeCodec
 from dreamer.files import DamagedFile, read_json, write_text
 from dreamer.replay.buffer import Replay, ReplayConfig
@@ -41,6 +41,7 @@ class RunSource:
         """Read nothing yet."""
         self._place = place
         self.action_space: ActionSpace | None = None
+        self.codec: SpaceCodec | None = None
 
     def episodes(self, skip: Callable[[str, str], None]) -> Iterator[Episode]:
         """See `Source`.
@@ -52,7 +53,8 @@ class RunSource:
         """
         with to_read(self._place) as folder:
             directory = folder / REPLAY if (folder / REPLAY).is_dir() else folder
-            self.action_space = _action_space(directory.parent / SPACES)
+            self.codec = _codec(directory.parent / SPACES)
+            self.action_space = self.codec.action_space if self.codec else None
             stored = read_replay(directory)
             if stored is None:
                 return
@@ -88,11 +90,11 @@ def _read(
     yield from split(name, flags, columns, read, skip)
 
 
-def _action_space(path: Path) -> ActionSpace | None:
+def _codec(path: Path) -> SpaceCodec | None:
     with contextlib.suppress(FileNotFoundError):  # older runs have none
         spaces = read_json(path)
         try:
-            return codec_from_dict(spaces).action_space
+            return codec_from_dict(spaces)
         except (KeyError, TypeError, ValueError) as error:
             raise DamagedFile(f"{path} is damaged: it describes no spaces ({error!r:.60}).") from (
                 error
@@ -110,7 +112,7 @@ class RunWriter:
             ValueError: An observation is no image, class image or vector.
             OSError: The disk is too small.
         """
-        shapes = {name: _shape(name, column) for name, column in summary.columns.items()}
+        shapes = {name: stored_shape(name, column) for name, column in summary.columns.items()}
         self._shapes = shapes
         self._replay = Replay(
             folder / REPLAY,
@@ -130,7 +132,7 @@ class RunWriter:
             ValueError: The numbers of an image are outside of 0 to 255.
         """
         obs = {
-            key: _as_stored(episode.name, key, array, self._shapes[key])
+            key: as_stored(episode.name, key, array, self._shapes[key])
             for key, array in observations.items()
         }
         action, *others = (array[:, None] for array in episode.flags)
@@ -143,8 +145,12 @@ class RunWriter:
         """Do nothing: every step is written."""
 
 
-def _shape(name: str, column: Column) -> tuple[int, ...]:
-    """Return the shape of an observation in a replay; tables of floats become vectors."""
+def stored_shape(name: str, column: Column) -> tuple[int, ...]:
+    """Return the shape of an observation in a replay; tables of floats become vectors.
+
+    Raises:
+        ValueError: It is no image, class image or vector.
+    """
     shape, is_float = column.shape or (1,), np.dtype(column.dtype).kind == "f"
     if len(shape) == 2 and is_float:
         return (math.prod(shape),)
@@ -156,8 +162,18 @@ def _shape(name: str, column: Column) -> tuple[int, ...]:
     return shape
 
 
-def _as_stored(name: str, key: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Convert observations (n, ...) to the shape and the type of a replay."""
+def as_stored(name: str, key: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Convert observations (n, ...) to the shape and the type of a replay.
+
+    Args:
+        name: Of the episode, for the message.
+        key: Name of the observation.
+        array: The observations.
+        shape: Of one of them in the replay, see `stored_shape`.
+
+    Raises:
+        ValueError: The numbers of an image are outside of 0 to 255.
+    """
     numbers = obs_dtype(shape)
     if numbers is np.uint8 and (array.min() < 0 or array.max() > 255):
         raise ValueError(

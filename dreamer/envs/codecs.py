@@ -50,7 +50,9 @@ class SpaceCodec(Protocol):
 
 
 def codec_of(envs: VectorEnvs) -> SpaceCodec:
-    """Make the codec of a group of environments."""
+    """Make the codec of a group of environments, or return that of stored data."""
+    if codec := getattr(envs, "codec", None):
+        return codec
     spaces = getattr(envs, "user_spaces", None)
     return NativeCodec(envs.obs_shapes, envs.action_space) if spaces is None else GymCodec(spaces)
 

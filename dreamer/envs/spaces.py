@@ -322,13 +322,13 @@ def _encode_image(
             raise EnvironmentFault(f"`{name}` must be finite, got NaN or infinity")
         scaled = (array.astype(np.float32) - low) * (255 / max(high - low, 1e-12))
         array = scaled.clip(0, 255).round().astype(np.uint8)
-    array = _resize(array)
+    array = resize_image(array)
     if grayscale:
         array = (array @ np.array(LUMINANCE, np.float32)).round().astype(np.uint8)[..., None]
     return np.array(np.moveaxis(array, -1, 0), order="C")  # (C, 64, 64)
 
 
-def _resize(array: np.ndarray) -> np.ndarray:
+def resize_image(array: np.ndarray) -> np.ndarray:
     """Resize (height, width, C) uint8 to (64, 64, C) by averaging areas."""
     if array.shape[:2] == (IMAGE_SIZE, IMAGE_SIZE):
         return array

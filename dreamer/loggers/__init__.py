@@ -1,4 +1,4 @@
-"""Loggers: JSON lines, CSV, TensorBoard, Weights & Biases and MLflow, with frames as the x axis.
+"""Loggers: JSON lines, CSV, TensorBoard, Weights & Biases and MLflow, over frames or updates.
 
 Runs build them from the configuration, by the names in this file.
 """
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def log_metrics(loggers: Iterable[Logger], metrics: Mapping[str, float], frames: int) -> None:
-    """Log numbers to all loggers at a frame count."""
+    """Log numbers to all loggers at a count of frames, or of updates without collection."""
     for logger in loggers:
         logger.log_metrics(dict(metrics), step=frames)
 
@@ -49,7 +49,7 @@ def log_video(
 
 
 def truncate(loggers: Iterable[Logger], frames: int) -> None:
-    """Drop what an interrupted run logged after its checkpoint's frame."""
+    """Drop what an interrupted run logged after its checkpoint's count; see `log_metrics`."""
     for logger in _run_loggers(loggers):
         logger.truncate(frames)
 

@@ -34,8 +34,9 @@ class RunDescription:
     seed: int
     config: dict[str, Any]  # plain types
     reference_returns: Mapping[str, float]  # raw returns of known players, see `VectorEnvs`
-    resumed_at: int | None  # frames; None: a new run
+    resumed_at: int | None  # a count of `counter`; None: a new run
     sweep: str | None  # its name; None: the run belongs to none
+    counter: str = "frames"  # the x axis; updates in a run that collects nothing
 
     @property
     def name(self) -> str:
@@ -72,7 +73,7 @@ def agent_files(run_dir: Path) -> list[Path]:
 
 
 class RunLogger(Logger):
-    """A logger that may also take videos, forget frames and end; by default it does not."""
+    """A logger that may also take videos, forget lines and end; by default it does not."""
 
     lost_after: type[BaseException] | tuple[()] = ()  # after these it is not called again
 
@@ -83,12 +84,12 @@ class RunLogger(Logger):
             key: Metric key of the video, such as `video/open_loop`.
             images: (T, H, W, 3) uint8.
             path: Path of the MP4 file with these images.
-            frames: Frame count of the run.
+            frames: Frame count of the run, or its count of updates if it collects nothing.
             fps: Images per second.
         """
 
     def truncate(self, frames: int) -> None:
-        """Drop what an interrupted run logged after its checkpoint's frame."""
+        """Drop what an interrupted run logged after its checkpoint's count; see `log_video`."""
 
     def finish(self, exit_code: int) -> None:
         """End the run; 0: finished, 1: failed, 128 + n: stopped by signal n, to be resumed."""
@@ -100,10 +101,11 @@ class RunLogger(Logger):
 class FileLogger(RunLogger):
     """Writes one file of the run folder, which also holds the configuration."""
 
-    def __init__(self, run_dir: Path, file_name: str):
+    def __init__(self, run_dir: Path, file_name: str, run: RunDescription | None = None):
         """Write `file_name` in `run_dir`."""
         super().__init__()
         self.path = Path(run_dir) / file_name
+        self.counter = run.counter if run else "frames"  # name of the x axis
 
     @property
     def name(self) -> str:

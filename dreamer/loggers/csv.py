@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamer.files import move_aside, warn_once, write_text
-from dreamer.loggers.base import FileLogger
+from dreamer.loggers.base import FileLogger, RunDescription
 
 
 class CsvLogger(FileLogger):
@@ -17,13 +17,14 @@ class CsvLogger(FileLogger):
     Lightning's own CSV logger deletes the table of a run that is resumed. This one continues it.
     """
 
-    def __init__(self, run_dir: Path):
-        super().__init__(run_dir, "metrics.csv")
+    def __init__(self, run_dir: Path, *, run: RunDescription | None = None):
+        super().__init__(run_dir, "metrics.csv", run)
         self._columns: list[str] = []
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append one row; `step` is the frame count."""
-        row = {"frames": step, **{key: float(value) for key, value in metrics.items()}}
+        """Append one row at a count of frames or updates."""
+        values = {key: float(value) for key, value in metrics.items()}
+        row: dict[str, Any] = {self.counter: step, **values, self.counter: step}
         if not self._columns:
             self._columns = self._read()[0]
         added = [key for key in row if key not in self._columns]
@@ -36,10 +37,11 @@ class CsvLogger(FileLogger):
             csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
 
     def truncate(self, frames: int) -> None:
-        """Drop the rows after a frame count, and those that a killed process or a disk damaged."""
+        """Drop the rows after a count, and those that a killed process or a disk damaged."""
         self._columns, rows = self._read()
         if self._columns:
-            self._write(row for row in rows if _complete(row) and int(row["frames"]) <= frames)
+            name = self.counter
+            self._write(row for row in rows if _complete(row, name) and int(row[name]) <= frames)
 
     def _read(self) -> tuple[list[str], list[dict[str, Any]]]:
         """Return columns and rows; both are empty if there is no table yet, or only a damaged one.
@@ -51,7 +53,7 @@ class CsvLogger(FileLogger):
         with suppress(csv.Error), self.path.open(newline="", errors="replace") as file:
             reader = csv.DictReader(file)
             rows, columns = list(reader), list(reader.fieldnames or [])
-            if columns[:1] == ["frames"]:
+            if columns[:1] == [self.counter]:
                 return columns, rows
         aside = move_aside(self.path)
         warn_once(f"{self.path} is damaged: it has no header. It is now {aside.name}.")
@@ -66,9 +68,9 @@ class CsvLogger(FileLogger):
         write_text(self.path, table.getvalue())
 
 
-def _complete(row: Mapping[Any, Any]) -> bool:
+def _complete(row: Mapping[Any, Any], counter: str) -> bool:
     """Whether a row has all columns, and no other, and only numbers."""
-    if None in row or None in row.values() or not row["frames"].isdecimal():
+    if None in row or None in row.values() or not row[counter].isdecimal():
         return False
     try:
         for value in filter(None, row.values()):

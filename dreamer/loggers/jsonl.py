@@ -7,33 +7,33 @@ from pathlib import Path
 import numpy as np
 
 from dreamer.files import read_lines, warn_once, write_text
-from dreamer.loggers.base import FileLogger
+from dreamer.loggers.base import FileLogger, RunDescription
 
 
 class JsonLinesLogger(FileLogger):
     """Writes one JSON object per line.
 
     A resumed run appends to the same file, after dropping the lines beyond its checkpoint, so that
-    every frame count occurs once.
+    every count occurs once.
     """
 
-    def __init__(self, run_dir: Path):
-        super().__init__(run_dir, "metrics.jsonl")
+    def __init__(self, run_dir: Path, *, run: RunDescription | None = None):
+        super().__init__(run_dir, "metrics.jsonl", run)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append one line; `step` is the frame count. Non-finite numbers become null."""
+        """Append one line at a count of frames or updates. Non-finite numbers become null."""
         values = {k: float(x) if np.isfinite(x) else None for k, x in metrics.items()}
         with self.path.open("a") as file:
-            file.write(json.dumps({"frames": step, **values}) + "\n")
+            file.write(json.dumps({self.counter: step, **values, self.counter: step}) + "\n")
 
     def truncate(self, frames: int) -> None:
-        """Drop the lines after a frame count, and lines that a killed process or a disk damaged."""
+        """Drop the lines after a count, and lines that a killed process or a disk damaged."""
         if not self.path.is_file():
             return
         lines, damaged = read_lines(self.path)
         kept = []
         for line in lines:
-            count = json.loads(line).get("frames")
+            count = json.loads(line).get(self.counter)
             if not isinstance(count, int | float):
                 damaged += 1
             elif count <= frames:

@@ -155,7 +155,7 @@ class MlflowLogger(RunLogger):
         """Do nothing: the configuration was logged when the run was created."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log numbers; `step` is the frame count."""
+        """Log numbers at a count of frames or updates."""
         values, frames, now = dict(metrics), step or 0, int(1000 * time.time())
         self._put(lambda run: run.log_metrics(values, frames, now))
 

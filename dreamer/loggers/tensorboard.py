@@ -22,7 +22,7 @@ class RunTensorBoardLogger(TensorBoardLogger, RunLogger):
         self._parameters = parameters
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log numbers; `step` is the frame count."""
+        """Log numbers at a count of frames or updates."""
         if self._parameters:
             self._log_parameters()
             self._parameters = {}

@@ -26,10 +26,10 @@ RETURN = "collect/return"  # the raw return that W&B's summary normalises
 
 
 class SummarizingWandbLogger(WandbLogger, RunLogger):
-    """W&B with frames as its step; its summary also normalises the latest return.
+    """W&B with frames or updates as its step; its summary also normalises the latest return.
 
     W&B accepts increasing steps only, and merges entries of the same step. So it keeps what a
-    killed run logged after its checkpoint, and drops what the resumed run logs for those frames.
+    killed run logged after its checkpoint, and drops what the resumed run logs for those steps.
 
     Elsewhere only `experiments/scores.py` normalises. W&B's table of runs cannot compute, so its
     summary holds `score/<player>_normalised`.
@@ -43,6 +43,7 @@ class SummarizingWandbLogger(WandbLogger, RunLogger):
         reference_returns: Mapping[str, float],
         start_failure: Exception | None = None,
         artifacts: Path | None = None,
+        counter: str = "frames",
     ):
         """Log to a W&B run.
 
@@ -51,14 +52,16 @@ class SummarizingWandbLogger(WandbLogger, RunLogger):
             reference_returns: Those of a `VectorEnvs`.
             start_failure: Why the run is offline, although it was to be online.
             artifacts: The run folder, if its agent and videos are to be uploaded at the end.
+            counter: Name of the x axis.
         """
         super().__init__(experiment=run)
+        self._counter = counter
         self._references, self.start_failure = reference_returns, start_failure
         self._artifacts = artifacts
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log numbers; `step` is the frame count."""
-        self.experiment.log({"frames": step, **metrics}, step=step)
+        """Log numbers at a count of frames or updates."""
+        self.experiment.log({**metrics, self._counter: step}, step=step)
         if RETURN in metrics:
             self.experiment.summary.update(self._scores(metrics[RETURN]))
 
@@ -67,7 +70,7 @@ class SummarizingWandbLogger(WandbLogger, RunLogger):
         import wandb
 
         video = wandb.Video(str(path), format="mp4")
-        self.experiment.log({"frames": frames, key: video}, step=frames)
+        self.experiment.log({self._counter: frames, key: video}, step=frames)
 
     def finish(self, exit_code: int) -> None:
         """Upload the agent and the videos, and end the run even if that fails."""
@@ -173,12 +176,11 @@ def make_wandb(
             raise
         mode, problem, experiment = "offline", error, start("offline")
     write_text(id_file, experiment.id)  # an agent of a W&B sweep sets its own id
-    experiment.define_metric("frames")
-    experiment.define_metric("*", step_metric="frames")
+    experiment.define_metric(run.counter)
+    experiment.define_metric("*", step_metric=run.counter)
     uploads = mode == "online" if artifacts == "auto" else artifacts
-    return SummarizingWandbLogger(
-        experiment, run.reference_returns, problem, run_dir if uploads else None
-    )
+    folder = run_dir if uploads else None
+    return SummarizingWandbLogger(experiment, run.reference_returns, problem, folder, run.counter)
 
 
 def _choose_mode() -> tuple[str, Exception | None]:

@@ -11,7 +11,7 @@ from typing import Any
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import IterableDataset
 
-from dreamer.replay.buffer import Replay
+from dreamer.replay.mixture import AnyReplay
 from dreamer.types import Batch
 
 
@@ -23,7 +23,7 @@ class ReplayDataset(IterableDataset[Batch]):
     (`_PrefetchDataFetcher` in pytorch_lightning/loops/fetchers.py, 2.6.6).
     """
 
-    def __init__(self, replay: Replay, *, batch_size: int, length: int, updates: int):
+    def __init__(self, replay: AnyReplay, *, batch_size: int, length: int, updates: int):
         self._replay, self._batch_size, self._length = replay, batch_size, length
         self._updates = updates
 
@@ -38,7 +38,7 @@ class ReplayDataset(IterableDataset[Batch]):
 class ReplayDataModule(LightningDataModule):
     """Feeds the Trainer from a replay, and saves the replay's cursor in checkpoints."""
 
-    def __init__(self, replay: Replay, *, batch_size: int, length: int, updates: int):
+    def __init__(self, replay: AnyReplay, *, batch_size: int, length: int, updates: int):
         """Wrap a replay.
 
         Args:

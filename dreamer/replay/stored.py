@@ -47,24 +47,12 @@ class StoredEpisodes(NamedTuple):
     headless: int  # steps whose episode has lost its start, and which are left out
 
 
-class Plan(NamedTuple):
-    """The episodes to copy."""
-
-    episodes: list[Episode]  # the oldest first
-    too_old: int  # episodes left out because the capacity is smaller
-
-    @property
-    def policy_steps(self) -> int:
-        """Their steps without the resets."""
-        return sum(episode.length - 1 for episode in self.episodes)
-
-
 class Copied(NamedTuple):
     """What a copy has added to a replay."""
 
     episodes: int
     policy_steps: int
-    lost_steps: int  # of planned episodes: the ends that were cut, or what was overwritten
+    lost_steps: int  # of these episodes: the ends that were cut, or what was overwritten
 
 
 def read_replay(directory: Path) -> StoredEpisodes | None:
@@ -91,13 +79,18 @@ def read_replay(directory: Path) -> StoredEpisodes | None:
     return StoredEpisodes(episodes, columns, headless)
 
 
-def plan_copy(episodes: Sequence[Episode], capacity: int) -> Plan:
-    """Choose the newest episodes that fit into so many steps of all environments together."""
-    steps, first = 0, len(episodes)
-    while first and steps + episodes[first - 1].length <= capacity:
+def count_too_old(lengths: Sequence[int], capacity: int) -> int:
+    """Return how many of the oldest episodes to leave out, so that the others fit.
+
+    Args:
+        lengths: Steps of each episode, the reset included; the oldest first.
+        capacity: Steps of all environments together.
+    """
+    steps, first = 0, len(lengths)
+    while first and steps + lengths[first - 1] <= capacity:
         first -= 1
-        steps += episodes[first].length
-    return Plan(list(episodes[first:]), first)
+        steps += lengths[first]
+    return first
 
 
 def copy_episodes(

@@ -33,6 +33,7 @@ from dreamer.replay.buffer import ReplayConfig
 from dreamer.run.choices import choice_of
 from dreamer.run.config import check_one_device
 from dreamer.run.folder import ResumePoint, RunFolder
+from dreamer.run.offline import counter_of
 from dreamer.run.paths import SWEEP, expanded
 from dreamer.types import ActionSpace
 
@@ -245,8 +246,9 @@ def make_loggers(
         seed=cfg.seed,
         config=plain,
         reference_returns=envs.reference_returns,
-        resumed_at=resume.frames if resume else None,
+        resumed_at=resume.count(counter_of(cfg)) if resume else None,
         sweep=os.environ.get(SWEEP),
+        counter=counter_of(cfg),
     )
     loggers = []
     # W&B, which starts its run at once, comes last, so that none starts if another logger fails.

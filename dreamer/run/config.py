@@ -15,8 +15,16 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dreamer.run.choices import choice_of, with_named
+from dreamer.run.offline import (
+    check_data,
+    count_updates,
+    data_name,
+    is_offline,
+    with_absolute_addresses,
+    without_environment,
+)
 from dreamer.run.overrides import replacement
-from dreamer.run.paths import SOURCES, absolute
+from dreamer.run.paths import absolute
 from dreamer.run.settings import TrainSettings
 from dreamer.schema.validation import Reader, imported, in_source, validate
 from dreamer.schema.words import UnknownKey
@@ -36,6 +44,7 @@ def _given(key: str, *, _root_: DictConfig) -> bool:
 
 OmegaConf.register_new_resolver("kl_share", _kl_share, replace=True)
 OmegaConf.register_new_resolver("given", _given, replace=True)
+OmegaConf.register_new_resolver("data_name", data_name, replace=True)
 
 
 def check_values(cfg: DictConfig) -> None:
@@ -69,6 +78,7 @@ def _validated(cfg: DictConfig, read: Reader) -> DictConfig:
         )
     plain = to_plain(with_named(cfg))
     plain["logger"] = plain.get("logger") or {}  # null: no logger
+    without_environment(plain)
     if isinstance(plain.get("trainer"), dict):
         # `build.check_device` checks again with the number of devices.
         check_one_device(OmegaConf.create(plain), available=1)
@@ -79,15 +89,13 @@ def _validated(cfg: DictConfig, read: Reader) -> DictConfig:
         if remedy is None:
             raise
         raise ValueError(f"Unknown key `{error.key}`. {remedy}") from None
-    if cfg.collect.where == "none":
-        raise ValueError(
-            "`collect` must be local or overlap, got none: learning from stored experience alone "
-            "is not supported yet"
-        )
     _check_exploration(cfg)
     if cfg.probe_gradients and not cfg.probe:
         raise ValueError("`probe_gradients` must be false with probe=none, got true")
     _check_start(cfg)
+    check_data(cfg)
+    if is_offline(cfg):
+        count_updates(cfg)
     return cfg
 
 
@@ -117,21 +125,21 @@ def _check_sequences(cfg: DictConfig) -> None:
 
 
 def _check_start(cfg: DictConfig) -> None:
-    """Check the keys of fine-tuning, and make their paths absolute.
+    """Check the keys of fine-tuning, and make their paths and those of data absolute.
 
     So a run does not depend on the folder in which its command is repeated.
     """
-    for key in SOURCES:
-        if (path := OmegaConf.select(cfg, key)) is not None:
-            if not path:  # would be the current folder
-                raise ValueError(f"`{key}` must be a path or null, got ''")
-            OmegaConf.update(cfg, key, str(absolute(path)))
+    if cfg.init_from is not None:
+        if not cfg.init_from:  # would be the current folder
+            raise ValueError("`init_from` must be a path or null, got ''")
+        cfg.init_from = str(absolute(cfg.init_from))
+    with_absolute_addresses(cfg)
     if cfg.init_from is None and cfg.init_weights != "all":
         raise ValueError(
             f"`init_weights` must be all without init_from, got {cfg.init_weights}. Set "
             "init_from=<run folder or checkpoint>."
         )
-    if cfg.data.prefill is None and cfg.prefill_policy_steps < 1:
+    if not is_offline(cfg) and cfg.data.prefill is None and cfg.prefill_policy_steps < 1:
         raise ValueError(
             "`prefill_policy_steps` must be at least 1 without data.prefill, got "
             f"{cfg.prefill_policy_steps}"
@@ -252,5 +260,7 @@ def _count_devices(devices: Any, available: int) -> int:
 
 def most_updates(cfg: DictConfig, action_repeat: int) -> int:
     """Return the maximum number of updates of a whole run, including those before a resume."""
+    if is_offline(cfg):
+        return cfg.total_updates
     policy_steps = cfg.total_frames // action_repeat - cfg.prefill_policy_steps
     return cfg.pretrain_updates + max(policy_steps, 0) // cfg.train_every_policy_steps + 2

@@ -1,139 +1,277 @@
-"""Experience of an earlier run that a new run begins with: `data.prefill`.
+"""Stored experience that a run learns from: `data.train`, and `data.prefill` of an online run.
 
-`train.py` copies it into the new replay. It knows run folders, but not how steps are stored.
+`train.py` copies it into replays. It knows addresses and their weights, no format of files.
 """
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from omegaconf import DictConfig
 
+from dreamer.data.feed import Fit, Header, episodes, read_header, spaces_of
 from dreamer.envs.base import VectorEnvs
-from dreamer.envs.codecs import codec_of
-from dreamer.replay.buffer import Replay, columns_of
-from dreamer.replay.storage import Column
-from dreamer.replay.stored import Plan, copy_episodes, plan_copy, read_replay
+from dreamer.envs.codecs import SpaceCodec, codec_from_dict
+from dreamer.envs.offline import StoredSpaces
+from dreamer.replay.buffer import Replay, ReplayConfig
+from dreamer.replay.mixture import AnyReplay, MixedReplay
+from dreamer.replay.storage import peek
+from dreamer.replay.stored import copy_episodes, count_too_old
 from dreamer.run.folder import RunFolder
-from dreamer.run.paths import absolute
+from dreamer.run.offline import Source, is_offline, rename_of, sources_of
+from dreamer.run.paths import absolute, is_remote
 
 
-class Experience(NamedTuple):
-    """The episodes of an earlier run that are to be copied."""
+class Part(NamedTuple):
+    """Stored data that are to be copied into one replay."""
 
-    source: Path
-    plan: Plan
-    headless: int  # steps without the start of their episode
+    header: Header
+    fit: Fit
+    too_old: int  # episodes to leave out, the oldest
 
     @property
     def numbers(self) -> dict[str, Any]:
         """The source and the size, for the run folder."""
+        lengths = self.header.lengths[self.too_old :]
         return {
-            "source": str(self.source),
-            "episodes": len(self.plan.episodes),
-            "policy_steps": self.plan.policy_steps,
+            "source": self.header.address,
+            "episodes": len(lengths),
+            "policy_steps": sum(lengths) - len(lengths),
         }
 
 
-def find_experience(cfg: DictConfig, folder: RunFolder, envs: VectorEnvs) -> Experience | None:
-    """Choose the episodes of `data.prefill` to copy; None if it is null. Nothing is written.
+class Experience(NamedTuple):
+    """All stored data that a run begins with."""
 
-    The run that they come from may be active. If the new replay is smaller, the newest are chosen.
+    parts: list[Part]
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """The sources and their size, for the run folder."""
+        found = [part.numbers for part in self.parts]
+        if len(found) == 1:
+            return found[0]
+        total = {key: sum(one[key] for one in found) for key in ("episodes", "policy_steps")}
+        return {"source": [one["source"] for one in found], **total}
+
+
+def read_headers(cfg: DictConfig, folder: RunFolder, envs: VectorEnvs | None) -> list[Header]:
+    """Make the first pass over the data of a run; nothing is written.
+
+    A run that they come from may be active.
+
+    Args:
+        cfg: Its configuration.
+        folder: Its folder, which cannot be a source.
+        envs: Its environments; None with env=offline.
 
     Raises:
-        ValueError: There is no such run; it has no experience, or that of other observations or
-            actions; a later version wrote it; or it has fewer episodes than environments here.
+        ValueError: There are no such data, their shapes differ, or they cannot be read.
     """
-    if cfg.data.prefill is None:
-        return None
-    source = Path(cfg.data.prefill)
-    must = f"`data.prefill` must be the folder of an earlier run, got {source}"
-    if not source.is_dir():
-        raise ValueError(f"{must}, which {'is a file' if source.exists() else 'does not exist'}")
-    if source == absolute(folder.path):
-        raise ValueError(f"{must}, which is that of this run")
-    earlier = RunFolder(source)
+    return [
+        _read_header(source, folder, envs)
+        for source in sources_of(cfg)  # none, one or several
+    ]
+
+
+def _read_header(source: Source, folder: RunFolder, envs: VectorEnvs | None) -> Header:
+    key, address = source.key, source.address
+    must = f"`{key}` must be the address of stored episodes, got {address}"
+    if not is_remote(address):
+        if not Path(address).exists():
+            raise ValueError(f"{must}, which does not exist")
+        if Path(address) == absolute(folder.path):
+            raise ValueError(f"{must}, which is that of this run")
     try:
-        if not _is_converted(earlier):
-            earlier.config()
-        stored = read_replay(earlier.replay)
-    except (ValueError, OSError) as error:
+        return read_header(key, address, envs.action_space if envs else None)
+    except FileNotFoundError as error:
+        raise ValueError(f"{must}, which does not exist") from error
+    except ValueError as error:
         raise ValueError(f"{must}: {error}") from error
+
+
+def spaces_from(headers: Sequence[Header], cfg: DictConfig, folder: RunFolder) -> StoredSpaces:
+    """Return the spaces of a run without an environment: of its data, or of its folder.
+
+    Args:
+        headers: Of the data; none if the run is resumed.
+        cfg: Its configuration.
+        folder: Its folder.
+
+    Raises:
+        ValueError: The data suggest none, or the folder has lost its spaces.json.
+    """
+    if headers:
+        return StoredSpaces(spaces_of(headers[0], rename_of(cfg)))
+    stored = folder.spaces()
     if stored is None:
-        raise ValueError(f"{must}, which has no experience in {earlier.replay.name}/")
-    _check_columns(source, stored.columns, columns_of(envs.obs_shapes, envs.action_space.size))
-    _check_actions(source, earlier, codec_of(envs).to_dict())
-    per_environment = cfg.replay.capacity_policy_steps // envs.count
-    plan = plan_copy(stored.episodes, per_environment * envs.count)
-    if len(plan.episodes) < envs.count:
         raise ValueError(
-            f"`data.prefill` must have an episode for each of the {envs.count} environments "
-            "(`env.count`) that fits into `replay.capacity_policy_steps`, got "
-            f"{len(plan.episodes)} in {source}"
+            f"{folder.path / 'spaces.json'} is missing, which describes the observations and "
+            "actions of the run. Restore it."
         )
-    return Experience(source, plan, stored.headless)
+    codec: SpaceCodec = codec_from_dict(stored)
+    return StoredSpaces(codec)
 
 
-def _is_converted(folder: RunFolder) -> bool:
-    """Whether `dreamer.data` wrote a folder: with a replay and its spaces, but without a run."""
-    there = (folder.replay.is_dir(), (folder.path / "spaces.json").exists())
-    return all(there) and not any(
-        path.exists() for path in (folder.path / "config.yaml", folder.checkpoints)
-    )
+def plan_experience(
+    headers: Sequence[Header], cfg: DictConfig, envs: VectorEnvs
+) -> Experience | None:
+    """Check that the data fit the spaces of a run, and choose what is copied; None: nothing.
+
+    A replay with nothing but stored data has their size. Into another one, the newest episodes are
+    copied that fit.
+
+    Raises:
+        ValueError: The data have other observations or actions, or fewer episodes than
+            environments here.
+    """
+    spaces = envs.obs_shapes, envs.action_space, rename_of(cfg)
+    fits = [Fit.of(header, *spaces) for header in headers]
+    if is_offline(cfg) or cfg.data.mix:
+        parts = [Part(header, fit, 0) for header, fit in zip(headers, fits, strict=True)]
+        return Experience(parts) if parts else None
+    if not headers:
+        return None
+    (header,), (fit,) = headers, fits
+    per_environment = cfg.replay.capacity_policy_steps // envs.count
+    too_old = count_too_old(header.lengths, per_environment * envs.count)
+    left = len(header.lengths) - too_old
+    if left < envs.count:
+        raise ValueError(
+            f"`{header.key}` must have an episode for each of the {envs.count} environments "
+            "(`env.count`) that fits into `replay.capacity_policy_steps`, got "
+            f"{left} in {header.address}"
+        )
+    return Experience([Part(header, fit, too_old)])
+
+
+class Replays(NamedTuple):
+    """The replay of a run, and where its stored data go."""
+
+    whole: AnyReplay
+    targets: list[tuple[Replay, int]]  # of each part of the data, and its environments
+
+
+def make_replays(
+    cfg: DictConfig,
+    folder: RunFolder,
+    envs: VectorEnvs,
+    config: ReplayConfig,
+    experience: Experience | None,
+    *,
+    resumed: bool,
+) -> Replays:
+    """Open the replays of a run, or create them.
+
+    An online run has one in replay/, and with `data.mix` another one in stored/ with the data. A
+    run that collects nothing has one in replay/, or one for each source in stored/.
+
+    Args:
+        cfg: The configuration.
+        folder: The run folder.
+        envs: What the run plays in, or the spaces of its data.
+        config: Of the replay that the run fills.
+        experience: What is to be copied; None if the run is resumed, or copies nothing.
+        resumed: Whether the run is.
+
+    Raises:
+        OSError: The disk is too small.
+        ValueError: A directory holds another replay, or a damaged one.
+    """
+
+    def open_replay(directory: Path, env_count: int, number: int, config: ReplayConfig) -> Replay:
+        seed = np.random.SeedSequence([cfg.seed, number]) if number else cfg.seed
+        return Replay(
+            directory,
+            obs_shapes=envs.obs_shapes,
+            action_size=envs.action_space.size,
+            env_count=env_count,
+            config=config,
+            seed=seed if isinstance(seed, int) else int(seed.generate_state(1)[0]),
+        )
+
+    sources, offline = sources_of(cfg), is_offline(cfg)
+    parts: list[Replay] = []
+    if not offline:
+        parts.append(open_replay(folder.replay, envs.count, 0, config))
+        if not cfg.data.mix:
+            return Replays(parts[0], [(parts[0], envs.count)])
+    rings: list[Replay] = []
+    for number, _ in enumerate(sources):
+        alone = offline and len(sources) == 1
+        directory = folder.replay if alone else folder.stored / str(number)
+        if not resumed:  # of an earlier start; the data may have changed since
+            shutil.rmtree(directory, ignore_errors=True)
+        lengths = experience.parts[number].header.lengths if experience else ()
+        capacity = _capacity_of(directory) if resumed else sum(lengths)
+        ring = replace(config, capacity_policy_steps=capacity)
+        rings.append(open_replay(directory, 1, number + (not offline), ring))
+    parts += rings
+    targets = [(ring, 1) for ring in rings]
+    if len(parts) == 1:
+        return Replays(parts[0], targets)
+    weights = [source.weight for source in sources] if offline else [1 - cfg.data.mix, cfg.data.mix]
+    return Replays(MixedReplay(parts, weights, seed=cfg.seed), targets)
+
+
+def _capacity_of(directory: Path) -> int:
+    """Return the capacity of a replay on disk."""
+    stored = peek(directory)
+    if stored is None:
+        raise ValueError(
+            f"{directory} is missing, which holds the data of the run. Restore it, or choose "
+            "another run_dir=."
+        )
+    return next(iter(stored.columns.values())).shape[1] - 1
 
 
 def copy_experience(
-    experience: Experience, replay: Replay, env_count: int, check: Callable[[], None]
+    experience: Experience,
+    targets: Sequence[tuple[Replay, int]],
+    check: Callable[[], None],
 ) -> dict[str, str]:
-    """Copy the episodes into an empty replay, and return a line of the start-up summary.
+    """Copy the episodes into empty replays, and return lines of the start-up summary.
 
     Args:
-        experience: From `find_experience`.
-        replay: Of the new run; these steps do not count as its frames or policy steps.
-        env_count: Environments of the replay.
+        experience: From `plan_experience`.
+        targets: Of each part, the replay and its environments. These steps do not count as frames
+            or policy steps of the run.
         check: May raise to stop the copy. The next start copies from the beginning.
+
+    Raises:
+        ValueError: No episode of a part can be read any more.
+        OSError: A place cannot be reached.
     """
-    source, plan, headless = experience
-    print(f"Copying {plan.policy_steps:,} policy steps from {source}", flush=True)
-    copied = copy_episodes(plan.episodes, replay, env_count=env_count, check=check)
-    left_out = [
-        f"{plan.too_old:,} older episodes (replay.capacity_policy_steps)" * bool(plan.too_old),
-        f"{copied.lost_steps:,} steps at the ends of episodes" * bool(copied.lost_steps),
-        f"{headless:,} steps of episodes without a start" * bool(headless),
+    lines = [
+        _copy(part, *target, check) for part, target in zip(experience.parts, targets, strict=True)
     ]
-    line = f"{copied.episodes:,} episodes with {copied.policy_steps:,} policy steps from {source}"
+    names = ["experience", *(f"and from {n + 2}" for n in range(len(lines) - 1))]
+    return dict(zip(names, lines, strict=True))
+
+
+def _copy(part: Part, replay: Replay, env_count: int, check: Callable[[], None]) -> str:
+    header, numbers = part.header, part.numbers
+    print(f"Copying {numbers['policy_steps']:,} policy steps from {header.address}", flush=True)
+    found = episodes(header, part.fit, part.too_old)
+    copied = copy_episodes(found, replay, env_count=env_count, check=check)
+    reasons = [f"{name}: {reason}" for name, reason in header.skipped.items()]
+    if not copied.episodes:
+        raise ValueError(
+            f"`{header.key}` must hold episodes that can be read, got {len(reasons)} skipped in "
+            f"{header.address}, the first is {(reasons or ['none'])[0]}"
+        )
+    left_out = [
+        f"{part.too_old:,} older episodes (replay.capacity_policy_steps)" * bool(part.too_old),
+        f"{copied.lost_steps:,} steps at the ends of episodes" * bool(copied.lost_steps),
+        f"{len(reasons):,} skipped, the first is {(reasons or [''])[0]}" * bool(reasons),
+    ]
+    line = (
+        f"{copied.episodes:,} episodes with {copied.policy_steps:,} policy steps from "
+        f"{header.address}"
+    )
     if any(left_out):
         line += f"; left out: {', '.join(filter(None, left_out))}"
-    return {"experience": line}
-
-
-def _check_columns(source: Path, there: dict[str, Column], here: dict[str, Column]) -> None:
-    """Check that the stored observations and actions are those of the new run."""
-    names = {name: name.removeprefix("obs_") for name in there | here if name.startswith("obs_")}
-    names["prev_action"] = "the action"
-    differences = [
-        f"{shown} (there {_column(there.get(name))}, here {_column(here.get(name))})"
-        for name, shown in names.items()
-        if there.get(name) != here.get(name)
-    ]
-    if differences:
-        raise ValueError(
-            "`data.prefill` must have the observations and actions of this run, got "
-            f"{', '.join(differences)} in {source}"
-        )
-
-
-def _check_actions(source: Path, earlier: RunFolder, here: dict[str, Any]) -> None:
-    """Check that actions of the same size are of the same kind; older runs do not tell."""
-    spaces = earlier.spaces() or here
-    if spaces["actions"] != here["actions"]:
-        raise ValueError(
-            "`data.prefill` must have the actions of this run, got there "
-            f"{spaces['actions']}, here {here['actions']} in {source}"
-        )
-
-
-def _column(column: Column | None) -> str:
-    if column is None:
-        return "none"
-    return " x ".join(map(str, column.shape)) + f" {column.dtype}"
+    return line

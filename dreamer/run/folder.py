@@ -3,8 +3,8 @@
 `train.py`, `load.py` and `evaluate.py` use it. `sweep.py` and `experiments/` read its files only:
 config.yaml, spaces.json (observations and actions), metrics.jsonl, summary.json (exists if the run
 is finished), failure.txt (the traceback of a failed run), lock (held while a process uses the
-folder), copied.json (the experience copied by data.prefill), checkpoints/ (with copies of the
-first two), replay/ and videos/.
+folder), copied.json (the stored experience that was copied), checkpoints/ (with copies of the first
+two), replay/, stored/ (the data of data.mix, or of several sources) and videos/.
 """
 
 import io
@@ -37,13 +37,14 @@ from dreamer.files import (
 )
 from dreamer.replay.buffer import Replay
 from dreamer.run.migrate import FORMAT, migrate
+from dreamer.run.offline import counter_of
 from dreamer.run.paths import expanded
 from dreamer.run.variant import variant_of
 from dreamer.schema.words import format_value
 
 # Keys that may change when a run is resumed.
 MUTABLE_KEYS = (
-    *("root", "run_dir", "variant", "total_frames"),
+    *("root", "run_dir", "variant", "total_frames", "total_updates"),
     *("logger", "callbacks", "trainer", "precision", "collect", "switches"),
     *("kernels", "cuda_graphs", "replay.device"),
     *("env.processes", "env.hang_seconds", "env.max_restarts"),
@@ -57,7 +58,7 @@ OPTIONAL_FILES = (
 )
 OPTIONAL_FOLDERS = ("videos", "tensorboard", "wandb")
 EARLY_FILES = (  # may exist before `begin`
-    *("replay", "wandb", "wandb_id", "tensorboard"),
+    *("replay", "stored", "wandb", "wandb_id", "tensorboard"),
     "mlflow.json",
 )
 MISSING = object()
@@ -78,6 +79,10 @@ class ResumePoint(NamedTuple):
     frames: int
     updates: int
 
+    def count(self, counter: str) -> int:
+        """Return the count that the run goes by: frames or updates."""
+        return getattr(self, counter)
+
 
 class RunFolder:
     """One run's folder on disk."""
@@ -89,7 +94,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.last, self.best = (self.checkpoints / f"{x}.ckpt" for x in ("last", "best"))
         self.previous = self.checkpoints / PREVIOUS
-        self.replay = path / "replay"
+        self.replay, self.stored = path / "replay", path / "stored"
         self.begun = False  # whether `begin` was called since this process claimed the folder
 
     @classmethod
@@ -144,8 +149,10 @@ class RunFolder:
         Raises:
             ValueError: There is a link; the message names it.
         """
-        within = self.replay.iterdir() if self.replay.is_dir() else ()
-        for path in (self.path / "lock", self.checkpoints, self.replay, *within):
+        replays = [self.replay, self.stored]
+        replays += self.stored.iterdir() if self.stored.is_dir() else ()
+        within = [file for path in replays if path.is_dir() for file in path.iterdir()]
+        for path in (self.path / "lock", self.checkpoints, *replays, *within):
             check_no_link(path)
         for name in OPTIONAL_FOLDERS:
             check_no_link(self.path / name)
@@ -248,7 +255,8 @@ class RunFolder:
         write_text(self.path / "failure.txt", traceback)
         cfg = self._own_config()
         if cfg is not None and not self.is_saved and not self._found(cfg):
-            shutil.rmtree(self.replay, ignore_errors=True)
+            for replay in (self.replay, self.stored):
+                shutil.rmtree(replay, ignore_errors=True)
 
     def summary(self) -> dict[str, Any] | None:
         """Return the summary of a finished run; None if there is none or it cannot be read."""
@@ -261,9 +269,9 @@ class RunFolder:
         return summary if known else None
 
     def finished(self, cfg: DictConfig) -> dict[str, Any] | None:
-        """Return the summary if the run has reached `cfg.total_frames`, else None."""
-        summary = self.summary()
-        return summary if summary and summary["frames"] >= cfg.total_frames else None
+        """Return the summary if the run has reached its budget of frames or updates, else None."""
+        summary, counter = self.summary(), counter_of(cfg)
+        return summary if summary and summary[counter] >= cfg[f"total_{counter}"] else None
 
     def config(self) -> DictConfig:
         """Return the run's configuration, in the current format.
@@ -450,7 +458,7 @@ class RunFolder:
         if not self.is_saved:
             return None
         path, state = self.read_intact(self.last)
-        if not self.replay.is_dir():
+        if not self.replay.is_dir() and not self.stored.is_dir():
             raise ValueError(
                 f"{self.replay} is missing, which holds the experience of the run. Restore it. "
                 f"{self._begin_anew()}"
@@ -482,8 +490,12 @@ class RunFolder:
                     found.append((other, read_checkpoint(other)))
         if not found:
             raise DamagedFile(f"{reason} {self._begin_anew()}")
-        other, state = max(found, key=lambda one: one[1]["counters"]["frames"])
-        warn_once(f"{reason} {other}, of frame {state['counters']['frames']:,}, is used.")
+        other, state = max(found, key=lambda one: one[1]["counters"]["updates"])
+        counts = state["counters"]
+        where = (
+            f"frame {counts['frames']:,}" if counts["frames"] else f"update {counts['updates']:,}"
+        )
+        warn_once(f"{reason} {other}, of {where}, is used.")
         return other, state
 
 

@@ -11,10 +11,11 @@ from omegaconf import DictConfig
 
 from dreamer.agent import DreamerAgent
 from dreamer.envs.base import VectorEnvs
-from dreamer.replay.buffer import Replay
+from dreamer.replay.mixture import AnyReplay
 from dreamer.run.choices import choice_of
 from dreamer.run.cost import Cost, describe_cost, describe_samples
 from dreamer.run.folder import ResumePoint, RunFolder
+from dreamer.run.offline import has_no_environment, is_offline
 from dreamer.types import ActionSpace, visible
 
 
@@ -23,7 +24,7 @@ def print_header(
     folder: RunFolder,
     envs: VectorEnvs,
     agent: DreamerAgent,
-    replay: Replay,
+    replay: AnyReplay,
     trainer: pl.Trainer,
     resume: ResumePoint | None,
     *,
@@ -40,11 +41,13 @@ def print_header(
     hidden = [key for key in envs.obs_shapes if key not in visible(envs.obs_shapes)]
     images, vectors = model.encoder.image_keys, model.encoder.vector_keys
     device = trainer.strategy.root_device
-    resumed = f" (resumed at frame {resume.frames:,})" if resume else ""
+    resumed = ""
+    if resume:
+        at = f"update {resume.updates:,}" if is_offline(cfg) else f"frame {resume.frames:,}"
+        resumed = f" (resumed at {at})"
     lines = {
         "run": f"{folder.path}{resumed}",
-        "environment": f"{cfg.env_name} / {cfg.task}, {envs.count} at once, "
-        f"{envs.action_repeat} frames per policy step",
+        "environment": f"{cfg.env_name} / {cfg.task}, {_describe_collection(cfg, envs)}",
         "observations": f"{shapes}; as images: {', '.join(images) or 'none'}; "
         f"as vectors: {', '.join(vectors) or 'none'}"
         + (f"; for probes only: {', '.join(hidden)}" if hidden else ""),
@@ -56,11 +59,9 @@ def print_header(
         "device": f"{device}, precision {trainer.precision}, {torch.get_num_threads()} threads"
         + (f", kernels {', '.join(kernels)}" if kernels else ", plain models"),
         "replay": f"{replay.size_bytes / 2**30:.2f} GiB on disk when full, in {folder.replay}",
-        "schedule": f"{cfg.total_frames:,} frames; {cfg.prefill_policy_steps:,} random policy "
-        f"steps, then an update of {cfg.batch.size} x {cfg.batch.length} steps every "
-        f"{cfg.train_every_policy_steps}",
+        "schedule": _describe_schedule(cfg),
     }
-    if cfg.explore:
+    if cfg.explore and not is_offline(cfg):
         lines["exploration"] = describe_exploration(cfg, envs.action_repeat)
     if agent.config.world_model.iwae_samples > 1:
         lines["samples"] = describe_samples(agent, cfg.batch.size, cfg.batch.length)
@@ -68,6 +69,25 @@ def print_header(
         lines["cost"] = describe_cost(cost)
     for name, line in lines.items():
         print("\n".join(_rows(name, line)))
+
+
+def _describe_collection(cfg: DictConfig, envs: VectorEnvs) -> str:
+    if has_no_environment(cfg):
+        return "which is not there: no evaluation"
+    if is_offline(cfg):
+        return "for evaluation only"
+    return f"{envs.count} at once, {envs.action_repeat} frames per policy step"
+
+
+def _describe_schedule(cfg: DictConfig) -> str:
+    batch = f"{cfg.batch.size} x {cfg.batch.length} steps"
+    if is_offline(cfg):
+        return f"{cfg.total_updates:,} updates of {batch} from stored data"
+    mixed = f", {cfg.data.mix:.0%} of them stored," if cfg.data.mix else ""
+    return (
+        f"{cfg.total_frames:,} frames; {cfg.prefill_policy_steps:,} random policy steps, then an "
+        f"update of {batch}{mixed} every {cfg.train_every_policy_steps}"
+    )
 
 
 def _rows(name: str, line: str) -> list[str]:

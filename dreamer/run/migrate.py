@@ -126,11 +126,14 @@ def _from_3_to_4(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
-    """Keys for PyDreamer's features, the rest of the paper and videos; older runs had none."""
+    """Keys for PyDreamer's features, the rest of the paper, videos and stored data."""
     returns = {"_target_": "dreamer.models.returns.LambdaReturns"}
     added = {"iwae_samples": 1, "returns": returns, "reward_input": False}
     added |= {"probe": {}, "probe_gradients": False}
+    added |= {"total_updates": None}
     config = _with_parts(_with_cell(added | config))
+    if data := _mapping(config, "data"):
+        config = config | {"data": {"mix": None, "train": None, "rename": None, **data}}
     if replay := _mapping(config, "replay"):
         config = config | {"replay": {"carry_state": False, **replay}}
     if env := _mapping(config, "env"):

@@ -54,7 +54,8 @@ def _prepared(word: str, multirun: bool) -> str:
     if not equals or key.startswith("-"):
         return word
     key = re.sub(r"^\+(experiment|debug|trainer\.profiler)$", r"\1", key)
-    if key in PATHS and not (multirun and "," in value):
+    is_list = key == "data.train" and value.startswith("[")
+    if key in PATHS and not is_list and not (multirun and "," in value):
         value = quoted(value)
     if key in GROUPS and key not in OPTIONAL and value == "null":
         if key != "logger":

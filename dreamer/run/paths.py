@@ -12,7 +12,7 @@ GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} - {"grid", "sea
 PRETRAINED = Path(__file__).parent.parent / "pretrained"  # a folder per trained agent
 WEIGHTS = "weights.safetensors"  # of a trained agent without a run
 SWEEP = "DREAMER_SWEEP"  # environment variable: name of the sweep that a run belongs to
-SOURCES = ("init_from", "data.prefill")  # keys whose values are paths of earlier runs
+SOURCES = ("init_from", "data.prefill", "data.train")  # of earlier runs and of stored data
 
 
 def pretrained_names() -> list[str]:
@@ -24,6 +24,11 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     """Return the path with a leading `~` replaced by the user's home."""
     text = os.fspath(path)
     return Path(text).expanduser() if text == "~" or text.startswith("~/") else Path(text)
+
+
+def is_remote(address: str) -> bool:
+    """Whether an address has a protocol, as in s3://bucket/folder; else it is a path."""
+    return "://" in address
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:

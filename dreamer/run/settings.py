@@ -36,12 +36,24 @@ class Batch(Section):
 
 @dataclass
 class Data(Section):
-    """Experience of earlier runs."""
+    """Stored experience."""
 
     prefill: Annotated[
         str | None,
-        doc("Folder of a run, or of dreamer.data, whose episodes begin the replay; null: none."),
+        doc("Address of episodes of any format, or of a run, that begin the replay; null: none."),
     ]
+    mix: Annotated[
+        OpenFraction | None,
+        doc("Share of the episodes of data.prefill in every batch; null: they become older."),
+    ] = None
+    train: Annotated[
+        str | list[Any] | None,
+        doc("Address of episodes to learn from with collect=none, or a list with weights."),
+    ] = None
+    rename: Annotated[
+        Mapping[str, str] | None,
+        doc("Names of observations here by those in the data: {vecobs: vector}; null: the same."),
+    ] = None
 
 
 @dataclass
@@ -133,6 +145,13 @@ class TrainSettings(Section):
             "Length of the run, including the prefill.", unit="frames", source="the paper's budget"
         ),
     ]
+    total_updates: Annotated[
+        PositiveCount | None,
+        doc(
+            "Length of a run with collect=none; null: as in an online run of total_frames.",
+            unit="updates",
+        ),
+    ] = None
     root: Annotated[Folder, doc("Folder of all run folders.")]
     run_dir: Annotated[
         Folder | None, doc("Folder of this run; null: <root>/<env>/<task>/<variant>/seed<seed>.")
@@ -216,7 +235,7 @@ class TrainSettings(Section):
     ] = field(default_factory=dict)
     collect: Annotated[Collection, doc("How the environments step.")]
     batch: Annotated[Batch, doc("Data of one update.")]
-    data: Annotated[Data, doc("Experience of earlier runs.")]
+    data: Annotated[Data, doc("Stored experience.")]
     # A model of your own may omit these two.
     stochastic: Annotated[Stochastic | None, doc("Sizes of the stochastic state.")] = None
     sizes: Annotated[Sizes | None, doc("Sizes of the networks.")] = None

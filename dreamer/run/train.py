@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
 
 from dreamer.agent import DreamerAgent
+from dreamer.callbacks.budget import UpdateBudget
 from dreamer.callbacks.collect import Collect
 from dreamer.callbacks.interrupt import Interrupt, Interrupted
 from dreamer.callbacks.metrics import Metrics
@@ -31,8 +32,8 @@ from dreamer.envs.codecs import codec_of
 from dreamer.evaluation import EVALUATION_SEED
 from dreamer.loggers import finish, truncate
 from dreamer.policy import PolicyContext, RandomPolicy
-from dreamer.replay.buffer import Replay
 from dreamer.replay.dataset import ReplayDataModule
+from dreamer.replay.mixture import AnyReplay
 from dreamer.run.build import (
     apply_kernels,
     check_device,
@@ -51,10 +52,18 @@ from dreamer.run.build import (
 )
 from dreamer.run.config import checked, most_updates, reasons
 from dreamer.run.cost import estimate_cost
-from dreamer.run.experience import Experience, copy_experience, find_experience
+from dreamer.run.experience import (
+    Experience,
+    copy_experience,
+    make_replays,
+    plan_experience,
+    read_headers,
+    spaces_from,
+)
 from dreamer.run.folder import FolderInUse, ResumePoint, RunFolder
 from dreamer.run.header import print_header
 from dreamer.run.initial import check_same_weights, load_initial
+from dreamer.run.offline import counter_of, has_no_environment, is_offline
 
 
 class Summary(NamedTuple):
@@ -73,6 +82,28 @@ class EnvsMaker(Protocol):
     def __call__(self, cfg: DictConfig, *, seed: int, count: int | None = None) -> VectorEnvs:
         """See `build.make_envs`."""
         ...
+
+
+def _begin_with(
+    cfg: DictConfig,
+    folder: RunFolder,
+    resume: ResumePoint | None,
+    make_envs: EnvsMaker,
+    seed: int,
+) -> tuple[VectorEnvs, Experience | None]:
+    """Make the environments, or what has their spaces, and plan which stored data to copy."""
+    if has_no_environment(cfg):
+        headers = [] if resume else read_headers(cfg, folder, None)
+        envs = spaces_from(headers, cfg, folder)
+        return envs, plan_experience(headers, cfg, envs)
+    one = {"count": 1} if is_offline(cfg) else {}  # for its spaces only
+    envs = make_envs(cfg, seed=seed, **one)
+    try:
+        headers = [] if resume else read_headers(cfg, folder, envs)
+        return envs, plan_experience(headers, cfg, envs)
+    except BaseException:
+        envs.close()
+        raise
 
 
 @reasons()
@@ -98,7 +129,8 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
     folder.check_same_run(cfg)
     finished = folder.finished(cfg)
     if finished:
-        print(f"{folder.path} is finished: {finished['frames']} frames. Nothing to do.")
+        done = f"{finished[counter_of(cfg)]} {counter_of(cfg)}"
+        print(f"{folder.path} is finished: {done}. Nothing to do.")
         known = {key: finished[key] for key in Summary._fields if key != "run_dir"}
         return Summary(str(folder.path), **known)  # the folder may have moved
     check_device(cfg)
@@ -111,14 +143,13 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
     # Seeds also depend on the frame, so that a resumed run does not repeat its first episodes.
     stream = np.random.SeedSequence([cfg.seed, resume.frames if resume else 0])
     seed = int(stream.generate_state(1)[0]) % 2**31
-    envs = make_envs(cfg, seed=seed)
+    envs, experience = _begin_with(cfg, folder, resume, make_envs, seed)
     try:
         folder.check_same_spaces(codec_of(envs).to_dict())
         agent = make_agent(cfg, envs)
         if resume:
             check_same_weights(resume.path, agent, folder.remedies())
         sources = {} if resume else load_initial(cfg, agent)  # before anything copies the networks
-        experience = None if resume else find_experience(cfg, folder, envs)
         with folder.lock():
             if folder.resume_point() != resume:
                 raise FolderInUse(
@@ -161,14 +192,12 @@ def _fit(
     sources: dict[str, str],
     experience: Experience | None,
 ) -> Summary:
-    replay = Replay(
-        folder.replay,
-        obs_shapes=envs.obs_shapes,
-        action_size=envs.action_space.size,
-        env_count=envs.count,
-        config=make_replay_config(cfg),
-        seed=cfg.seed,
+    replay, targets = make_replays(
+        cfg, folder, envs, make_replay_config(cfg), experience, resumed=resume is not None
     )
+    offline, counter = is_offline(cfg), counter_of(cfg)
+    if offline:  # schedules count policy steps: they move as in an online run
+        agent.steps_per_update = cfg.train_every_policy_steps
     updates = most_updates(cfg, envs.action_repeat)
     data = ReplayDataModule(
         replay, batch_size=cfg.batch.size, length=cfg.batch.length, updates=updates
@@ -192,8 +221,9 @@ def _fit(
     if cfg.callbacks.progress:
         progress = instantiate(cfg.callbacks.progress)(
             metrics,
-            total_frames=cfg.total_frames,
-            prefill_frames=cfg.prefill_policy_steps * envs.action_repeat,
+            total=cfg[f"total_{counter}"],
+            prefill_frames=0 if offline else cfg.prefill_policy_steps * envs.action_repeat,
+            counter=counter,
         )
     interrupt = Interrupt()
     callbacks = _make_callbacks(
@@ -218,10 +248,10 @@ def _fit(
             folder.note_copy(experience and experience.numbers)
             if experience:
                 with interrupt.listening():
-                    copied = copy_experience(experience, replay, envs.count, interrupt.check)
+                    copied = copy_experience(experience, targets, interrupt.check)
                 sources = sources | copied
         else:
-            truncate(loggers, resume.frames)
+            truncate(loggers, resume.count(counter))
         print_header(
             *(cfg, folder, envs, agent, replay, trainer, resume),
             cost=cost,
@@ -242,8 +272,9 @@ def _fit(
     )
     folder.finish(summary._asdict())
     score = metrics.latest.get("eval/return_mean")
+    frames = "" if offline else f"{agent.frames} frames, "
     print(
-        f"Finished after {time.time() - start:.0f} s: {agent.frames} frames, {agent.updates} "
+        f"Finished after {time.time() - start:.0f} s: {frames}{agent.updates} "
         f"updates{'' if score is None else f', evaluation return {score:.2f}'}. "
         f"Results: {folder.path}"
     )
@@ -280,7 +311,7 @@ def _make_callbacks(
     folder: RunFolder,
     envs: VectorEnvs,
     agent: DreamerAgent,
-    replay: Replay,
+    replay: AnyReplay,
     metrics: Metrics,
     progress: Progress | None,
     interrupt: Interrupt,
@@ -289,24 +320,10 @@ def _make_callbacks(
     make_envs: EnvsMaker,
 ) -> list[pl.Callback]:
     """Make the callbacks, in the order in which they act: collect first, save before stopping."""
-    collect_policy = make_collect_policy(cfg, policies)
-    collect = Collect(
-        Collector(envs),
-        replay,
+    callbacks: list[pl.Callback] = [
+        _make_collect(cfg, envs, replay, metrics, progress, interrupt, policies),
         metrics,
-        interrupt,
-        random_policy=policies.random,
-        policy=collect_policy,
-        action_repeat=envs.action_repeat,
-        batch_length=cfg.batch.length,
-        total_frames=cfg.total_frames,
-        prefill_policy_steps=cfg.prefill_policy_steps,
-        pretrain_updates=cfg.pretrain_updates,
-        train_every_policy_steps=cfg.train_every_policy_steps,
-        on_frames=progress.advance if progress else lambda frames: None,
-        refresh=make_refresh(policies, collect_policy),
-    )
-    callbacks: list[pl.Callback] = [collect, metrics]
+    ]
     if cfg.callbacks.evaluate:
         count, seed = cfg.callbacks.evaluate.episodes, cfg.seed + EVALUATION_SEED
         has_video = cfg.callbacks.evaluate.get("video_policy_steps", 0) > 0
@@ -324,6 +341,39 @@ def _make_callbacks(
         callbacks.append(instantiate(cfg.callbacks.video)(folder.path, metrics))
     checkpoint = instantiate(cfg.callbacks.checkpoint)(folder.checkpoints, metrics)
     return [*callbacks, checkpoint, *([progress] if progress else []), interrupt]
+
+
+def _make_collect(
+    cfg: DictConfig,
+    envs: VectorEnvs,
+    replay: AnyReplay,
+    metrics: Metrics,
+    progress: Progress | None,
+    interrupt: Interrupt,
+    policies: PolicyContext,
+) -> Collect | UpdateBudget:
+    """Make the callback that collects, or without collection the one that ends the run."""
+    if is_offline(cfg):
+        return UpdateBudget(
+            replay, interrupt, total_updates=cfg.total_updates, batch_length=cfg.batch.length
+        )
+    collect_policy = make_collect_policy(cfg, policies)
+    return Collect(
+        Collector(envs),
+        replay,
+        metrics,
+        interrupt,
+        random_policy=policies.random,
+        policy=collect_policy,
+        action_repeat=envs.action_repeat,
+        batch_length=cfg.batch.length,
+        total_frames=cfg.total_frames,
+        prefill_policy_steps=cfg.prefill_policy_steps,
+        pretrain_updates=cfg.pretrain_updates,
+        train_every_policy_steps=cfg.train_every_policy_steps,
+        on_frames=progress.advance if progress else lambda frames: None,
+        refresh=make_refresh(policies, collect_policy),
+    )
 
 
 def _explore_policy_steps(cfg: DictConfig, action_repeat: int) -> int | None:

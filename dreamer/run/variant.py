@@ -5,12 +5,13 @@
 
 import hashlib
 import re
+from pathlib import PurePosixPath
 from typing import Any
 
 from omegaconf import DictConfig
 
 from dreamer.run.choices import ABSENT, choice_of, default_of, look_up, read
-from dreamer.run.paths import CONF, SOURCES, absolute
+from dreamer.run.paths import CONF, SOURCES, absolute, is_remote
 
 LONGEST = 200  # bytes of a variant; file systems allow 255 in a name
 LONGEST_SOURCE = 80  # bytes of the name of an earlier run
@@ -37,15 +38,20 @@ def variant_of(cfg: DictConfig) -> str:
 
 
 def _text(key: str, value: Any) -> str:
-    return _source_name(value) if key in SOURCES and value is not None else str(value)
+    if key not in SOURCES or value is None:
+        return str(value)
+    if isinstance(value, str):
+        return _source_name(value)
+    names = [f"{_source_name(x['address'])}_{x['weight']:g}" for x in value]
+    return _shortened("+".join(names), LONGEST_SOURCE, identity=str(value))
 
 
 def _source_name(path: str) -> str:
-    """Name a run folder, or a checkpoint in it, in a way that fits into a folder's name.
+    """Name a run folder, a checkpoint in it, or data, in a way that fits into a folder's name.
 
     A run folder has the name of its task, variant and seed; any other folder or file its own.
     """
-    whole = absolute(path)
+    whole = PurePosixPath(path) if is_remote(path) else absolute(path)
     folder, checkpoint = whole, ()
     if whole.suffix == ".ckpt" and whole.parent.name == "checkpoints":
         folder, checkpoint = whole.parent.parent, (whole.stem,)

@@ -76,11 +76,19 @@ class LegendEntry:
 
 @dataclass(frozen=True)
 class ChartGroup:
-    """Charts with one legend and one range of frames, such as all measures of a task."""
+    """Charts with one legend and one range of frames, such as all measures of a task.
+
+    Attributes:
+        title: the task.
+        charts: its measures.
+        legend: its lines.
+        counter: what the x axis counts, frames or updates.
+    """
 
     title: str
     charts: Sequence[Chart]
     legend: Sequence[LegendEntry] = field(default_factory=list)
+    counter: str = "frames"
 
 
 def _short(numbers: Iterable[float]) -> list[float | int | None]:

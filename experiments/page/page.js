@@ -76,7 +76,7 @@
     return path;
   }
 
-  function drawAxes(svg, scale, width, height) {
+  function drawAxes(svg, scale, width, height, counter) {
     for (const value of ticks(scale.y0, scale.y1, 4)) {
       const y = scale.y(value);
       add(svg, "line", { x1: LEFT, x2: width - RIGHT, y1: y, y2: y, stroke: "#e4e7eb" });
@@ -90,7 +90,7 @@
       add(svg, "line", { x1: x, x2: x, y1: bottom, y2: bottom + 4, stroke: "#8c959f" });
       add(svg, "text", { x, y: bottom + 16, "text-anchor": x > width - 24 ? "end" : "middle" }, short(value));
     }
-    add(svg, "text", { x: (LEFT + width - RIGHT) / 2, y: height - 4, "text-anchor": "middle" }, "frames");
+    add(svg, "text", { x: (LEFT + width - RIGHT) / 2, y: height - 4, "text-anchor": "middle" }, counter);
   }
 
   function drawLine(svg, line, scale, clip) {
@@ -137,7 +137,7 @@
       return;
     }
     const scale = (chart.scale = scaleOf(lines, range, width, height));
-    drawAxes(svg, scale, width, height);
+    drawAxes(svg, scale, width, height, plot.dataset.counter);
     const clip = `clip-${++count}`;
     const box = { x: LEFT - 3, y: TOP - 3, width: width - LEFT - RIGHT + 6, height: height - TOP - BOTTOM + 6 };
     add(add(svg, "clipPath", { id: clip }), "rect", box);
@@ -157,7 +157,7 @@
     const x = scale.x(frames);
     add(chart.over, "line", { x1: x, x2: x, y1: TOP, y2: plot.clientHeight - BOTTOM, stroke: "#8c959f", "stroke-dasharray": "3 3" });
     const tip = add(plot, "div", { class: "tip" });
-    add(tip, "strong", {}, `${exact(frames)} frames`);
+    add(tip, "strong", {}, `${exact(frames)} ${plot.dataset.counter}`);
     const table = add(add(tip, "table"), "tbody");
     for (const [line, i] of found) {
       const px = scale.x(line.x[i]);

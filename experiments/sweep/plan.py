@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dreamer.run.compose import known_keys, register_suites
 from dreamer.run.config import check_values, checked, reasons
+from dreamer.run.offline import is_offline
 from dreamer.run.overrides import explain
 from dreamer.schema.keys import keys_of
 from experiments.sweep.args import SweepSettings
@@ -99,10 +100,15 @@ def _folder(cfg: DictConfig) -> "RunFolder":
 
 @reasons()
 def _cost(cfg: DictConfig, disk_bytes: int | None) -> tuple[int, int]:
-    """Compute the frames of a run, and the bytes of its replay at the end."""
+    """Compute the frames or updates of a run, and the bytes of its replay at the end.
+
+    Nobody knows the replay of a run that collects nothing before it has read its data.
+    """
     from dreamer.replay.buffer import Replay  # slow: torch
     from dreamer.run.build import make_envs, make_replay_config
 
+    if is_offline(cfg):
+        return cfg.total_updates, 0
     if disk_bytes is not None:
         return cfg.total_frames, disk_bytes
     envs = make_envs(cfg, seed=0)

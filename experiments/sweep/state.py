@@ -23,7 +23,7 @@ class State(NamedTuple):
     """The current state of a run."""
 
     phase: Phase
-    frames: int = 0
+    frames: int = 0  # updates of a run that collects nothing
     last_return: float | None = None  # of the latest training episodes
     frames_per_second: float | None = None
     detail: str = ""  # running: host and process; failed: the last line of the traceback
@@ -34,10 +34,11 @@ def read_state(folder: Path, total_frames: int | None = None) -> State:
 
     Args:
         folder: of the run; it may be missing.
-        total_frames: length of the run; None: the length of its last start.
+        total_frames: length of the run, in updates if it collects nothing; None: the length of
+            its last start.
     """
     latest = _latest_numbers(folder / "metrics.jsonl")
-    frames = int(latest.get("frames", 0))
+    frames = int(latest.get("frames", latest.get("updates", 0)))
     score, rate = latest.get("collect/return"), latest.get("perf/frames_per_second")
     holder = lock_holder(folder)
     if holder is not None:
@@ -88,7 +89,7 @@ def _finished_frames(folder: Path) -> int | None:
     summary = json.loads(path.read_text())
     if not isinstance(summary, dict) or not isinstance(summary.get("frames"), int):
         raise ValueError("no frames")
-    return summary["frames"]
+    return summary["frames"] or summary.get("updates", 0)  # no frames: it collects nothing
 
 
 def _latest_numbers(path: Path) -> dict[str, float]:

@@ -83,7 +83,7 @@ def test_a_line_of_a_file_has_everything_that_is_known():
 
 def test_a_share_is_100_percent_at_the_end_only():
     frames = [0, 1, 25, 2999, 3000, 3004]
-    shares = [re.search(r"\S+%", as_text(NEW._replace(frames=n)))[0] for n in frames]
+    shares = [re.search(r"\S+%", as_text(NEW._replace(count=n)))[0] for n in frames]
     assert shares == ["0%", "0%", "0.8%", "99%", "100%", "100%"]
 
 
@@ -127,7 +127,7 @@ class Run:
         self.now = 1e9
         monkeypatch.setattr("dreamer.callbacks.progress.monotonic", lambda: self.now)
         self.metrics = Metrics(replay, every_frames=1)
-        options = {"total_frames": 2000, "every_seconds": 60, "prefill_frames": 1000} | options
+        options = {"total": 2000, "every_seconds": 60, "prefill_frames": 1000} | options
         self.bar = Progress(self.metrics, **options)
         self.agent, self.trainer = agent, trainer
         agent.frames = frames
@@ -183,7 +183,7 @@ def test_the_prefill_is_shown_by_its_own_length_and_speed(make_run):
     run = make_run()
     run.prefill(100, 100, seconds=2)
     now = run.bar.read()
-    assert (now.phase, now.frames, now.total_frames) == ("prefill", 200, 1000)
+    assert (now.phase, now.count, now.total) == ("prefill", 200, 1000)
     assert now.frames_per_second == pytest.approx(50)
     assert now.seconds_left is None and now.updates_per_second is None
 
@@ -199,7 +199,7 @@ def test_neither_the_prefill_nor_the_first_update_counts_for_the_rates_of_learni
         assert run.bar.read().seconds_left is None
     run.learn(4, frames=4, seconds=0.5)
     now = run.bar.read()
-    assert (now.phase, now.frames, now.total_frames) == ("learning", 1040, 2000)
+    assert (now.phase, now.count, now.total) == ("learning", 1040, 2000)
     assert now.updates_per_second == pytest.approx(2)
     assert now.frames_per_second == pytest.approx(8)
     assert now.seconds_left == pytest.approx(960 / 8)

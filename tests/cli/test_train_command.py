@@ -126,7 +126,7 @@ def test_help_explains_the_keys_with_the_files_that_the_words_choose(main, monke
         ("seed", r"Arguments must be key=value, got `seed`$"),
         ("precision=16", r"`precision` must be auto, 32-true, bf16-mixed or 16-mixed, got 16$"),
         ("collect_policy=actr", r"conf/collect_policy, got `actr`\. The nearest: actor"),
-        ("collect=none", r"`collect` must be local or overlap, got none: learning from stored exp"),
+        ("collect=none", r"`data.train` must be the address of stored episodes with collect=none"),
         ("+explore.curious=1", r"`explore` must be the name of a file in .* got \{'curious': 1\}"),
         ("actor_gradient=up", r"`actor_gradient` must be .*, dynamics or both, got `up`$"),
         ("image_gradients=maybe", r"`image_gradients` must be true or false, got `maybe`$"),

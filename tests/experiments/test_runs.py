@@ -11,9 +11,11 @@ from omegaconf import OmegaConf
 
 from dreamer.run.config import checked
 from dreamer.run.migrate import FORMAT
+from experiments.learning import chart_groups
 from experiments.report import write
 from experiments.results import of_runs
 from experiments.runs import CURVE_COLUMNS, RUN_COLUMNS, read_runs
+from experiments.sweep.state import read_state
 
 
 def test_runs_are_read_with_their_curves(tmp_path):
@@ -249,3 +251,19 @@ def test_no_name_in_a_configuration_leads_out_of_the_report(tmp_path):
     assert added and all(out in (p, *p.parents) for p in added)
     page = (out / "report.html").read_text()
     assert "<script>x" not in page and "&lt;script&gt;x" in page
+
+
+def test_a_run_without_collection_counts_updates(tmp_path):
+    path = make_run(tmp_path, collect={"where": "none"}, total_updates=40, finished=False)
+    scored = [{"updates": n, "eval/return_mean": n / 10} for n in (20, 40)]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in scored))
+    make_run(tmp_path, variant="online")
+    runs = read_runs(tmp_path)
+    row = runs.runs[runs.runs["variant"] == "tiny"].iloc[0]
+    assert (row["frames"], row["total_frames"], row["counter"]) == (40, 40, "updates")
+    assert read_state(path, 40).frames == 40 and read_state(path, 40).phase == "interrupted"
+    (path / "summary.json").write_text(json.dumps({"frames": 0, "updates": 40}))
+    assert read_state(path, 40).phase == "finished"
+    assert read_state(path, 50).phase == "interrupted"
+    groups = {group.title: group.counter for group in chart_groups(runs.numbers)}
+    assert groups == {"dummy: Memory": "frames", "dummy: Memory, stored data": "updates"}

@@ -6,7 +6,7 @@ from replay_world import ACTION_SIZE, OBS_SHAPES, World
 
 from dreamer.replay import stored
 from dreamer.replay.buffer import Replay, ReplayConfig, columns_of
-from dreamer.replay.stored import copy_episodes, plan_copy, read_replay
+from dreamer.replay.stored import copy_episodes, count_too_old, read_replay
 
 
 def open_replay(directory, env_count, capacity=1000, sampling="episodes"):
@@ -162,23 +162,19 @@ def test_a_cut_end_is_not_terminal(tmp_path):
 @pytest.mark.parametrize(
     ("capacity", "count"), [(0, 0), (4, 0), (5, 1), (11, 1), (12, 2), (15, 3), (99, 3)]
 )
-def test_the_newest_episodes_that_fit_are_planned(capacity, count):
-    episodes = [stored.Episode(length, lambda: iter(())) for length in (3, 7, 5)]
-    plan = plan_copy(episodes, capacity)
-    assert plan.episodes == episodes[3 - count :]
-    assert plan.too_old == 3 - count
-    assert plan.policy_steps == sum(e.length - 1 for e in plan.episodes)
+def test_the_newest_episodes_that_fit_are_kept(capacity, count):
+    assert count_too_old((3, 7, 5), capacity) == 3 - count
 
 
 def test_a_smaller_replay_keeps_the_newest(play, tmp_path):
     world, _ = play()
     found = read_replay(tmp_path / "source")
     assert found is not None
-    plan = plan_copy(found.episodes, 80)
+    too_old = count_too_old([episode.length for episode in found.episodes], 80)
     replay = open_replay(tmp_path / "copy", 1, 80)
-    copied = copy_episodes(plan.episodes, replay, env_count=1)
+    copied = copy_episodes(found.episodes[too_old:], replay, env_count=1)
     assert copied.lost_steps == 0
-    assert origins(replay) == of_world(world, 61)[plan.too_old :]
+    assert origins(replay) == of_world(world, 61)[too_old:]
     assert 80 - 14 < copied.policy_steps + copied.episodes <= 80
 
 

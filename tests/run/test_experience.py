@@ -17,7 +17,7 @@ from dreamer.replay import stored
 from dreamer.replay.buffer import Replay
 from dreamer.replay.storage import peek
 from dreamer.run.build import make_envs
-from dreamer.run.experience import find_experience
+from dreamer.run.experience import plan_experience, read_headers
 from dreamer.run.folder import RunFolder
 from dreamer.run.train import train
 
@@ -78,12 +78,12 @@ def test_a_resumed_run_does_not_need_the_source(compose_tiny, trained_run, optio
     assert train(compose_tiny(*options, "total_frames=96")).updates == 8
 
 
-def test_a_run_begins_with_episode_files(compose_tiny, trained_run, options, new, tmp_path):
-    """A replay is exported as the authors' files, and these are imported: nothing is lost."""
-    files, folder = str(tmp_path / "files"), str(tmp_path / "folder")
-    convert(str(trained_run), DataSettings(to=files))
-    convert(files, DataSettings(to=folder, format="run"))
-    train(compose_tiny(*options, f"data.prefill={folder}"))
+@pytest.mark.parametrize("form", ["dreamerv2", "pydreamer", "run"])
+def test_a_run_begins_with_episode_files(compose_tiny, trained_run, options, new, tmp_path, form):
+    """A replay is exported as files, and these are imported: nothing is lost."""
+    files = str(tmp_path / "files")
+    convert(str(trained_run), DataSettings(to=files, format=form))
+    train(compose_tiny(*options, f"data.prefill={files}"))
     source = RunFolder(trained_run)
     copied = len(rows(source, "reward"))
     for name in ("obs_image", "reward", "prev_action", "is_first", "is_terminal"):
@@ -182,11 +182,10 @@ def test_what_cannot_be_copied_is_refused_before_anything_is_written(
     empty.mkdir()
     shutil.copy(trained_run / "config.yaml", empty)
     cases = {
-        f"data.prefill={tmp_path}/nowhere": "must be the folder of an .* does not exist",
-        f"data.prefill={trained_run}/config.yaml": "must be the folder of an .* which is a file",
-        f"data.prefill={trained_run}/replay": "must be the folder of .*no config.yaml",
-        f"data.prefill={trained_run}/checkpoints": "must be the folder .*no experience in replay/",
-        f"data.prefill={empty}": "must be the folder of an .*no experience in replay/",
+        f"data.prefill={tmp_path}/nowhere": "must be the address of .* does not exist",
+        f"data.prefill={trained_run}/config.yaml": "must be the .*config.yaml: it is no npz file",
+        f"data.prefill={trained_run}/checkpoints": "must be the .*got 5 skipped, the first is",
+        f"data.prefill={empty}": "must be the .* 1 skipped, the first is config.yaml",
         "task=point": r"image \(there 1 x 64 x 64 uint8, here none\), vector \(there none, here 4",
         "env.count=50": r"an episode for each of the 50 environments \(`env.count`\).*got 11 in",
         "replay.capacity_policy_steps=1": "fits into `replay.capacity_policy_steps`, got 0 in",
@@ -207,13 +206,14 @@ def test_actions_of_another_kind_are_refused(compose_tiny, options, trained_run,
         train(compose_tiny(*options, f"data.prefill={source}"))
     (source / "spaces.json").unlink()  # of an older version: the sizes must do
     cfg = compose_tiny(*options, f"data.prefill={source}")
-    assert find_experience(cfg, new, make_envs(cfg, seed=0)) is not None
+    envs = make_envs(cfg, seed=0)
+    assert plan_experience(read_headers(cfg, new, envs), cfg, envs) is not None
 
 
 def test_a_run_cannot_begin_with_itself(compose_tiny, finished_run):
     cfg = compose_tiny(f"data.prefill={finished_run}")
     with pytest.raises(ValueError, match="`data.prefill` must be .* which is that of this run"):
-        find_experience(cfg, RunFolder(finished_run), make_envs(cfg, seed=0))
+        read_headers(cfg, RunFolder(finished_run), make_envs(cfg, seed=0))
 
 
 def test_weights_and_experience_come_together(compose_tiny, options, trained_run, new, capsys):

@@ -140,7 +140,7 @@ def test_relative_and_absolute_paths_are_the_same_run(compose_any, tmp_path, mon
     [
         (["init_weights=world_model"], "`init_weights` must be all without init_from, got world"),
         (["init_from="], "`init_from` must be a path or null, got ''"),
-        (["data.prefill="], "`data.prefill` must be a path or null, got ''"),
+        (["data.prefill="], "`data.prefill` must be an address or null, got ''"),
         (["init_weights=critic"], "`init_weights` must be all or world_model, got `critic`"),
         (["prefill_policy_steps=0"], "`prefill_policy_steps` must be at least 1 without data.pre"),
         (["+data.prefil=x"], r"Unknown key `data\.prefil`. The nearest: data\.prefill"),
