@@ -213,9 +213,8 @@ def head_for_ball(step):
 def test_catch_pays_whoever_is_below_the_ball_at_the_end():
     envs = make("catch", count=40, seed=2)
     np.testing.assert_array_equal(returns_of(envs, head_for_ball, episodes=3), envs.optimum)
-    rng = np.random.default_rng(0)
-    actions = lambda _: np.eye(3, dtype=np.float32)[rng.integers(3, size=40)]
-    mean = returns_of(envs, actions, episodes=60).mean()
+    rng, actions = np.random.default_rng(0), np.eye(3, dtype=np.float32)
+    mean = returns_of(envs, lambda _: actions[rng.integers(3, size=40)], episodes=60).mean()
     assert abs(mean - envs.random_return) < 4 * np.sqrt(0.5 / 2400)
 
 
