@@ -45,8 +45,8 @@ def make_dummy(
     Args:
         task: "memory" (pixels, discrete actions), "vector_memory" (the same, with a vector),
             "point" (a vector, continuous actions), "pixel_point" (the same, with pixels and a
-            vector), "catch" (pixels, discrete actions), "maze" (a vector, discrete actions) or "maze_noreward" (the same, without a
-            goal).
+            vector), "catch" (pixels, discrete actions), "maze" (a vector, discrete actions) or
+            "maze_noreward" (the same, without a goal).
         count: E, copies that step together.
         seed: Of the initial states; the worlds are otherwise deterministic.
         rounds: memory: cues per episode.
