@@ -59,12 +59,12 @@ def chart_groups(
     groups = []
     for env, of_env in numbers.groupby("env"):
         looks = style.variant_styles(of_env["variant"])
-        widths = {counter: bin_width(x, bins) for counter, x in of_env.groupby("counter")}
+        widths = {str(name): bin_width(x, bins) for name, x in of_env.groupby("counter")}
         for (task, counter), of_task in of_env.groupby(["task", "counter"]):
             references = _references(published or {}, str(env), str(task), of_task)
             title = f"{env}: {readable(str(task))}" + ", stored data" * (counter == "updates")
             group = _group(
-                title, of_task, looks, references, widths[counter], names_seeds=names_seeds
+                title, of_task, looks, references, widths[str(counter)], names_seeds=names_seeds
             )
             groups.append(replace(group, counter=str(counter)))
     return groups
