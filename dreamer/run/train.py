@@ -10,7 +10,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -21,11 +21,15 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
 
 from dreamer.agent import DreamerAgent
+from dreamer.callbacks.checkpoint import Checkpoint
 from dreamer.callbacks.collect import Collect
 from dreamer.callbacks.interrupt import Interrupt, Interrupted
 from dreamer.callbacks.metrics import Metrics
+from dreamer.callbacks.mirror import Mirror
 from dreamer.callbacks.progress import Progress
+from dreamer.callbacks.store import Store
 from dreamer.collector import Collector
+from dreamer.data.uploads import finish_uploads
 from dreamer.envs.base import VectorEnvs
 from dreamer.envs.codecs import codec_of
 from dreamer.evaluation import EVALUATION_SEED
@@ -55,6 +59,7 @@ from dreamer.run.experience import Experience, copy_experience, find_experience
 from dreamer.run.folder import FolderInUse, ResumePoint, RunFolder
 from dreamer.run.header import print_header
 from dreamer.run.initial import check_same_weights, load_initial
+from dreamer.run.places import Places, Refill, find_places, find_refill, refill, restore
 
 
 class Summary(NamedTuple):
@@ -95,6 +100,8 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
     cfg = checked(cfg)
     folder = RunFolder.of(cfg)
     folder.check_no_links()
+    places = find_places(cfg, folder)
+    restore(cfg, folder, places)
     folder.check_same_run(cfg)
     finished = folder.finished(cfg)
     if finished:
@@ -105,7 +112,7 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
     _seed_everything(cfg.seed)
     _silence_lightning()
 
-    resume = folder.resume_point()
+    resume = folder.resume_point(has_store=places.store is not None)
     if resume is None:
         folder.check_may_begin(cfg)
     # Seeds also depend on the frame, so that a resumed run does not repeat its first episodes.
@@ -119,8 +126,17 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
             check_same_weights(resume.path, agent, folder.remedies())
         sources = {} if resume else load_initial(cfg, agent)  # before anything copies the networks
         experience = None if resume else find_experience(cfg, folder, envs)
+        lost = None
+        if resume and places.store is not None:
+            lost = find_refill(
+                places.store,
+                folder,
+                resume,
+                env_count=envs.count,
+                capacity=cfg.replay.capacity_policy_steps,
+            )
         with folder.lock():
-            if folder.resume_point() != resume:
+            if folder.resume_point(has_store=places.store is not None) != resume:
                 raise FolderInUse(
                     f"Another process has continued {folder.path} while this one was starting. "
                     "Repeat the command if the run is not finished."
@@ -128,17 +144,21 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
             if resume is None:
                 folder.check_may_begin(cfg)  # another process may have started and died meanwhile
             try:
-                return _fit(
-                    cfg,
-                    folder,
-                    envs,
-                    agent,
-                    resume,
-                    make_envs,
-                    seed=seed,
-                    sources=sources,
-                    experience=experience,
-                )
+                with ExitStack() as at_end:
+                    return _fit(
+                        cfg,
+                        folder,
+                        envs,
+                        agent,
+                        resume,
+                        make_envs,
+                        seed=seed,
+                        sources=sources,
+                        experience=experience,
+                        places=places,
+                        lost=lost,
+                        at_end=at_end,
+                    )
             except Interrupted:
                 raise
             except Exception:
@@ -160,6 +180,9 @@ def _fit(
     seed: int,
     sources: dict[str, str],
     experience: Experience | None,
+    places: Places,
+    lost: Refill | None,
+    at_end: ExitStack,
 ) -> Summary:
     replay = Replay(
         folder.replay,
@@ -196,6 +219,14 @@ def _fit(
             prefill_frames=cfg.prefill_policy_steps * envs.action_repeat,
         )
     interrupt = Interrupt()
+    checkpoint: Checkpoint = instantiate(cfg.callbacks.checkpoint)(folder.checkpoints, metrics)
+    store: Store | None = None
+    if places.store is not None:
+        resumes = resume is not None
+        store = Store(places.store, replay, folder.replay, metrics, resumes=resumes)
+    if places.mirror is not None:
+        checkpoint.mirror = Mirror(places.mirror, folder.path, metrics)
+    at_end.callback(finish_uploads, [part for part in (checkpoint.mirror, store) if part])
     callbacks = _make_callbacks(
         cfg,
         folder,
@@ -203,11 +234,14 @@ def _fit(
         agent,
         replay,
         metrics,
+        checkpoint,
         progress,
         interrupt,
         policies=policies,
         make_envs=make_envs,
     )
+    if store is not None:
+        callbacks.insert(0, store)  # before the prefill
     trainer = make_trainer(cfg, logger=False, callbacks=callbacks, default_root_dir=folder.path)
     with _open_loggers(cfg, folder, envs, resume, metrics) as loggers:
         trainer.loggers = loggers
@@ -221,6 +255,13 @@ def _fit(
                     copied = copy_experience(experience, replay, envs.count, interrupt.check)
                 sources = sources | copied
         else:
+            if lost is not None:
+                replay.clear()
+                with interrupt.listening():
+                    sources = sources | {"experience": refill(lost, replay, interrupt.check)}
+                checkpoint.saves_at_start = True
+                if store is not None:
+                    store.refilled(lost.steps)
             truncate(loggers, resume.frames)
         print_header(
             *(cfg, folder, envs, agent, replay, trainer, resume),
@@ -282,6 +323,7 @@ def _make_callbacks(
     agent: DreamerAgent,
     replay: Replay,
     metrics: Metrics,
+    checkpoint: Checkpoint,
     progress: Progress | None,
     interrupt: Interrupt,
     *,
@@ -322,7 +364,6 @@ def _make_callbacks(
         )
     if cfg.callbacks.video:
         callbacks.append(instantiate(cfg.callbacks.video)(folder.path, metrics))
-    checkpoint = instantiate(cfg.callbacks.checkpoint)(folder.checkpoints, metrics)
     return [*callbacks, checkpoint, *([progress] if progress else []), interrupt]
 
 
