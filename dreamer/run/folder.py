@@ -326,11 +326,11 @@ class RunFolder:
         """
         if not self.is_saved and self.summary() is None:
             return
-        differences = differences(self.config(), cfg)
-        if differences:
+        different = differences(self.config(), cfg)
+        if different:
             raise ValueError(
                 f"{self.path} holds a run of another configuration, different in "
-                f"{', '.join(differences)}. Choose another run_dir=, or delete the folder."
+                f"{', '.join(different)}. Choose another run_dir=, or delete the folder."
             )
 
     def check_may_begin(self, cfg: DictConfig) -> None:
@@ -389,9 +389,9 @@ class RunFolder:
         allowed = old.prefill_policy_steps + self._copied_policy_steps()
         if steps >= allowed + env_count:  # they step together
             return [*found, f"replay ({steps:,} policy steps, more than a prefill)"]
-        differences = differences(old, cfg)
-        if differences:
-            text = f"the prefill of another configuration, different in {', '.join(differences)}"
+        different = differences(old, cfg)
+        if different:
+            text = f"the prefill of another configuration, different in {', '.join(different)}"
             return [*found, text]
         return found
 
