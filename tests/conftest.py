@@ -184,7 +184,6 @@ def s3_server() -> Iterator[Any]:
     from s3 import Server
 
     server = Server()
-    server.start()
     yield server
     server.kill()
 
@@ -201,9 +200,8 @@ def s3(s3_server, monkeypatch) -> Any:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     s3fs.S3FileSystem.clear_instance_cache()
+    s3_server.empty()
     yield s3_server
-    s3_server.kill()
-    s3_server.start(wait=False)  # anew, while other tests go on
     s3fs.S3FileSystem.clear_instance_cache()
 
 

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from contextlib import suppress
 
 
@@ -19,22 +20,24 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen | None = None
 
-    def start(self, *, wait: bool = True) -> None:
+    def start(self) -> None:
         words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
         self._process = subprocess.Popen(
             words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        if wait:
-            self.wait()
-
-    def wait(self) -> None:
-        """Wait until it answers."""
         until = time.monotonic() + 60
         while time.monotonic() < until:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return
             time.sleep(0.05)
         raise TimeoutError("moto's server does not start")
+
+    def empty(self) -> None:
+        """Let it run, without any bucket."""
+        if self._process is None:
+            self.start()
+        request = urllib.request.Request(f"{self.url}/moto-api/reset", method="POST")
+        urllib.request.urlopen(request, timeout=10).close()
 
     def send(self, number: signal.Signals) -> None:
         assert self._process is not None
