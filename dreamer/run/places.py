@@ -79,7 +79,7 @@ def restore(cfg: DictConfig, folder: RunFolder, places: Places) -> None:
         OSError: The mirror cannot be read, and the folder has no checkpoint.
     """
     mirror = places.mirror
-    has_run = folder.is_saved or folder.summary() is not None
+    has_run = folder.is_saved
     if mirror is None or (has_run and not places.mirror_answers):
         return
     try:

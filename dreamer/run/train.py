@@ -400,5 +400,6 @@ def _silence_lightning() -> None:
         ".*is smaller than the logging interval.*",
         ".*Your `IterableDataset` has `__len__` defined.*",
         ".*Checkpoint directory .* exists and is not empty.*",
+        ".*callbacks used to create the checkpoint need to be provided.*",  # replay.store, once
     ):
         warnings.filterwarnings("ignore", message)
