@@ -98,4 +98,10 @@ class Mirror:
                 self._copied[name] = mark
 
     def _metrics(self) -> dict[str, float]:
-        return {f"mirror/{key}": count for key, count in self._uploads.counts._asdict().items()}
+        counts = self._uploads.counts
+        return {
+            "mirror/written": counts.written,
+            "mirror/waiting": counts.waiting,
+            "mirror/dropped": counts.dropped,
+            "mirror/failed": counts.failed,
+        }

@@ -132,4 +132,10 @@ class Store(AgentCallback):
         )
 
     def _metrics(self) -> dict[str, float]:
-        return {f"store/{key}": count for key, count in self._counts()._asdict().items()}
+        counts = self._counts()
+        return {
+            "store/written": counts.written,
+            "store/waiting": counts.waiting,
+            "store/dropped": counts.dropped,
+            "store/failed": counts.failed,
+        }

@@ -172,15 +172,14 @@ def test_without_any_episode_the_run_cannot_go_on(moved, compose_tiny):
 def test_several_environments_go_on(compose_tiny, tmp_path, capsys):
     words = (*QUIET, "env.count=3", *addresses(tmp_path))
     train(compose_tiny(*words, f"root={tmp_path}/a"))
-    train(compose_tiny(*words, f"root={tmp_path}/b", "total_frames=120"))
+    summary = train(compose_tiny(*words, f"root={tmp_path}/b", "total_frames=100"))
     assert "steps of the checkpoint, in" in capsys.readouterr().out
-    assert summarize(f"{tmp_path}/store")[0].steps >= 110
-    train(compose_tiny(*words, f"root={tmp_path}/c", "total_frames=140"))
-    assert folder_of(tmp_path / "c").summary()["frames"] >= 140
+    assert summarize(f"{tmp_path}/store")[0].steps == summary.policy_steps
 
 
 def test_streams_start_anew_if_steps_are_missing(compose_tiny, tmp_path):
     words = (*QUIET, "replay/sampling=sequential", "replay.carry_state=true", *addresses(tmp_path))
+    words = (*words, "replay.across_episodes=false", "batch.length=4")
     train(compose_tiny(*words, f"root={tmp_path}/a"))
     next(iter(sorted((tmp_path / "store").rglob("*.npz")))).unlink()
     with pytest.warns(UserWarning, match="of the 92 steps"):
@@ -212,15 +211,9 @@ def test_runs_may_share_a_store(compose_tiny, tmp_path):
     words = (*QUIET, f"replay.store={tmp_path}/store", "total_frames=50")
     train(compose_tiny(*words, f"run_dir={tmp_path}/a"))
     train(compose_tiny(*words, f"run_dir={tmp_path}/b"))
-    train(compose_tiny(*words, "seed=1"))
     found = episodes_in(tmp_path / "store")
-    assert len({name.run for name in found}) == 3
-    assert sum(name.policy_steps for name in found) == 3 * 50
-    train(compose_tiny(*words, f"run_dir={tmp_path}/c", f"data.prefill={trained(tmp_path)}"))
-
-
-def trained(root):
-    return root / "a"
+    assert len({name.run for name in found}) == 2
+    assert sum(name.policy_steps for name in found) == 2 * 50
 
 
 def test_the_mirror_of_another_run_is_refused(moved, compose_tiny):
@@ -316,21 +309,21 @@ def test_a_server_that_is_killed_and_started_again(compose_tiny, tmp_path, monke
         train(compose_tiny(*words, f"root={tmp_path}/a"))
     at_update(monkeypatch, 4, s3.start)
     with pytest.warns(UserWarning, match="s3://bucket/runs.*cannot be reached"):
-        train(compose_tiny(*words[:2], words[2], f"root={tmp_path}/a"))
+        train(compose_tiny(*words[:-1], f"root={tmp_path}/a"))
     assert summarize("s3://bucket/runs")[0].steps == 81
 
 
 def test_a_server_that_does_not_answer_delays_only_the_end(
-    compose_tiny, tmp_path, monkeypatch, s3, capsys
+    compose_tiny, tmp_path, monkeypatch, s3
 ):
     wait = uploads.finish_uploads
-    monkeypatch.setattr("dreamer.run.train.finish_uploads", lambda parts: None)
+    monkeypatch.setattr("dreamer.run.train.finish_uploads", lambda parts: wait(parts, 0.5))
     at_update(monkeypatch, 1, lambda: s3.send(signal.SIGSTOP))
     try:
         start = time.monotonic()
-        train(compose_tiny(*QUIET, "replay.store=s3://bucket/runs"))
+        with pytest.warns(UserWarning, match="episodes did not reach s3://bucket/runs.* in time"):
+            train(compose_tiny(*QUIET, "replay.store=s3://bucket/runs"))
         assert time.monotonic() - start < 10
     finally:
         s3.send(signal.SIGCONT)
     assert last(tmp_path, "store/")["waiting"] >= 1
-    del wait
