@@ -323,7 +323,7 @@ def test_a_server_that_does_not_answer_delays_only_the_end(
         start = time.monotonic()
         with pytest.warns(UserWarning, match="episodes did not reach s3://bucket/runs.* in time"):
             train(compose_tiny(*QUIET, "replay.store=s3://bucket/runs"))
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < 60  # each episode would take 15 s or more
     finally:
         s3.send(signal.SIGCONT)
     assert last(tmp_path, "store/")["waiting"] >= 1
