@@ -178,6 +178,33 @@ def explored_run(compose_any, tmp_path_factory) -> Path:
     return Path(train(compose_any(*TINY, *words, f"root={root}")).run_dir)
 
 
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Any]:
+    """A real S3 server on this machine."""
+    from s3 import Server
+
+    server = Server()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch) -> Any:
+    """The same, running, and the one that s3:// addresses lead to; failures are quick."""
+    import s3fs
+
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(key, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.url)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3_server.empty()
+    yield s3_server
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
 @pytest.fixture
 def tiny_overrides(tmp_path: Path) -> list[str]:
     """The command line of a run of half a second in the test's own folder."""

@@ -11,7 +11,10 @@ import yaml
 ROOT = Path(__file__).parent.parent
 GUIDES = sorted(ROOT.glob("docs/*.md"))
 PAGES = [*ROOT.glob("*.md"), *GUIDES, *ROOT.glob("benchmarks/**/*.md")]
-AREAS = "world_model|actor|critic|imagine|grad_norm|collect|eval|eval_explore|explore|replay|perf"
+AREAS = (
+    "world_model|actor|critic|imagine|grad_norm|collect|eval|eval_explore|explore|replay|store|"
+    "mirror|perf"
+)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

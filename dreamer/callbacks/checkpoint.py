@@ -16,6 +16,7 @@ from dreamer.agent import DreamerAgent
 from dreamer.callbacks.frame import EveryUpdates, FrameCallback, during
 from dreamer.callbacks.interrupt import Interrupted
 from dreamer.callbacks.metrics import Metrics
+from dreamer.callbacks.mirror import Mirror
 from dreamer.checkpoint_file import PREVIOUS, install
 from dreamer.envs.group import EnvironmentFault
 from dreamer.files import move_aside, warn_once
@@ -40,11 +41,20 @@ class Checkpoint(FrameCallback):
         *,
         every_frames: Annotated[PositiveCount, doc("Interval between checkpoints.", unit="frames")],
         every_updates: EveryUpdates = None,
+        mirror: Annotated[
+            str | None,
+            doc(
+                "Address where copies are kept, and from which an empty folder resumes; null: none."
+            ),
+        ] = None,
     ):
         """Keep checkpoints in `directory`; the last one is saved at every interval."""
         super().__init__(every_frames, every_updates)
         self._directory = directory
         self._metrics = metrics
+        self.address = mirror
+        self.mirror: Mirror | None = None  # of `address`; copies the run folder
+        self.saves_at_start = False  # although the run resumes
         self._best = float("-inf")
         self._judged_at: int | None = None  # count at the latest evaluation that was compared
         self._started = False
@@ -59,7 +69,7 @@ class Checkpoint(FrameCallback):
             torch.set_rng_state(self._random_states["torch"])
         if "cuda" in self._random_states and torch.cuda.is_available():
             torch.cuda.set_rng_state(self._random_states["cuda"])
-        if agent.updates == 0:
+        if agent.updates == 0 or self.saves_at_start:
             self._save(trainer, "last")
 
     def on_update(
@@ -131,3 +141,5 @@ class Checkpoint(FrameCallback):
             install(draft, path, previous=self._directory / PREVIOUS if name == "last" else None)
         finally:
             draft.unlink(missing_ok=True)
+        if self.mirror is not None:
+            self.mirror.saved(path)

@@ -6,7 +6,7 @@ until they are written, so that no update waits for a number.
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -44,6 +44,7 @@ class Metrics(FrameCallback):
         self.latest: dict[str, float] = {}  # the latest value of every key
         self.written_at: dict[str, int] = {}  # count at the latest `write` of every key
         self._replay = replay
+        self._sources: list[Callable[[], Mapping[str, float]]] = []
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int | Tensor] = {}
         self._totals: list[str] = []  # keys of `latest` that cover the whole run
@@ -92,6 +93,10 @@ class Metrics(FrameCallback):
             yield
         except Exception as error:
             self.fail(part, key, error)
+
+    def add_source(self, read: Callable[[], Mapping[str, float]]) -> None:
+        """Write what a function returns with every line."""
+        self._sources.append(read)
 
     def _keep(self, key: str, value: float) -> None:
         self.latest[key] = value
@@ -163,5 +168,7 @@ class Metrics(FrameCallback):
         values["replay/episodes"] = self._replay.episodes
         if (restarts := self._replay.stream_restarts) is not None:
             values["replay/stream_restarts"] = restarts
+        for read in self._sources:
+            values |= read()
         values["updates"] = agent.updates
         self.write(trainer, self.now(agent), values)

@@ -7,8 +7,9 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -18,10 +19,16 @@ from fsspec.implementations.local import LocalFileSystem
 
 INSTALL = "pip install -r requirements-data.txt"
 EVALUATION = "episodes_eval"  # PyDreamer's folder of episodes that it does not train on
+# Kinds of addresses where a file appears as a whole, once it is written.
+OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "memory"}
 
 
 class Unreachable(OSError):  # noqa: N818 -- the name states the problem
-    """A place cannot be read: a network is down, or credentials are missing."""
+    """A place cannot be read or written: a network is down, or credentials are missing."""
+
+
+class Refused(Unreachable):
+    """A place cannot be read or written until somebody changes something: credentials, rights."""
 
 
 class Place(NamedTuple):
@@ -35,6 +42,10 @@ class Place(NamedTuple):
     def local(self) -> Path | None:
         """The path, if the address is on this machine's disks."""
         return Path(self.path) if isinstance(self.files, LocalFileSystem) else None
+
+    def folder(self, name: str) -> "Place":
+        """Return a folder in this one, which need not exist."""
+        return Place(f"{self.address.rstrip('/')}/{name}", self.files, self.below(name))
 
     def below(self, name: str) -> str:
         """Return the path of a name in this folder."""
@@ -68,19 +79,92 @@ class Place(NamedTuple):
             Unreachable: The place cannot be written.
             OSError: The disk is full or damaged.
         """
-        path = self.below(name)
         if self.local is None:
-            with _reached(self.address):
-                self.files.makedirs(self.path, exist_ok=True)
-                self.files.pipe_file(path, content)  # object stores show complete objects only
+            self._put(name, lambda path: self.files.pipe_file(path, content))
             return
-        self.local.mkdir(parents=True, exist_ok=True)
-        draft = self.local / f".{name}"
-        try:
+        with self._draft(name) as draft:
             draft.write_bytes(content)
+
+    def upload(self, name: str, file: Path) -> None:
+        """Copy a file of this machine into this folder, completely or not at all.
+
+        Raises:
+            Unreachable: The place cannot be written.
+            OSError: A disk is full or damaged.
+        """
+        if self.local is None:
+            self._put(name, lambda path: self.files.put_file(str(file), path))
+            return
+        with self._draft(name) as draft:
+            shutil.copyfile(file, draft)
+            with draft.open("rb") as written:
+                os.fsync(written.fileno())
+
+    def download(self, name: str, file: Path) -> None:
+        """Copy a file of this folder to this machine, completely or not at all.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            Unreachable: The place cannot be read.
+            OSError: A disk is full or damaged.
+        """
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_name(f".{file.name}")
+        draft.unlink(missing_ok=True)  # a link is not followed
+        try:
+            if self.local is not None:
+                shutil.copyfile(self.below(name), draft)
+            else:
+                with _reached(self.address):
+                    self.files.get_file(self.below(name), str(draft))
+            os.replace(draft, file)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def keep(self, name: str, copy: str) -> None:
+        """Copy a file within this folder, completely or not at all; nothing if it does not exist.
+
+        Raises:
+            Unreachable: The place cannot be read or written.
+            OSError: The disk is full or damaged.
+        """
+        if not self.exists(name):
+            return
+        if self.local is None:
+            self._put(copy, lambda path: self.files.cp_file(self.below(name), path))
+            return
+        with self._draft(copy) as draft:
+            shutil.copyfile(self.below(name), draft)
+
+    @contextlib.contextmanager
+    def _draft(self, name: str) -> Iterator[Path]:
+        """Give the path of a new file of a local folder, which gets its name at the end."""
+        path = Path(self.below(name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}")
+        draft.unlink(missing_ok=True)  # a link is not followed
+        try:
+            yield draft
             os.replace(draft, path)
         finally:
             draft.unlink(missing_ok=True)
+
+    def _put(self, name: str, write: Callable[[str], object]) -> None:
+        """Write a file of a remote folder with a function of its path."""
+        path = self.below(name)
+        folder, _, last = path.rpartition("/")
+        with _reached(self.address):
+            if _protocols(self.files) & OBJECT_STORES:
+                with contextlib.suppress(FileNotFoundError):
+                    write(path)
+                    return
+                self.files.makedirs(folder, exist_ok=True)  # a bucket
+                write(path)
+                return
+            self.files.makedirs(folder, exist_ok=True)
+            draft = f"{folder}/.{last}"
+            write(draft)
+            self.files.mv(draft, path)
 
 
 def find(address: str) -> Place:
@@ -90,6 +174,11 @@ def find(address: str) -> Place:
         ValueError: The address is empty, or fsspec knows no such kind.
         ImportError: A package for this kind of address is missing.
     """
+    if address.startswith("mlflow-artifacts:"):
+        raise ValueError(
+            f"The address must not go through an MLflow server, got {address}. Give the place "
+            "where the server keeps artifacts, its --artifacts-destination: a folder, file: or s3:"
+        )
     if not address:
         raise ValueError("The address must be a folder or like s3://bucket/folder, got nothing")
     try:
@@ -163,16 +252,23 @@ def _reached(address: str) -> Iterator[None]:
     """Turn the errors of all file systems, such as missing credentials, into `Unreachable`."""
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, Unreachable):
         raise
     except Exception as error:
-        raise Unreachable(f"{address} cannot be reached: {one_line(error)}") from error
+        refused = isinstance(error, PermissionError) or "Credential" in type(error).__name__
+        kind = Refused if refused else Unreachable
+        raise kind(f"{address} cannot be reached: {one_line(error)}") from error
 
 
 def one_line(error: object) -> str:
     """Return the text of an error on one line, with its type if it is an exception without text."""
     text = " ".join(str(error).split())[:300]
     return text or type(error).__name__
+
+
+def _protocols(files: fsspec.AbstractFileSystem) -> set[str]:
+    protocol: str | tuple[str, ...] = files.protocol
+    return {protocol} if isinstance(protocol, str) else set(protocol)
 
 
 def _is_visible(path: str) -> bool:

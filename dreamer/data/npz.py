@@ -43,15 +43,15 @@ class NpzSource:
     action_space: ActionSpace | None = None
     codec: SpaceCodec | None = None
 
-    def __init__(self, place: Place):
-        """List the files.
+    def __init__(self, place: Place, paths: list[str] | None = None):
+        """List the files; `paths` are those to read instead of all.
 
         Raises:
             OSError: The place does not exist or cannot be reached.
         """
         self.format = ""
         self._place = place
-        self._paths = list_files(place)
+        self._paths = list_files(place) if paths is None else paths
 
     def episodes(self, skip: Callable[[str, str], None]) -> Iterator[Episode]:
         """See `Source`."""
@@ -205,21 +205,26 @@ class DreamerV2Writer:
 
     def add(self, episode: Episode, observations: Observations) -> None:
         """Write an episode."""
-        flags = episode.flags
-        arrays = {key: _channels_last(array) for key, array in observations.items()}
-        arrays |= {
-            "reward": flags.reward.astype(np.float32),
-            "is_first": flags.is_first,
-            "is_last": flags.is_last,
-            "is_terminal": flags.is_terminal,
-            "action": flags.prev_action.astype(np.float32),
-        }
+        content = pack_dreamerv2(episode.flags, observations)
         identifier = f"{self._files:08x}{uuid.uuid4().hex[8:]}"
-        self._place.write(f"{self._time}-{identifier}-{episode.steps}.npz", _pack(arrays))
+        self._place.write(f"{self._time}-{identifier}-{episode.steps}.npz", content)
         self._files += 1
 
     def close(self) -> None:
         """Do nothing: every file is complete."""
+
+
+def pack_dreamerv2(flags: Flags, observations: Observations) -> bytes:
+    """Return the content of the authors' file of an episode."""
+    arrays = {key: _channels_last(array) for key, array in observations.items()}
+    arrays |= {
+        "reward": flags.reward.astype(np.float32),
+        "is_first": flags.is_first,
+        "is_last": flags.is_last,
+        "is_terminal": flags.is_terminal,
+        "action": flags.prev_action.astype(np.float32),
+    }
+    return _pack(arrays)
 
 
 class PyDreamerWriter:

@@ -64,6 +64,10 @@ class ReplayConfig:
         bool,
         doc("Start each batch from the states after the last one; needs sampling=sequential."),
     ] = False
+    store: Annotated[
+        str | None,
+        doc("Address where finished episodes are written, such as s3://bucket/runs; null: none."),
+    ] = None
 
     def __post_init__(self):
         check(self)
@@ -158,6 +162,9 @@ class Replay:
         self._is_open = np.zeros(env_count, bool)
         self._open_start = np.zeros(env_count, np.int64)
         self._episode = np.zeros(env_count, np.int32)
+        # Gets the environment, first and past last step of every episode that ends.
+        self.on_episode: Callable[[int, int, int], None] | None = None
+        self.is_refilled = False  # it holds other steps than the checkpoint that is loaded says
         self._restore_index()
 
     @staticmethod
@@ -190,6 +197,11 @@ class Replay:
         episode = stored.columns["episode"]  # (E, L)
         newest = episode[:, (stored.steps - 1) % episode.shape[1]]
         return len(newest) * stored.steps - int((newest + 1).sum()), len(newest)
+
+    @property
+    def steps(self) -> int:
+        """Steps per environment ever added, without those removed by a roll-back."""
+        return self._files.steps
 
     @property
     def size_bytes(self) -> int:
@@ -304,6 +316,15 @@ class Replay:
         """End the open episodes with their newest step, as if a time limit had cut them."""
         self._close_episodes(self._is_open.copy())
 
+    def complete_episodes(self) -> list[tuple[int, int, int]]:
+        """Return environment, first and past last step of all episodes that are complete."""
+        return [(env, start, stop) for env, start, stop in self._episodes.to_array().tolist()]
+
+    def open_episodes(self) -> list[tuple[int, int, int]]:
+        """Return environment, first and past last step of the episodes that go on."""
+        held = np.flatnonzero(self._is_open & (self._open_start >= self._files.oldest)).tolist()
+        return [(env, int(self._open_start[env]), self._files.steps) for env in held]
+
     def clear(self) -> None:
         """Remove all steps; their space on disk is reused."""
         self._files.roll_back(0, floor=0)
@@ -328,7 +349,8 @@ class Replay:
         """Roll back to a state: remove the steps added since, and close the open episodes.
 
         Steps that were overwritten since are lost, with a warning. There is also a warning if the
-        state has more steps than were ever stored here.
+        state has more steps than were ever stored here. A replay that `is_refilled` keeps what it
+        has, and its streams start anew.
 
         Raises:
             ValueError: Nothing is stored here, but the state has steps: the files are damaged.
@@ -340,7 +362,9 @@ class Replay:
                 f"{state['steps']} steps per environment of the checkpoint. Restore it, or choose "
                 "another run_dir=."
             )
-        if state["steps"] > written:
+        if self.is_refilled:
+            pass
+        elif state["steps"] > written:
             warnings.warn(
                 f"The checkpoint has {state['steps']} steps per environment, but the replay has "
                 f"only {written}: the run continues with these.",
@@ -361,7 +385,7 @@ class Replay:
         self._restore_index()
         self.close_episodes()
         self._generator.bit_generator.state = json.loads(state["generator"])
-        if "sampler" in state:
+        if "sampler" in state and not self.is_refilled:
             self._sampler.load_state_dict(state["sampler"])
 
     def _close_episodes(self, which: np.ndarray) -> None:
@@ -370,7 +394,10 @@ class Replay:
         for env in which.nonzero()[0].tolist():
             self._files.columns["is_last"][env, (steps - 1) % self._files.slots] = True
             if self._open_start[env] >= oldest:
-                self._episodes.append(env, int(self._open_start[env]), steps)
+                start = int(self._open_start[env])
+                self._episodes.append(env, start, steps)
+                if self.on_episode is not None:
+                    self.on_episode(env, start, steps)
             self._is_open[env] = False
 
     def _restore_index(self) -> None:

@@ -71,7 +71,7 @@ def read_replay(directory: Path) -> StoredEpisodes | None:
         raise ValueError(f"{directory} must hold the columns of a replay, got others.")
     bounds, headless = _bounds(stored)
     episodes = [
-        Episode(stop - start, _reader(stored, env, start, stop)) for start, env, stop in bounds
+        Episode(stop - start, reader(stored, env, start, stop)) for start, env, stop in bounds
     ]
     columns = {
         name: Column(array.shape[2:], str(array.dtype)) for name, array in stored.columns.items()
@@ -181,7 +181,9 @@ def _bounds(stored: Stored) -> tuple[list[tuple[int, int, int]], int]:
     return list(heapq.merge(*rings)), headless
 
 
-def _reader(stored: Stored, env: int, start: int, stop: int) -> Read:
+def reader(stored: Stored, env: int, start: int, stop: int) -> Read:
+    """Return the function that reads the steps start ... stop - 1 of one environment."""
+
     def read(names: Collection[str] | None = None) -> Iterator[Steps]:
         columns = {n: c for n, c in stored.columns.items() if names is None or n in names}
         slots = stored.columns["is_first"].shape[1]

@@ -46,7 +46,7 @@ from dreamer.schema.words import format_value
 MUTABLE_KEYS = (
     *("root", "run_dir", "variant", "total_frames", "total_updates"),
     *("logger", "callbacks", "trainer", "precision", "collect", "switches"),
-    *("kernels", "cuda_graphs", "replay.device"),
+    *("kernels", "cuda_graphs", "replay.device", "replay.store"),
     *("env.processes", "env.hang_seconds", "env.max_restarts"),
 )
 REQUIRED_KEYS = {"env_name", "task", "seed", "total_frames", "prefill_policy_steps", "env"}
@@ -107,10 +107,7 @@ class RunFolder:
         variant = cfg.variant or variant_of(cfg)
         if cfg.run_dir:
             return cls(cfg.run_dir, variant)
-        names = {"env_name": cfg.env_name, "task": cfg.task, "variant": variant}
-        for key, name in names.items():
-            _check_name(key, str(name))
-        return cls(expanded(cfg.root).joinpath(*names.values(), f"seed{cfg.seed}"), variant)
+        return cls(expanded(cfg.root) / relative_path(cfg, variant), variant)
 
     @property
     def is_saved(self) -> bool:
@@ -337,11 +334,11 @@ class RunFolder:
         """
         if not self.is_saved and self.summary() is None:
             return
-        differences = _differences(self.config(), cfg)
-        if differences:
+        different = differences(self.config(), cfg)
+        if different:
             raise ValueError(
                 f"{self.path} holds a run of another configuration, different in "
-                f"{', '.join(differences)}. Choose another run_dir=, or delete the folder."
+                f"{', '.join(different)}. Choose another run_dir=, or delete the folder."
             )
 
     def check_may_begin(self, cfg: DictConfig) -> None:
@@ -400,9 +397,9 @@ class RunFolder:
         allowed = old.prefill_policy_steps + self._copied_policy_steps()
         if steps >= allowed + env_count:  # they step together
             return [*found, f"replay ({steps:,} policy steps, more than a prefill)"]
-        differences = _differences(old, cfg)
-        if differences:
-            text = f"the prefill of another configuration, different in {', '.join(differences)}"
+        different = differences(old, cfg)
+        if different:
+            text = f"the prefill of another configuration, different in {', '.join(different)}"
             return [*found, text]
         return found
 
@@ -446,10 +443,11 @@ class RunFolder:
                 f"{', '.join(_unequal(old, new))}. Choose another run_dir=, or delete the folder."
             )
 
-    def resume_point(self) -> ResumePoint | None:
+    def resume_point(self, *, has_store: bool = False) -> ResumePoint | None:
         """Return the point from which to resume; None if there is no checkpoint.
 
-        If the last checkpoint is damaged, it is the newest one that is not.
+        If the last checkpoint is damaged, it is the newest one that is not. The replay may be
+        missing if the run has a store with its episodes.
 
         Raises:
             DamagedFile: All checkpoints are damaged or of another program.
@@ -458,7 +456,8 @@ class RunFolder:
         if not self.is_saved:
             return None
         path, state = self.read_intact(self.last)
-        if not self.replay.is_dir() and not self.stored.is_dir():
+        may_refill = has_store and "Store" in state["callbacks"]
+        if not self.replay.is_dir() and not self.stored.is_dir() and not may_refill:
             raise ValueError(
                 f"{self.replay} is missing, which holds the experience of the run. Restore it. "
                 f"{self._begin_anew()}"
@@ -497,6 +496,18 @@ class RunFolder:
         )
         warn_once(f"{reason} {other}, of {where}, is used.")
         return other, state
+
+
+def relative_path(cfg: DictConfig, variant: str) -> str:
+    """Return the path of a run's folder below `root`: <env>/<task>/<variant>/seed<seed>.
+
+    Raises:
+        ValueError: A name leads elsewhere.
+    """
+    names = {"env_name": cfg.env_name, "task": cfg.task, "variant": variant}
+    for key, name in names.items():
+        _check_name(key, str(name))
+    return "/".join(map(str, [*names.values(), f"seed{cfg.seed}"]))
 
 
 def _check_name(key: str, name: str) -> None:
@@ -583,7 +594,7 @@ def _rewrite(file: TextIO, text: str) -> None:
     file.flush()
 
 
-def _differences(old: DictConfig, new: DictConfig) -> list[str]:
+def differences(old: DictConfig, new: DictConfig) -> list[str]:
     """Describe the differences that make two configurations two runs.
 
     Of a node with another target, only the target: its other keys cannot be compared.

@@ -134,6 +134,11 @@ def _check_offline(cfg: DictConfig, sources: list[Source]) -> None:
                 f"`{key}` must be null with collect=none, got {value}. It is for runs that "
                 "collect; data.train may be a list"
             )
+    if cfg.replay.store is not None:
+        raise ValueError(
+            f"`replay.store` must be null with collect=none, got {cfg.replay.store}: no episodes "
+            "are collected"
+        )
     if has_no_environment(cfg) and cfg.callbacks.evaluate:
         raise ValueError(
             "`callbacks.evaluate` must be null with env=offline, which has no environment to play "
@@ -165,6 +170,11 @@ def _check_online(cfg: DictConfig) -> None:
     if cfg.data.mix is not None:
         if cfg.data.prefill is None:
             raise ValueError(f"`data.mix` must be null without data.prefill, got {cfg.data.mix}")
+        if cfg.replay.store is not None:
+            raise ValueError(
+                f"`replay.store` must be null with data.mix, got {cfg.replay.store}: another "
+                "machine could not fill the part of the stored data from it"
+            )
         if cfg.prefill_policy_steps < 1:
             raise ValueError(
                 "`prefill_policy_steps` must be at least 1 with data.mix, got "

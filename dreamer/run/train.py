@@ -10,7 +10,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -22,16 +22,21 @@ from pytorch_lightning.loggers import Logger
 
 from dreamer.agent import DreamerAgent
 from dreamer.callbacks.budget import UpdateBudget
+from dreamer.callbacks.checkpoint import Checkpoint
 from dreamer.callbacks.collect import Collect
 from dreamer.callbacks.interrupt import Interrupt, Interrupted
 from dreamer.callbacks.metrics import Metrics
+from dreamer.callbacks.mirror import Mirror
 from dreamer.callbacks.progress import Progress
+from dreamer.callbacks.store import Store
 from dreamer.collector import Collector
+from dreamer.data.uploads import finish_uploads
 from dreamer.envs.base import VectorEnvs
 from dreamer.envs.codecs import codec_of
 from dreamer.evaluation import EVALUATION_SEED
 from dreamer.loggers import finish, truncate
 from dreamer.policy import PolicyContext, RandomPolicy
+from dreamer.replay.buffer import Replay
 from dreamer.replay.dataset import ReplayDataModule
 from dreamer.replay.mixture import AnyReplay
 from dreamer.run.build import (
@@ -64,6 +69,7 @@ from dreamer.run.folder import FolderInUse, ResumePoint, RunFolder
 from dreamer.run.header import print_header
 from dreamer.run.initial import check_same_weights, load_initial
 from dreamer.run.offline import counter_of, has_no_environment, is_offline
+from dreamer.run.places import Places, Refill, find_places, find_refill, refill, restore
 
 
 class Summary(NamedTuple):
@@ -126,6 +132,8 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
     cfg = checked(cfg)
     folder = RunFolder.of(cfg)
     folder.check_no_links()
+    places = find_places(cfg, folder)
+    restore(cfg, folder, places)
     folder.check_same_run(cfg)
     finished = folder.finished(cfg)
     if finished:
@@ -137,7 +145,7 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
     _seed_everything(cfg.seed)
     _silence_lightning()
 
-    resume = folder.resume_point()
+    resume = folder.resume_point(has_store=places.store is not None)
     if resume is None:
         folder.check_may_begin(cfg)
     # Seeds also depend on the frame, so that a resumed run does not repeat its first episodes.
@@ -150,8 +158,17 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
         if resume:
             check_same_weights(resume.path, agent, folder.remedies())
         sources = {} if resume else load_initial(cfg, agent)  # before anything copies the networks
+        lost = None
+        if resume and places.store is not None:
+            lost = find_refill(
+                places.store,
+                folder,
+                resume,
+                env_count=envs.count,
+                capacity=cfg.replay.capacity_policy_steps,
+            )
         with folder.lock():
-            if folder.resume_point() != resume:
+            if folder.resume_point(has_store=places.store is not None) != resume:
                 raise FolderInUse(
                     f"Another process has continued {folder.path} while this one was starting. "
                     "Repeat the command if the run is not finished."
@@ -159,17 +176,21 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
             if resume is None:
                 folder.check_may_begin(cfg)  # another process may have started and died meanwhile
             try:
-                return _fit(
-                    cfg,
-                    folder,
-                    envs,
-                    agent,
-                    resume,
-                    make_envs,
-                    seed=seed,
-                    sources=sources,
-                    experience=experience,
-                )
+                with ExitStack() as at_end:
+                    return _fit(
+                        cfg,
+                        folder,
+                        envs,
+                        agent,
+                        resume,
+                        make_envs,
+                        seed=seed,
+                        sources=sources,
+                        experience=experience,
+                        places=places,
+                        lost=lost,
+                        at_end=at_end,
+                    )
             except Interrupted:
                 raise
             except Exception:
@@ -191,6 +212,9 @@ def _fit(
     seed: int,
     sources: dict[str, str],
     experience: Experience | None,
+    places: Places,
+    lost: Refill | None,
+    at_end: ExitStack,
 ) -> Summary:
     replay, targets = make_replays(
         cfg, folder, envs, make_replay_config(cfg), experience, resumed=resume is not None
@@ -226,6 +250,15 @@ def _fit(
             counter=counter,
         )
     interrupt = Interrupt()
+    checkpoint: Checkpoint = instantiate(cfg.callbacks.checkpoint)(folder.checkpoints, metrics)
+    store: Store | None = None
+    if places.store is not None:
+        assert isinstance(replay, Replay)  # `check_data` allows no others
+        resumes = resume is not None
+        store = Store(places.store, replay, folder.replay, metrics, resumes=resumes)
+    if places.mirror is not None:
+        checkpoint.mirror = Mirror(places.mirror, folder.path, metrics)
+    at_end.callback(finish_uploads, [part for part in (checkpoint.mirror, store) if part])
     callbacks = _make_callbacks(
         cfg,
         folder,
@@ -233,11 +266,14 @@ def _fit(
         agent,
         replay,
         metrics,
+        checkpoint,
         progress,
         interrupt,
         policies=policies,
         make_envs=make_envs,
     )
+    if store is not None:
+        callbacks.insert(0, store)  # before the prefill
     trainer = make_trainer(cfg, logger=False, callbacks=callbacks, default_root_dir=folder.path)
     with _open_loggers(cfg, folder, envs, resume, metrics) as loggers:
         trainer.loggers = loggers
@@ -251,6 +287,13 @@ def _fit(
                     copied = copy_experience(experience, targets, interrupt.check)
                 sources = sources | copied
         else:
+            if lost is not None:
+                assert isinstance(replay, Replay) and store is not None
+                replay.clear()
+                with interrupt.listening():
+                    sources = sources | {"experience": refill(lost, replay, interrupt.check)}
+                checkpoint.saves_at_start = True
+                store.refilled(lost.steps)
             truncate(loggers, resume.count(counter))
         print_header(
             *(cfg, folder, envs, agent, replay, trainer, resume),
@@ -313,6 +356,7 @@ def _make_callbacks(
     agent: DreamerAgent,
     replay: AnyReplay,
     metrics: Metrics,
+    checkpoint: Checkpoint,
     progress: Progress | None,
     interrupt: Interrupt,
     *,
@@ -339,7 +383,6 @@ def _make_callbacks(
         )
     if cfg.callbacks.video:
         callbacks.append(instantiate(cfg.callbacks.video)(folder.path, metrics))
-    checkpoint = instantiate(cfg.callbacks.checkpoint)(folder.checkpoints, metrics)
     return [*callbacks, checkpoint, *([progress] if progress else []), interrupt]
 
 
@@ -409,5 +452,6 @@ def _silence_lightning() -> None:
         ".*is smaller than the logging interval.*",
         ".*Your `IterableDataset` has `__len__` defined.*",
         ".*Checkpoint directory .* exists and is not empty.*",
+        ".*callbacks used to create the checkpoint need to be provided.*",  # replay.store, once
     ):
         warnings.filterwarnings("ignore", message)

@@ -5,6 +5,7 @@ import sys
 
 import fsspec
 import gymnasium
+import h5py
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -41,7 +42,7 @@ def episode(steps, action, *, terminal=True, seed=0):
     )
 
 
-@pytest.fixture(params=["arrow", "parquet"])
+@pytest.fixture(params=["arrow", "parquet", "hdf5"])
 def dataset(request, tmp_path):
     """Make a dataset with Minari; returns its folder."""
 
@@ -131,10 +132,19 @@ def test_a_dataset_may_be_elsewhere(files, read, same):
         fsspec.filesystem("memory").rm("/bucket", recursive=True)
 
 
+def damage(folder):
+    """Damage the second episode; in hdf5, all are in one file."""
+    if (folder / "main_data.hdf5").exists():
+        with h5py.File(folder / "main_data.hdf5", "r+") as file:
+            del file["episode_1/rewards"]
+        return
+    (path,) = (folder / "1").glob("part*")
+    path.write_bytes(path.read_bytes()[:100])
+
+
 def test_a_damaged_episode_is_skipped_and_a_damaged_dataset_is_an_error(dataset, read):
     where = dataset(spaces.Discrete(3), [episode(3, np.array([0, 1, 2]))] * 2)
-    (path,) = (where / "data" / "1").glob("part*")
-    path.write_bytes(path.read_bytes()[:100])
+    damage(where / "data")
     episodes, skipped = read(where)
     assert len(episodes) == 1 and list(skipped) == ["episode 1"]
     assert len(verify(str(where))[1].skipped) == 1
