@@ -69,6 +69,12 @@ TINY = (
 )
 
 
+@pytest.fixture(scope="session")
+def tiny_words() -> tuple[str, ...]:
+    """Command line of a tiny run without its root."""
+    return TINY
+
+
 @pytest.fixture(autouse=True)
 def started_commands_change_nothing() -> Iterator[None]:
     """A command that ends during its start leaves a handler, and no search for garbage."""

@@ -22,7 +22,11 @@ from dreamer.types import ActionSpace, Batch
 
 ROOT = Path(__file__).parent.parent.parent
 CONF = ROOT / "conf"
-MANY_RUNS = ("grid", "sweep")  # folders of conf/ that list jobs; the others hold parts of one
+MANY_RUNS = (
+    "grid",
+    "search",
+    "sweep",
+)  # folders of conf/ that list jobs; the others hold parts of one
 FILES = sorted(
     (path.parent.relative_to(CONF).as_posix(), path.stem)
     for path in CONF.rglob("*.yaml")

@@ -362,7 +362,7 @@ def test_a_run_that_another_process_went_on_with_meanwhile_is_left_to_it(
     answers = [stale]
     read = RunFolder.resume_point
     monkeypatch.setattr(
-        RunFolder, "resume_point", lambda self: answers.pop() if answers else read(self)
+        RunFolder, "resume_point", lambda self, **_: answers.pop() if answers else read(self)
     )
     before = (finished.path / "metrics.jsonl").read_text()
     with pytest.raises(FolderInUse, match="has continued .*seed0 while this one was starting"):

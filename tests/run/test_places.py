@@ -37,12 +37,10 @@ def quick(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def stored(compose_any, tmp_path_factory):
+def stored(compose_any, tiny_words, tmp_path_factory):
     """A finished run of two environments, its store and its mirror; to be copied."""
-    from conftest import TINY
-
     root = tmp_path_factory.mktemp("stored")
-    words = [*TINY, *QUIET, f"root={root}/runs", *addresses(root), "total_frames=82"]
+    words = [*tiny_words, *QUIET, f"root={root}/runs", *addresses(root), "total_frames=82"]
     train(compose_any(*words))
     return root
 
