@@ -22,6 +22,7 @@ from dreamer.components import (
     AgentShape,
     Component,
     ComponentConfig,
+    Disagrees,
     Trainable,
     UpdateContext,
     build_components,
@@ -34,9 +35,9 @@ from dreamer.models.actor_critic import ActorCriticConfig
 from dreamer.models.world_model import WorldModelConfig
 from dreamer.optim import EpsilonHatAdam, GatedAdamW, OptimizerConfig, set_learning_rate
 from dreamer.schedules import Schedule, is_constant, parse_schedule
-from dreamer.schema.types import AtLeastTwo, doc
+from dreamer.schema.types import AtLeastTwo, NonNegative, doc
 from dreamer.schema.validation import check
-from dreamer.types import ActionSpace, Batch, RSSMState
+from dreamer.types import ActionSpace, Batch, RSSMState, Trajectory
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,9 @@ class AgentConfig:
     carry_state: Annotated[
         bool, doc("Start each batch from the states after the last one; see `replay.carry_state`.")
     ] = False
+    pessimism: Annotated[
+        NonNegative, doc("Weight of the ensemble's disagreement; see `data.pessimism`.")
+    ] = 0.0
 
     def build(
         self, obs_shapes: dict[str, tuple[int, ...]], action_space: ActionSpace
@@ -123,6 +127,11 @@ class DreamerAgent(pl.LightningModule):
         )
         with torch.random.fork_rng(devices=()):  # a component does not change other draws
             self.components = nn.ModuleDict(build_components(config.components, shape))
+        if config.pessimism and not self._ensembles():
+            raise ValueError(
+                "`data.pessimism` must be 0 without an ensemble, got "
+                f"{config.pessimism:g}. Set explore=ensemble."
+            )
         names = [trained.name for trained in self.trainables]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(
@@ -246,6 +255,9 @@ class DreamerAgent(pl.LightningModule):
                     action_noise=action_noise,
                     state_noise=noise.state,
                 )
+                if self.config.pessimism:
+                    trajectory, doubt = self._lower_reward(trajectory)
+                    metrics |= doubt
             actor = self.actor_critic.actor_loss(trajectory, self.time)
             metrics |= actor.metrics | self._step("actor", actor.loss)
 
@@ -257,6 +269,20 @@ class DreamerAgent(pl.LightningModule):
             with self._training(component):
                 metrics |= self._learn_component(name, component, context)
         return posterior.at(-1), metrics
+
+    def _lower_reward(self, trajectory: Trajectory) -> tuple[Trajectory, dict[str, Tensor]]:
+        """Subtract the scaled disagreement from the imagined reward, where data say little.
+
+        Returns the trajectory (H+1, N, ...) and metrics, each (). Gradients flow through the
+        imagined states, as from the reward; the ensemble gets none.
+
+        Source: Lu et al. 2022, "Challenges and Opportunities in Offline Reinforcement Learning from
+        Visual Observations", https://arxiv.org/abs/2206.04779. Differs from the paper: members
+        predict a state's features from others; there, each is a prior of the world model.
+        """
+        doubt = torch.stack([x.disagreement(trajectory) for x in self._ensembles()]).sum(0)
+        lowered = trajectory._replace(reward=trajectory.reward - self.config.pessimism * doubt)
+        return lowered, {"imagine/disagreement": doubt.detach().mean()}
 
     def _learn_component(
         self, name: str, component: Component, context: UpdateContext
@@ -378,6 +404,9 @@ class DreamerAgent(pl.LightningModule):
 
     def _components(self) -> Iterable[tuple[str, Component]]:
         return self.components.items()  # pyright: ignore[reportReturnType]
+
+    def _ensembles(self) -> list[Disagrees]:
+        return [part for _, part in self._components() if isinstance(part, Disagrees)]
 
     def _optimizers(self) -> list[LightningOptimizer]:
         optimizers = self.optimizers()

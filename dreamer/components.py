@@ -136,6 +136,18 @@ class DrawsPictures(Protocol):
         ...
 
 
+@runtime_checkable
+class Disagrees(Protocol):
+    """A component that tells how uncertain imagined states are, such as an ensemble."""
+
+    def disagreement(self, trajectory: Trajectory) -> Tensor:
+        """Compute the uncertainty of each imagined state: (H+1, N), at least 0.
+
+        Gradients flow through the trajectory.
+        """
+        ...
+
+
 class Component(nn.Module):
     """A trained part of the agent that leaves the agent's own networks unchanged.
 

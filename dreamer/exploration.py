@@ -170,12 +170,8 @@ def actors_of(agent: DreamerAgent) -> dict[str, ActorCritic]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan2ExploreConfig(ExplorerConfig):
-    """Exploration by the disagreement of an ensemble.
-
-    Source: Sekar et al. 2020, "Planning to Explore via Self-Supervised World Models",
-    https://arxiv.org/abs/2005.05960
-    """
+class DisagreementConfig:
+    """An ensemble of predictors, and what they predict from what."""
 
     target: Annotated[EnsembleTarget, doc("What the ensemble predicts.")]
     offset: Annotated[
@@ -188,39 +184,32 @@ class Plan2ExploreConfig(ExplorerConfig):
             "to them, as the authors' code) or next (the one chosen there, as the paper)."
         ),
     ]
-    log: Annotated[bool, doc("Use the logarithm of the disagreement as the reward.")]
     ensemble: Annotated[EnsembleConfig, doc("The predictors.")]
 
-    def __post_init__(self):
-        super().__post_init__()
+    def check_offset(self) -> None:
+        """Check that the ensemble does not get an action after its target."""
         if self.action_input == "next" and self.offset == 0:
             raise ValueError("`offset` must be at least 1 with action_input=next, got 0")
 
-    def build(self, shape: AgentShape) -> "Plan2Explore":
-        """Build the explorer."""
-        return Plan2Explore(self, shape)
 
-
-class Plan2Explore(Explorer):
-    """Seeks states whose successors an ensemble of predictors disagrees about.
+class Disagreement:
+    """An ensemble that learns what follows a state, and how much its members differ about it.
 
     # features  [z0]   [z1]   [z2]    z3       offset = 1
     # previous  [ 0]   [a1]   [a2]    a3       a_t led to z_t
     # next      [a1]   [a2]   [a3]
     # targets    z0    [z1]   [z2]   [z3]
 
-    The reward of z_t is the disagreement about what follows it. With the next action, it is the
-    disagreement about z_t itself, before it was reached: else an action would not be rewarded for
-    its own outcome.
-
-    Differs from the paper by default: the ensemble gets the previous action, as in the authors'
-    code.
+    The disagreement at z_t is that about what follows it. With the next action, it is that about
+    z_t itself, before it was reached: else an action would not be credited with its own outcome.
     """
 
-    def __init__(self, config: Plan2ExploreConfig, shape: AgentShape):
-        super().__init__(config, shape)
+    ensemble: Ensemble
+
+    def add_ensemble(self, config: DisagreementConfig, shape: AgentShape) -> None:
+        """Build the ensemble; a module calls it in its constructor."""
         self.target, self.offset = config.target, config.offset
-        self.action_input, self.log = config.action_input, config.log
+        self.action_input = config.action_input
         target_size = {
             "stoch": shape.stoch_size,
             "deter": shape.deter_size,
@@ -230,15 +219,6 @@ class Plan2Explore(Explorer):
         action_size = 0 if config.action_input == "none" else shape.action_space.size
         input_size = shape.feature_size + action_size
         self.ensemble = Ensemble(input_size, target_size, config.ensemble)
-
-    def networks(self) -> dict[str, nn.Module]:
-        """See `Explorer`."""
-        return {"ensemble": self.ensemble} | super().networks()
-
-    def learn_predictions(self, context: UpdateContext, step: Step) -> Mapping[str, Tensor]:
-        """Train the ensemble to predict the target `offset` steps ahead."""
-        step(self.ensemble_loss(context), "ensemble")
-        return {}
 
     def ensemble_loss(self, context: UpdateContext) -> Tensor:
         """Compute the negative log-likelihood () of the targets, summed over members.
@@ -257,18 +237,17 @@ class Plan2Explore(Explorer):
         is_pair = (episode[:pairs] == episode[self.offset :]).float()
         return -(is_pair * log_prob).sum() / is_pair.sum().clamp_min(1)
 
-    def intrinsic_reward(self, trajectory: Trajectory) -> Tensor:
-        """Compute the disagreement about what follows each imagined state: (H+1, N).
+    def disagreement(self, trajectory: Trajectory) -> Tensor:
+        """Compute the disagreement at each imagined state: (H+1, N).
 
-        With the next action, the start counts like the first step; no action led to it.
+        With the next action, the start counts like the first step; no action led to it. Gradients
+        flow through the trajectory.
         """
         features, actions = trajectory.features, trajectory.prev_action
         if self.action_input == "next":
             disagreement = self.ensemble.disagreement(self._inputs(features[:-1], actions[1:]))
-            disagreement = torch.cat([disagreement[:1], disagreement])
-        else:
-            disagreement = self.ensemble.disagreement(self._inputs(features, actions))
-        return disagreement.log() if self.log else disagreement
+            return torch.cat([disagreement[:1], disagreement])
+        return self.ensemble.disagreement(self._inputs(features, actions))
 
     def _inputs(self, features: Tensor, actions: Tensor) -> Tensor:
         """(..., F) and (..., A) -> (..., input_size)."""
@@ -286,6 +265,82 @@ class Plan2Explore(Explorer):
                 return context.embed
             case _:
                 return posterior.features
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleOnlyConfig(DisagreementConfig):
+    """An ensemble without an explorer: it learns what is uncertain, and nobody seeks it."""
+
+    optimizer: Annotated[
+        Mapping[str, OptimizerConfig], doc("Optimiser of the ensemble, by that name.")
+    ]
+
+    def __post_init__(self):
+        check(self)
+        self.check_offset()
+
+    def build(self, shape: AgentShape) -> "EnsembleOnly":
+        """Build the ensemble."""
+        return EnsembleOnly(self, shape)
+
+
+class EnsembleOnly(Disagreement, Component):
+    """Learns what the agent knows little about, for `data.pessimism`; the actor collects."""
+
+    def __init__(self, config: EnsembleOnlyConfig, shape: AgentShape):
+        super().__init__()
+        self.add_ensemble(config, shape)
+
+    def learn(self, context: UpdateContext, step: Step) -> Mapping[str, Tensor]:
+        """Train the ensemble to predict the target `offset` steps ahead."""
+        step(self.ensemble_loss(context), "ensemble")
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan2ExploreConfig(DisagreementConfig, ExplorerConfig):
+    """Exploration by the disagreement of an ensemble.
+
+    Source: Sekar et al. 2020, "Planning to Explore via Self-Supervised World Models",
+    https://arxiv.org/abs/2005.05960
+    """
+
+    log: Annotated[bool, doc("Use the logarithm of the disagreement as the reward.")]
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_offset()
+
+    def build(self, shape: AgentShape) -> "Plan2Explore":
+        """Build the explorer."""
+        return Plan2Explore(self, shape)
+
+
+class Plan2Explore(Disagreement, Explorer):
+    """Seeks states whose successors an ensemble of predictors disagrees about.
+
+    Differs from the paper by default: the ensemble gets the previous action, as in the authors'
+    code.
+    """
+
+    def __init__(self, config: Plan2ExploreConfig, shape: AgentShape):
+        super().__init__(config, shape)
+        self.log = config.log
+        self.add_ensemble(config, shape)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """See `Explorer`."""
+        return {"ensemble": self.ensemble} | super().networks()
+
+    def learn_predictions(self, context: UpdateContext, step: Step) -> Mapping[str, Tensor]:
+        """Train the ensemble to predict the target `offset` steps ahead."""
+        step(self.ensemble_loss(context), "ensemble")
+        return {}
+
+    def intrinsic_reward(self, trajectory: Trajectory) -> Tensor:
+        """Compute the disagreement, or its logarithm: (H+1, N)."""
+        disagreement = self.disagreement(trajectory)
+        return disagreement.log() if self.log else disagreement
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dreamer.agent import AgentConfig, DreamerAgent
-from dreamer.exploration import ModelLossConfig, Plan2ExploreConfig
+from dreamer.exploration import EnsembleOnlyConfig, ModelLossConfig, Plan2ExploreConfig
 from dreamer.models.actor_critic import ActorConfig, ActorCriticConfig, RewardNormConfig
 from dreamer.models.ensemble import EnsembleConfig
 from dreamer.models.heads import HeadConfig
@@ -110,6 +110,13 @@ PLAN2EXPLORE = Plan2ExploreConfig(
     action_input="previous",
     log=False,
     ensemble=EnsembleConfig(**vars(head()), members=8),
+)
+ENSEMBLE_ONLY = EnsembleOnlyConfig(
+    optimizer={"ensemble": OPTIMIZER},
+    target="stoch",
+    offset=1,
+    action_input="next",
+    ensemble=PLAN2EXPLORE.ensemble,
 )
 MODEL_LOSS = ModelLossConfig(
     **EXPLORER,

@@ -78,7 +78,7 @@ def make_agent(cfg: DictConfig, spaces: Spaces) -> DreamerAgent:
 
 
 def _with_explorer(config: AgentConfig, cfg: DictConfig) -> AgentConfig:
-    """Add the explorer of `explore` to the components, if there is one that learns.
+    """Add the explorer or the ensemble of `explore` to the components, if it learns.
 
     Raises:
         ValueError: The model takes no components, or one of them has the explorer's name.
@@ -141,8 +141,8 @@ def make_actor(
 def make_explorer(
     cfg: DictConfig, agent: DreamerAgent, random: RandomPolicy
 ) -> DreamerPolicy | RandomPolicy | None:
-    """Build the policy that collects with the explorer; None with explore=none."""
-    if not cfg.explore:
+    """Build the policy that collects with the explorer; None if there is none."""
+    if "until_frames" not in cfg.explore:
         return None
     explorer = explorer_of(agent)
     return make_actor(cfg, agent, explorer.actor_critic) if explorer else random

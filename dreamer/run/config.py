@@ -90,6 +90,11 @@ def _validated(cfg: DictConfig, read: Reader) -> DictConfig:
             raise
         raise ValueError(f"Unknown key `{error.key}`. {remedy}") from None
     _check_exploration(cfg)
+    if cfg.data.pessimism and not cfg.model.get("pessimism"):
+        raise ValueError(
+            "`model.pessimism` must be ${data.pessimism} in a model of your own, got "
+            f"{cfg.model.get('pessimism')} with data.pessimism={cfg.data.pessimism:g}"
+        )
     if cfg.probe_gradients and not cfg.probe:
         raise ValueError("`probe_gradients` must be false with probe=none, got true")
     _check_start(cfg)
@@ -164,6 +169,8 @@ def _check_exploration(cfg: DictConfig) -> None:
         raise ValueError(
             f"`explore.offset` must be less than batch.length, {cfg.batch.length}, got {offset}"
         )
+    if "until_frames" not in cfg.explore:  # an ensemble alone, which collects nothing
+        return
     policy, explorer = choice_of(cfg, "collect_policy"), choice_of(cfg, "explore")
     if policy == "random":
         raise ValueError(

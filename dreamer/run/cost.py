@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dreamer.agent import DreamerAgent
 from dreamer.components import UpdateContext
-from dreamer.exploration import explorer_of
+from dreamer.exploration import EXPLORER, EnsembleOnly, explorer_of
 from dreamer.probes import PROBE
 from dreamer.types import Batch, obs_dtype
 
@@ -60,7 +60,8 @@ def describe_cost(cost: Cost) -> str:
 def update_flops(agent: DreamerAgent, batch_size: int, length: int) -> float:
     """Count the floating-point operations of one update; a backward pass is two forward ones."""
     model, heads, explorer = agent.world_model, agent.actor_critic, explorer_of(agent)
-    counted = 2 if explorer is None else length  # steps; an ensemble looks some steps ahead
+    # Steps; an ensemble looks some steps ahead.
+    counted = length if EXPLORER in agent.components else 2
     batch = _empty_batch(agent, counted)
     with torch.random.fork_rng(devices=()):
         with FlopCounterMode(display=False) as model_flops:
@@ -96,6 +97,14 @@ def update_flops(agent: DreamerAgent, batch_size: int, length: int) -> float:
             explorer.intrinsic_reward(trajectory)
         flops += behavior + 3 * prediction_flops.get_total_flops()
         flops += imagine_passes * reward_flops.get_total_flops()
+    ensemble = dict(agent.components.items()).get(EXPLORER)
+    if isinstance(ensemble, EnsembleOnly):
+        with FlopCounterMode(display=False) as loss_flops:
+            ensemble.ensemble_loss(context)
+        with FlopCounterMode(display=False) as doubt_flops:
+            if agent.config.pessimism:
+                ensemble.disagreement(trajectory)
+        flops += 3 * loss_flops.get_total_flops() + imagine_passes * doubt_flops.get_total_flops()
     return batch_size * length / counted * flops
 
 

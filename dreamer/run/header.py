@@ -107,6 +107,9 @@ def _rows(name: str, line: str) -> list[str]:
 def describe_exploration(cfg: DictConfig, action_repeat: int) -> str:
     """Describe in a few words who collects, and until when."""
     name, until = choice_of(cfg, "explore"), cfg.explore.get("until_frames")
+    if "until_frames" not in cfg.explore:
+        weight = f", which lowers imagined rewards with weight {cfg.data.pessimism:g}"
+        return f"{name} learns{weight if cfg.data.pessimism else ''}; it collects nothing"
     if choice_of(cfg, "collect_policy") != "actor":
         return f"{name} learns; collect_policy chooses who collects"
     if until is None:

@@ -21,6 +21,10 @@ ENV_KEYS = {  # of format 5, by the function that builds the environment
     "dreamer.envs.minigrid.make_minigrid": {"map": False, "goals": False, "layouts": None},
     "dreamer.envs.user.make_user": {"class_keys": "$^"},
 }
+DATA_KEYS = {  # of format 5
+    **{"prefill": None, "mix": None, "train": None, "rename": None},
+    "pessimism": 0.0,
+}
 SAMPLERS = {"episodes": "EpisodeSampler", "steps": "StepSampler"}  # earlier name -> class
 
 
@@ -132,10 +136,9 @@ def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
     added |= {"probe": {}, "probe_gradients": False}
     added |= {"total_updates": None}
     config = _with_parts(_with_cell(added | config))
-    if data := _mapping(config, "data"):
-        config = config | {"data": {"mix": None, "train": None, "rename": None, **data}}
     if replay := _mapping(config, "replay"):
         config = config | {"replay": {"carry_state": False, **replay}}
+    config = config | {"data": {**DATA_KEYS, **_mapping(config, "data")}}
     if env := _mapping(config, "env"):
         config = config | {"env": {**ENV_KEYS.get(str(env.get("_target_")), {}), **env}}
     if trainer := _mapping(config, "trainer"):

@@ -54,6 +54,14 @@ class Data(Section):
         Mapping[str, str] | None,
         doc("Names of observations here by those in the data: {vecobs: vector}; null: the same."),
     ] = None
+    pessimism: Annotated[
+        NonNegative,
+        doc(
+            "Weight of the ensemble's disagreement, subtracted from imagined rewards; 0: none. "
+            "Needs explore=ensemble or plan2explore.",
+            source="Lu et al. 2022",
+        ),
+    ]
 
 
 @dataclass

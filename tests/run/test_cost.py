@@ -83,6 +83,16 @@ def test_exploration_costs_more(make_tiny):
     assert update_flops(more, 3, 16) > 1.05 * update_flops(explorer, 3, 16)
 
 
+def test_an_ensemble_alone_costs_less_than_an_explorer_and_pessimism_costs_more(make_tiny):
+    plain, explorer = make_tiny(), make_tiny("explore=plan2explore")
+    ensemble, pessimist = (
+        make_tiny("explore=ensemble", "explore.ensemble.members=10", f"data.pessimism={scale}")
+        for scale in (0, 2)
+    )
+    costs = [update_flops(agent, 3, 16) for agent in (plain, ensemble, pessimist, explorer)]
+    assert costs == sorted(set(costs))
+
+
 def test_memory_grows_with_the_batch_and_with_the_samples(make_tiny):
     one, three = make_tiny(), make_tiny("iwae_samples=3")
     assert update_memory(one, 6, 16) == pytest.approx(2 * update_memory(one, 3, 16))

@@ -352,3 +352,44 @@ def test_an_agent_begins_with_the_same_weights_with_an_explorer_as_without(compo
 def test_the_summary_says_who_collects(compose_tiny, overrides, line):
     cfg = checked(compose_tiny("explore=plan2explore", *overrides))
     assert describe_exploration(cfg, action_repeat=1).startswith(line)
+
+
+# ------------------------------------------------------------------------------ an ensemble alone
+
+
+@pytest.mark.slow
+def test_with_an_ensemble_alone_the_actor_collects_and_pessimism_is_logged(
+    compose_tiny, tmp_path, collections
+):
+    words = ("explore=ensemble", "explore.ensemble.members=3", "data.pessimism=2")
+    train(compose_tiny(*words, *QUIET, f"run_dir={tmp_path}/run"))
+    assert collections == []  # nobody chooses between two policies
+    last = lines(tmp_path / "run")[-1]
+    assert last["imagine/disagreement"] > 0
+    assert "explore_ensemble/loss" in last
+    assert not [key for key in last if key.startswith(("explore_actor", "eval_explore"))]
+
+
+def test_the_summary_says_what_the_ensemble_is_for(compose_tiny):
+    alone = describe_exploration(compose_tiny("explore=ensemble"), 1)
+    assert alone == "ensemble learns; it collects nothing"
+    lowered = describe_exploration(compose_tiny("explore=ensemble", "data.pessimism=2"), 1)
+    assert lowered == (
+        "ensemble learns, which lowers imagined rewards with weight 2; it collects nothing"
+    )
+
+
+def test_pessimism_without_an_ensemble_is_refused(compose_tiny):
+    cfg = checked(compose_tiny("data.pessimism=2"))
+    with pytest.raises(ValueError, match="`data.pessimism` must be 0 without an ensemble, got 2"):
+        make_agent(cfg, make_envs(cfg, seed=0))
+
+
+def test_a_model_of_ones_own_must_pass_the_pessimism_on(compose_tiny):
+    cfg = compose_tiny("explore=ensemble", "data.pessimism=2", "model.pessimism=0")
+    with pytest.raises(ValueError, match=r"`model.pessimism` must be \$\{data.pessimism\}"):
+        checked(cfg)
+
+
+def test_an_ensemble_alone_may_learn_beside_random_collection(compose_tiny):
+    checked(compose_tiny("explore=ensemble", "collect_policy=random"))
