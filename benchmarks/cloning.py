@@ -21,7 +21,7 @@ from dreamer.data.formats import Pass
 from dreamer.types import TimeStep
 
 UNITS = 64
-UPDATES, BATCH, LENGTH = 2000, 32, 50  # sequences and policy steps of a batch
+UPDATES, BATCH, LENGTH = 1000, 32, 32  # sequences and policy steps of a batch
 LEARNING_RATE = 1e-3
 CHECK_EVERY = 100  # updates between two looks at the held-out loss
 

@@ -25,7 +25,8 @@ import numpy as np  # noqa: E402
 from benchmarks.cloning import clone  # noqa: E402
 from benchmarks.measure import machine, print_table, write_json  # noqa: E402
 from dreamer.collector import Collector, Policy  # noqa: E402
-from dreamer.data.formats import Pass  # noqa: E402
+from dreamer.data.formats import Pass, convert  # noqa: E402
+from dreamer.data.settings import DataSettings  # noqa: E402
 from dreamer.envs.base import VectorEnvs  # noqa: E402
 from dreamer.envs.codecs import codec_of  # noqa: E402
 from dreamer.evaluation import EVALUATION_SEED, VideoRecorder, play  # noqa: E402
@@ -55,7 +56,7 @@ TASKS = {
     "vector_memory": Task({"env": "dummy", "task": "vector_memory"}, 1500, 4000, 1000, 1.0),
     "point": Task({"env": "dummy", "task": "point"}, 1500, 4000, 1000, 1.0),
     "cartpole": Task(
-        {"env": "gym", "task": "CartPole-v1", "experiment": "cartpole"}, 5000, 10_000, 1000, 1.0
+        {"env": "gym", "task": "CartPole-v1", "experiment": "cartpole"}, 5000, 6000, 1000, 1.0
     ),
 }
 
@@ -92,17 +93,20 @@ def composed(task: Task, **changes: Any) -> Any:
 
 def record(task: Task, folder: Path, episodes: int) -> dict[str, str]:
     """Train online and record the data; returns the address of each set by name."""
-    online, medium = folder / "online", folder / "medium"
-    if not (medium / "spaces.json").exists():
-        train(composed(task, run_dir=str(online), total_frames=task.medium_frames))
+    online = str(folder / "online")
+    sets = {name: folder / name for name in DATA}
+    if not (sets["medium"] / "spaces.json").exists():
+        train(composed(task, run_dir=online, total_frames=task.medium_frames))
         agent = load(online, "last", sample_actions=True)
         envs = make_envs(composed(task), seed=0, count=1)
         try:
-            record_episodes(envs, agent.step_policy, episodes, medium)
+            record_episodes(envs, agent.step_policy, episodes, sets["medium"])
         finally:
             envs.close()
-    train(composed(task, run_dir=str(online), total_frames=task.total_frames))
-    return {"medium": str(medium), "mixed": str(online)}
+    if not sets["mixed"].exists():
+        train(composed(task, run_dir=online, total_frames=task.total_frames))
+        convert(online, DataSettings(to=str(sets["mixed"]), format="run"))
+    return {name: str(path) for name, path in sets.items()}
 
 
 def record_episodes(envs: VectorEnvs, policy: Policy, episodes: int, folder: Path) -> None:
@@ -166,7 +170,7 @@ def compare(task: Task, args: argparse.Namespace, folder: Path) -> dict[str, dic
     addresses = record(task, folder, args.recorded)
     found: dict[str, dict[str, Estimate]] = {}
     for name in args.data:
-        address, place = addresses[name], folder / name
+        address, place = addresses[name], folder / f"from_{name}"
         found[name] = {"data": Estimate.of([returns_of(address)])}
 
         def cloned(seed: int, address: str = address) -> list[float]:
