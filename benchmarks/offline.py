@@ -199,7 +199,7 @@ def compare(task: Task, args: argparse.Namespace, folder: Path) -> dict[str, dic
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Record, train, play and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.offline", description=__doc__)
     parser.add_argument("tasks", nargs="*", default=list(TASKS), help="default: all")
     parser.add_argument("--folder", type=Path, default=Path("runs/offline_benchmark"))
     parser.add_argument("--data", nargs="*", choices=DATA, default=list(DATA))

@@ -61,7 +61,7 @@ class Data(Section):
             "Needs explore=ensemble or plan2explore.",
             source="Lu et al. 2022",
         ),
-    ]
+    ] = 0.0
 
 
 @dataclass
