@@ -53,11 +53,14 @@ WORLDS = {  # of experiments that are made for one: environment and task, and th
     "crafter_small": ("crafter", "noreward", "crafter"),
     "maze": ("dummy", "maze", "torch"),
 }
-OF_OTHER_CLASSES = ("categorical_reward", "terminal_head", "auxiliary_critic")  # head or loss
+OF_OTHER_CLASSES = (  # head or loss
+    *("atari_small", "categorical_reward", "terminal_head", "auxiliary_critic"),
+)
 EXPERIMENTS = [name for group, name in FILES if group == "experiment"]
 SMALL = ("debug=fast", "total_frames=120", "prefill_policy_steps=48", "train_every_policy_steps=8")
 
-AFTER_DEBUG = {  # what an experiment is about, and debug=fast replaces
+AFTER_DEBUG = {  # what an experiment is about, and debug=fast replaces; or what is too long for it
+    "atari_small": ["env.count=1"],
     "carried_state": ["replay/sampling=sequential", "replay.across_episodes=false"]
     + ["batch.length=4", "env.rounds=1", "env.corridor=1", "env.doors=3"],
 }
