@@ -37,6 +37,9 @@ class Sequences(NamedTuple):
 class Clone(nn.Module):
     """Observations (N, T, O) -> actions (N, T, A): logits, or means."""
 
+    mean: Tensor  # (O,)
+    scale: Tensor  # (O,)
+
     def __init__(self, obs: Tensor, action_size: int, *, discrete: bool):
         """Take the scale of the inputs from observations (..., O)."""
         super().__init__()
@@ -50,8 +53,8 @@ class Clone(nn.Module):
 
     def forward(self, obs: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return actions (N, T, A) and the state (1, N, UNITS) after the last step."""
-        x, state = self.memory(self.inputs((obs - self.mean) / self.scale), state)
-        return self.outputs(x), state
+        x, last = self.memory(self.inputs((obs - self.mean) / self.scale), state)
+        return self.outputs(x), last
 
     def loss(self, data: Sequences) -> Tensor:
         """Score the actions of the data: ()."""
@@ -77,11 +80,11 @@ class ClonePolicy:
         if state is not None:
             state = state * torch.from_numpy(~step.is_first).float()[None, :, None]
         obs = torch.from_numpy(flattened(step.obs))
-        out, state = self.network(obs[:, None], state)
+        out, after = self.network(obs[:, None], state)
         actions = out[:, 0].clamp(-1, 1).numpy()
         if self.network.discrete:
             actions = np.eye(actions.shape[-1], dtype=np.float32)[out[:, 0].argmax(-1).numpy()]
-        return actions, state
+        return actions, after
 
 
 def clone(address: str, *, seed: int) -> ClonePolicy:
