@@ -20,6 +20,7 @@ BUILT_IN = ("world_model", "actor", "critic")
 # Other first parts of the names of metrics.
 AREAS = (
     *("imagine", "grad_norm", "observations", "collect", "eval", "eval_explore", "replay"),
+    *("store", "mirror", "holdout"),
     *("perf", "video", "updates", "learning_rate"),
     *("grad_scale", "grad_overflow"),
 )

@@ -13,7 +13,7 @@ GUIDES = sorted(ROOT.glob("docs/*.md"))
 PAGES = [*ROOT.glob("*.md"), *GUIDES, *ROOT.glob("benchmarks/**/*.md")]
 AREAS = (
     "world_model|actor|critic|imagine|grad_norm|collect|eval|eval_explore|explore|replay|store|"
-    "mirror|perf"
+    "mirror|holdout|perf"
 )
 
 

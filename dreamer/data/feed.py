@@ -6,7 +6,7 @@ A first pass over the data finds shapes, counts and faults; a second one copies.
 Letters: n steps of an episode, its reset included.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,12 @@ from dreamer.replay.storage import Column
 from dreamer.types import HIDDEN, ActionSpace, obs_dtype
 
 ObsShapes = Mapping[str, tuple[int, ...]]
+Keep = Callable[[str], bool]
+
+
+def keep_all(name: str) -> bool:
+    """Keep every episode, whatever its name."""
+    return True
 
 
 class Header(NamedTuple):
@@ -33,6 +39,7 @@ class Header(NamedTuple):
     action_space: ActionSpace | None  # None: the data do not tell
     codec: SpaceCodec | None  # of the environment that the data are from; None as well
     skipped: dict[str, str]  # reason by name of file or episode
+    keep: Keep = keep_all  # whether an episode of that name counts; others are held out
 
     @property
     def lengths(self) -> list[int]:
@@ -40,27 +47,39 @@ class Header(NamedTuple):
         return [steps + 1 for steps in self.summary.lengths]
 
 
-def read_header(key: str, address: str, space: ActionSpace | None = None) -> Header:
+def read_header(
+    key: str, address: str, space: ActionSpace | None = None, keep: Keep = keep_all
+) -> Header:
     """Read all episodes at an address without their observations.
 
     Args:
         key: Of the configuration, for messages.
         address: Of the data.
         space: Of the run's actions, if it is known before; several choices at once are checked.
+        keep: Whether an episode of that name counts.
 
     Raises:
-        ValueError: There is none, or their shapes differ.
+        ValueError: There is none, `keep` leaves none, or their shapes differ.
         OSError: Nothing is there, or the place cannot be reached.
         ImportError: A package that the address needs is missing.
     """
     walk, summary = Pass.of(address), Summary()
+    left_out = 0
     for episode in walk.headers():
+        if not keep(episode.name):
+            left_out += 1
+            continue
         summary.add(episode)
         expected = walk.source.action_space or space
         if expected and expected.choices and expected.size == summary.action_size:
             check_actions(episode, expected)
+    if not summary.episodes:
+        raise ValueError(
+            f"`data.holdout` must leave episodes on both sides, got none of {left_out} on one. Set "
+            "another share, or the address of other episodes"
+        )
     source = walk.source
-    return Header(key, address, summary, source.action_space, source.codec, walk.skipped)
+    return Header(key, address, summary, source.action_space, source.codec, walk.skipped, keep)
 
 
 class Fit(NamedTuple):
@@ -162,7 +181,8 @@ def episodes(header: Header, fit: Fit, too_old: int = 0) -> Iterator[stored.Epis
     """
     walk = Pass.of(header.address)
     left = sum(header.lengths[too_old:])
-    for number, episode in enumerate(walk.headers()):
+    kept = (episode for episode in walk.headers() if header.keep(episode.name))
+    for number, episode in enumerate(kept):
         if number < too_old:
             continue
         left -= episode.steps + 1

@@ -494,6 +494,12 @@ class WorldModel(nn.Module):
         Returns:
             By image key, (T, B, C, 64, 64) in [0, 1].
         """
+        predictions = self.decoder(self.open_loop_features(batch, context))
+        return {k: (predictions[k].mode + 0.5).clamp(0, 1) for k in self.decoder.image_keys}
+
+    @torch.no_grad()
+    def open_loop_features(self, batch: Batch, context: int) -> Tensor:
+        """Infer the states of `context` steps, then imagine the rest: features (T, B, F)."""
         known = {k: x[:context] for k, x in batch.obs.items()}
         embed = self.encode(known, batch.reward[:context], batch.is_terminal[:context])
         posterior = self.rssm.observe(embed, batch.prev_action[:context], batch.is_first[:context])
@@ -502,8 +508,7 @@ class WorldModel(nn.Module):
         for prev_action in batch.prev_action[context:]:
             state = self.rssm.img_step(state, prev_action)
             features.append(state.features[None])
-        predictions = self.decoder(torch.cat(features))
-        return {k: (predictions[k].mode + 0.5).clamp(0, 1) for k in self.decoder.image_keys}
+        return torch.cat(features)
 
 
 def rename_heads(

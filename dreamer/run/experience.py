@@ -3,6 +3,7 @@
 `train.py` copies it into replays. It knows addresses and their weights, no format of files.
 """
 
+import functools
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from omegaconf import DictConfig
 
-from dreamer.data.feed import Fit, Header, episodes, read_header, spaces_of
+from dreamer.data.feed import Fit, Header, Keep, episodes, keep_all, read_header, spaces_of
+from dreamer.data.holdout import Clip, HeldOut, is_held_out, read_clips, stack
 from dreamer.envs.base import VectorEnvs
 from dreamer.envs.codecs import SpaceCodec, codec_from_dict
 from dreamer.envs.offline import StoredSpaces
@@ -72,12 +74,45 @@ def read_headers(cfg: DictConfig, folder: RunFolder, envs: VectorEnvs | None) ->
         ValueError: There are no such data, their shapes differ, or they cannot be read.
     """
     return [
-        _read_header(source, folder, envs)
+        _read_header(source, folder, envs, _kept(cfg))
         for source in sources_of(cfg)  # none, one or several
     ]
 
 
-def _read_header(source: Source, folder: RunFolder, envs: VectorEnvs | None) -> Header:
+def read_held_out(cfg: DictConfig, folder: RunFolder, envs: VectorEnvs) -> HeldOut | None:
+    """Read sequences of the episodes of `data.holdout`; None: there are none to score.
+
+    A resumed run reads the same ones again.
+
+    Raises:
+        ValueError: There are no such data, or those of other observations or actions.
+    """
+    share, node = cfg.data.holdout, cfg.callbacks.get("holdout")
+    if share is None or node is None:
+        return None
+    sources, keep = [Source("data.holdout", str(share))], keep_all
+    if not isinstance(share, str):
+        sources, keep = sources_of(cfg), functools.partial(is_held_out, share=share)
+    clips: list[Clip] = []
+    for source in sources:
+        header = _read_header(source, folder, envs, keep)
+        fit = Fit.of(header, envs.obs_shapes, envs.action_space, rename_of(cfg))
+        length = node.context + max(node.horizons)
+        clips += read_clips(header, fit, keep, count=node.episodes, length=length)
+    if not clips:
+        raise ValueError("`data.holdout` must hold episodes that can be read, got none")
+    return stack(sorted(clips, key=lambda clip: clip.number)[: node.episodes])
+
+
+def _kept(cfg: DictConfig) -> Keep:
+    """Return which episodes may be trained on, by their names."""
+    share = cfg.data.holdout
+    if not isinstance(share, float):
+        return keep_all
+    return lambda name: not is_held_out(name, share)
+
+
+def _read_header(source: Source, folder: RunFolder, envs: VectorEnvs | None, keep: Keep) -> Header:
     key, address = source.key, source.address
     must = f"`{key}` must be the address of stored episodes, got {address}"
     if not is_remote(address):
@@ -86,7 +121,7 @@ def _read_header(source: Source, folder: RunFolder, envs: VectorEnvs | None) -> 
         if Path(address) == absolute(folder.path):
             raise ValueError(f"{must}, which is that of this run")
     try:
-        return read_header(key, address, envs.action_space if envs else None)
+        return read_header(key, address, envs.action_space if envs else None, keep)
     except FileNotFoundError as error:
         raise ValueError(f"{must}, which does not exist") from error
     except ValueError as error:

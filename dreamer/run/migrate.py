@@ -23,7 +23,7 @@ ENV_KEYS = {  # of format 5, by the function that builds the environment
 }
 DATA_KEYS = {  # of format 5
     **{"prefill": None, "mix": None, "train": None, "rename": None},
-    "pessimism": 0.0,
+    **{"holdout": None, "pessimism": 0.0},
 }
 SAMPLERS = {"episodes": "EpisodeSampler", "steps": "StepSampler"}  # earlier name -> class
 

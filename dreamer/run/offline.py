@@ -89,7 +89,7 @@ def with_absolute_addresses(cfg: DictConfig) -> None:
     Raises:
         ValueError: One of them is empty, or no address.
     """
-    for key in ("data.train", "data.prefill"):
+    for key in ("data.train", "data.prefill", "data.holdout"):
         value = OmegaConf.select(cfg, key)
         if isinstance(value, str):
             if not value:  # would be the current folder
@@ -108,6 +108,17 @@ def check_data(cfg: DictConfig) -> None:
         ValueError: The combination cannot work.
     """
     sources, offline = sources_of(cfg), is_offline(cfg)
+    holdout = cfg.data.holdout
+    if holdout is not None and not isinstance(holdout, str) and not sources:
+        raise ValueError(
+            "`data.holdout` must be an address without data.train and data.prefill, got "
+            f"{holdout:g}: there is nothing to hold out"
+        )
+    if holdout in [source.address for source in sources]:
+        raise ValueError(
+            f"`data.holdout` must be a share or other episodes than `{sources[0].key}`, got "
+            f"{holdout}"
+        )
     if offline:
         _check_offline(cfg, sources)
     else:

@@ -54,6 +54,13 @@ class Data(Section):
         Mapping[str, str] | None,
         doc("Names of observations here by those in the data: {vecobs: vector}; null: the same."),
     ] = None
+    holdout: Annotated[
+        OpenFraction | str | None,
+        doc(
+            "Episodes that are scored and never trained on: a share of the data, or the address of "
+            "others; null: none."
+        ),
+    ] = None
     pessimism: Annotated[
         NonNegative,
         doc(
@@ -107,6 +114,9 @@ class Callbacks(Section):
     ]
     checkpoint: Annotated[Node, doc("Save the run.")]
     progress: Annotated[Node | None, doc("Print the progress; null: print nothing.")]
+    holdout: Annotated[Node | None, doc("Score the episodes of data.holdout; null: no scores.")] = (
+        None
+    )
 
 
 @dataclass

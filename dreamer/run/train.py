@@ -30,6 +30,7 @@ from dreamer.callbacks.mirror import Mirror
 from dreamer.callbacks.progress import Progress
 from dreamer.callbacks.store import Store
 from dreamer.collector import Collector
+from dreamer.data.holdout import HeldOut
 from dreamer.data.uploads import finish_uploads
 from dreamer.envs.base import VectorEnvs
 from dreamer.envs.codecs import codec_of
@@ -63,6 +64,7 @@ from dreamer.run.experience import (
     make_replays,
     plan_experience,
     read_headers,
+    read_held_out,
     spaces_from,
 )
 from dreamer.run.folder import FolderInUse, ResumePoint, RunFolder
@@ -158,6 +160,7 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
         if resume:
             check_same_weights(resume.path, agent, folder.remedies())
         sources = {} if resume else load_initial(cfg, agent)  # before anything copies the networks
+        held_out = read_held_out(cfg, folder, envs)
         lost = None
         if resume and places.store is not None:
             lost = find_refill(
@@ -189,6 +192,7 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
                         experience=experience,
                         places=places,
                         lost=lost,
+                        held_out=held_out,
                         at_end=at_end,
                     )
             except Interrupted:
@@ -214,6 +218,7 @@ def _fit(
     experience: Experience | None,
     places: Places,
     lost: Refill | None,
+    held_out: HeldOut | None,
     at_end: ExitStack,
 ) -> Summary:
     replay, targets = make_replays(
@@ -271,6 +276,7 @@ def _fit(
         interrupt,
         policies=policies,
         make_envs=make_envs,
+        held_out=held_out,
     )
     if store is not None:
         callbacks.insert(0, store)  # before the prefill
@@ -362,6 +368,7 @@ def _make_callbacks(
     *,
     policies: PolicyContext,
     make_envs: EnvsMaker,
+    held_out: HeldOut | None,
 ) -> list[pl.Callback]:
     """Make the callbacks, in the order in which they act: collect first, save before stopping."""
     callbacks: list[pl.Callback] = [
@@ -383,7 +390,19 @@ def _make_callbacks(
         )
     if cfg.callbacks.video:
         callbacks.append(instantiate(cfg.callbacks.video)(folder.path, metrics))
+    if held_out is not None:
+        intervals = _holdout_intervals(cfg)
+        callbacks.append(
+            instantiate(cfg.callbacks.holdout)(held_out, metrics, folder.path, **intervals)
+        )
     return [*callbacks, checkpoint, *([progress] if progress else []), interrupt]
+
+
+def _holdout_intervals(cfg: DictConfig) -> dict[str, int | None]:
+    """Return the intervals of held-out scores: by default those of the evaluation."""
+    other = cfg.callbacks.evaluate or cfg.callbacks.checkpoint
+    keys = ("every_frames", "every_updates")
+    return {key: cfg.callbacks.holdout.get(key) or other.get(key) for key in keys}
 
 
 def _make_collect(

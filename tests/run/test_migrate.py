@@ -13,7 +13,8 @@ from dreamer.run.migrate import FORMAT, migrate
 
 RETURNS = {"_target_": "dreamer.models.returns.LambdaReturns"}
 START = {"init_from": None, "init_weights": "all", "total_updates": None}
-START |= {"data": {"prefill": None, "mix": None, "train": None, "rename": None, "pessimism": 0.0}}
+START |= {"data": {"prefill": None, "mix": None, "train": None, "rename": None}}
+START["data"] |= {"holdout": None, "pessimism": 0.0}
 START |= {"iwae_samples": 1, "returns": RETURNS, "reward_input": False}
 START |= {"probe": {}, "probe_gradients": False}
 HEAD = {
