@@ -94,6 +94,8 @@ def with_absolute_addresses(cfg: DictConfig) -> None:
         if isinstance(value, str):
             if not value:  # would be the current folder
                 raise ValueError(f"`{key}` must be an address or null, got ''")
+            if key == "data.holdout" and re.fullmatch(r"[\d.]+", value):  # a share out of range
+                raise ValueError(f"`{key}` must be a share in (0, 1) or an address, got {value}")
             OmegaConf.update(cfg, key, resolved(value))
         elif isinstance(value, ListConfig):
             entries = [_entry(f"{key}[{n}]", entry) for n, entry in enumerate(value)]

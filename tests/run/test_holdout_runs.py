@@ -65,7 +65,8 @@ def test_scores_change_nothing_that_is_learned(composed, trained_run):
     ("words", "error"),
     [
         (["data.holdout=1e-9"], "`data.holdout` must leave episodes on both sides"),
-        (["data.holdout=1.5"], "`data.holdout` must be"),
+        (["data.holdout=1.5"], "`data.holdout` must be a number in (0, 1), text or null, got 1.5"),
+        (["data.holdout=0"], "`data.holdout` must be a share in (0, 1) or an address, got 0"),
         (["data.holdout=/nowhere/at/all"], "`data.holdout` must be the address"),
     ],
 )

@@ -77,6 +77,7 @@ NUMERIC = {
     key: (world, leaf)
     for key, (world, leaf) in ALL.items()
     if any(bare_type(one) in NUMBERS for one in options(leaf.annotation))
+    and key != "data.holdout"  # may be an address, so text is allowed
 }
 
 
