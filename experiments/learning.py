@@ -53,8 +53,8 @@ def chart_groups(
         Groups by env and task; charts without a number are left out.
     """
     numbers = numbers.dropna(subset=["score"])
-    if "counter" not in numbers:
-        numbers = numbers.assign(counter="frames")
+    counters = numbers["counter"].fillna("frames") if "counter" in numbers else "frames"
+    numbers = numbers.assign(counter=counters)  # only runs that collect have returns of episodes
     bins = _bins(numbers)
     groups = []
     for env, of_env in numbers.groupby("env"):

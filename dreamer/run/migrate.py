@@ -143,6 +143,9 @@ def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
         config = config | {"env": {**ENV_KEYS.get(str(env.get("_target_")), {}), **env}}
     if trainer := _mapping(config, "trainer"):
         config = config | {"trainer": {"profiler": None, **trainer}}
+    model = _mapping(config, "model")
+    if str(model.get("_target_")).startswith("dreamer."):
+        config = config | {"model": {"pessimism": 0.0, **model}}
     return _with_callback_keys(config)
 
 

@@ -12,7 +12,6 @@ from typing import Annotated, Literal, NamedTuple
 from dreamer.schema.types import PositiveCount, Section, doc
 from dreamer.schema.words import unknown_key
 from experiments.measures import DIFFERENCES, KEYS
-from experiments.run_folder import read_lines
 
 EARLIER = ("world_model/image_nll", "world_model/vector_nll")  # names that runs no longer use
 METRICS = (
@@ -95,6 +94,8 @@ def running_values(objective: Objective, parts: Sequence[Part]) -> list[float]:
 
 def read_values(folder: Path, metric: str) -> list[float]:
     """Return the finite values of a metric that a run has logged, in order."""
+    from experiments.run_folder import read_lines  # slow: pandas
+
     lines, _ = read_lines(folder / "metrics.jsonl")
     found = (line.get(metric) for line in lines)
     return [float(x) for x in found if isinstance(x, int | float) and math.isfinite(x)]

@@ -47,8 +47,8 @@ MISTAKES = {
     "dreamer.check env=dummy task=memory batch.size=0": "`batch.size` must be at least 1, got 0",
     "dreamer.data info x format=zip": "must be dreamerv2, pydreamer, minari or run, got `zip`",
     "dreamer.evaluate run_dir=nowhere": "nowhere: it contains no config.yaml.",
-    "dreamer.evaluate pretrained=memroy": "the name of a trained agent (",
-    "dreamer.export runs to=x episodes=0": "`episodes` must be at least 1, got 0",
+    "dreamer.evaluate pretrained=memroy": "`python -m dreamer.export` wrote to, got `memroy`",
+    "dreamer.export runs to=x episodes=0": "`episodes` must be at least 1, got `0`",
 }
 
 

@@ -120,7 +120,7 @@ def test_help_explains_the_keys_with_the_files_that_the_words_choose(main, monke
         ("+batch.sise=3", r"Unknown key `batch\.sise`\. The nearest: batch\.size"),
         (
             "explore.target=kl",
-            r"Unknown key `explore\.target`\. Choices that have it: explore=model_loss, ",
+            r"Unknown key `explore\.target`\. Choices that have it: explore=ensemble, ",
         ),
         ("+kl_balanse=false", r"Unknown key `kl_balanse`\. The nearest: kl_balance"),
         ("seed", r"Arguments must be key=value, got `seed`$"),

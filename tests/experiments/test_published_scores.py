@@ -148,7 +148,10 @@ def test_frames_beyond_the_published_curves_are_said(tmp_path, capsys):
         (["source=publishd"], "`source` must be published or null, got `publishd`"),
         (["source=published", "frame=1"], "Unknown key `frame`. The nearest: frames"),
         (["source=published", "compare=published"], "`compare` must come with a folder of runs"),
-        (["source=published", "runs"], "must be a folder of runs, two runs, or source=published"),
+        (
+            ["source=published", "runs"],
+            "must be a folder of runs, two runs, source=published, or pretrained=NAME",
+        ),
         ([], "got none of them"),
     ],
 )

@@ -150,6 +150,12 @@ def test_older_runs_have_no_entropy_in_their_targets_and_resize_at_once():
     assert migrate({"format": 4} | own)["model"] == own["model"]
 
 
+def test_only_our_agents_get_the_key_of_pessimism():
+    ours, own = {"_target_": "dreamer.agent.AgentConfig"}, {"_target_": "my.AgentConfig"}
+    assert migrate({"format": 4, "model": ours})["model"] == ours | {"pessimism": 0.0}
+    assert migrate({"format": 4, "model": own})["model"] == own
+
+
 def test_dummy_worlds_get_the_keys_of_maze_and_memory():
     dummy = {"_target_": "dreamer.envs.dummy.make_dummy", "length": 12}
     new = dummy | {"maze_length": 80, "maze_goal": 40, "doors": 1}
