@@ -12,7 +12,7 @@ from benchmarks.peers.sizes import SIZES, Size
 with pytest.MonkeyPatch.context() as patch:
     # They set up the process they run in, and this one is the tests'.
     patch.setattr("dreamer.runtime.prepare", lambda: None)
-    from benchmarks import act, features, profile, replay, run, startup, update
+    from benchmarks import act, features, profile, replay, run, startup, store, update
 
 TINY = Size(
     batch_size=3,
@@ -75,6 +75,17 @@ def report(tmp_path, monkeypatch, capsys):
 def assert_spread(spread, repeats):
     assert 0 < spread["low"] <= spread["median"] <= spread["high"] < 60
     assert spread["repeats"] == repeats
+
+
+@pytest.mark.slow
+def test_the_cost_of_copies_is_that_to_a_run_without(report, monkeypatch):
+    monkeypatch.setattr(store, "WARM_UP", 1)
+    monkeypatch.setattr(store, "SECONDS", 0.01)
+    read, text = report(store, "--updates", "2", "--repeats", "1")
+    assert read["ratios"].keys() == {"none", "folder", "slow", "unreachable"}
+    assert read["ratios"]["none"] == [1]
+    assert all(seconds > 0 for (seconds,) in read["seconds"].values())
+    assert "unreachable" in text
 
 
 @pytest.mark.slow
