@@ -9,7 +9,6 @@ import torch
 from extensions import Curiosity, Mixed
 from test_train import (
     QUIET,
-    after_update,  # noqa: F401 -- a fixture
     assert_same_agent,
     checkpoint,
     interrupt,
@@ -207,7 +206,7 @@ MOVING = ("explore.intrinsic_norm.momentum=0.9", "explore.actor_critic.slow_crit
 @pytest.mark.parametrize("explore", [PLAN2EXPLORE, ("explore=model_loss",)], ids=lambda x: x[0])
 def test_updates_of_an_explorer_after_a_resume_equal_those_of_an_uninterrupted_run(
     compose_tiny,
-    after_update,  # noqa: F811
+    after_update,
     explore,
 ):
     """On the same experience: see the test of the agent."""

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import pytest
 import torch
 
 import dreamer
-from dreamer.agent import DreamerAgent
 from dreamer.callbacks.interrupt import Interrupted
 from dreamer.data.formats import convert
 from dreamer.data.settings import DataSettings
@@ -41,27 +39,6 @@ def absent(compose_any, trained_run, tmp_path):
         *(f"data.train={trained_run}", f"root={tmp_path}", "callbacks.checkpoint.every_updates=2"),
     ]
     return lambda *overrides: compose_any(*words, f"run_dir={tmp_path}/new", *overrides)
-
-
-@pytest.fixture
-def after_update(monkeypatch):
-    """Do something once the agent has made so many updates."""
-
-    @contextmanager
-    def after(number, action):
-        step = DreamerAgent.training_step
-
-        def step_and_act(agent, batch, batch_idx):
-            result = step(agent, batch, batch_idx)
-            if agent.updates == number:
-                action()
-            return result
-
-        with monkeypatch.context() as patch:
-            patch.setattr(DreamerAgent, "training_step", step_and_act)
-            yield
-
-    return after
 
 
 def lines(run_dir):
