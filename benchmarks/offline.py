@@ -197,10 +197,10 @@ def compare(task: Task, args: argparse.Namespace, folder: Path) -> dict[str, dic
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Record, train, play and print."""
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line, or these words."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.offline", description=__doc__)
-    parser.add_argument("tasks", nargs="*", default=list(TASKS), help="default: all")
+    parser.add_argument("tasks", nargs="*", help=f"default: all, {', '.join(TASKS)}")
     parser.add_argument("--folder", type=Path, default=Path("runs/offline_benchmark"))
     parser.add_argument("--data", nargs="*", choices=DATA, default=list(DATA))
     parser.add_argument("--methods", nargs="*", choices=("clone", "agent"), help="default: both")
@@ -209,7 +209,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--episodes", type=int, default=30, help="of each evaluation")
     parser.add_argument("--recorded", type=int, default=100, help="episodes of the medium data")
     parser.add_argument("--out", type=Path, help="write a JSON report")
-    args = parser.parse_args(argv)
+    args = parser.parse_args(words)
+    args.tasks = args.tasks or list(TASKS)
+    if unknown := [name for name in args.tasks if name not in TASKS]:
+        parser.error(f"`tasks` must be among {', '.join(TASKS)}, got {', '.join(unknown)}.")
+    return args
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Record, train, play and print."""
+    args = parse(words)
     found = {name: compare(TASKS[name], args, args.folder / name) for name in args.tasks}
     methods = list(
         dict.fromkeys(m for sets in found.values() for one in sets.values() for m in one)

@@ -45,6 +45,10 @@ from experiments.search.settings import Search
 from experiments.search.space import words_of
 from experiments.sweep import args, grid
 
+with pytest.MonkeyPatch.context() as patch:
+    patch.setattr("dreamer.runtime.prepare", lambda: None)  # this process is the tests'
+    from benchmarks import offline
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
 EXTENSIONS = [
@@ -344,6 +348,7 @@ CHECKS: dict[str, Callable[[Path, list[str]], object]] = {
     "python -m experiments.coverage": lambda conf, words: coverage.parse(words) and None,
     "python -m experiments.dashboard": lambda conf, words: dashboard.parse(words) and None,
     "python -m benchmarks.memory": lambda conf, words: memory.parse(words) and None,
+    "python -m benchmarks.offline": lambda conf, words: offline.parse(words) and None,
     "python -m docs.make_figures": check_figures,
     "pip": check_pip,
     "pytest": check_pytest,
