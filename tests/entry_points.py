@@ -15,13 +15,15 @@ def read(pyproject: str) -> dict[str, str]:
 
 
 @contextmanager
-def installed(folder: Path, package: str, points: Mapping[str, str]) -> Iterator[None]:
+def installed(
+    folder: Path, package: str, points: Mapping[str, str], *, group: str = "dreamer.envs"
+) -> Iterator[None]:
     """Let a folder hold what pip writes of a package; its modules may lie there, too."""
     info = folder / f"{package}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
     lines = [f"{name} = {value}" for name, value in points.items()]
-    (info / "entry_points.txt").write_text("\n".join(["[dreamer.envs]", *lines]))
+    (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines]))
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         yield

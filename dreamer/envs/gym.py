@@ -8,6 +8,7 @@ import importlib
 import os
 import re
 from functools import partial
+from importlib.metadata import entry_points
 from typing import Annotated, Any, Unpack
 
 import gymnasium
@@ -73,8 +74,8 @@ def make_gym(
     """Build E copies of a registered environment.
 
     Args:
-        task: A registered id, as "CartPole-v1", or one that a module registers on import, as
-            "my_module:MyEnv-v0".
+        task: A registered id, as "CartPole-v1", or one that a module registers on import or by
+            the entry point `gymnasium.envs` of its package, as "my_module:MyEnv-v0".
         action_repeat: Environment steps per policy step; their rewards are summed.
         time_limit_frames: Maximum environment steps of an episode; None: as registered.
         grayscale: See `ObservationEncoder`.
@@ -113,6 +114,7 @@ def make_registered(
     module, _, name = id_.rpartition(":")
     if module:  # another process has not imported it yet
         importlib.import_module(module)
+        _register(module, name)
     if "DISPLAY" not in os.environ:  # avoids a warning of SDL
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     try:
@@ -224,12 +226,26 @@ def _find_id(task: str) -> str:
     try:
         if module:
             import_module_of(task, module)
+            _register(module, name)
     except ModuleNotFoundError as error:
         if error.name != ATARI:
             raise
         raise ImportError(f"{name} needs `pip install 'ale-py>=0.11.2,<0.13'`") from error
     exact = name in gymnasium.registry
     return module + colon + (name if exact else find_task(name, gymnasium.registry, "Gymnasium"))
+
+
+def _register(module: str, name: str) -> None:
+    """Call what a module's package declares as the entry point `gymnasium.envs`.
+
+    The old Gym called it. Gymnasium does not, and an import may not register the environments.
+    """
+    if name in gymnasium.registry:
+        return
+    package = module.partition(".")[0]
+    for point in entry_points(group="gymnasium.envs"):
+        if point.module.partition(".")[0] == package:
+            point.load()()
 
 
 def _can_render(name: str) -> bool:

@@ -275,9 +275,7 @@ def _choose_classes(space: spaces.Space, name: str) -> tuple[tuple[int, ...], En
 
 def _channel_axis(space: spaces.Box) -> int | None:
     """Return an image's channel axis, 0 or -1 (-1 also without channels); None if not an image."""
-    if not (
-        np.isfinite([space.low, space.high]).all() and np.ptp(space.low) == np.ptp(space.high) == 0
-    ):
+    if not all(np.isfinite(x).all() and (x == x.flat[0]).all() for x in (space.low, space.high)):
         return None
     shape = space.shape
     if len(shape) == 2:

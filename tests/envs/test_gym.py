@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import entry_points
 import gymnasium
 import numpy as np
 import pytest
@@ -133,6 +134,17 @@ def test_a_module_registers_its_own():
     assert envs.obs_shapes == {"image": (1, 64, 64)}
     assert envs.action_space.choices == (2, 2, 2)
     assert length_of_episode(envs) == (4, True)
+
+
+def test_a_package_registers_its_own_by_an_entry_point(tmp_path):
+    (tmp_path / "arcade.py").write_text(
+        "import gymnasium\n"
+        "def register():\n"
+        "    gymnasium.register('arcade/Plain-v0', 'toys:Toy')\n"
+    )
+    point = {"arcade": "arcade:register"}
+    with entry_points.installed(tmp_path, "arcade", point, group="gymnasium.envs"):
+        assert length_of_episode(make("arcade:arcade/Plain-v0"))[1]
 
 
 def test_ids_are_found_whatever_their_case():

@@ -89,6 +89,15 @@ def test_a_few_kinds_of_things_become_a_visible_image():
     assert (make_encoder(pixels(9, 9, 3, high=10))(raw)["image"] == 128).all()
 
 
+def test_a_grid_of_booleans_becomes_an_image():
+    grid = np.zeros((10, 10, 4), bool)
+    grid[5, :, 2] = True
+    image = make_encoder(Box(0, 1, grid.shape, bool))(grid)["image"]
+    assert image.shape == (4, 64, 64)
+    assert (image[2, 35] == 255).all()
+    assert not image[[0, 1, 3]].any()
+
+
 def test_grayscale_makes_luminance_of_rgb_and_leaves_other_images():
     space = Dict(colour=pixels(64, 64, 3), stack=pixels(64, 64, 4))
     encode = make_encoder(space, grayscale=True)
@@ -119,6 +128,7 @@ def test_alpha_is_a_channel_that_changes_no_other():
         Box(0, 1, (16, 16, 16)),  # which of them is the channel?
         Box(0, 255, (128,), np.uint8),
         Box(-2, 5, ()),
+        Box(0, 1, (400,), bool),
     ],
     ids=str,
 )
