@@ -5,7 +5,7 @@ with it. It knows neither actor nor critic: `imagine` takes the policy as a func
 """
 
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
 
@@ -25,6 +25,7 @@ from dreamer.schema.validation import check
 from dreamer.types import Batch, RSSMState, Trajectory, visible
 
 OBSERVATIONS = "observations"  # key of `loss_scales`: the scales by observation
+VECTORS = "vectors"  # key of `loss_scales`: the scale of all vector observations
 METRIC_NAMES = {"discount": "continue"}  # heads with another name in metrics
 
 
@@ -61,7 +62,7 @@ class WorldModelConfig:
         Mapping[str, NonNegativeSchedule | Mapping[str, NonNegative]],
         doc(
             "Weights of the losses of the KL, which may be a schedule, and of observations; 1 if "
-            "not given."
+            "not given. `vectors` is that of every vector observation without one of its own."
         ),
     ]
     image_gradients: Annotated[bool, doc("Let the decoder train the latent state.")]
@@ -129,12 +130,12 @@ class WorldModelOutput(NamedTuple):
 
 
 def split_loss_scales(
-    scales: Mapping[str, Any], obs_keys: Collection[str]
+    scales: Mapping[str, Any], obs_shapes: ObsShapes
 ) -> tuple[str | float, dict[str, float]]:
     """Return the schedule of the KL scale (1 by default), and the scales of observations by key.
 
     Observations have the namespace `observations`, so that one may be called `kl`. The short form
-    `image: 2.0` beside `kl` is accepted, too.
+    `image: 2.0` beside `kl` is accepted, too, and `vectors: 30.0` for all vector observations.
 
     Raises:
         ValueError: a name is neither `kl` nor an observation, or the scale of an observation is
@@ -144,11 +145,14 @@ def split_loss_scales(
     if not isinstance(nested, Mapping):  # the short form of an observation of that name
         nested = {OBSERVATIONS: nested}
     flat = {key: scale for key, scale in scales.items() if key not in ("kl", OBSERVATIONS)}
+    if VECTORS in flat and VECTORS not in obs_shapes:
+        vectors = [key for key, shape in obs_shapes.items() if len(shape) == 1]
+        flat = dict.fromkeys(vectors, flat.pop(VECTORS)) | flat
     observations = {**flat, **nested}
-    if unknown := observations.keys() - set(obs_keys):
+    if unknown := observations.keys() - obs_shapes.keys():
         raise ValueError(
-            f"`loss_scales` must be among {['kl', *sorted(obs_keys)]}, got {sorted(unknown)}; the "
-            "scale of a head is `heads.<name>.scale`"
+            f"`loss_scales` must be among {['kl', *sorted(obs_shapes)]}, got {sorted(unknown)}; "
+            "the scale of a head is `heads.<name>.scale`"
         )
     for key, scale in observations.items():
         if not is_constant(scale):

@@ -122,6 +122,18 @@ def test_scale_of_an_observation_may_stand_beside_that_of_the_kl():
     assert model.obs_scales == {"image": 2.0, "speed": 4.0}
 
 
+def test_vectors_may_share_a_scale():
+    model = make_model(loss_scales={"vectors": 9.0, "observations": {"speed": 4.0}})
+    assert model.obs_scales == {"angle": 9.0, "speed": 4.0}
+    config = dataclasses.replace(WORLD_MODEL, loss_scales={"vectors": 9.0})
+    images = {key: shape for key, shape in OBS_SHAPES.items() if len(shape) == 3}
+    assert WorldModel(config, images, A).obs_scales == {}
+    # An observation may have that name.
+    assert WorldModel(config, images | {"vectors": (2,), "angle": (3,)}, A).obs_scales == {
+        "vectors": 9.0
+    }
+
+
 def test_only_the_scale_of_the_kl_may_be_a_schedule():
     scales = {"observations": {"image": "linear(1,0,5)"}}
     with pytest.raises(ValueError, match="must be a number"):
