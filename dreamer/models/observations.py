@@ -57,6 +57,10 @@ class ObservationConfig:
         """Build the decoder; a subclass may build another."""
         return Decoder(input_size, obs_shapes, self)
 
+    def build_output(self, input_size: int, shape: tuple[int, ...]) -> DistributionLayer:
+        """Build the last layer of a vector observation; a subclass may build another."""
+        return DistributionLayer(input_size, shape, "mse")
+
     def __post_init__(self):
         check(self)
 
@@ -147,9 +151,7 @@ class Decoder(nn.Module):
                 )
             self.outputs = nn.ModuleDict(
                 {
-                    _module_name(k): DistributionLayer(
-                        self.vector.output_size, obs_shapes[k], "mse"
-                    )
+                    _module_name(k): config.build_output(self.vector.output_size, obs_shapes[k])
                     for k in self.vector_keys
                 }
             )
