@@ -1,6 +1,6 @@
 """Normals whose standard deviation follows from their errors."""
 
-import dataclasses
+import copy
 import math
 
 import pytest
@@ -13,9 +13,13 @@ from dreamer.models.calibrated import (
     CalibratedDecoderConfig,
     CalibratedHeadConfig,
     CalibratedLayer,
+    CalibratedWorldModel,
+    CalibratedWorldModelConfig,
 )
+from dreamer.models.reward_heads import CategoricalRewardConfig
 
 SHAPE = (2,)
+NOISE = torch.rand(7, 3, 4, 6)
 STD = torch.tensor([0.03, 20.0])
 
 
@@ -24,16 +28,23 @@ def make_layer(min_std=0.01):
     return CalibratedLayer(4, SHAPE, min_std)
 
 
-def make_model(obs_shapes=VECTORS):
-    options = {k: v for k, v in vars(head()).items() if k != "distribution"}
-    reward = CalibratedHeadConfig(**options, distribution="mse", gradients=True, scale=1.0)
-    config = dataclasses.replace(
-        WORLD_MODEL,
-        decoder=CalibratedDecoderConfig(**vars(WORLD_MODEL.decoder)),
-        heads={**WORLD_MODEL.heads, "reward": reward},
-    )
+def with_reward(**options):
+    plain = {k: v for k, v in vars(head()).items() if k != "distribution"}
+    make = CategoricalRewardConfig if "categorical" in options.values() else CalibratedHeadConfig
+    reward = make(**plain, gradients=True, scale=1.0, **options)
+    return {**WORLD_MODEL.heads, "reward": reward}
+
+
+def make_model(**change) -> CalibratedWorldModel:
+    options = vars(WORLD_MODEL) | {
+        "decoder": CalibratedDecoderConfig(**vars(WORLD_MODEL.decoder)),
+        "heads": with_reward(distribution="mse"),
+        "reward_transform": "identity",
+    }
     torch.manual_seed(0)
-    return config.build(obs_shapes, A)
+    model = CalibratedWorldModelConfig(**options | change).build(VECTORS, A)
+    assert isinstance(model, CalibratedWorldModel)
+    return model
 
 
 def test_the_standard_deviation_becomes_that_of_the_errors():
@@ -99,10 +110,46 @@ def test_the_world_model_calibrates_vectors_and_rewards(optimized):
     assert [x.shape for x in layers] == [*VECTORS.values(), ()]
     assert all((x.running_std > 0).all() and x.updates == 1 for x in layers)
     # The weights are those of the plain model, so that one can start from the other.
-    assert [*model.state_dict()] != [*plain.state_dict()]
     assert [name for name, _ in model.named_parameters()] == [
         name for name, _ in plain.named_parameters()
     ]
+
+
+def test_rewards_are_measured_by_their_root_mean_square():
+    batch = make_batch(obs_shapes=VECTORS)
+    batch = batch._replace(reward=torch.full_like(batch.reward, 40.0))
+    small = batch._replace(reward=batch.reward / 1000)
+    outputs = [make_model().loss(x, noise=NOISE) for x in (batch, small)]
+    assert_close(outputs[0].metrics["reward_rms"], torch.tensor(40.0))
+    assert_close(outputs[1].metrics["reward_rms"], torch.tensor(0.04))
+    assert_close(outputs[0].loss, outputs[1].loss)
+    model = make_model()
+    model.loss(batch)
+    assert_close(model.targets(batch)["reward"], torch.ones_like(batch.reward))
+    assert_close(model.targets(small)["reward"], torch.full_like(batch.reward, 1e-3))
+
+
+def test_the_unit_of_rewards_follows_training_slowly_and_is_kept():
+    batch = make_batch(obs_shapes=VECTORS)
+    none, twos = (batch._replace(reward=torch.full_like(batch.reward, x)) for x in (0.0, 2.0))
+    model = make_model()
+    assert_close(model.loss(none).metrics["reward_rms"], torch.tensor(1.0))
+    assert_close(model.loss(twos).metrics["reward_rms"], torch.tensor(2.0**0.5))  # of 0 and 4
+    with torch.no_grad():
+        model.loss(none)
+    assert_close(model.reward_rms, torch.tensor(2.0**0.5))
+    other = make_model()
+    other.load_state_dict(model.state_dict())
+    assert_close(other.reward_rms, model.reward_rms)
+    copied = copy.deepcopy(model)
+    copied.reward_square.fill_(9.0)
+    assert_close(copied.targets(twos)["reward"], torch.full_like(twos.reward, 2 / 3))
+    assert_close(model.targets(twos)["reward"], torch.full_like(twos.reward, 2.0**0.5))
+
+
+def test_categorical_rewards_are_refused():
+    with pytest.raises(ValueError, match="must not be categorical in this world model"):
+        make_model(heads=with_reward(distribution="categorical"))
 
 
 def test_other_likelihoods_are_refused():
