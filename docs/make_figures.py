@@ -6,6 +6,8 @@
 `python -m docs.make_figures animation RUN_DIR NAME` makes docs/NAME_dream.gif of that video.
 `python -m docs.make_figures suites RUNS` draws docs/suites.png: the evaluations of the SUITES,
 whose runs lie under the folder RUNS.
+`python -m docs.make_figures boxing RUNS` draws docs/boxing_returns.png: the runs of `atari_small`
+under the folder RUNS, beside the published ones.
 """
 
 import json
@@ -57,6 +59,11 @@ SUITES = {
     "MiniGrid: Empty-5x5, from pixels": Suite("minigrid/Empty-5x5/empty_room", 0.2, 0.955),
     "Pendulum-v1, from vectors": Suite("gym/Pendulum-v1/pendulum", -1147, -200),
 }
+
+
+BOXING = "atari/boxing/atari_small"
+BOXING_RANDOM = 0.1
+BOXING_FRAMES = 2.1e6  # as far as the figure shows the published runs
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, float | None]]:
@@ -117,6 +124,34 @@ def _draw_suite(axis: Axes, folder: Path, suite: Suite) -> None:
         )
 
 
+def draw_boxing(runs: Path) -> Figure:
+    """Returns of Boxing over frames: a line a seed, dots for evaluations; and published ones."""
+    seeds = sorted((runs / BOXING).glob("seed*"))
+    if not seeds:
+        sys.exit(f"No runs in {runs / BOXING}. docs/results.md has the command that makes them.")
+    figure, (axis,) = style.panels(1, columns=1, width=6.0, height=3.2)
+    for seed, color in zip(seeds, style.COLOURS, strict=False):
+        lines = read_metrics(seed)
+        for key, form in (("collect/return", "-"), ("eval/return_mean", "o")):
+            points = [(x["frames"], x[key]) for x in lines if x.get(key) is not None]
+            label = f"training, {seed.name}" if form == "-" else None
+            axis.plot(*zip(*points, strict=True), form, color=color, label=label, markersize=4)
+    axis.plot([], [], "o", color=style.GREY, markersize=4, label="evaluation, mode")
+    curves = published.curves("atari-dreamerv2")
+    scores = curves[curves["task"] == "boxing"].groupby("frames")["score"]
+    shown = scores.agg(["mean", "min", "max"]).loc[:BOXING_FRAMES]
+    around = [shown["mean"] - shown["min"], shown["max"] - shown["mean"]]
+    axis.errorbar(
+        shown.index, shown["mean"], around, color="black", fmt="s", label="published, 8 seeds"
+    )
+    axis.axhline(BOXING_RANDOM, color=style.GREY, linestyle=":", label="random policy")
+    axis.set_xlim(0, BOXING_FRAMES)
+    axis.set_xlabel("frames", fontsize=style.NORMAL)
+    axis.set_title("Boxing: return of an episode", fontsize=style.LARGE)
+    axis.legend(frameon=False, fontsize=style.SMALL)
+    return figure
+
+
 def read_dream(run_dir: Path) -> np.ndarray:
     """The frames (T, H, W, 3) of the newest open-loop video of a run."""
     film = sorted((run_dir / "videos").glob("open_loop_*.mp4"))[-1]
@@ -152,6 +187,10 @@ def main() -> None:
         if sys.argv[1] == "suites":
             figure = draw_suites(Path(sys.argv[2]))
             keep_pictures([style.save(figure, Path(folder) / "suites")])
+            return
+        if sys.argv[1] == "boxing":
+            figure = draw_boxing(Path(sys.argv[2]))
+            keep_pictures([style.save(figure, Path(folder) / "boxing_returns")])
             return
         if sys.argv[1] == "animation":
             film = animate(read_dream(Path(sys.argv[2])), fps=5)
