@@ -29,7 +29,7 @@ class Dream(NamedTuple):
 
     observations: dict[str, np.ndarray]  # as the model encodes them: (H, C, 64, 64) uint8, (H, O)
     actions: Any  # (H, ...) of the environment's space; the action that led to each step
-    rewards: np.ndarray  # (H,) means, after the `reward_transform`
+    rewards: np.ndarray  # (H,) means, after the `reward_transform`, in the unit of the model
     discounts: np.ndarray  # (H,) gamma times the probability that the episode continues
     features: np.ndarray  # (H, F)
 
