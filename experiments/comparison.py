@@ -12,10 +12,9 @@ import pandas as pd
 
 from experiments import tables, text_tables
 from experiments.learning import chart_groups
-from experiments.measures import RETURN
 from experiments.results import CHARTS, Results
 from experiments.run_folder import Run, UnusableError, read_run
-from experiments.runs import table_of
+from experiments.runs import everything, table_of
 from experiments.videos import latest_videos
 
 ABSENT = "(no such key)"
@@ -41,9 +40,9 @@ def of_pair(folders: Sequence[Path]) -> Results:
     if several:
         problems.append("The runs have different tasks; their returns are not comparable.")
     found = table_of(runs, problems)
-    everything = pd.concat([found.curves.assign(key=RETURN), found.numbers], ignore_index=True)
+    drawn = everything(found)
     if several:
-        everything = everything.assign(env="runs", task=TASK)
+        drawn = drawn.assign(env="runs", task=TASK)
     return Results(
         title=f"{' and '.join(names)}",
         tidy=pd.DataFrame(columns=list(tables.TIDY)),
@@ -52,12 +51,12 @@ def of_pair(folders: Sequence[Path]) -> Results:
             "Keys of the configuration that differ": differing,
             "Runs": text_tables.run_list(found.runs, Path(os.path.commonpath(_absolute(folders)))),
         },
-        charts=chart_groups(everything, names_seeds=False),
+        charts=chart_groups(drawn, names_seeds=False),
         curves=found.curves.iloc[:0],
         videos=[
             x
-            for folder, name in zip(folders, names, strict=True)
-            for x in latest_videos(folder, name)
+            for folder, name, run in zip(folders, names, runs, strict=True)
+            for x in latest_videos(folder, name, run.row["counter"])
         ],
         notes=[CHARTS],
         problems=problems,

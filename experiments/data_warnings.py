@@ -35,7 +35,8 @@ def states(runs: pd.DataFrame) -> list[str]:
     counts = ", ".join(f"{n} {state}" for state, n in runs["state"].value_counts().items())
     open_runs = runs[runs["state"].isin(["running", "interrupted", "empty"])]
     far = [
-        f"{run.task}/{run.variant}/seed{run.seed} ({run.frames:,} of {run.total_frames:,} frames)"
+        f"{run.task}/{run.variant}/seed{run.seed} "
+        f"({run.frames:,} of {run.total_frames:,} {run.counter})"
         for run in open_runs.itertuples()
     ]
     sentences = [f"{len(runs)} run(s): {counts}."]
@@ -73,27 +74,28 @@ def without_score(runs: pd.DataFrame) -> list[str]:
 def budgets(runs: pd.DataFrame) -> list[str]:
     """List the tasks whose runs have different lengths."""
     sentences = []
-    for (env, task), part in runs.groupby(["env", "task"]):
+    for (env, task, counter), part in runs.groupby(["env", "task", "counter"]):
         counts = part["total_frames"].value_counts().sort_index()
         if len(counts) > 1:
             lengths = ", ".join(f"{n} of {frames:,}" for frames, n in counts.items())
+            count = "frame count" if counter == "frames" else "number of updates"
             sentences.append(
-                f"{env}/{task}: runs of different lengths ({lengths} frames) are compared at one "
-                "frame count."
+                f"{env}/{task}: runs of different lengths ({lengths} {counter}) are compared at "
+                f"one {count}."
             )
     return sentences
 
 
-def read_at(env: str, runs: pd.DataFrame, frames: int) -> list[str]:
+def read_at(env: str, runs: pd.DataFrame, frames: int, counter: str = "frames") -> list[str]:
     """List the runs, as from `tables.at_frames`, with an older score or none."""
     late, short = runs[runs["score"].isna()], runs[runs["short"]]
     sentences = []
     if len(late):
-        sentences.append(f"{env}: no score yet at {frames:,} frames: {names(late)}.")
+        sentences.append(f"{env}: no score yet at {frames:,} {counter}: {names(late)}.")
     if len(short):
         sentences.append(
-            f"{env}: {len(short)} of {len(runs)} runs end before {frames:,} frames and count with "
-            f"their last score: {names(short)}."
+            f"{env}: {len(short)} of {len(runs)} runs end before {frames:,} {counter} and count "
+            f"with their last score: {names(short)}."
         )
     return sentences
 

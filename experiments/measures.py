@@ -7,6 +7,7 @@ explains every key.
 from typing import NamedTuple
 
 RETURN = "collect/return"
+EVALUATION = "eval/return_mean"
 CLIPPED = "norm before clipping"
 VALUE_ERROR = "critic/value_error"  # of reports: no run logs it
 DIFFERENCES = {VALUE_ERROR: ("critic/value", "critic/target")}  # the first minus the second
@@ -33,7 +34,7 @@ MEASURES = (
     Measure(
         "Return in evaluation",
         "raw reward",
-        {"": ("eval/return_mean",)},
+        {"": (EVALUATION,)},
         "Played with the actor's mode.",
     ),
     Measure("World model's loss", "nats", {"": ("world_model/loss",)}),

@@ -180,6 +180,8 @@ def show(results: Results) -> None:
     debug = {} if results.debug is None else {DEBUG: results.debug}
     for title, table in (_tables(results) | debug).items():
         numbered = isinstance(table.index, pd.RangeIndex)
+        counts = [name for name, kind in table.dtypes.items() if kind == "Int64"]
+        table = table.astype(dict.fromkeys(counts, object)).fillna(dict.fromkeys(counts, ""))
         text = table.to_string(index_names=False, na_rep="", index=not numbered)
         print(f"{title}\n\n{text}\n")
     for line in results.notes:
@@ -191,8 +193,9 @@ def show(results: Results) -> None:
 def sections(tidy: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Format the tables, by title; empty ones are left out."""
     found = {}
-    for (env, frames), part in tidy.groupby(["env", "frames"], sort=False):
-        where = f"{env} at {frames:,} frames: "
+    for (env, count, counter), part in tidy.groupby(["env", "frames", "counter"], sort=False):
+        data = ", stored data," * (counter == "updates")
+        where = f"{env}{data} at {count:,} {counter}: "
         found[where + "aggregates over games, value [95 % interval]"] = text_tables.aggregates(part)
         found[where + "probability that a run of the row beats one of the column"] = (
             text_tables.improvement(part)
@@ -227,7 +230,8 @@ def draw(results: Results, folder: Path) -> list[plots.Captioned]:
     if results.search is not None:
         return plots.search_figures(results.search, folder)
     # By env, so that figures and tables show the same scores.
-    frames = dict(zip(results.tidy["env"], results.tidy["frames"].astype(int), strict=True))
+    played = results.tidy[results.tidy["counter"] == "frames"]
+    frames = dict(zip(played["env"], played["frames"].astype(int), strict=True))
     if results.curves is None:
         return plots.published_figures(folder, frames=frames["atari"])
     return plots.figures(results.curves, results.published, folder, frames=frames)

@@ -14,13 +14,12 @@ import pandas as pd
 from experiments import data_warnings, published, tables, text_tables
 from experiments.exported import exported_agents
 from experiments.learning import chart_groups
-from experiments.measures import RETURN
 from experiments.page import ChartGroup, Video
 from experiments.plots.curves import binned
 from experiments.plots.search import SearchTable
 from experiments.plots.style import FULL_AGENT, PUBLISHED, PYDREAMER
 from experiments.probes import probe_table
-from experiments.runs import Runs, read_runs
+from experiments.runs import Runs, everything, read_runs
 from experiments.videos import latest_videos
 
 TABLE_1_FRAMES = 199_000_000  # the bin of the published curves that gives the paper's Table 1
@@ -129,14 +128,16 @@ def of_runs(folder: Path, frames: int | None, *, compare: Compare | None) -> Res
     found = read_runs(folder)
     if found.runs.empty:
         raise ValueError(" ".join([f"No runs in {folder}.", *found.problems]))
-    (curves, numbers, runs, problems), debug = _without_debug(found)
+    kept, debug = _without_debug(found)
+    curves, _, runs, problems = kept
+    played = curves[curves["counter"] == "frames"]
     videos, probed = _videos(runs), probe_table(runs)
     results = Results(
         title=f"Runs in {folder}",
         tidy=pd.DataFrame(columns=list(tables.TIDY)),
         extra={"runs.csv": found.runs, "curves.csv": found.curves}
         | ({} if probed.empty else {"probes.csv": probed}),
-        curves=curves,
+        curves=played,
         debug=None if debug.empty else text_tables.run_list(debug, folder),
         videos=videos[:MAX_VIDEOS],
         notes=[*data_warnings.states(runs), *data_warnings.budgets(runs)],
@@ -155,18 +156,19 @@ def of_runs(folder: Path, frames: int | None, *, compare: Compare | None) -> Res
         results.shown["Exported agents, mean return [95 % interval] over episodes"] = agents
     results.shown["Runs"] = text_tables.run_list(runs, folder)
     parts, compared = [], []
-    for env, of_env in curves.groupby("env"):
+    for env, of_env in played.groupby("env"):
         reference = compare and _published_curves(str(env), of_env, results, compare)
         if reference is not None:
             compared.append(reference)
         parts.append(_scores(str(env), of_env, reference, frames, results))
+    for env, of_env in curves[curves["counter"] == "updates"].groupby("env"):
+        parts.append(_evaluations(str(env), of_env, results))
     if compared:
         results.published = pd.concat(compared, ignore_index=True)
     if parts:
         results.tidy = pd.concat(parts, ignore_index=True)
         results.notes.append(data_warnings.INTERVALS)
-    everything = pd.concat([curves.assign(key=RETURN), numbers], ignore_index=True)
-    results.charts = chart_groups(everything, _references(results.published))
+    results.charts = chart_groups(everything(kept), _references(results.published))
     if results.charts:
         results.notes.append(CHARTS)
     return results
@@ -220,6 +222,21 @@ def _scores(
     return tables.score_table(runs, frames, np.random.default_rng(0))
 
 
+def _evaluations(env: str, of_env: pd.DataFrame, results: Results) -> pd.DataFrame:
+    """Compute the numbers of one env of runs that collect nothing, from their evaluations."""
+    updates = int(of_env.groupby(tables.RUN)["frames"].max().min())
+    window = max(1, updates // 10)
+    runs = tables.at_frames(of_env, updates, window=window)
+    results.notes.append(
+        f"{env}, stored data: scores are read at {updates:,} updates, the most that all runs have "
+        "reached. A run's score is the mean return of its evaluations in the last "
+        f"{window:,} updates up to there."
+    )
+    results.problems += data_warnings.read_at(env, runs, updates, "updates")
+    results.notes += data_warnings.shared(env, runs)
+    return tables.score_table(runs, updates, np.random.default_rng(0), counter="updates")
+
+
 def _choose_frames(env: str, of_env: pd.DataFrame, requested: int | None, results: Results) -> int:
     """Return the requested frame count if any run has reached it, else what all have reached."""
     ends = of_env.groupby(tables.RUN)["frames"].max()
@@ -271,5 +288,5 @@ def _videos(runs: pd.DataFrame) -> list[Video]:
     for _, of_variant in runs.groupby(["env", "task", "variant"]):
         run = of_variant.iloc[0]
         name = f"{run['env']}, {run['task']}, {run['variant']}, seed {run['seed']}"
-        videos += latest_videos(Path(run["path"]), name)
+        videos += latest_videos(Path(run["path"]), name, run["counter"])
     return videos

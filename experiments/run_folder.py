@@ -22,7 +22,7 @@ from dreamer.files import MLFLOW_ARTIFACTS
 from dreamer.run.migrate import migrate
 from dreamer.run.variant import variant_of
 from experiments import published
-from experiments.measures import DIFFERENCES, KEYS, RETURN
+from experiments.measures import DIFFERENCES, EVALUATION, KEYS, RETURN
 from experiments.sweep.state import read_state
 
 RUN_FILES = {
@@ -47,7 +47,8 @@ class Run(NamedTuple):
             action_repeat, last_score, best_score, eval_return (the latest evaluation's mean), debug
             (whether it is of debug=fast) and path.
         points: its curve: frames, score (mean raw return of the training episodes since the last
-            point) and episodes (their number), in the order of frames.
+            point) and episodes (their number), in the order of frames. Of a run that collects
+            nothing, the returns are those of its evaluations.
         numbers: what else it logged: frames, key, score (the value), episodes (its weight) and
             counter, of the keys that reports draw.
         config: its configuration.
@@ -102,7 +103,10 @@ def read_run(path: Path) -> Run:
         problems.append(f"{path}: metrics.jsonl is a folder. The run counts without a curve.")
     if unreadable:
         problems.append(f"{path}: {unreadable} unreadable line(s) of metrics.jsonl. Left out.")
-    points = _points(lines)
+    counter = _counter(cfg)
+    points = _points(lines, RETURN, "collect/episodes")
+    if counter == "updates":
+        points = _points(lines, EVALUATION, None)
     is_huge = points["score"].abs() > MAX_SCORE
     if is_huge.any():
         problems.append(
@@ -110,7 +114,7 @@ def read_run(path: Path) -> Run:
             f"{MAX_SCORE:g}. Left out."
         )
     points = points[~is_huge]
-    if points.empty and any("collect/return" in line for line in lines):
+    if points.empty and any(RETURN in line for line in lines):
         problems.append(f"{path}: metrics.jsonl has returns, and none can be used.")
     repeated = points["frames"].duplicated(keep="last")
     if repeated.any():
@@ -124,7 +128,6 @@ def read_run(path: Path) -> Run:
         values = (line.get(key) for line in reversed(lines))
         return next((x for x in values if isinstance(x, int | float) and abs(x) <= MAX_SCORE), None)
 
-    counter = _counter(cfg)
     row = {
         "env": str(cfg["env_name"]),
         "task": _task(cfg),
@@ -138,7 +141,7 @@ def read_run(path: Path) -> Run:
         "action_repeat": int(cfg["env"].get("action_repeat", 1)),
         "last_score": points["score"].iloc[-1] if len(points) else math.nan,
         "best_score": points["score"].max(),
-        "eval_return": latest("eval/return_mean"),
+        "eval_return": latest(EVALUATION),
         "debug": cfg["experiment_name"] == DEBUG,
         "path": str(path),
     }
@@ -189,11 +192,17 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     return lines, len(raw) - len(lines)
 
 
-def _points(lines: list[dict[str, Any]]) -> pd.DataFrame:
-    """Extract the returns: frames, score and episodes, in the order of the file."""
+def _points(lines: list[dict[str, Any]], key: str, total: str | None) -> pd.DataFrame:
+    """Extract the returns: frames, score and episodes, in the order of the file.
+
+    Args:
+        lines: Of the file.
+        key: Of the returns.
+        total: Of the number of episodes since the beginning; None: all points count the same.
+    """
     points, before = [], 0.0
     for line in lines:
-        score, ended = line.get("collect/return"), line.get("collect/episodes")
+        score, ended = line.get(key), total and line.get(total)
         if not isinstance(score, int | float) or not math.isfinite(score):
             continue
         ended = ended if isinstance(ended, int | float) else before + 1

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from experiments import published
+from experiments.measures import RETURN
 from experiments.run_folder import Run, UnusableError, read_run, run_folders
 
-CURVE_COLUMNS = (*published.CURVE_COLUMNS, "episodes")
-NUMBER_COLUMNS = (*CURVE_COLUMNS, "key", "counter")
+CURVE_COLUMNS = (*published.CURVE_COLUMNS, "episodes", "counter")
+NUMBER_COLUMNS = (*CURVE_COLUMNS, "key")
 RUN_COLUMNS = (
     *("env", "task", "variant", "seed", "state", "frames", "total_frames", "updates"),
     *("counter", "action_repeat", "last_score", "best_score", "eval_return", "debug", "path"),
@@ -33,9 +34,9 @@ class Runs(NamedTuple):
     """The runs under a folder.
 
     Attributes:
-        curves: a row per point: env, task, variant, seed, frames, score and episodes.
-        numbers: the same with a key and what its frames count, of the other numbers that reports
-            draw.
+        curves: a row per point: env, task, variant, seed, frames, score, episodes and counter,
+            which is what frames count: frames, or updates of a run that collects nothing.
+        numbers: the same with a key, of the other numbers that reports draw.
         runs: a row per run, see `Run.row`; state is finished, running, interrupted, failed or
             empty; frames and updates are those so far.
         problems: sentences about errors and data left out.
@@ -78,11 +79,23 @@ def read_runs(folder: Path) -> Runs:
     return table_of(found, problems)
 
 
+def everything(found: Runs) -> pd.DataFrame:
+    """Return all numbers that reports draw, returns included, each point once.
+
+    The returns of runs that collect nothing are those of evaluations, which `numbers` has.
+    """
+    played = found.curves[found.curves["counter"] == "frames"]
+    return pd.concat([played.assign(key=RETURN), found.numbers], ignore_index=True)
+
+
 def table_of(found: Sequence[Run], problems: list[str]) -> Runs:
     """Put runs into tables."""
     rows = pd.DataFrame([run.row for run in found], columns=list(RUN_COLUMNS))
     names = [{key: run.row[key] for key in RUN} for run in found]
-    points = [run.points.assign(**name) for run, name in zip(found, names, strict=True)]
+    points = [
+        run.points.assign(counter=run.row["counter"], **name)
+        for run, name in zip(found, names, strict=True)
+    ]
     numbers = [run.numbers.assign(**name) for run, name in zip(found, names, strict=True)]
     return Runs(_stacked(points, CURVE_COLUMNS), _stacked(numbers, NUMBER_COLUMNS), rows, problems)
 

@@ -22,7 +22,7 @@ MODEL_FREE = ("iqn", "rainbow", "c51", "dqn")
 TABLE_1 = ("gamer_median", "gamer_mean", "record_mean", "clipped_record_mean")
 TIDY = (
     *("env", "task", "variant", "measure", "frames", "value", "low", "high"),
-    *("runs", "short_runs", "tasks"),
+    *("runs", "short_runs", "tasks", "counter"),
 )
 
 
@@ -88,13 +88,16 @@ def shared_tasks(runs: pd.DataFrame) -> list[str]:
     return list(variants.index[variants == runs["variant"].nunique()])
 
 
-def score_table(runs: pd.DataFrame, frames: int, rng: np.random.Generator) -> pd.DataFrame:
+def score_table(
+    runs: pd.DataFrame, frames: int, rng: np.random.Generator, *, counter: str = "frames"
+) -> pd.DataFrame:
     """Compute all numbers at a frame count, as a tidy table with a row per number.
 
     Args:
         runs: As from `at_frames`, of one env, with at least one score.
         frames: Where they were read.
         rng: Draws the resamples of the bootstrap.
+        counter: What `frames` counts: frames, or updates of runs that collect nothing.
 
     Returns:
         Columns `TIDY`: `measure` is the name of `value`, `low` and `high` are its 95 % interval
@@ -125,6 +128,7 @@ def score_table(runs: pd.DataFrame, frames: int, rng: np.random.Generator) -> pd
         runs=[sum(size[n.variant, task] for task in n.over) for n in numbers],
         short_runs=[sum(short[n.variant, task] for task in n.over) for n in numbers],
         tasks=[len(number.over) for number in numbers],
+        counter=counter,
     )[list(TIDY)]
 
 

@@ -44,7 +44,12 @@ def per_task(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def run_list(runs: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Return a row per run, with its progress and its returns; paths are relative to `folder`."""
+    """Return a row per run, with its progress and its returns; paths are relative to `folder`.
+
+    A run that collects nothing has no frames, and its returns are those of evaluations.
+    """
+    counts = runs[["frames", "total_frames"]].astype("Int64")
+    collects = runs["counter"] == "frames"
     table = pd.DataFrame(
         {
             "environment": runs["env"],
@@ -52,16 +57,18 @@ def run_list(runs: pd.DataFrame, folder: Path) -> pd.DataFrame:
             "variant": runs["variant"],
             "seed": runs["seed"],
             "state": runs["state"],
-            "frames": runs["frames"].where(runs["counter"] == "frames", 0),
-            "of frames": runs["total_frames"].where(runs["counter"] == "frames", 0),
+            "frames": counts["frames"].where(collects),
+            "of frames": counts["total_frames"].where(collects),
             "updates": runs["updates"],
+            "of updates": counts["total_frames"].where(~collects),
             "last return": runs["last_score"],
             "best return": runs["best_score"],
             "evaluation": runs["eval_return"].astype(float),
             "folder": [os.path.relpath(path, folder) for path in runs["path"]],
         }
     )
-    return table.reset_index(drop=True)
+    unused = [x for x in ("frames", "of frames", "of updates") if table[x].isna().all()]
+    return table.drop(columns=unused if len(table) else []).reset_index(drop=True)
 
 
 def improvement(table: pd.DataFrame) -> pd.DataFrame:

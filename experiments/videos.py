@@ -17,25 +17,26 @@ KINDS = {  # by the beginning of the file's name, the longest first
     "probe_map": "The map, what the probe reads from the features, and errors in red",
     "probe_goals": "Goals as seen from the agent; small squares are the probe's predictions",
 }
-_NAME = re.compile(r"(?P<kind>.+)_(?P<frames>\d{10})\.mp4")
+_NAME = re.compile(r"(?P<kind>.+)_(?P<count>\d{10})\.mp4")
 _ORDER = [*KINDS]
 
 
-def latest_videos(folder: Path, name: str) -> list[Video]:
+def latest_videos(folder: Path, name: str, counter: str = "frames") -> list[Video]:
     """Return the latest video of each kind of a run.
 
     Args:
         folder: of the run.
         name: of the run, for the captions.
+        counter: what the names of its videos count, frames or updates.
     """
     latest: dict[str, tuple[int, Path]] = {}
     for path in sorted((folder / "videos").glob("*.mp4")):
         if match := _NAME.fullmatch(path.name):
-            found = (int(match["frames"]), path)
+            found = (int(match["count"]), path)
             latest[match["kind"]] = max(found, latest.get(match["kind"], found))
     return [
-        Video(path, f"{_what(kind)}. {name}, after {frames:,} frames.")
-        for kind, (frames, path) in sorted(latest.items(), key=lambda item: _place(item[0]))
+        Video(path, f"{_what(kind)}. {name}, after {count:,} {counter}.")
+        for kind, (count, path) in sorted(latest.items(), key=lambda item: _place(item[0]))
     ]
 
 

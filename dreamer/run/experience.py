@@ -5,6 +5,7 @@
 
 import functools
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from dreamer.replay.buffer import Replay, ReplayConfig
 from dreamer.replay.mixture import AnyReplay, MixedReplay
 from dreamer.replay.storage import peek
 from dreamer.replay.stored import copy_episodes, count_too_old
-from dreamer.run.folder import RunFolder
+from dreamer.run.folder import ResumePoint, RunFolder
 from dreamer.run.offline import Source, is_offline, rename_of, sources_of
 from dreamer.run.paths import absolute, is_remote
 
@@ -58,6 +59,35 @@ class Experience(NamedTuple):
             return found[0]
         total = {key: sum(one[key] for one in found) for key in ("episodes", "policy_steps")}
         return {"source": [one["source"] for one in found], **total}
+
+
+def must_copy(cfg: DictConfig, folder: RunFolder, resume: ResumePoint | None) -> bool:
+    """Whether the data of a run are to be copied: at its start, and if their copy is lost.
+
+    Args:
+        cfg: The configuration.
+        folder: The run folder.
+        resume: The checkpoint; None: the run starts.
+    """
+    if resume is None:
+        return True
+    directories = stored_in(cfg, folder)
+    before = resume.steps[len(resume.steps) - len(directories) :]
+    for directory, steps in zip(directories, before, strict=True):
+        stored = peek(directory)
+        if stored is None or stored.steps < steps:
+            return True
+    return False
+
+
+def stored_in(cfg: DictConfig, folder: RunFolder) -> list[Path]:
+    """Return the directories that hold nothing but stored data, one for each source."""
+    count = len(sources_of(cfg))
+    if is_offline(cfg) and count == 1:
+        return [folder.replay]
+    if not (is_offline(cfg) or cfg.data.mix):  # new steps come to the data
+        return []
+    return [folder.stored / str(number) for number in range(count)]
 
 
 def read_headers(cfg: DictConfig, folder: RunFolder, envs: VectorEnvs | None) -> list[Header]:
@@ -187,6 +217,7 @@ class Replays(NamedTuple):
     """The replay of a run, and where its stored data go."""
 
     whole: AnyReplay
+    own: Replay  # gets the steps of a run that collects
     targets: list[tuple[Replay, int]]  # of each part of the data, and its environments
 
 
@@ -196,8 +227,6 @@ def make_replays(
     envs: VectorEnvs,
     config: ReplayConfig,
     experience: Experience | None,
-    *,
-    resumed: bool,
 ) -> Replays:
     """Open the replays of a run, or create them.
 
@@ -209,8 +238,7 @@ def make_replays(
         folder: The run folder.
         envs: What the run plays in, or the spaces of its data.
         config: Of the replay that the run fills.
-        experience: What is to be copied; None if the run is resumed, or copies nothing.
-        resumed: Whether the run is.
+        experience: What is to be copied; None: nothing, or what is to be there already.
 
     Raises:
         OSError: The disk is too small.
@@ -233,33 +261,28 @@ def make_replays(
     if not offline:
         parts.append(open_replay(folder.replay, envs.count, 0, config))
         if not cfg.data.mix:
-            return Replays(parts[0], [(parts[0], envs.count)])
+            return Replays(parts[0], parts[0], [(parts[0], envs.count)])
     rings: list[Replay] = []
-    for number, _ in enumerate(sources):
-        alone = offline and len(sources) == 1
-        directory = folder.replay if alone else folder.stored / str(number)
-        if not resumed:  # of an earlier start; the data may have changed since
+    for number, directory in enumerate(stored_in(cfg, folder)):
+        if experience:  # what is there is of an earlier start; the data may have changed since
             shutil.rmtree(directory, ignore_errors=True)
-        lengths = experience.parts[number].header.lengths if experience else ()
-        capacity = _capacity_of(directory) if resumed else sum(lengths)
+            capacity = sum(experience.parts[number].header.lengths)
+        else:
+            capacity = _capacity_of(directory)
         ring = replace(config, capacity_policy_steps=capacity)
         rings.append(open_replay(directory, 1, number + (not offline), ring))
     parts += rings
     targets = [(ring, 1) for ring in rings]
     if len(parts) == 1:
-        return Replays(parts[0], targets)
+        return Replays(parts[0], parts[0], targets)
     weights = [source.weight for source in sources] if offline else [1 - cfg.data.mix, cfg.data.mix]
-    return Replays(MixedReplay(parts, weights, seed=cfg.seed), targets)
+    return Replays(MixedReplay(parts, weights, seed=cfg.seed), parts[0], targets)
 
 
 def _capacity_of(directory: Path) -> int:
     """Return the capacity of a replay on disk."""
     stored = peek(directory)
-    if stored is None:
-        raise ValueError(
-            f"{directory} is missing, which holds the data of the run. Restore it, or choose "
-            "another run_dir=."
-        )
+    assert stored is not None  # or `must_copy` is true
     return next(iter(stored.columns.values())).shape[1] - 1
 
 
@@ -285,6 +308,29 @@ def copy_experience(
     ]
     names = ["experience", *(f"and from {n + 2}" for n in range(len(lines) - 1))]
     return dict(zip(names, lines, strict=True))
+
+
+def copy_again(
+    experience: Experience,
+    targets: Sequence[tuple[Replay, int]],
+    resume: ResumePoint,
+    check: Callable[[], None],
+) -> dict[str, str]:
+    """Copy the data of a resumed run whose copy is lost; see `copy_experience`.
+
+    There is a warning if they are not what they were. Then the run continues with what they are.
+    """
+    lines = copy_experience(experience, targets, check)
+    before = resume.steps[len(resume.steps) - len(targets) :]
+    for part, (replay, _), steps in zip(experience.parts, targets, before, strict=True):
+        replay.is_refilled = replay.steps != steps
+        if replay.is_refilled:
+            warnings.warn(
+                f"{part.header.address} has {replay.steps:,} steps, and had {steps:,} when the run "
+                "began. The run continues with what it has now.",
+                stacklevel=2,
+            )
+    return lines
 
 
 def _copy(part: Part, replay: Replay, env_count: int, check: Callable[[], None]) -> str:

@@ -78,6 +78,7 @@ class ResumePoint(NamedTuple):
     path: Path
     frames: int
     updates: int
+    steps: tuple[int, ...]  # per environment, that each of its replays had
 
     def count(self, counter: str) -> int:
         """Return the count that the run goes by: frames or updates."""
@@ -443,11 +444,14 @@ class RunFolder:
                 f"{', '.join(_unequal(old, new))}. Choose another run_dir=, or delete the folder."
             )
 
-    def resume_point(self, *, has_store: bool = False) -> ResumePoint | None:
+    def resume_point(self, *, has_store: bool = False, collects: bool = True) -> ResumePoint | None:
         """Return the point from which to resume; None if there is no checkpoint.
 
-        If the last checkpoint is damaged, it is the newest one that is not. The replay may be
-        missing if the run has a store with its episodes.
+        If the last checkpoint is damaged, it is the newest one that is not.
+
+        Args:
+            has_store: The run has a store with its episodes, so the replay may be missing.
+            collects: If not, the replay may be missing, too: it can be copied from the data again.
 
         Raises:
             DamagedFile: All checkpoints are damaged or of another program.
@@ -456,13 +460,15 @@ class RunFolder:
         if not self.is_saved:
             return None
         path, state = self.read_intact(self.last)
-        may_refill = has_store and "Store" in state["callbacks"]
+        may_refill = not collects or (has_store and "Store" in state["callbacks"])
         if not self.replay.is_dir() and not self.stored.is_dir() and not may_refill:
             raise ValueError(
                 f"{self.replay} is missing, which holds the experience of the run. Restore it. "
                 f"{self._begin_anew()}"
             )
-        return ResumePoint(path, state["counters"]["frames"], state["counters"]["updates"])
+        counters, replay = state["counters"], state.get("ReplayDataModule", {})
+        steps = tuple(part.get("steps", 0) for part in replay.get("parts", [replay]))
+        return ResumePoint(path, counters["frames"], counters["updates"], steps)
 
     def read_intact(self, path: Path) -> tuple[Path, dict[str, Any]]:
         """Read a checkpoint or, if it is damaged, the newest one that is not.

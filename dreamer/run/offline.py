@@ -149,8 +149,8 @@ def _check_offline(cfg: DictConfig, sources: list[Source]) -> None:
             )
     if cfg.replay.store is not None:
         raise ValueError(
-            f"`replay.store` must be null with collect=none, got {cfg.replay.store}: no episodes "
-            "are collected"
+            f"`replay.store` must be null with collect=none, got {cfg.replay.store}: nothing is "
+            "collected. The data stay at data.train; callbacks.checkpoint.mirror copies checkpoints"
         )
     if has_no_environment(cfg) and cfg.callbacks.evaluate:
         raise ValueError(
@@ -183,11 +183,6 @@ def _check_online(cfg: DictConfig) -> None:
     if cfg.data.mix is not None:
         if cfg.data.prefill is None:
             raise ValueError(f"`data.mix` must be null without data.prefill, got {cfg.data.mix}")
-        if cfg.replay.store is not None:
-            raise ValueError(
-                f"`replay.store` must be null with data.mix, got {cfg.replay.store}: another "
-                "machine could not fill the part of the stored data from it"
-            )
         if cfg.prefill_policy_steps < 1:
             raise ValueError(
                 "`prefill_policy_steps` must be at least 1 with data.mix, got "

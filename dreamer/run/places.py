@@ -143,6 +143,7 @@ def find_refill(
     """
     state: dict[str, Any] = folder.read_intact(resume.path)[1]
     replay = state["ReplayDataModule"]
+    replay = replay.get("parts", [replay])[0]  # its own, with data.mix
     stored = peek(folder.replay)
     if stored is not None and stored.steps >= replay["steps"]:
         return None

@@ -37,7 +37,6 @@ from dreamer.envs.codecs import codec_of
 from dreamer.evaluation import EVALUATION_SEED
 from dreamer.loggers import finish, truncate
 from dreamer.policy import PolicyContext, RandomPolicy
-from dreamer.replay.buffer import Replay
 from dreamer.replay.dataset import ReplayDataModule
 from dreamer.replay.mixture import AnyReplay
 from dreamer.run.build import (
@@ -60,8 +59,10 @@ from dreamer.run.config import checked, most_updates, reasons
 from dreamer.run.cost import estimate_cost
 from dreamer.run.experience import (
     Experience,
+    copy_again,
     copy_experience,
     make_replays,
+    must_copy,
     plan_experience,
     read_headers,
     read_held_out,
@@ -100,14 +101,15 @@ def _begin_with(
     seed: int,
 ) -> tuple[VectorEnvs, Experience | None]:
     """Make the environments, or what has their spaces, and plan which stored data to copy."""
+    copies = must_copy(cfg, folder, resume)
     if has_no_environment(cfg):
-        headers = [] if resume else read_headers(cfg, folder, None)
+        headers = read_headers(cfg, folder, None) if copies else []
         envs = spaces_from(headers, cfg, folder)
         return envs, plan_experience(headers, cfg, envs)
     one = {"count": 1} if is_offline(cfg) else {}  # for its spaces only
     envs = make_envs(cfg, seed=seed, **one)
     try:
-        headers = [] if resume else read_headers(cfg, folder, envs)
+        headers = read_headers(cfg, folder, envs) if copies else []
         return envs, plan_experience(headers, cfg, envs)
     except BaseException:
         envs.close()
@@ -147,7 +149,8 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
     _seed_everything(cfg.seed)
     _silence_lightning()
 
-    resume = folder.resume_point(has_store=places.store is not None)
+    replaceable = {"has_store": places.store is not None, "collects": not is_offline(cfg)}
+    resume = folder.resume_point(**replaceable)
     if resume is None:
         folder.check_may_begin(cfg)
     # Seeds also depend on the frame, so that a resumed run does not repeat its first episodes.
@@ -171,7 +174,7 @@ def train(cfg: DictConfig, make_envs: EnvsMaker = make_envs) -> Summary:
                 capacity=cfg.replay.capacity_policy_steps,
             )
         with folder.lock():
-            if folder.resume_point(has_store=places.store is not None) != resume:
+            if folder.resume_point(**replaceable) != resume:
                 raise FolderInUse(
                     f"Another process has continued {folder.path} while this one was starting. "
                     "Repeat the command if the run is not finished."
@@ -221,9 +224,7 @@ def _fit(
     held_out: HeldOut | None,
     at_end: ExitStack,
 ) -> Summary:
-    replay, targets = make_replays(
-        cfg, folder, envs, make_replay_config(cfg), experience, resumed=resume is not None
-    )
+    replay, own, targets = make_replays(cfg, folder, envs, make_replay_config(cfg), experience)
     offline, counter = is_offline(cfg), counter_of(cfg)
     if offline:  # schedules count policy steps: they move as in an online run
         agent.steps_per_update = cfg.train_every_policy_steps
@@ -258,9 +259,8 @@ def _fit(
     checkpoint: Checkpoint = instantiate(cfg.callbacks.checkpoint)(folder.checkpoints, metrics)
     store: Store | None = None
     if places.store is not None:
-        assert isinstance(replay, Replay)  # `check_data` allows no others
         resumes = resume is not None
-        store = Store(places.store, replay, folder.replay, metrics, resumes=resumes)
+        store = Store(places.store, own, folder.replay, metrics, resumes=resumes)
     if places.mirror is not None:
         checkpoint.mirror = Mirror(places.mirror, folder.path, metrics)
     at_end.callback(finish_uploads, [part for part in (checkpoint.mirror, store) if part])
@@ -294,12 +294,17 @@ def _fit(
                 sources = sources | copied
         else:
             if lost is not None:
-                assert isinstance(replay, Replay) and store is not None
-                replay.clear()
+                assert store is not None
+                own.clear()
                 with interrupt.listening():
-                    sources = sources | {"experience": refill(lost, replay, interrupt.check)}
+                    sources = sources | {"own steps": refill(lost, own, interrupt.check)}
                 checkpoint.saves_at_start = True
                 store.refilled(lost.steps)
+            if experience:
+                with interrupt.listening():
+                    copied = copy_again(experience, targets, resume, interrupt.check)
+                sources = sources | copied
+                checkpoint.saves_at_start |= any(target.is_refilled for target, _ in targets)
             truncate(loggers, resume.count(counter))
         print_header(
             *(cfg, folder, envs, agent, replay, trainer, resume),

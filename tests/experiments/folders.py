@@ -43,3 +43,11 @@ def make_run(
     if finished:
         (path / "summary.json").write_text(json.dumps({"frames": max(scores, default=0)}))
     return path
+
+
+def make_offline_run(root: Path, *, scores: dict[int, float], **settings: Any) -> Path:
+    """Write the folder of a run that collects nothing; `scores` are of evaluations, by updates."""
+    path = make_run(root, collect={"where": "none"}, total_updates=40, scores={}, **settings)
+    lines = [{"updates": n, "eval/return_mean": score} for n, score in scores.items()]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path

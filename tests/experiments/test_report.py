@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from folders import make_run
+from folders import make_offline_run, make_run
 
 from experiments import published, report, tables
 from experiments.sweep.record import write_jobs
@@ -228,6 +228,29 @@ def test_runs_without_a_score_yet_are_reported_all_the_same(tmp_path, reported):
     assert (len(rows), "1 run(s): 1 interrupted" in out) == (0, True)
     assert "! No score yet, as no return has been logged: memory/tiny/seed0." in out
     assert len(pd.read_csv(tmp_path / "out" / "runs.csv")) == 1
+
+
+def test_runs_that_collect_nothing_have_the_scores_of_their_evaluations(tmp_path, reported):
+    make_run(tmp_path / "runs")
+    for seed, last in enumerate((6.0, 8.0)):
+        scores = {10: 1.0, 38: 2.0, 40: last}
+        path = make_offline_run(tmp_path / "runs", variant="offline", seed=seed, scores=scores)
+        (path / "videos").mkdir()
+        (path / "videos" / "policy_0000000040.mp4").touch()
+    out, rows = reported()
+    row = rows.loc["dummy", "memory", "offline", "score"]
+    assert (row["frames"], row["counter"], row["value"]) == (40, "updates", 4.5)  # 2, 6 and 2, 8
+    assert (row["low"], row["high"], row["runs"]) == (4.0, 5.0, 2)
+    online = rows.loc["dummy", "memory", "tiny", "score"]
+    assert (online["frames"], online["counter"], online["value"]) == (3000, "frames", 3.0)
+    assert "No score yet" not in out
+    assert "dummy, stored data, at 40 updates: mean score [95 % interval] (runs)" in out
+    assert "dummy, stored data: scores are read at 40 updates, the most that all runs" in out
+    table = out.partition("Runs\n")[2]
+    offline = next(line for line in table.splitlines() if "offline" in line)
+    assert offline.split()[4:9] == ["finished", "40", "40", "6.0", "6.0"]  # no frames
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "seed 0, after 40 updates." in page
 
 
 def test_a_folder_without_runs_is_refused_with_what_is_wrong_in_it(tmp_path, capsys):

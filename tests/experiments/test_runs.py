@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import yaml
 from filelock import lock_descriptor
-from folders import make_run
+from folders import make_offline_run, make_run
 from omegaconf import OmegaConf
 
 from dreamer.run.config import checked
@@ -14,7 +14,7 @@ from dreamer.run.migrate import FORMAT
 from experiments.learning import chart_groups
 from experiments.report import write
 from experiments.results import of_runs
-from experiments.runs import CURVE_COLUMNS, RUN_COLUMNS, read_runs
+from experiments.runs import CURVE_COLUMNS, RUN_COLUMNS, everything, read_runs
 from experiments.sweep.state import read_state
 
 
@@ -254,16 +254,20 @@ def test_no_name_in_a_configuration_leads_out_of_the_report(tmp_path):
 
 
 def test_a_run_without_collection_counts_updates(tmp_path):
-    path = make_run(tmp_path, collect={"where": "none"}, total_updates=40, finished=False)
-    scored = [{"updates": n, "eval/return_mean": n / 10} for n in (20, 40)]
-    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in scored))
+    path = make_offline_run(tmp_path, scores={20: 2.0, 40: 4.0}, finished=False)
     make_run(tmp_path, variant="online")
     runs = read_runs(tmp_path)
     row = runs.runs[runs.runs["variant"] == "tiny"].iloc[0]
     assert (row["frames"], row["total_frames"], row["counter"]) == (40, 40, "updates")
+    assert (row["last_score"], row["best_score"], row["eval_return"]) == (4.0, 4.0, 4.0)
     assert read_state(path, 40).frames == 40 and read_state(path, 40).phase == "interrupted"
     (path / "summary.json").write_text(json.dumps({"frames": 0, "updates": 40}))
     assert read_state(path, 40).phase == "finished"
     assert read_state(path, 50).phase == "interrupted"
-    groups = {group.title: group.counter for group in chart_groups(runs.numbers)}
-    assert groups == {"dummy: Memory": "frames", "dummy: Memory, stored data": "updates"}
+    groups = {group.title: group for group in chart_groups(everything(runs))}
+    assert {title: group.counter for title, group in groups.items()} == {
+        "dummy: Memory": "frames",
+        "dummy: Memory, stored data": "updates",
+    }
+    drawn = [chart.title for chart in groups["dummy: Memory, stored data"].charts]
+    assert drawn == ["Return in evaluation"]

@@ -26,5 +26,12 @@ def test_the_latest_video_of_each_kind_has_a_caption_in_words(tmp_path):
     ]
 
 
+def test_the_videos_of_a_run_that_collects_nothing_count_updates(tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "policy_0000000040.mp4").touch()
+    (video,) = latest_videos(tmp_path, "seed 0", "updates")
+    assert video.caption == "An evaluation episode. seed 0, after 40 updates."
+
+
 def test_a_run_without_videos_has_none(tmp_path):
     assert latest_videos(tmp_path, "") == []

@@ -545,9 +545,9 @@ DAMAGES = {
 def shared_run(tmp_path_factory):
     """One checkpoint that all the damages below are done to, each to a copy."""
     path = tmp_path_factory.mktemp("shared") / "last.ckpt"
-    torch.save(
-        {"counters": {"frames": 48, "updates": 5}, "state_dict": {"w": torch.zeros(1000)}}, path
-    )
+    counters, replay = {"frames": 48, "updates": 5}, {"steps": 52}
+    weights = {"w": torch.zeros(1000)}
+    torch.save({"counters": counters, "ReplayDataModule": replay, "state_dict": weights}, path)
     return path
 
 
@@ -558,7 +558,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_and_runs_no_code(shared_run,
     folder.replay.mkdir()
     path, mark = folder.checkpoints / "last.ckpt", tmp_path / "mark"
     path.write_bytes(shared_run.read_bytes())
-    assert folder.resume_point() == (path, 48, 5)
+    assert folder.resume_point() == (path, 48, 5, (52,))
     DAMAGES[damage](path, mark)
     with pytest.raises(ValueError, match="last.ckpt is damaged.*`mv "):
         folder.resume_point()

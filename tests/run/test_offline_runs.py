@@ -350,6 +350,7 @@ REFUSED = {
     "data.rename={a:b}": "`data.rename` must be null without data.train or data.prefill",
     "data.rename={a:b,c:b} data.prefill=x": "`data.rename` must give different names, got b twice",
     "collect=none data.train=x data.prefill=y": "`data.prefill` must be null with collect=none",
+    "collect=none data.train=x replay.store=y": "nothing is collected. The data stay at data.train",
     "collect=none data.train=[]": "`data.train` must be an address, .* got an empty list",
     "collect=none data.train=[x]": r"`data.train\[0\]` must be one of a list of mappings",
     "collect=none data.train=[{address:x,weight:0}]": "weight` must be a number above 0, got 0",

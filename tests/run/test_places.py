@@ -16,7 +16,8 @@ import pytest
 from dreamer.agent import DreamerAgent
 from dreamer.data import uploads
 from dreamer.data.address import Place
-from dreamer.data.formats import summarize
+from dreamer.data.formats import convert, summarize
+from dreamer.data.settings import DataSettings
 from dreamer.data.store import parse
 from dreamer.replay.storage import peek
 from dreamer.run.folder import RunFolder
@@ -217,6 +218,55 @@ def test_experience_of_an_earlier_run_is_stored_too(trained_run, compose_tiny, t
     )
     train(compose_tiny(*QUIET, *words, "total_frames=25"))
     assert summarize(f"{tmp_path}/store")[0].steps == 81 + 25
+
+
+def test_a_run_with_mixed_data_stores_its_own_episodes_and_goes_on_elsewhere(
+    trained_run, compose_tiny, tmp_path, capsys
+):
+    mixed = (*QUIET, "variant=debug", f"data.prefill={trained_run}", "data.mix=0.5")
+    words = (*mixed, "total_frames=82")
+    train(compose_tiny(*words, *addresses(tmp_path), f"root={tmp_path}/there"))
+    assert summarize(f"{tmp_path}/store")[0].steps == 82
+    shutil.copytree(tmp_path / "there", tmp_path / "here")
+    shutil.rmtree(tmp_path / "there")
+    longer = (*mixed, "total_frames=106")
+    train(compose_tiny(*longer, f"root={tmp_path}/here"))
+    capsys.readouterr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        train(compose_tiny(*longer, *addresses(tmp_path), f"root={tmp_path}/there"))
+    out = capsys.readouterr().out
+    assert "93 of 93 steps of the checkpoint" in out
+    assert f"episodes with 81 policy steps from {trained_run}" in out
+    assert lines(tmp_path / "there") == lines(tmp_path / "here")
+    assert sum(name.policy_steps for name in episodes_in(tmp_path / "store")) == 106
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_run_that_collects_nothing_goes_on_elsewhere_with_its_data(
+    trained_run, compose_tiny, tmp_path, changed
+):
+    """An address that has other data by then is a warning."""
+    data = shutil.copytree(trained_run / "replay", tmp_path / "data" / "replay").parent
+    words = (*QUIET, "variant=debug", "collect=none", f"data.train={data}", "total_updates=2")
+    mirrored = (*words, f"callbacks.checkpoint.mirror={tmp_path}/mirror")
+    train(compose_tiny(*mirrored, f"root={tmp_path}/there"))
+    shutil.copytree(tmp_path / "there", tmp_path / "here")
+    shutil.rmtree(tmp_path / "there")
+    train(compose_tiny(*words, f"root={tmp_path}/here", "total_updates=4"))
+    words = (*mirrored, f"root={tmp_path}/there", "total_updates=4")
+    if changed:
+        convert(str(data), DataSettings(to=str(tmp_path / "files")))
+        shutil.rmtree(data / "replay")
+        for path in sorted((tmp_path / "files").glob("*.npz"))[:2]:
+            shutil.copy(path, data)
+        with pytest.warns(UserWarning, match="data has 18 steps, and had 92 when the run began"):
+            train(compose_tiny(*words))
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        train(compose_tiny(*words))
+    assert lines(tmp_path / "there") == lines(tmp_path / "here")
 
 
 def test_runs_may_share_a_store(compose_tiny, tmp_path):
