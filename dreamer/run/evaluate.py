@@ -24,6 +24,7 @@ from dreamer.run.build import make_envs, with_rendering
 from dreamer.run.config import reasons
 from dreamer.run.folder import RunFolder
 from dreamer.run.load import load_from
+from dreamer.run.offline import is_offline
 from dreamer.run.permission import check_permitted
 from dreamer.types import TimeStep
 from dreamer.video import write_mp4
@@ -121,13 +122,14 @@ def evaluate(
         )
     finally:
         envs.close()
-    frames = agent.frames
     suffix = "" if policy == ACTOR else f"_{policy}"
-    scores: dict[str, Any] = {"frames": frames, "checkpoint": source.stem, "policy": policy}
+    scores: dict[str, Any] = {"frames": agent.frames, "updates": agent.updates}
+    scores |= {"checkpoint": source.stem, "policy": policy}
     scores |= result.summary()
     scores["returns"] = [e.episode_return for e in result.episodes]
     if result.images is not None:
-        video = Path("videos", f"evaluation{suffix}_{frames:010d}.mp4")
+        time = scores["updates" if is_offline(cfg) else "frames"]
+        video = Path("videos", f"evaluation{suffix}_{time:010d}.mp4")
         try:
             write_mp4(out / video, result.images, fps=video_fps)
             scores["video"] = str(video)  # within the folder, which may move

@@ -4,6 +4,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
@@ -14,6 +15,7 @@ from dreamer.envs.base import VectorEnvs
 from dreamer.replay.mixture import AnyReplay
 from dreamer.run.choices import choice_of
 from dreamer.run.cost import Cost, describe_cost, describe_samples
+from dreamer.run.experience import stored_in
 from dreamer.run.folder import ResumePoint, RunFolder
 from dreamer.run.offline import has_no_environment, is_offline
 from dreamer.types import ActionSpace, visible
@@ -58,7 +60,8 @@ def print_header(
         **sources,
         "device": f"{device}, precision {trainer.precision}, {torch.get_num_threads()} threads"
         + (f", kernels {', '.join(kernels)}" if kernels else ", plain models"),
-        "replay": f"{replay.size_bytes / 2**30:.2f} GiB on disk when full, in {folder.replay}",
+        "replay": f"{replay.size_bytes / 2**30:.2f} GiB on disk when full, in "
+        + " and ".join(map(str, directories_of(cfg, folder))),
         "schedule": _describe_schedule(cfg),
     }
     if cfg.explore and not is_offline(cfg):
@@ -69,6 +72,13 @@ def print_header(
         lines["cost"] = describe_cost(cost)
     for name, line in lines.items():
         print("\n".join(_rows(name, line)))
+
+
+def directories_of(cfg: DictConfig, folder: RunFolder) -> list[Path]:
+    """Return the directories that hold the steps of a run."""
+    if is_offline(cfg):
+        return [folder.replay if folder.replay in stored_in(cfg, folder) else folder.stored]
+    return [folder.replay, folder.stored] if cfg.data.mix else [folder.replay]
 
 
 def _describe_collection(cfg: DictConfig, envs: VectorEnvs) -> str:

@@ -222,7 +222,7 @@ def test_a_variant_is_what_the_configuration_says_wherever_the_run_is(compose_an
         path.rename(tmp_path / name)
     found = read_runs(tmp_path)
     assert found.problems == []
-    assert sorted(found.runs["variant"]) == ["tiny", "tiny-kl_balance_false"]
+    assert sorted(found.runs["variant"]) == ["small", "small-kl_balance_false"]
 
 
 def test_runs_of_one_seed_with_other_settings_are_no_copies_of_each_other(tmp_path):

@@ -93,7 +93,9 @@ def test_a_run_learns_from_another_ones_replay_and_counts_updates(offline, train
     assert "(resumed at update 6)" in capsys.readouterr().out
     assert dreamer.load(run_dir).frames == 0
     options = {"episodes": 1, "checkpoint": "last", "seed": 0, "sample_actions": False}
-    assert evaluate(run_dir, **options, video_policy_steps=0, video_fps=5)["returns"]
+    scores = evaluate(run_dir, **options, video_policy_steps=4, video_fps=5)
+    assert scores["returns"] and (scores["frames"], scores["updates"]) == (0, 7)
+    assert Path(scores["video"]).name == "evaluation_0000000007.mp4"
 
 
 @SLOW
@@ -153,7 +155,9 @@ def test_a_run_killed_at_any_moment_equals_an_uninterrupted_one(
 
 
 @SLOW
-def test_sources_give_their_share_of_every_batch(offline, trained_run, tmp_path, monkeypatch):
+def test_sources_give_their_share_of_every_batch(
+    offline, trained_run, tmp_path, monkeypatch, capsys
+):
     convert(str(trained_run), DataSettings(to=str(tmp_path / "files"), format="pydreamer"))
     seen = []
     from dreamer.replay.buffer import Replay
@@ -169,6 +173,7 @@ def test_sources_give_their_share_of_every_batch(offline, trained_run, tmp_path,
     both = f"[{{address:{trained_run},weight:3}},{{address:{tmp_path}/files,weight:1}}]"
     summary = train(offline(f"data.train={both}", "total_updates=2", *QUIET))
     assert seen == [("0", 3), ("1", 1)] * 2
+    assert f"GiB on disk when full, in {summary.run_dir}/stored\n" in capsys.readouterr().out
     a, b = (rows(Path(summary.run_dir, "stored", n), "reward") for n in "01")
     assert (a == b).all() and len(a) == len(rows(trained_run / "replay", "reward"))
     copied = json.loads(Path(summary.run_dir, "copied.json").read_text())
@@ -380,7 +385,9 @@ def test_an_evaluation_that_is_asked_for_needs_an_environment(absent):
 
 
 @SLOW
-def test_a_mix_keeps_the_share_of_stored_data(compose_tiny, trained_run, tmp_path, monkeypatch):
+def test_a_mix_keeps_the_share_of_stored_data(
+    compose_tiny, trained_run, tmp_path, monkeypatch, capsys
+):
     from dreamer.replay.mixture import MixedReplay
 
     counts, draw = [], MixedReplay.counts
@@ -391,6 +398,7 @@ def test_a_mix_keeps_the_share_of_stored_data(compose_tiny, trained_run, tmp_pat
     summary = train(compose_tiny(*options))
     assert (summary.frames, summary.updates) == (81, 6)
     assert counts == [[1, 3]] * 6
+    assert f"in {tmp_path}/new/replay and {tmp_path}/new/stored\n" in capsys.readouterr().out
     stored = Path(summary.run_dir, "stored", "0")
     assert (rows(stored, "reward") == rows(trained_run / "replay", "reward")).all()
     own = peek(Path(summary.run_dir, "replay"))
