@@ -13,8 +13,8 @@ from dreamer.run.paths import PRETRAINED, pretrained_names
 from experiments import report
 
 LIMIT = 16 << 20  # bytes of all agents together
-TOLD = {"cartpole", "empty_room", "memory"}  # agents that the documentation names
-PLAYED = 2  # episodes of each agent
+TOLD = {"boxing", "cartpole", "empty_room", "memory"}  # agents that the documentation names
+PLAYED = 2  # episodes of each agent; one of Boxing, whose episodes are long
 
 
 def scores_of(name):
@@ -43,7 +43,7 @@ def test_every_agent_names_its_command_and_its_scores(name):
 def test_every_agent_plays_to_its_recorded_score(name):
     agent = dreamer.load(f"pretrained/{name}")
     scores, env = scores_of(name), agent.make_env()
-    rows = scores["returns"][:PLAYED]
+    rows = scores["returns"][: 1 if name == "boxing" else PLAYED]
     for row in rows:
         score = play_episode(agent, env, row["seed"]).score
         # Processors round differently, and a rounded action may lead elsewhere.
