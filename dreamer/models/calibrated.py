@@ -150,8 +150,8 @@ class CalibratedWorldModelConfig(WorldModelConfig):
         reward = self.heads["reward"]
         if reward is not None and reward.distribution == "categorical":
             raise ValueError(
-                "`heads.reward.distribution` must not be categorical in this world model: the "
-                "support would have to change with the unit of rewards"
+                "`heads.reward.distribution` must not be categorical in this world model, whose "
+                "unit of rewards changes: choose another model, such as model=tiny"
             )
 
     def build(self, obs_shapes: ObsShapes, action_size: int) -> "CalibratedWorldModel":

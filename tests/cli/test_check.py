@@ -37,7 +37,7 @@ def test_it_prints_what_an_environment_is_like(run):
         "policy steps per second, of 1 frames each",
         "rewards  from 1 to 1, mean 1; 100.0% of 200 policy steps have one",
         " by a time limit",
-        "episodes are shorter than a sequence of batch.length=32 steps",
+        "episodes are shorter than a sequence of batch.length=16 steps",
     ):
         assert line in printed
 

@@ -138,9 +138,7 @@ def test_a_module_registers_its_own():
 
 def test_a_package_registers_its_own_by_an_entry_point(tmp_path):
     (tmp_path / "arcade.py").write_text(
-        "import gymnasium\n"
-        "def register():\n"
-        "    gymnasium.register('arcade/Plain-v0', 'toys:Toy')\n"
+        "import gymnasium\ndef register():\n    gymnasium.register('arcade/Plain-v0', 'toys:Toy')\n"
     )
     point = {"arcade": "arcade:register"}
     with entry_points.installed(tmp_path, "arcade", point, group="gymnasium.envs"):
