@@ -14,7 +14,7 @@ import pytest
 
 from dreamer.run.evaluate import evaluate
 
-SCORES = {"frames", "checkpoint", "policy", "returns"} | {
+SCORES = {"frames", "updates", "checkpoint", "policy", "returns"} | {
     f"eval/{name}" for name in ("return_mean", "return_std", "length", "episodes")
 }
 OPTIONS = {
