@@ -51,24 +51,27 @@ def find_places(cfg: DictConfig, folder: RunFolder) -> Places:
         ValueError: An address is not valid, or refuses this program.
         ImportError: A package for an address is missing; the error names the requirements.
     """
-    store, _ = _find(STORE, cfg.replay.get("store"), cfg, folder)
-    return Places(store, *_find(MIRROR, cfg.callbacks.checkpoint.get("mirror"), cfg, folder))
+    addresses = {
+        STORE: cfg.replay.get("store"),
+        MIRROR: cfg.callbacks.checkpoint.get("mirror"),
+    }
+    found = {key: _find(key, address) for key, address in addresses.items() if address is not None}
+    answers = {}
+    for address in dict.fromkeys(addresses[key] for key in found):  # each is asked once
+        keys = [key for key in found if addresses[key] == address]
+        answers[address] = check_place("` and `".join(keys), found[keys[0]])
+    part = relative_path(cfg, folder.variant)
+    folders = {key: place.folder(part) for key, place in found.items()}
+    return Places(folders.get(STORE), folders.get(MIRROR), answers.get(addresses[MIRROR], True))
 
 
-def _find(
-    key: str, address: str | None, cfg: DictConfig, folder: RunFolder
-) -> tuple[Place | None, bool]:
-    """Return the place, and whether it answers."""
-    if address is None:
-        return None, True
+def _find(key: str, address: str) -> Place:
     try:
-        place = find(address)
+        return find(address)
     except ValueError as error:
         raise ValueError(f"`{key}`: {error}") from error
     except ImportError as error:
         raise ImportError(f"`{key}`: {error}") from error
-    answers = check_place(key, place)
-    return place.folder(relative_path(cfg, folder.variant)), answers
 
 
 def restore(cfg: DictConfig, folder: RunFolder, places: Places) -> None:

@@ -20,6 +20,7 @@ from dreamer.data.formats import convert, summarize
 from dreamer.data.settings import DataSettings
 from dreamer.data.store import parse
 from dreamer.replay.storage import peek
+from dreamer.run import places
 from dreamer.run.folder import RunFolder
 from dreamer.run.train import train
 
@@ -377,6 +378,21 @@ def test_a_server_that_is_killed_and_started_again(compose_tiny, tmp_path, monke
     with pytest.warns(UserWarning, match="s3://bucket/runs.*cannot be reached"):
         train(compose_tiny(*words[:-1], f"root={tmp_path}/a"))
     assert summarize("s3://bucket/runs")[0].steps == 81
+
+
+def test_an_address_of_both_is_asked_once(compose_tiny, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(places, "check_place", lambda key, place: asked.append(key) or False)
+    folder = RunFolder(tmp_path / "run", "tiny")
+    here, there = (f"{tmp_path}/{name}" for name in ("here", "there"))
+    words = (f"replay.store={here}", f"callbacks.checkpoint.mirror={here}")
+    found = places.find_places(compose_tiny(*words), folder)
+    assert found.store == found.mirror and not found.mirror_answers
+    assert asked == ["replay.store` and `callbacks.checkpoint.mirror"]
+    places.find_places(compose_tiny(words[0], f"callbacks.checkpoint.mirror={there}"), folder)
+    assert asked[1:] == ["replay.store", "callbacks.checkpoint.mirror"]
+    found = places.find_places(compose_tiny(words[0]), folder)
+    assert found.mirror is None and found.mirror_answers
 
 
 def test_a_server_that_does_not_answer_delays_only_the_end(compose_tiny, tmp_path, monkeypatch, s3):
