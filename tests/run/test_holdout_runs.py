@@ -52,6 +52,27 @@ def test_a_share_of_the_episodes_is_scored_and_not_trained_on(composed):
 
 
 @pytest.mark.slow
+def test_a_mixed_run_holds_out_the_same_episodes_when_it_goes_on(
+    compose_tiny, trained_run, tmp_path
+):
+    words = (f"data.prefill={trained_run}", "data.mix=0.5", "data.holdout=0.4", *QUIET)
+    words += ("callbacks.holdout.every_frames=16", f"run_dir={tmp_path}/mixed")
+    stored = tmp_path / "mixed" / "stored" / "0"
+    whole = peek(trained_run / "replay")
+    train(compose_tiny(*words))
+    first = peek(stored)
+    assert first is not None and whole is not None and 0 < first.steps < whole.steps
+    train(compose_tiny(*words, "total_frames=112"))
+    again = peek(stored)
+    assert again is not None
+    rewards = (np.array(x.columns["reward"]) for x in (first, again))
+    np.testing.assert_array_equal(*rewards)
+    lines = (tmp_path / "mixed" / "metrics.jsonl").read_text().splitlines()
+    scored = [line["frames"] for line in map(json.loads, lines) if "holdout/kl" in line]
+    assert scored[0] <= 81 < scored[-1]
+
+
+@pytest.mark.slow
 def test_scores_change_nothing_that_is_learned(composed, trained_run):
     """Other episodes than the run's own: the data are the same in both runs."""
     plain = train(composed("plain"))
