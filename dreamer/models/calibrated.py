@@ -48,9 +48,12 @@ MinStd = Annotated[
 def follow(running: Tensor, values: Tensor, update: Tensor, updates: int) -> None:
     """Move a running mean (*shape) towards that of values (n, *shape), in place.
 
-    Up to `updates` updates it is the plain mean of all. `update` () counts from 1.
+    Up to `updates` updates it is the plain mean of all. `update` () counts from 1. Numbers that are
+    not finite change nothing: the update that has them stops the run, which is saved.
     """
-    running.lerp_(values.mean(0), update.reciprocal().clamp_min(1 / updates))
+    mean = values.mean(0)
+    mean = mean.where(mean.isfinite(), running)
+    running.lerp_(mean, update.reciprocal().clamp_min(1 / updates))
 
 
 class CalibratedNormal(Normal):

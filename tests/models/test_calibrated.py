@@ -88,6 +88,22 @@ def test_perfect_predictions_keep_a_share_of_the_spread():
     assert constant(x).log_prob(torch.zeros(5000, 2)).isfinite().all()
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_numbers_that_are_not_finite_leave_no_trace(bad):
+    """The update stops the run, and what is saved must be fit to go on."""
+    batch = make_batch(obs_shapes=VECTORS)
+    model = make_model()
+    model.loss(batch)
+    layers = [x for x in model.modules() if isinstance(x, CalibratedLayer)]
+    before = [x.running_std for x in layers]
+    rms = model.reward_rms
+    broken = {key: torch.full_like(x, bad) for key, x in batch.obs.items()}
+    loss = model.loss(batch._replace(obs=broken, reward=torch.full_like(batch.reward, bad))).loss
+    assert not loss.isfinite()
+    assert_close([x.running_std for x in layers], before, rtol=0, atol=0)
+    assert_close(model.reward_rms, rms, rtol=0, atol=0)
+
+
 def test_only_training_changes_it_and_checkpoints_keep_it():
     layer, x = make_layer(), torch.randn(50, 4)
     layer(x).log_prob(torch.randn(50, 2))

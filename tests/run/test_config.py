@@ -348,6 +348,14 @@ def test_the_paper_preset_is_table_d1(compose_any):
     assert cfg.model.world_model.discount == 0.995
 
 
+def test_the_settings_for_small_tasks_are_the_defaults_of_env_gym(compose_any):
+    plain, preset = (
+        compose_any("env=gym", "task=CartPole-v1", *words) for words in ((), ("experiment=small",))
+    )
+    assert preset == plain
+    assert "calibrated" in plain.model.world_model._target_
+
+
 def test_the_default_is_the_released_configuration(compose_any):
     cfg = compose_any("env=atari", "task=pong")
     assert (cfg.batch.size, cfg.batch.length, cfg.train_every_policy_steps) == (16, 50, 16)
